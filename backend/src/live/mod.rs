@@ -1,0 +1,5 @@
+//! Traces in memory.
+
+mod trace;
+
+pub use trace::{Batch, Root, Trace, TraceId};

@@ -1,0 +1,70 @@
+//! One trace as the live set holds it and queries read it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+/// The 16 bytes that all spans of a trace share.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TraceId(pub [u8; 16]);
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for TraceId {
+    /// 32 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Spans of one trace that came under one resource and one scope in one request.
+///
+/// Batches of separate requests stay separate, so that a trace is answered as it was received.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// What the spans were sent under; shared by all batches of the request.
+    pub resource: Arc<Resource>,
+    /// `ResourceSpans.schema_url`.
+    pub resource_schema_url: Arc<str>,
+    /// Instrumentation scope.
+    pub scope: Arc<InstrumentationScope>,
+    /// `ScopeSpans.schema_url`.
+    pub scope_schema_url: Arc<str>,
+    /// The spans in the order in which they were sent.
+    pub spans: Vec<Span>,
+}
+
+/// The span without a parent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Root {
+    /// `service.name` of its resource.
+    pub service_name: Arc<str>,
+    /// Its name.
+    pub span_name: Arc<str>,
+}
+
+/// Everything received of one trace so far. Never changed in place: a query keeps the version that it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// Identity.
+    pub id: TraceId,
+    /// In the order of arrival.
+    pub batches: Vec<Arc<Batch>>,
+    /// Earliest start of a span, nanoseconds since the epoch.
+    pub start_ns: u64,
+    /// Latest end of a span, nanoseconds since the epoch.
+    pub end_ns: u64,
+    /// Earliest span without a parent, if one has come.
+    pub root: Option<Root>,
+    /// Spans in all batches.
+    pub span_count: usize,
+    /// Estimate of the memory that the trace holds.
+    pub bytes: usize,
+}

@@ -1,0 +1,3 @@
+//! The backend binary.
+
+fn main() {}

@@ -1,0 +1,291 @@
+//! Records that the kernel programs write into the ring buffer, in native byte order.
+//!
+//! One HTTP exchange gives a [`Begin`] (the first bytes of the request), a [`Data`] for every further system call
+//! that matters, and an [`End`] when the connection ends first. The kernel parses no HTTP beyond a method name and a
+//! status class; user space does. Every record says when what it tells *happened*, so user space can put records of
+//! different CPUs into order.
+//!
+//! Layout rule: fields are ordered so that `repr(C)` leaves no padding, so every byte of a record is initialised.
+
+use crate::limits::PATH_BYTES;
+
+/// What a record is; the first field of [`Header`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Kind {
+    /// A [`Begin`], followed by its payload.
+    Begin = 1,
+    /// A [`Data`], followed by its payload.
+    Data = 2,
+    /// An [`End`].
+    End = 3,
+    /// An [`Exec`].
+    Exec = 4,
+    /// An [`Exit`].
+    Exit = 5,
+}
+
+impl Kind {
+    /// The kind that `value` stands for.
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::Begin),
+            2 => Some(Self::Data),
+            3 => Some(Self::End),
+            4 => Some(Self::Exec),
+            5 => Some(Self::Exit),
+            _ => None,
+        }
+    }
+}
+
+/// The start of every record.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Header {
+    /// A [`Kind`].
+    pub kind: u32,
+    /// CPU on which the record was written.
+    pub cpu: u32,
+    /// Number of this record among those of its CPU, counting lost ones too: a gap is a loss.
+    pub cpu_seq: u64,
+    /// When it happened, nanoseconds of `CLOCK_MONOTONIC`: entry of a call that sends, exit of a call that receives.
+    pub time_ns: u64,
+}
+
+/// Which end of the connection the observed process is.
+pub mod role {
+    /// The process receives requests.
+    pub const SERVER: u8 = 1;
+    /// The process sends requests.
+    pub const CLIENT: u8 = 2;
+}
+
+/// Which of the two messages of an exchange bytes belong to.
+pub mod direction {
+    /// Bytes of the request.
+    pub const REQUEST: u8 = 0;
+    /// Bytes of the response.
+    pub const RESPONSE: u8 = 1;
+}
+
+/// What is known of an exchange when its record is written. Times are `CLOCK_MONOTONIC` nanoseconds, 0 = has not happened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Totals {
+    /// Bytes of the request so far, head included.
+    pub request_bytes: u64,
+    /// Bytes of the response so far, interim (1xx) responses excluded, head included.
+    pub response_bytes: u64,
+    /// Last byte of the request.
+    pub request_last_ns: u64,
+    /// First byte of the (final) response.
+    pub response_first_ns: u64,
+    /// Last byte of the response so far.
+    pub response_last_ns: u64,
+    /// Longest pause between two system calls of the response.
+    pub longest_gap_ns: u64,
+    /// System calls that moved bytes of the response.
+    pub response_chunks: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Begin {
+    /// `kind` is [`Kind::Begin`]; `time_ns` is the first byte of the request.
+    pub header: Header,
+    /// Identity of the connection: never used again while the agent runs.
+    pub connection: u64,
+    /// Kernel address of the socket: key of the `CONNECTIONS` map for [`Totals`] of a long exchange.
+    pub socket: u64,
+    /// Number of this exchange on its connection, from 1.
+    pub exchange: u32,
+    /// Process (thread group) that made the system call.
+    pub tgid: u32,
+    /// Thread that made the system call.
+    pub tid: u32,
+    /// Inode number of the connection's network namespace, 0 if unknown.
+    pub netns: u32,
+    /// TCP sequence number of the request's first byte.
+    pub client_position: u32,
+    /// TCP sequence number of the byte that the server sends next.
+    pub server_position: u32,
+    /// Address of the observed process's end; IPv4 as IPv4-mapped IPv6.
+    pub local_address: [u8; 16],
+    /// Address of the other end.
+    pub remote_address: [u8; 16],
+    /// Port of the observed process's end, host byte order.
+    pub local_port: u16,
+    /// Port of the other end, host byte order.
+    pub remote_port: u16,
+    /// [`role::SERVER`] or [`role::CLIENT`].
+    pub role: u8,
+    /// 1 if the two positions could be read.
+    pub positions_known: u8,
+    /// Bytes of payload that follow the record.
+    pub payload_len: u16,
+    /// Bytes that the system call moved.
+    pub len: u64,
+    /// The last bytes that the call moved, the very last one at the end; zeros where unknown.
+    pub last: [u8; 8],
+    /// Final totals of the exchange before this one on the same connection; zeros for the first.
+    pub previous: Totals,
+}
+
+/// Flags of a [`Data`] record.
+pub mod data_flags {
+    /// First bytes of a final response.
+    pub const FIRST: u8 = 1;
+    /// The bytes begin with an interim (1xx, not 101) status line and are not counted in the totals.
+    pub const INTERIM: u8 = 2;
+    /// The peer will send nothing more (a receive returned 0).
+    pub const EOF: u8 = 4;
+    /// The payload could not be read although there was room for it.
+    pub const UNREADABLE: u8 = 8;
+}
+
+/// Bytes of an exchange that has begun.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Data {
+    /// `kind` is [`Kind::Data`].
+    pub header: Header,
+    /// As in [`Begin`].
+    pub connection: u64,
+    /// As in [`Begin`].
+    pub exchange: u32,
+    /// Process that made the system call.
+    pub tgid: u32,
+    /// Thread that made the system call.
+    pub tid: u32,
+    /// Bytes of payload that follow the record.
+    pub payload_len: u16,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// Of [`data_flags`].
+    pub flags: u8,
+    /// Bytes that the system call moved.
+    pub len: u64,
+    /// The last bytes that the call moved, the very last one at the end; zeros where unknown.
+    pub last: [u8; 8],
+    /// Totals, this call included.
+    pub totals: Totals,
+}
+
+/// Why an [`End`] was written.
+pub mod end_reason {
+    /// The socket was closed on this side, or is gone.
+    pub const CLOSED: u32 = 1;
+    /// The connection was reset.
+    pub const RESET: u32 = 2;
+}
+
+/// The connection of an exchange is over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct End {
+    /// `kind` is [`Kind::End`].
+    pub header: Header,
+    /// As in [`Begin`].
+    pub connection: u64,
+    /// The exchange that was the last one.
+    pub exchange: u32,
+    /// One of [`end_reason`].
+    pub reason: u32,
+    /// Final totals.
+    pub totals: Totals,
+}
+
+/// A process has begun to run another program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Exec {
+    /// `kind` is [`Kind::Exec`].
+    pub header: Header,
+    /// The process.
+    pub tgid: u32,
+    /// Bytes of `path` that are used.
+    pub path_len: u32,
+    /// Path of the executable as it was given to `execve`, cut at [`PATH_BYTES`].
+    pub path: [u8; PATH_BYTES],
+}
+
+/// A process (its last thread) has ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Exit {
+    /// `kind` is [`Kind::Exit`].
+    pub header: Header,
+    /// The process.
+    pub tgid: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// What the kernel keeps of a connection; value of the `CONNECTIONS` map, whose key is the socket's address.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Connection {
+    /// Identity, as in [`Begin`].
+    pub connection: u64,
+    /// When the last byte moved in either direction.
+    pub last_ns: u64,
+    /// Totals of the current exchange.
+    pub totals: Totals,
+    /// Number of the current exchange.
+    pub exchange: u32,
+    /// Bytes of the request head that were handed to user space.
+    pub request_copied: u16,
+    /// Bytes of the response head that were handed to user space.
+    pub response_copied: u16,
+    /// One of [`role`].
+    pub role: u8,
+    /// One of [`phase`].
+    pub phase: u8,
+    /// Of [`connection_flags`].
+    pub flags: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 5],
+    /// The last bytes of the response so far.
+    pub response_tail: [u8; 8],
+}
+
+/// Where a connection stands.
+pub mod phase {
+    /// The request is moving, or waits for its answer.
+    pub const REQUEST: u8 = 1;
+    /// The response is moving, or has ended: the kernel does not know which.
+    pub const RESPONSE: u8 = 2;
+    /// `101 Switching Protocols`: what follows is not HTTP, it is only counted.
+    pub const UPGRADED: u8 = 3;
+}
+
+/// Flags of a [`Connection`].
+pub mod connection_flags {
+    /// An interim response was seen in this exchange.
+    pub const INTERIM: u8 = 1;
+    /// The exchange's [`super::End`] was written.
+    pub const ENDED: u8 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::size_of;
+
+    /// The kernel copies whole records: a padding byte would be uninitialised kernel memory, and the verifier refuses it.
+    #[test]
+    fn records_have_no_padding() {
+        assert_eq!(size_of::<Header>(), 4 + 4 + 8 + 8);
+        assert_eq!(size_of::<Totals>(), 6 * 8 + 2 * 4);
+        assert_eq!(size_of::<Begin>(), 24 + 16 + 6 * 4 + 32 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 56);
+        assert_eq!(size_of::<Data>(), 24 + 8 + 3 * 4 + 2 + 1 + 1 + 8 + 8 + 56);
+        assert_eq!(size_of::<End>(), 24 + 8 + 4 + 4 + 56);
+        assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);
+        assert_eq!(size_of::<Exit>(), 24 + 8);
+        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8);
+    }
+}

@@ -1,0 +1,9 @@
+//! What the kernel programs, the agent and the backend share.
+//!
+//! Everything here is `no_std` and free of dependencies, because `agent-ebpf` compiles it for the kernel.
+#![no_std]
+
+pub mod event;
+pub mod limits;
+pub mod loss;
+pub mod wellknown;

@@ -1,0 +1,22 @@
+//! Sizes that the kernel programs and user space must agree on.
+
+/// Bytes of one direction of an exchange that the kernel copies at most (request head, response head).
+pub const HEAD_BYTES: usize = 1024;
+
+/// Largest payload of one record; one system call never contributes more than what is left of [`HEAD_BYTES`].
+pub const PAYLOAD_BYTES: usize = HEAD_BYTES;
+
+/// Response chunks of an exchange that get a record each; later ones are only counted in the connection's state.
+pub const CHUNK_RECORDS: u32 = 64;
+
+/// Connections with a recognised protocol that the kernel follows at once.
+pub const CONNECTIONS: u32 = 65_536;
+
+/// Threads that can be inside a followed system call at once.
+pub const CALLS: u32 = 16_384;
+
+/// Bytes of the ring buffer from the kernel to the agent.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// Bytes of the path of a new executable that an [`crate::event::Exec`] record carries.
+pub const PATH_BYTES: usize = 128;

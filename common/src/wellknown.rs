@@ -1,0 +1,83 @@
+//! Attribute names that the agent emits and the backend stores in typed columns.
+//!
+//! Names are those of the OpenTelemetry semantic conventions; what is ours begins with `coati.`.
+
+/// Attributes of a resource.
+pub mod resource {
+    /// Logical name of the service.
+    pub const SERVICE_NAME: &str = "service.name";
+    /// Namespace of the service.
+    pub const SERVICE_NAMESPACE: &str = "service.namespace";
+    /// One instance of the service.
+    pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
+    /// Language of the process.
+    pub const TELEMETRY_SDK_LANGUAGE: &str = "telemetry.sdk.language";
+    /// Always `coati` for what the agent makes.
+    pub const TELEMETRY_SDK_NAME: &str = "telemetry.sdk.name";
+    /// Version of the agent.
+    pub const TELEMETRY_SDK_VERSION: &str = "telemetry.sdk.version";
+    /// Name of the node.
+    pub const HOST_NAME: &str = "host.name";
+    /// Machine id of the node.
+    pub const HOST_ID: &str = "host.id";
+    /// Always `linux`.
+    pub const OS_TYPE: &str = "os.type";
+    /// Process id in the agent's namespace.
+    pub const PROCESS_PID: &str = "process.pid";
+    /// Name of the executable's file.
+    pub const PROCESS_EXECUTABLE_NAME: &str = "process.executable.name";
+    /// Path of the executable's file.
+    pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
+    /// First word of the command line.
+    pub const PROCESS_COMMAND: &str = "process.command";
+    /// Id of the container, 64 hexadecimal digits.
+    pub const CONTAINER_ID: &str = "container.id";
+}
+
+/// Attributes of an HTTP span.
+pub mod span {
+    /// Method, `_OTHER` if it is not a known one.
+    pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+    /// Low-cardinality path template.
+    pub const HTTP_ROUTE: &str = "http.route";
+    /// Status code of the final response.
+    pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+    /// Bytes of the request's body.
+    pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
+    /// Bytes of the response's body.
+    pub const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+    /// Path of the request.
+    pub const URL_PATH: &str = "url.path";
+    /// Query of the request, values redacted.
+    pub const URL_QUERY: &str = "url.query";
+    /// `http` or `https`.
+    pub const URL_SCHEME: &str = "url.scheme";
+    /// Whole URL, client spans only, query redacted.
+    pub const URL_FULL: &str = "url.full";
+    /// Address of the client.
+    pub const CLIENT_ADDRESS: &str = "client.address";
+    /// Port of the client.
+    pub const CLIENT_PORT: &str = "client.port";
+    /// Address or name of the server.
+    pub const SERVER_ADDRESS: &str = "server.address";
+    /// Port of the server.
+    pub const SERVER_PORT: &str = "server.port";
+    /// Peer's address on the wire, client spans only.
+    pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
+    /// Peer's port on the wire, client spans only.
+    pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+    /// `1.0` or `1.1`.
+    pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+    /// Low-cardinality reason of a failure: a status code or one of ours (`timeout`, `connection_closed`).
+    pub const ERROR_TYPE: &str = "error.type";
+    /// Value of the request's `User-Agent`.
+    pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
+    /// Seconds from the request's first byte to the response's first byte.
+    pub const COATI_TIME_TO_FIRST_BYTE: &str = "coati.http.time_to_first_byte";
+    /// Seconds from the response's first byte to its last.
+    pub const COATI_RESPONSE_DURATION: &str = "coati.http.response.duration";
+    /// System calls that moved the response.
+    pub const COATI_RESPONSE_CHUNKS: &str = "coati.http.response.chunks";
+    /// What is not known of the exchange: `response`, `end`, `head`.
+    pub const COATI_INCOMPLETE: &str = "coati.incomplete";
+}
