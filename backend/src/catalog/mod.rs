@@ -1,3 +1,61 @@
 //! The catalog: what can be computed again from the log, kept at hand.
 //!
 //! Never the only copy of anything: deleting it costs a rebuild and nothing else.
+
+mod memory;
+mod tag;
+
+pub use memory::MemoryCatalog;
+pub use tag::{Hours, Scope, Seen, TagValue};
+
+/// Tag index and log checkpoint. Calls may block on disk: keep them off the threads that serve connections.
+pub trait Catalog: Send + Sync {
+    /// Remembers tags and when they were seen; what is known already gets its hours widened.
+    fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError>;
+
+    /// Names of the tags of a scope, sorted, at most `limit`; with `within`, only those seen in these hours.
+    fn tag_names(
+        &self,
+        tenant: &str,
+        scope: Scope,
+        within: Option<Hours>,
+        limit: usize,
+    ) -> Result<Vec<String>, CatalogError>;
+
+    /// Values of a tag, sorted by type and value, at most `limit`; with `within`, only those seen in these hours.
+    ///
+    /// Values longer than 1 KiB, and those beyond the limit of values a tag, are not indexed.
+    fn tag_values(
+        &self,
+        tenant: &str,
+        scope: Scope,
+        name: &str,
+        within: Option<Hours>,
+        limit: usize,
+    ) -> Result<Vec<TagValue>, CatalogError>;
+
+    /// Every entry of all tenants, in no particular order.
+    fn for_each(&self, visit: &mut dyn FnMut(&str, Seen)) -> Result<(), CatalogError>;
+
+    /// Sequence number of the log up to which every frame is in the catalog.
+    fn checkpoint(&self) -> Result<Option<u64>, CatalogError>;
+
+    /// Stores the checkpoint; everything put before must be found wherever the checkpoint is found.
+    fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError>;
+}
+
+/// Why the catalog did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The store failed.
+    #[error("tag index cannot be read or written")]
+    Store(#[source] sled::Error),
+    /// An entry is not in the format of this version.
+    #[error("tag index has a malformed entry in tree {tree}: {entry:02x?}")]
+    Malformed {
+        /// Tree of the entry.
+        tree: &'static str,
+        /// Key of the entry, or its value.
+        entry: Vec<u8>,
+    },
+}

@@ -3,13 +3,24 @@
 use std::fmt;
 use std::sync::Arc;
 
+use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 /// The 16 bytes that all spans of a trace share.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TraceId(pub [u8; 16]);
+
+impl TryFrom<&[u8]> for TraceId {
+    type Error = std::array::TryFromSliceError;
+
+    /// Fails unless there are 16 bytes.
+    fn try_from(bytes: &[u8]) -> Result<Self, Self::Error> {
+        bytes.try_into().map(Self)
+    }
+}
 
 impl fmt::Debug for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +59,8 @@ pub struct Root {
     pub service_name: Arc<str>,
     /// Its name.
     pub span_name: Arc<str>,
+    /// Its start, nanoseconds since the epoch.
+    pub start_ns: u64,
 }
 
 /// Everything received of one trace so far. Never changed in place: a query keeps the version that it took.
@@ -67,4 +80,39 @@ pub struct Trace {
     pub span_count: usize,
     /// Estimate of the memory that the trace holds.
     pub bytes: usize,
+}
+
+impl Trace {
+    /// A trace of which nothing has come yet.
+    pub fn empty(id: TraceId) -> Self {
+        let bytes = size_of::<Self>();
+        Self { id, batches: Vec::new(), start_ns: u64::MAX, end_ns: 0, root: None, span_count: 0, bytes }
+    }
+
+    /// Adds what one request brought; `bytes` is the estimate of the memory that the batch holds.
+    pub(crate) fn append(&mut self, batch: Arc<Batch>, bytes: usize) {
+        for span in &batch.spans {
+            self.start_ns = self.start_ns.min(span.start_time_unix_nano);
+            self.end_ns = self.end_ns.max(span.end_time_unix_nano);
+            let start_ns = span.start_time_unix_nano;
+            if span.parent_span_id.is_empty() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
+                let service_name = batch.service_name().unwrap_or_default().into();
+                self.root = Some(Root { service_name, span_name: span.name.as_str().into(), start_ns });
+            }
+        }
+        self.span_count += batch.spans.len();
+        self.bytes += bytes;
+        self.batches.push(batch);
+    }
+}
+
+impl Batch {
+    /// `service.name` of the resource, if it is a string.
+    pub fn service_name(&self) -> Option<&str> {
+        let attribute = self.resource.attributes.iter().find(|attribute| attribute.key == SERVICE_NAME)?;
+        match attribute.value.as_ref()?.value.as_ref()? {
+            Value::StringValue(name) => Some(name),
+            _ => None,
+        }
+    }
 }

@@ -1,0 +1,229 @@
+//! The bounded map of live traces.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::group::TraceBatch;
+use super::trace::{Trace, TraceId};
+
+/// Independent parts of the map, so that requests do not wait for each other.
+const SHARDS: usize = 16;
+
+/// Bounds of a [`LiveSet`], in bytes of estimated memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Of all traces together.
+    pub total_bytes: usize,
+    /// Of one trace.
+    pub trace_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 256 MiB, and 64 MiB a trace.
+    fn default() -> Self {
+        Self { total_bytes: 256 << 20, trace_bytes: 64 << 20 }
+    }
+}
+
+/// What a [`LiveSet`] holds and what it has done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Stats {
+    /// Traces in memory.
+    pub traces: usize,
+    /// Estimate of their memory.
+    pub bytes: usize,
+    /// Traces that have ever been begun here.
+    pub created_traces: u64,
+    /// Traces that were evicted for memory.
+    pub evicted_traces: u64,
+}
+
+/// Live traces of all tenants.
+///
+/// A trace is never changed in place once somebody reads it (copy on write), so a query works on the versions that it
+/// took while more spans come in.
+#[derive(Debug)]
+pub struct LiveSet {
+    limits: Limits,
+    shards: [Shard; SHARDS],
+    hasher: RandomState,
+    /// Number of the latest change; orders traces by their last activity.
+    activity: AtomicU64,
+    bytes: AtomicUsize,
+    traces: AtomicUsize,
+    created: AtomicU64,
+    evicted: AtomicU64,
+    evicting: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    state: Mutex<State>,
+    /// Lowest activity in the shard, `u64::MAX` if it is empty: lets the evictor choose a shard without its lock.
+    oldest: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tenants: HashMap<Arc<str>, HashMap<TraceId, Entry>>,
+    by_activity: BTreeMap<u64, (Arc<str>, TraceId)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    trace: Arc<Trace>,
+    activity: u64,
+}
+
+impl LiveSet {
+    /// An empty set.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            shards: std::array::from_fn(|_| Shard { state: Mutex::default(), oldest: AtomicU64::new(u64::MAX) }),
+            hasher: RandomState::new(),
+            activity: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            traces: AtomicUsize::new(0),
+            created: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            evicting: Mutex::new(()),
+        }
+    }
+
+    /// Adds spans to their traces, then evicts the traces that were quiet for longest until the bound holds again.
+    pub fn insert(&self, tenant: &str, batches: Vec<TraceBatch>) {
+        for batch in batches {
+            let shard = self.shard(&batch.id);
+            let mut state = shard.lock();
+            let activity = self.activity.fetch_add(1, Ordering::Relaxed);
+            let (created, bytes) = state.append(tenant, batch, activity);
+            shard.oldest.store(state.oldest(), Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            if created {
+                self.traces.fetch_add(1, Ordering::Relaxed);
+                self.created.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.evict();
+    }
+
+    /// Bytes that the trace may still grow by.
+    pub fn room(&self, tenant: &str, id: &TraceId) -> usize {
+        let held = self.trace(tenant, id).map_or(0, |trace| trace.bytes);
+        self.limits.trace_bytes.saturating_sub(held)
+    }
+
+    /// The present version of a trace.
+    pub fn trace(&self, tenant: &str, id: &TraceId) -> Option<Arc<Trace>> {
+        let state = self.shard(id).lock();
+        Some(Arc::clone(&state.tenants.get(tenant)?.get(id)?.trace))
+    }
+
+    /// The present versions of all traces of a tenant, those that started last first, then by id.
+    pub fn snapshot(&self, tenant: &str) -> Vec<Arc<Trace>> {
+        let mut traces = Vec::new();
+        for shard in &self.shards {
+            let state = shard.lock();
+            let held = state.tenants.get(tenant).into_iter().flat_map(HashMap::values);
+            traces.extend(held.map(|entry| Arc::clone(&entry.trace)));
+        }
+        traces.sort_unstable_by(|a, b| b.start_ns.cmp(&a.start_ns).then_with(|| a.id.cmp(&b.id)));
+        traces
+    }
+
+    /// Tenants that have live traces, sorted.
+    pub fn tenants(&self) -> Vec<Arc<str>> {
+        let mut tenants = BTreeSet::new();
+        for shard in &self.shards {
+            tenants.extend(shard.lock().tenants.keys().cloned());
+        }
+        tenants.into_iter().collect()
+    }
+
+    /// Sizes and counts.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            traces: self.traces.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            created_traces: self.created.load(Ordering::Relaxed),
+            evicted_traces: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn shard(&self, id: &TraceId) -> &Shard {
+        let hash = self.hasher.hash_one(id) as usize;
+        let [first, ..] = &self.shards;
+        self.shards.get(hash % SHARDS).unwrap_or(first)
+    }
+
+    fn evict(&self) {
+        if self.bytes.load(Ordering::Relaxed) <= self.limits.total_bytes {
+            return;
+        }
+        let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.bytes.load(Ordering::Relaxed) > self.limits.total_bytes {
+            let Some(shard) = self.shards.iter().min_by_key(|shard| shard.oldest.load(Ordering::Relaxed)) else {
+                return;
+            };
+            let mut state = shard.lock();
+            let Some(evicted) = state.pop_oldest() else { return };
+            shard.oldest.store(state.oldest(), Ordering::Relaxed);
+            drop(state);
+            self.bytes.fetch_sub(evicted.bytes, Ordering::Relaxed);
+            self.traces.fetch_sub(1, Ordering::Relaxed);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic between two statements of `State` could only leave a trace out of the eviction order.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns whether the trace is new, and the bytes that it grew by.
+    fn append(&mut self, tenant: &str, batch: TraceBatch, activity: u64) -> (bool, usize) {
+        let TraceBatch { id, batch, bytes } = batch;
+        let tenant = match self.tenants.get_key_value(tenant) {
+            Some((tenant, _)) => Arc::clone(tenant),
+            None => tenant.into(),
+        };
+        let traces = self.tenants.entry(Arc::clone(&tenant)).or_default();
+        let mut created = false;
+        let entry = traces.entry(id).or_insert_with(|| {
+            created = true;
+            Entry { trace: Arc::new(Trace::empty(id)), activity }
+        });
+        let before = if created { 0 } else { entry.trace.bytes };
+        Arc::make_mut(&mut entry.trace).append(batch, bytes);
+        self.by_activity.remove(&entry.activity);
+        entry.activity = activity;
+        self.by_activity.insert(activity, (tenant, id));
+        (created, entry.trace.bytes - before)
+    }
+
+    fn pop_oldest(&mut self) -> Option<Arc<Trace>> {
+        let (_, (tenant, id)) = self.by_activity.pop_first()?;
+        let traces = self.tenants.get_mut(&tenant)?;
+        let entry = traces.remove(&id);
+        if traces.is_empty() {
+            self.tenants.remove(&tenant);
+        }
+        entry.map(|entry| entry.trace)
+    }
+
+    fn oldest(&self) -> u64 {
+        self.by_activity.first_key_value().map_or(u64::MAX, |(activity, _)| *activity)
+    }
+}

@@ -1,0 +1,5 @@
+//! What the backend says of itself.
+
+mod ready;
+
+pub use ready::Readiness;
