@@ -1,1 +1,9 @@
-//! Harness of the tests.
+//! Harness of the end-to-end tests, the demo and the benchmarks: it starts real programs and ends each by its own id.
+
+pub mod agent;
+pub mod backend;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod sample;
+pub mod tools;

@@ -1,3 +1,46 @@
-//! `cargo xtask`.
+//! `cargo xtask`: everything that is done with this repository besides editing it.
 
-fn main() {}
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool that talks to a person")]
+
+mod bench;
+mod commands;
+mod demo;
+mod ebpf;
+mod setup;
+mod table;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and measures Coati.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs what this machine lacks: the eBPF compiler and linker, the test servers. Does nothing the second time.
+    Setup,
+    /// Builds the kernel programs into target/bpf/coati.
+    Ebpf,
+    /// Runs Coati on this machine, with a small sample system and traffic, and prints what it sees.
+    Demo(demo::Options),
+    /// Runs every check and every test.
+    Test(test::Options),
+    /// Measures; the results belong into docs/benchmarks.md.
+    Bench(bench::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Task::Setup => setup::run(),
+        Task::Ebpf => setup::run_for(setup::Need::Build).and_then(|()| ebpf::build()),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    }
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: measures, and prints what belongs into docs/benchmarks.md.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use coati_tests::tools::target;
+
+use crate::commands::{cargo, execute};
+use crate::{ebpf, setup};
+
+mod agent;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// CPU per request and memory of the agent, beside an nginx under an open-loop load.
+    Agent(agent::Options),
+    /// CPU per span of the backend's whole ingest path, next to prost's decode of the same bytes.
+    Ingest,
+}
+
+/// Builds for release and measures.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run_for(setup::Need::Demo)?;
+    match &options.what {
+        What::Agent(options) => {
+            ebpf::build()?;
+            execute(cargo().args([
+                "build",
+                "--release",
+                "--quiet",
+                "--bins",
+                "-p",
+                "coati-agent",
+                "-p",
+                "coati-backend",
+            ]))?;
+            agent::run(options, &target().join("release"))
+        }
+        What::Ingest => execute(cargo().args(["bench", "--quiet", "-p", "coati-backend", "--bench", "ingest"])),
+    }
+}

