@@ -1,0 +1,126 @@
+//! The resource that the spans of a process are sent under.
+
+use std::collections::HashSet;
+
+use coati_common::wellknown::resource as names;
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    resource::v1::Resource,
+};
+
+use super::{
+    Process,
+    name::{self, Invocation},
+    proc_tree::{Facts, ProcTree, file_name},
+};
+
+/// What all processes of the node share.
+#[derive(Clone, Debug)]
+pub struct Host {
+    name: Option<String>,
+    id: Option<String>,
+}
+
+impl Host {
+    /// The node whose `/proc` this is.
+    pub fn of(tree: &ProcTree) -> Self {
+        Self { name: tree.host_name(), id: tree.host_id() }
+    }
+}
+
+/// The process as its spans present it.
+///
+/// `service.name` is `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else what the command line tells.
+/// Other attributes of `OTEL_RESOURCE_ATTRIBUTES` win over what was found out, but not over who made the telemetry.
+pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts) -> Process {
+    let executable_name = facts.executable_path.as_deref().map(file_name).filter(|name| !name.is_empty());
+    let service_name = declared_name(facts).unwrap_or_else(|| {
+        let arguments = &facts.arguments[..];
+        let directory = facts.directory.as_deref();
+        executable_name
+            .map(|executable_name| name::service_name(Invocation { executable_name, arguments, directory }))
+            .or_else(|| facts.comm.clone())
+            .unwrap_or_else(|| UNKNOWN.to_owned())
+    });
+
+    let mut attributes = Attributes::default();
+    attributes.text(names::SERVICE_NAME, &service_name);
+    attributes.text(names::TELEMETRY_SDK_LANGUAGE, facts.language.as_str());
+    attributes.text(names::TELEMETRY_SDK_NAME, "coati");
+    attributes.text(names::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION"));
+    for (key, value) in &facts.declared.attributes {
+        attributes.text(key, value);
+    }
+    attributes.of_process(host, tgid);
+    attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
+    attributes.optional(names::PROCESS_EXECUTABLE_PATH, facts.executable_path.as_deref());
+    attributes.optional(names::PROCESS_COMMAND, facts.arguments.first().map(String::as_str));
+    attributes.optional(names::CONTAINER_ID, facts.container_id.as_deref());
+    Process { tgid, service_name, resource: attributes.into_resource() }
+}
+
+/// A process that was gone before it could be looked at; `executable_path` is what it was started from, if that is known.
+pub(super) fn describe_gone(host: &Host, tgid: u32, executable_path: Option<&str>) -> Process {
+    let executable_name = executable_path.map(file_name).filter(|name| !name.is_empty());
+    let service_name = executable_name.unwrap_or(UNKNOWN).to_owned();
+    let mut attributes = Attributes::default();
+    attributes.text(names::SERVICE_NAME, &service_name);
+    attributes.text(names::TELEMETRY_SDK_NAME, "coati");
+    attributes.text(names::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION"));
+    attributes.of_process(host, tgid);
+    attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
+    attributes.optional(names::PROCESS_EXECUTABLE_PATH, executable_path);
+    Process { tgid, service_name, resource: attributes.into_resource() }
+}
+
+/// `service.name` of a process of which nothing is known.
+const UNKNOWN: &str = "unknown";
+
+fn declared_name(facts: &Facts) -> Option<String> {
+    let declared = &facts.declared;
+    let of_attributes =
+        || declared.attributes.iter().rfind(|(key, value)| key == names::SERVICE_NAME && !value.is_empty());
+    declared.service_name.clone().or_else(|| of_attributes().map(|(_, value)| value.clone()))
+}
+
+/// Attributes with unique keys: the first value of a key stays.
+#[derive(Default)]
+struct Attributes {
+    keys: HashSet<String>,
+    list: Vec<KeyValue>,
+}
+
+impl Attributes {
+    fn add(&mut self, key: &str, value: Value) {
+        if self.keys.insert(key.to_owned()) {
+            self.list.push(KeyValue {
+                key: key.to_owned(),
+                value: Some(AnyValue { value: Some(value) }),
+                ..KeyValue::default()
+            });
+        }
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.add(key, Value::StringValue(value.to_owned()));
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    fn of_process(&mut self, host: &Host, tgid: u32) {
+        let instance = host.name.as_ref().map_or_else(|| tgid.to_string(), |host| format!("{host}:{tgid}"));
+        self.text(names::SERVICE_INSTANCE_ID, &instance);
+        self.optional(names::HOST_NAME, host.name.as_deref());
+        self.optional(names::HOST_ID, host.id.as_deref());
+        self.text(names::OS_TYPE, "linux");
+        self.add(names::PROCESS_PID, Value::IntValue(tgid.into()));
+    }
+
+    fn into_resource(self) -> Resource {
+        Resource { attributes: self.list, ..Resource::default() }
+    }
+}

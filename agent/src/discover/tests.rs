@@ -1,0 +1,196 @@
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::{proc_tree::tests::FakeTree, *};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn processes(fake: &FakeTree) -> Processes {
+    Processes::new(fake.tree(), Selection::default())
+}
+
+fn attribute(process: &Process, key: &str) -> Option<String> {
+    let attribute = process.resource.attributes.iter().find(|attribute| attribute.key == key)?;
+    match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_resource_tells_who_and_where() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/python3.11", &["python3", "/srv/orders/app.py", "--password", "secret"], &["SECRET=hidden"]);
+    let process = processes(&fake).get(42, 0);
+    let attributes: Vec<_> =
+        process.resource.attributes.iter().map(|pair| (pair.key.as_str(), attribute(&process, &pair.key))).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    let container = "ab".repeat(32);
+    let expected = [
+        ("service.name", "orders"),
+        ("telemetry.sdk.language", "python"),
+        ("telemetry.sdk.name", "coati"),
+        ("telemetry.sdk.version", version),
+        ("service.instance.id", "node-1:42"),
+        ("host.name", "node-1"),
+        ("host.id", "0123456789abcdef0123456789abcdef"),
+        ("os.type", "linux"),
+        ("process.pid", "42"),
+        ("process.executable.name", "python3.11"),
+        ("process.executable.path", "/usr/bin/python3.11"),
+        ("process.command", "python3"),
+        ("container.id", &container),
+    ];
+    assert_eq!(attributes, expected.map(|(key, value)| (key, Some(value.to_owned()))));
+}
+
+#[rstest]
+#[case::service_name_first(&["OTEL_SERVICE_NAME=a", "OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "a")]
+#[case::resource_attributes(&["OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "b")]
+#[case::neither(&["HOME=/root"], "nginx")]
+#[case::empty_ones(&["OTEL_SERVICE_NAME=", "OTEL_RESOURCE_ATTRIBUTES=service.name="], "nginx")]
+fn the_environment_names_the_service(#[case] environment: &[&str], #[case] expected: &str) {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], environment);
+    let process = processes(&fake).get(42, 0);
+    assert_eq!(process.service_name, expected);
+    assert_eq!(attribute(&process, "service.name").as_deref(), Some(expected));
+    assert_eq!(process.resource.attributes.iter().filter(|pair| pair.key == "service.name").count(), 1);
+}
+
+#[test]
+fn declared_attributes_win_except_over_the_maker_of_the_telemetry() {
+    let fake = FakeTree::new();
+    let declared = "OTEL_RESOURCE_ATTRIBUTES=service.namespace=shop,service.instance.id=7,telemetry.sdk.name=other";
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], &[declared]);
+    let process = processes(&fake).get(42, 0);
+    assert_eq!(attribute(&process, "service.namespace").as_deref(), Some("shop"));
+    assert_eq!(attribute(&process, "service.instance.id").as_deref(), Some("7"));
+    assert_eq!(attribute(&process, "telemetry.sdk.name").as_deref(), Some("coati"));
+}
+
+#[test]
+fn a_process_is_read_once() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], &[]);
+    let mut processes = processes(&fake);
+    let first = processes.get(42, 0);
+    fake.remove(42);
+    assert!(Arc::ptr_eq(&first, &processes.get(42, SECOND)));
+}
+
+#[test]
+fn another_program_in_the_same_process_is_read_again() {
+    let fake = FakeTree::new();
+    fake.add(42, "/bin/sh", &["sh"], &[]);
+    let mut processes = processes(&fake);
+    assert_eq!(processes.get(42, 0).service_name, "sh");
+    fake.remove(42);
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], &[]);
+    processes.executed(42, "/usr/sbin/nginx");
+    assert_eq!(processes.get(42, 0).service_name, "nginx");
+}
+
+#[rstest]
+#[case::with_its_exec_record(Some("/usr/bin/curl"), "curl")]
+#[case::without(None, "unknown")]
+fn a_process_that_is_gone_has_the_name_of_its_exec_record(#[case] path: Option<&str>, #[case] expected: &str) {
+    let mut processes = processes(&FakeTree::new());
+    if let Some(path) = path {
+        processes.executed(42, path);
+    }
+    let process = processes.get(42, 0);
+    assert_eq!(process.service_name, expected);
+    assert_eq!(attribute(&process, "service.instance.id").as_deref(), Some("node-1:42"));
+}
+
+#[test]
+fn an_ended_process_is_kept_for_its_last_spans() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/curl", &["curl"], &[]);
+    let mut processes = processes(&fake);
+    processes.get(42, SECOND);
+    fake.remove(42);
+    processes.ended(42, SECOND);
+    processes.forget_ended(5 * SECOND);
+    assert_eq!(processes.get(42, 5 * SECOND).service_name, "curl");
+    processes.forget_ended(12 * SECOND);
+    assert_eq!(processes.get(42, 12 * SECOND).service_name, "unknown");
+}
+
+#[test]
+fn an_ended_process_that_nobody_asked_for_is_forgotten() {
+    let mut processes = processes(&FakeTree::new());
+    processes.executed(42, "/bin/true");
+    assert_eq!(processes.len(), 1);
+    processes.ended(42, 0);
+    assert!(processes.is_empty());
+}
+
+#[test]
+fn a_lost_exit_record_is_noticed() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/curl", &["curl"], &[]);
+    fake.add(43, "/usr/sbin/nginx", &["nginx"], &[]);
+    let mut processes = processes(&fake);
+    processes.get(42, 0);
+    processes.get(43, 0);
+    fake.remove(42);
+    processes.forget_ended(61 * SECOND);
+    processes.forget_ended(72 * SECOND);
+    assert_eq!(processes.len(), 1);
+}
+
+#[test]
+fn rules_select_processes() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], &[]);
+    fake.add(43, "/usr/bin/curl", &["curl"], &[]);
+    let exclude = vec![Rule { exe_path: Some(exe_pattern("curl").unwrap()), open_ports: None }];
+    let mut processes = Processes::new(fake.tree(), Selection { include: vec![], exclude });
+    assert!(processes.is_selected(42, 0));
+    assert!(!processes.is_selected(43, 0));
+    assert!(!processes.may_be_selected_later());
+}
+
+#[test]
+fn a_process_that_begins_to_listen_is_selected() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let include = vec![Rule { exe_path: None, open_ports: Ports::parse(&port.to_string()) }];
+    let mut processes = Processes::new(ProcTree::new("/proc"), Selection { include, exclude: vec![] });
+    drop(listener);
+    let me = std::process::id();
+    assert!(!processes.is_selected(me, 0));
+    let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    assert!(!processes.is_selected(me, SECOND), "asked again too soon");
+    assert!(processes.is_selected(me, 6 * SECOND));
+}
+
+#[test]
+fn the_number_of_processes_is_bounded() {
+    let mut processes = processes(&FakeTree::new());
+    for tgid in 1..10_000 {
+        processes.executed(tgid, "/bin/true");
+    }
+    assert_eq!(processes.len(), MAX_PROCESSES);
+    assert_eq!(processes.get(20_000, 0).service_name, "unknown");
+    assert_eq!(processes.len(), MAX_PROCESSES);
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_events_gives_a_process(events in proptest::collection::vec((0_u32..4, 0_u32..6, 0_u64..100), 0..60)) {
+        let mut processes = processes(&FakeTree::new());
+        for (event, tgid, second) in events {
+            match event {
+                0 => processes.executed(tgid, "/bin/x"),
+                1 => processes.ended(tgid, second * SECOND),
+                2 => processes.forget_ended(second * SECOND),
+                _ => prop_assert_eq!(processes.get(tgid, second * SECOND).tgid, tgid),
+            }
+        }
+    }
+}
