@@ -4,3 +4,5 @@
 pub mod catalog;
 pub mod live;
 pub mod telemetry;
+pub mod traceql;
+pub mod wal;

@@ -75,6 +75,7 @@ struct State {
 struct Entry {
     trace: Arc<Trace>,
     activity: u64,
+    received_ns: u64,
 }
 
 impl LiveSet {
@@ -94,12 +95,14 @@ impl LiveSet {
     }
 
     /// Adds spans to their traces, then evicts the traces that were quiet for longest until the bound holds again.
-    pub fn insert(&self, tenant: &str, batches: Vec<TraceBatch>) {
+    ///
+    /// `received_ns` is when the spans came, nanoseconds since the epoch.
+    pub fn insert(&self, tenant: &str, batches: Vec<TraceBatch>, received_ns: u64) {
         for batch in batches {
             let shard = self.shard(&batch.id);
             let mut state = shard.lock();
             let activity = self.activity.fetch_add(1, Ordering::Relaxed);
-            let (created, bytes) = state.append(tenant, batch, activity);
+            let (created, bytes) = state.append(tenant, batch, activity, received_ns);
             shard.oldest.store(state.oldest(), Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
             if created {
@@ -108,6 +111,18 @@ impl LiveSet {
             }
         }
         self.evict();
+    }
+
+    /// Drops the traces of which nothing has come since `before_ns`, nanoseconds since the epoch.
+    pub fn expire(&self, before_ns: u64) {
+        for shard in &self.shards {
+            let mut state = shard.lock();
+            while let Some(expired) = state.pop_oldest_if(|entry| entry.received_ns < before_ns) {
+                self.bytes.fetch_sub(expired.bytes, Ordering::Relaxed);
+                self.traces.fetch_sub(1, Ordering::Relaxed);
+            }
+            shard.oldest.store(state.oldest(), Ordering::Relaxed);
+        }
     }
 
     /// Bytes that the trace may still grow by.
@@ -174,7 +189,7 @@ impl LiveSet {
                 return;
             };
             let mut state = shard.lock();
-            let Some(evicted) = state.pop_oldest() else { return };
+            let Some(evicted) = state.pop_oldest_if(|_| true) else { return };
             shard.oldest.store(state.oldest(), Ordering::Relaxed);
             drop(state);
             self.bytes.fetch_sub(evicted.bytes, Ordering::Relaxed);
@@ -193,7 +208,7 @@ impl Shard {
 
 impl State {
     /// Returns whether the trace is new, and the bytes that it grew by.
-    fn append(&mut self, tenant: &str, batch: TraceBatch, activity: u64) -> (bool, usize) {
+    fn append(&mut self, tenant: &str, batch: TraceBatch, activity: u64, received_ns: u64) -> (bool, usize) {
         let TraceBatch { id, batch, bytes } = batch;
         let tenant = match self.tenants.get_key_value(tenant) {
             Some((tenant, _)) => Arc::clone(tenant),
@@ -203,24 +218,30 @@ impl State {
         let mut created = false;
         let entry = traces.entry(id).or_insert_with(|| {
             created = true;
-            Entry { trace: Arc::new(Trace::empty(id)), activity }
+            Entry { trace: Arc::new(Trace::empty(id)), activity, received_ns }
         });
         let before = if created { 0 } else { entry.trace.bytes };
         Arc::make_mut(&mut entry.trace).append(batch, bytes);
         self.by_activity.remove(&entry.activity);
         entry.activity = activity;
+        entry.received_ns = entry.received_ns.max(received_ns);
         self.by_activity.insert(activity, (tenant, id));
         (created, entry.trace.bytes - before)
     }
 
-    fn pop_oldest(&mut self) -> Option<Arc<Trace>> {
-        let (_, (tenant, id)) = self.by_activity.pop_first()?;
-        let traces = self.tenants.get_mut(&tenant)?;
-        let entry = traces.remove(&id);
+    fn pop_oldest_if(&mut self, condition: impl FnOnce(&Entry) -> bool) -> Option<Arc<Trace>> {
+        let oldest = self.by_activity.first_entry()?;
+        let (tenant, id) = oldest.get();
+        let traces = self.tenants.get_mut(tenant)?;
+        if !condition(traces.get(id)?) {
+            return None;
+        }
+        let (tenant, id) = oldest.remove();
+        let entry = traces.remove(&id)?;
         if traces.is_empty() {
             self.tenants.remove(&tenant);
         }
-        entry.map(|entry| entry.trace)
+        Some(entry.trace)
     }
 
     fn oldest(&self) -> u64 {
