@@ -2,11 +2,17 @@
 //!
 //! Never the only copy of anything: deleting it costs a rebuild and nothing else.
 
+mod index;
 mod memory;
+mod store;
 mod tag;
+mod watermark;
 
+pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
+pub use store::SledCatalog;
 pub use tag::{Hours, Scope, Seen, TagValue};
+pub use watermark::Watermark;
 
 /// Tag index and log checkpoint. Calls may block on disk: keep them off the threads that serve connections.
 pub trait Catalog: Send + Sync {

@@ -1,0 +1,388 @@
+//! The catalog in sled; `docs/format/catalog.md` says what is in it.
+//!
+//! sled 0.34's `flush` is no `fsync`, and a store that was killed may not open again. Both are fine here: nothing in it
+//! is the only copy. A store that cannot be opened is moved aside, and the log is indexed anew.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use sled::{Db, IVec, Tree};
+use tracing::error;
+
+use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
+use crate::telemetry::CatalogMetrics;
+
+/// Format of keys and values; a store with another one is built anew.
+const FORMAT: &[u8] = b"1";
+
+const KEY_FORMAT: &[u8] = b"format";
+const KEY_CHECKPOINT: &[u8] = b"checkpoint";
+
+/// sled's default of 1 GiB is more than all the rest of the backend.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// [`Catalog`] on a local disk.
+#[derive(Debug)]
+pub struct SledCatalog {
+    names: Tree,
+    values: Tree,
+    meta: Tree,
+}
+
+impl SledCatalog {
+    /// Opens the store in `dir`. One that cannot be opened, or has another format, is moved to `<dir>.broken` (where the
+    /// one before it is deleted), counted, and begun anew.
+    pub fn open(dir: &Path, metrics: &CatalogMetrics) -> Result<Self, CatalogError> {
+        // sled panics on some kinds of damage.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(dir)));
+        let cause = match opened {
+            Ok(Ok(catalog)) => return Ok(catalog),
+            // Somebody else has it open: that is no damage.
+            Ok(Err(CatalogError::Store(sled::Error::Io(error)))) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(CatalogError::Store(sled::Error::Io(error)));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the store panicked".to_owned(),
+        };
+        error!(dir = %dir.display(), cause, "catalog moved aside, it is built anew from the log");
+        metrics.rebuilds.inc();
+        move_aside(dir).map_err(|error| CatalogError::Store(sled::Error::Io(error)))?;
+        Self::try_open(dir)
+    }
+
+    fn try_open(dir: &Path) -> Result<Self, CatalogError> {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::HighThroughput);
+        let db: Db = config.open().map_err(CatalogError::Store)?;
+        let tree = |name: &str| db.open_tree(name).map_err(CatalogError::Store);
+        let catalog = Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")? };
+        match catalog.meta.get(KEY_FORMAT).map_err(CatalogError::Store)? {
+            Some(format) if format == FORMAT => {}
+            Some(format) => return Err(malformed("meta", &format)),
+            None => {
+                catalog.meta.insert(KEY_FORMAT, FORMAT).map_err(CatalogError::Store)?;
+            }
+        }
+        Ok(catalog)
+    }
+}
+
+impl Catalog for SledCatalog {
+    fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError> {
+        for Seen { scope, name, value, hours } in seen {
+            let name_key = name_key(tenant, *scope, name);
+            if let Some(value) = value {
+                merge(&self.values, &value_key(&name_key, value), *hours)?;
+            }
+            merge(&self.names, &name_key, *hours)?;
+        }
+        Ok(())
+    }
+
+    fn tag_names(
+        &self,
+        tenant: &str,
+        scope: Scope,
+        within: Option<Hours>,
+        limit: usize,
+    ) -> Result<Vec<String>, CatalogError> {
+        let prefix = scope_key(tenant, scope);
+        let mut names = Vec::new();
+        for entry in self.names.scan_prefix(&prefix) {
+            let (key, hours) = entry.map_err(CatalogError::Store)?;
+            if is_within(&hours, within, "names")? {
+                names.push(NameKey::parse(&key).ok_or_else(|| malformed("names", &key))?.name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        names.truncate(limit);
+        Ok(names)
+    }
+
+    fn tag_values(
+        &self,
+        tenant: &str,
+        scope: Scope,
+        name: &str,
+        within: Option<Hours>,
+        limit: usize,
+    ) -> Result<Vec<TagValue>, CatalogError> {
+        let prefix = name_key(tenant, scope, name);
+        let mut values = Vec::new();
+        for entry in self.values.scan_prefix(&prefix) {
+            let (key, hours) = entry.map_err(CatalogError::Store)?;
+            if is_within(&hours, within, "values")? {
+                let value = key.get(prefix.len()..).and_then(parse_value);
+                values.push(value.ok_or_else(|| malformed("values", &key))?);
+            }
+        }
+        values.sort_unstable();
+        values.truncate(limit);
+        Ok(values)
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(&str, Seen)) -> Result<(), CatalogError> {
+        for (tree, of) in [(&self.names, "names"), (&self.values, "values")] {
+            for entry in tree {
+                let (key, hours) = entry.map_err(CatalogError::Store)?;
+                let hours = parse_hours(&hours).ok_or_else(|| malformed(of, &hours))?;
+                let NameKey { tenant, scope, name, rest } = NameKey::parse(&key).ok_or_else(|| malformed(of, &key))?;
+                let value = match rest {
+                    [] => None,
+                    rest => Some(parse_value(rest).ok_or_else(|| malformed(of, &key))?),
+                };
+                visit(tenant, Seen { scope, name: name.to_owned(), value, hours });
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Option<u64>, CatalogError> {
+        let Some(stored) = self.meta.get(KEY_CHECKPOINT).map_err(CatalogError::Store)? else { return Ok(None) };
+        let sequence = stored.as_ref().try_into().map_err(|_| malformed("meta", &stored))?;
+        Ok(Some(u64::from_be_bytes(sequence)))
+    }
+
+    fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError> {
+        // sled recovers a prefix of its history, so whoever finds this finds everything that was put before.
+        self.meta.insert(KEY_CHECKPOINT, &sequence.to_be_bytes()).map_err(CatalogError::Store)?;
+        self.meta.flush().map_err(CatalogError::Store)?;
+        Ok(())
+    }
+}
+
+fn move_aside(dir: &Path) -> io::Result<()> {
+    let aside = dir.with_extension("broken");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::rename(dir, aside)
+}
+
+fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
+    CatalogError::Malformed { tree, entry: entry.to_vec() }
+}
+
+fn merge(tree: &Tree, key: &[u8], hours: Hours) -> Result<(), CatalogError> {
+    let merged = tree.update_and_fetch(key, |old| {
+        let hours = old.and_then(parse_hours).map_or(hours, |old| old.union(hours));
+        Some(encode_hours(hours))
+    });
+    merged.map(|_| ()).map_err(CatalogError::Store)
+}
+
+fn is_within(stored: &IVec, within: Option<Hours>, tree: &'static str) -> Result<bool, CatalogError> {
+    let Some(within) = within else { return Ok(true) };
+    let hours = parse_hours(stored).ok_or_else(|| malformed(tree, stored))?;
+    Ok(hours.intersects(within))
+}
+
+// === keys and values; lengths go first, so that no name is the prefix of another one's key ===
+
+struct NameKey<'a> {
+    tenant: &'a str,
+    scope: Scope,
+    name: &'a str,
+    rest: &'a [u8],
+}
+
+impl<'a> NameKey<'a> {
+    fn parse(key: &'a [u8]) -> Option<Self> {
+        let (len, rest) = key.split_first()?;
+        let (tenant, rest) = rest.split_at_checked(usize::from(*len))?;
+        let (scope, rest) = rest.split_first()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        let [tenant, name] = [tenant, name].map(std::str::from_utf8);
+        let scope = Scope::ALL.into_iter().find(|known| scope_code(*known) == *scope)?;
+        Some(Self { tenant: tenant.ok()?, scope, name: name.ok()?, rest })
+    }
+}
+
+const fn scope_code(scope: Scope) -> u8 {
+    match scope {
+        Scope::Resource => b'r',
+        Scope::Span => b's',
+        Scope::Event => b'e',
+        Scope::Link => b'l',
+        Scope::Instrumentation => b'i',
+        Scope::Intrinsic => b'.',
+    }
+}
+
+fn scope_key(tenant: &str, scope: Scope) -> Vec<u8> {
+    let mut key = Vec::with_capacity(64);
+    key.push(tenant.len() as u8);
+    key.extend_from_slice(tenant.as_bytes());
+    key.push(scope_code(scope));
+    key
+}
+
+fn name_key(tenant: &str, scope: Scope, name: &str) -> Vec<u8> {
+    let mut key = scope_key(tenant, scope);
+    key.extend_from_slice(&(name.len() as u16).to_be_bytes());
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+fn value_key(name_key: &[u8], value: &TagValue) -> Vec<u8> {
+    let mut key = name_key.to_vec();
+    match value {
+        TagValue::String(text) => {
+            key.push(b's');
+            key.extend_from_slice(text.as_bytes());
+        }
+        TagValue::Int(number) => {
+            key.push(b'i');
+            key.extend_from_slice(&number.to_be_bytes());
+        }
+        TagValue::Float(number) => {
+            key.push(b'f');
+            key.extend_from_slice(&number.to_be_bytes());
+        }
+        TagValue::Bool(truth) => key.extend_from_slice(&[b'b', u8::from(*truth)]),
+    }
+    key
+}
+
+fn parse_value(bytes: &[u8]) -> Option<TagValue> {
+    let (kind, value) = bytes.split_first()?;
+    match kind {
+        b's' => Some(TagValue::String(std::str::from_utf8(value).ok()?.to_owned())),
+        b'i' => Some(TagValue::Int(i64::from_be_bytes(value.try_into().ok()?))),
+        b'f' => Some(TagValue::Float(f64::from_be_bytes(value.try_into().ok()?))),
+        b'b' => match value {
+            [0] => Some(TagValue::Bool(false)),
+            [1] => Some(TagValue::Bool(true)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn encode_hours(hours: Hours) -> Vec<u8> {
+    [hours.first.to_be_bytes(), hours.last.to_be_bytes()].concat()
+}
+
+fn parse_hours(bytes: &[u8]) -> Option<Hours> {
+    let (first, last) = bytes.split_first_chunk()?;
+    Some(Hours { first: u32::from_be_bytes(*first), last: u32::from_be_bytes(last.try_into().ok()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::MemoryCatalog;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn open(dir: &Path) -> (SledCatalog, u64) {
+        let metrics = CatalogMetrics::default();
+        let catalog = SledCatalog::open(&dir.join("catalog"), &metrics).unwrap();
+        (catalog, metrics.rebuilds.get())
+    }
+
+    fn seen(scope: Scope, name: &str, value: TagValue, hour: u32) -> Seen {
+        Seen { scope, name: name.to_owned(), value: Some(value), hours: Hours { first: hour, last: hour } }
+    }
+
+    fn any_value() -> impl Strategy<Value = TagValue> {
+        prop_oneof![
+            "[a-c\\x00]{0,3}".prop_map(TagValue::String),
+            any::<i64>().prop_map(TagValue::Int),
+            any::<f64>().prop_map(TagValue::Float),
+            any::<bool>().prop_map(TagValue::Bool),
+        ]
+    }
+
+    fn any_seen() -> impl Strategy<Value = (String, Seen)> {
+        let hours = (0_u32..5, 0_u32..5).prop_map(|(a, b)| Hours { first: a.min(b), last: a.max(b) });
+        (
+            "[tu]{1,2}",
+            prop::sample::select(Scope::ALL.to_vec()),
+            "[a-b\\x00]{0,3}",
+            prop::option::of(any_value()),
+            hours,
+        )
+            .prop_map(|(tenant, scope, name, value, hours)| (tenant, Seen { scope, name, value, hours }))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn it_answers_as_the_one_in_memory_does(
+            entries in prop::collection::vec(any_seen(), 0..40),
+            within in prop::option::of((0_u32..6).prop_map(|hour| Hours { first: hour, last: hour })),
+            limit in 0_usize..6,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let (stored, _) = open(dir.path());
+            let memory = MemoryCatalog::default();
+            for (tenant, seen) in &entries {
+                stored.put(tenant, std::slice::from_ref(seen)).unwrap();
+                memory.put(tenant, std::slice::from_ref(seen)).unwrap();
+            }
+            for (tenant, Seen { scope, name, .. }) in &entries {
+                prop_assert_eq!(
+                    stored.tag_names(tenant, *scope, within, limit).unwrap(),
+                    memory.tag_names(tenant, *scope, within, limit).unwrap()
+                );
+                prop_assert_eq!(
+                    stored.tag_values(tenant, *scope, name, within, limit).unwrap(),
+                    memory.tag_values(tenant, *scope, name, within, limit).unwrap()
+                );
+            }
+            let all = |catalog: &dyn Catalog| {
+                let mut all = Vec::new();
+                catalog.for_each(&mut |tenant, seen| all.push(format!("{tenant} {seen:?}"))).unwrap();
+                all.sort_unstable();
+                all
+            };
+            prop_assert_eq!(all(&stored), all(&memory));
+        }
+    }
+
+    #[test]
+    fn entries_and_checkpoint_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(dir.path());
+        assert_eq!(catalog.checkpoint().unwrap(), None);
+        catalog.put("t", &[seen(Scope::Span, "a", TagValue::Int(1), 7)]).unwrap();
+        catalog.set_checkpoint(42).unwrap();
+        drop(catalog);
+        let (catalog, rebuilds) = open(dir.path());
+        assert_eq!(rebuilds, 0);
+        assert_eq!(catalog.checkpoint().unwrap(), Some(42));
+        assert_eq!(catalog.tag_values("t", Scope::Span, "a", None, 9).unwrap(), [TagValue::Int(1)]);
+    }
+
+    #[rstest]
+    #[case::noise(|path: &Path| fs::write(path, [0xa5; 4096]).unwrap())]
+    #[case::a_directory_in_its_place(|path: &Path| { fs::remove_file(path).unwrap(); fs::create_dir(path).unwrap() })]
+    fn a_store_that_cannot_be_opened_is_moved_aside(#[case] damage: impl Fn(&Path)) {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 1..=2 {
+            let (catalog, _) = open(dir.path());
+            catalog.put("t", &[seen(Scope::Span, "a", TagValue::Int(round), 7)]).unwrap();
+            catalog.set_checkpoint(42).unwrap();
+            drop(catalog);
+            damage(&dir.path().join("catalog/conf"));
+            let (catalog, rebuilds) = open(dir.path());
+            assert_eq!(rebuilds, 1, "round {round}");
+            assert_eq!(catalog.checkpoint().unwrap(), None);
+            assert_eq!(catalog.tag_names("t", Scope::Span, None, 9).unwrap(), Vec::<String>::new());
+            assert!(dir.path().join("catalog.broken/conf").exists());
+        }
+    }
+
+    #[test]
+    fn another_format_is_built_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(dir.path());
+        catalog.meta.insert(KEY_FORMAT, b"0").unwrap();
+        drop(catalog);
+        assert_eq!(open(dir.path()).1, 1);
+    }
+}
