@@ -1,0 +1,287 @@
+//! The agent's own health: counters of every stage, `/metrics`, `/healthz`, `/readyz`, and the same numbers by OTLP.
+//!
+//! [`Telemetry`] is cheap to clone and every clone counts into the same cells.
+
+mod otlp;
+mod process;
+mod server;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use coati_common::{event::Kind, loss::Loss};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
+pub use server::Server;
+
+/// What can go wrong with the telemetry of the agent itself.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The address of `/metrics` cannot be listened on.
+    #[error("cannot listen on {address} for metrics and health")]
+    Listen {
+        /// The address of the configuration.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The OTLP exporter of metrics cannot be made.
+    #[error("cannot export metrics to {endpoint}")]
+    Exporter {
+        /// The endpoint of the configuration.
+        endpoint: String,
+        /// Why not.
+        #[source]
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
+}
+
+/// Every kind of record.
+pub(crate) const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
+
+/// The value of the label `kind`.
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Begin => "begin",
+        Kind::Data => "data",
+        Kind::End => "end",
+        Kind::Exec => "exec",
+        Kind::Exit => "exit",
+    }
+}
+
+/// Why a finished span did not reach its destination.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DropCause {
+    /// The queue was full, because the destination is slower than the node or is away.
+    QueueFull,
+    /// The destination took the request but not this span (`partial_success`).
+    Rejected,
+    /// The destination refused the whole request for good.
+    Refused,
+    /// The agent ended before the destination took it.
+    Shutdown,
+}
+
+impl DropCause {
+    /// Every cause.
+    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Rejected, Self::Refused, Self::Shutdown];
+
+    /// The value of the label `cause`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Rejected => "rejected",
+            Self::Refused => "refused",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// How a request of the exporter ended.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum RequestOutcome {
+    /// Taken, in whole or in part.
+    Accepted,
+    /// To be sent again later.
+    Retried,
+    /// Refused for good.
+    Refused,
+}
+
+impl RequestOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 3] = [Self::Accepted, Self::Retried, Self::Refused];
+
+    /// The value of the label `outcome`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Retried => "retried",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// The counters of all stages.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    records: Family<KindLabel, Counter>,
+    losses: Family<CauseLabel, Counter>,
+    /// Records that are missing between two that arrived from the same CPU.
+    pub sequence_gaps: Counter,
+    /// Messages that looked like HTTP and turned out not to be.
+    pub parse_failures: Counter,
+    /// Requests whose span could be made.
+    pub exchanges: Counter,
+    /// Requests that are under way.
+    pub open_exchanges: Gauge,
+    /// Spans made.
+    pub spans: Counter,
+    /// Spans that the destination has taken.
+    pub spans_exported: Counter,
+    spans_dropped: Family<CauseLabel, Counter>,
+    /// Spans that wait to be sent, those being sent included.
+    pub queue_length: Gauge,
+    export_requests: Family<OutcomeLabel, Counter>,
+    /// Seconds that requests of the exporter took.
+    pub export_duration: Histogram,
+    /// Processes that are known.
+    pub processes: Gauge,
+    started: Instant,
+    readiness: Arc<Readiness>,
+}
+
+/// What must be true before the agent does its work.
+#[derive(Debug, Default)]
+struct Readiness {
+    attached: AtomicBool,
+    exporting: AtomicBool,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let telemetry = Self {
+            records: Family::default(),
+            losses: Family::default(),
+            sequence_gaps: Counter::default(),
+            parse_failures: Counter::default(),
+            exchanges: Counter::default(),
+            open_exchanges: Gauge::default(),
+            spans: Counter::default(),
+            spans_exported: Counter::default(),
+            spans_dropped: Family::default(),
+            queue_length: Gauge::default(),
+            export_requests: Family::default(),
+            export_duration: Histogram::new([
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            ]),
+            processes: Gauge::default(),
+            started: Instant::now(),
+            readiness: Arc::default(),
+        };
+        // A series that appears with its first loss is a series on which no alert can be tried out.
+        for loss in Loss::ALL {
+            telemetry.losses(loss);
+        }
+        for kind in RECORD_KINDS {
+            telemetry.records(kind);
+        }
+        for cause in DropCause::ALL {
+            telemetry.spans_dropped(cause);
+        }
+        for outcome in RequestOutcome::ALL {
+            telemetry.export_requests(outcome);
+        }
+        telemetry
+    }
+}
+
+impl Telemetry {
+    /// Records of this kind that were read from the ring buffer.
+    pub fn records(&self, kind: Kind) -> Counter {
+        self.records.get_or_create_owned(&KindLabel { kind: kind_name(kind) })
+    }
+
+    /// What was lost in the kernel for this cause.
+    pub fn losses(&self, loss: Loss) -> Counter {
+        self.losses.get_or_create_owned(&CauseLabel { cause: loss.name() })
+    }
+
+    /// Spans that were dropped for this cause.
+    pub fn spans_dropped(&self, cause: DropCause) -> Counter {
+        self.spans_dropped.get_or_create_owned(&CauseLabel { cause: cause.name() })
+    }
+
+    /// Requests of the exporter that ended so.
+    pub fn export_requests(&self, outcome: RequestOutcome) -> Counter {
+        self.export_requests.get_or_create_owned(&OutcomeLabel { outcome: outcome.name() })
+    }
+
+    /// The kernel programs are attached.
+    pub fn set_attached(&self) {
+        self.readiness.attached.store(true, Ordering::Release);
+    }
+
+    /// The export loop runs.
+    pub fn set_exporting(&self, exporting: bool) {
+        self.readiness.exporting.store(exporting, Ordering::Release);
+    }
+
+    /// What still keeps the agent from its work, `None` if nothing does.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        let Readiness { attached, exporting } = &*self.readiness;
+        if !attached.load(Ordering::Acquire) {
+            Some("the kernel programs are not attached yet")
+        } else if !exporting.load(Ordering::Acquire) {
+            Some("the exporter does not run")
+        } else {
+            None
+        }
+    }
+
+    /// The text of `/metrics` is made of this.
+    pub fn registry(&self) -> Registry {
+        let mut all = Registry::default();
+        all.register(
+            "coati_build",
+            "Version of the agent",
+            Info::new(vec![("component", "agent"), ("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        all.register_collector(Box::new(process::ProcessMetrics::new(self.started)));
+        let agent = all.sub_registry_with_prefix("coati_agent");
+        agent.register("records", "Records read from the ring buffer", self.records.clone());
+        agent.register("losses", "What the kernel programs could not tell, by cause", self.losses.clone());
+        agent.register("ring_sequence_gaps", "Records missing in the ring buffer", self.sequence_gaps.clone());
+        agent.register("parse_failures", "Messages that are not the HTTP they began as", self.parse_failures.clone());
+        agent.register("exchanges", "Requests whose span could be made", self.exchanges.clone());
+        agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
+        agent.register("spans", "Spans made", self.spans.clone());
+        agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());
+        agent.register("spans_dropped", "Spans that did not reach the destination", self.spans_dropped.clone());
+        agent.register("export_queue_length", "Spans that wait to be sent", self.queue_length.clone());
+        agent.register("export_requests", "Requests to the destination, by outcome", self.export_requests.clone());
+        agent.register_with_unit(
+            "export_duration",
+            "Time that requests to the destination took",
+            Unit::Seconds,
+            self.export_duration.clone(),
+        );
+        agent.register("processes", "Processes that are known", self.processes.clone());
+        all
+    }
+}
+
+/// Sets a counter to a total that somebody else keeps, and which only grows.
+pub fn mirror(counter: &Counter, total: u64) {
+    counter.inner().store(total, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests;

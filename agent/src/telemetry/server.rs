@@ -1,0 +1,84 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use super::{Telemetry, TelemetryError};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The HTTP server, listening but not yet answering.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    telemetry: Telemetry,
+}
+
+#[derive(Clone)]
+struct Shared {
+    telemetry: Telemetry,
+    registry: Arc<Registry>,
+}
+
+impl Server {
+    /// Binds the address; port 0 chooses a free one.
+    pub async fn bind(address: SocketAddr, telemetry: Telemetry) -> Result<Self, TelemetryError> {
+        let failed = |source| TelemetryError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address, telemetry })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop` is ready.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+        let registry = Arc::new(self.telemetry.registry());
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .with_state(Shared { telemetry: self.telemetry, registry });
+        axum::serve(self.listener, router).with_graceful_shutdown(stop).await
+    }
+
+    /// The address to use when none is configured: the own node only, the metrics name services.
+    pub const fn default_address() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9400)
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text),
+        Err(error) => {
+            let text = format!("metrics cannot be written: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], text)
+        }
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.telemetry.not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
