@@ -1,5 +1,11 @@
 //! The agent, in the order in which a request travels: [`capture`] → [`decode`] → [`stitch`] → [`discover`] →
 //! [`span`] → [`export`]. [`pipeline`] wires the stages.
 
+pub mod capture;
+pub mod decode;
 pub mod discover;
+pub mod ebpf;
+pub mod export;
+pub mod kernel;
 pub mod span;
+pub mod telemetry;

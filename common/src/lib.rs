@@ -3,7 +3,10 @@
 //! Everything here is `no_std` and free of dependencies, because `agent-ebpf` compiles it for the kernel.
 #![no_std]
 
+pub mod counter;
 pub mod event;
+pub mod follow;
 pub mod limits;
 pub mod loss;
+pub mod sniff;
 pub mod wellknown;

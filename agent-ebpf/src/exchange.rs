@@ -1,0 +1,379 @@
+//! What happens to a connection when bytes move on it.
+//!
+//! A call that sends changes the state when it is entered ([`send`]), because the answer may arrive before it returns,
+//! and tells when it returns ([`sent`]), because only then is known how much was sent. A call that receives does both
+//! when it returns ([`received`]).
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_log_ebpf::debug;
+use coati_common::event::{Connection, Data, End, Kind, Totals, data_flags, direction, role};
+use coati_common::follow::Meaning;
+use coati_common::loss::Loss;
+
+use crate::emit;
+use crate::globals;
+use crate::iov::Source;
+use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
+use crate::scratch;
+use crate::sock::{self, Positions};
+
+/// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
+/// was entered.
+const BLOCKED_NS: u64 = 1_000_000;
+
+/// Fail if the entry is there; `BPF_NOEXIST`.
+const NEW: u64 = 1;
+
+/// A send under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Call {
+    /// Address of the `struct sock`.
+    pub socket: u64,
+    /// When the call was entered.
+    pub time_ns: u64,
+    /// What it sends from.
+    pub source: Source,
+    /// The connection as it was before.
+    pub before: Connection,
+    /// What its bytes are.
+    pub meaning: Meaning,
+    /// Where the streams stood.
+    pub positions: Positions,
+}
+
+/// The calling thread.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    pid_tgid: u64,
+}
+
+impl Caller {
+    /// The current thread, if its process may be watched.
+    #[inline(always)]
+    pub fn watched() -> Option<Self> {
+        let caller = Self { pid_tgid: bpf_get_current_pid_tgid() };
+        (caller.tgid() != globals::OWN_TGID.load()).then_some(caller)
+    }
+
+    #[inline(always)]
+    const fn tgid(self) -> u32 {
+        (self.pid_tgid >> 32) as u32
+    }
+
+    #[inline(always)]
+    const fn tid(self) -> u32 {
+        self.pid_tgid as u32
+    }
+
+    /// Asked only when an exchange is about to begin: every other call does without the look-up.
+    #[inline(always)]
+    fn is_skipped(self) -> bool {
+        SKIPPED.get_ptr(self.tgid()).is_some()
+    }
+}
+
+/// The followed connection at `socket`.
+#[inline(always)]
+fn followed(socket: u64) -> Option<&'static mut Connection> {
+    let connection = CONNECTIONS.get_ptr_mut(socket)?;
+    // SAFETY: a value of the map lives at least as long as the program runs. Another CPU may write to it at the same
+    // time, if two threads use one connection at once: the fields of the two directions are distinct, each is written
+    // whole, and the others tell at worst a count that is out by one call.
+    Some(unsafe { &mut *connection })
+}
+
+/// Begins to follow the connection at `socket`.
+#[inline(always)]
+fn follow(socket: u64, role: u8) -> Option<&'static mut Connection> {
+    if CONNECTIONS.insert(socket, Connection::idle(emit::new_connection(), role), NEW).is_err() {
+        emit::lost(Loss::ConnectionsFull);
+        return None;
+    }
+    followed(socket)
+}
+
+/// A call that sends from `source` through `fd` was entered.
+#[inline(always)]
+pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
+    let socket = sock::of_descriptor(fd)?;
+    let (connection, meaning) = match followed(socket) {
+        Some(connection) => {
+            let towards = connection.sends();
+            let sniff = if connection.must_sniff(towards) { source.sniff(u64::MAX) } else { Default::default() };
+            let meaning = connection.meaning(towards, &sniff);
+            if meaning == Meaning::Begin && caller.is_skipped() {
+                return None;
+            }
+            (connection, meaning)
+        }
+        None => {
+            if !source.sniff(u64::MAX).is_method() || caller.is_skipped() {
+                return None;
+            }
+            (follow(socket, role::CLIENT)?, Meaning::Begin)
+        }
+    };
+
+    let time_ns = now();
+    let call = scratch::call()?;
+    *call = Call { socket, time_ns, source, before: *connection, meaning, positions: sock::positions(socket) };
+    if CALLS.insert(caller.pid_tgid, &*call, 0).is_err() {
+        emit::lost(Loss::CallsFull);
+        return None;
+    }
+    connection.enter(meaning, time_ns);
+    Some(())
+}
+
+/// The call that this thread was in returned `result`.
+#[inline(always)]
+pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let call = CALLS.get_ptr(pid_tgid)?;
+    // SAFETY: as in `followed`; the entry belongs to this thread.
+    let call = unsafe { &*call };
+    if result > 0 {
+        finish(ctx, Caller { pid_tgid }, call, result as u64);
+    } else {
+        take_back(call);
+    }
+    CALLS.remove(pid_tgid).ok()
+}
+
+#[inline(always)]
+fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &Call, len: u64) -> Option<()> {
+    let connection = match followed(call.socket).filter(|found| found.connection == call.before.connection) {
+        Some(connection) => connection,
+        // Closed while the call ran: its bytes were taken all the same.
+        None => {
+            let connection = scratch::connection()?;
+            *connection = call.before;
+            connection.enter(call.meaning, call.time_ns);
+            connection
+        }
+    };
+    let end_ns = now();
+    let last_ns = if end_ns - call.time_ns > BLOCKED_NS { end_ns } else { call.time_ns };
+    connection.count(call.meaning, len, call.time_ns, last_ns);
+    let moved = Moved {
+        socket: call.socket,
+        meaning: call.meaning,
+        len,
+        time_ns: call.time_ns,
+        client_position: call.positions.send,
+        server_position: call.positions.receive,
+        positions_known: call.positions.known,
+    };
+    tell(ctx, caller, connection, &moved, &call.source, &call.before.totals)
+}
+
+/// Nothing was sent: undoes what [`send`] did, unless something else has happened on the connection since.
+#[inline(always)]
+fn take_back(call: &Call) {
+    let Some(connection) = followed(call.socket) else { return };
+    if connection.connection != call.before.connection || connection.last_ns != call.time_ns {
+        return;
+    }
+    if call.before.exchange == 0 {
+        let _gone_is_fine = CONNECTIONS.remove(call.socket);
+    } else {
+        *connection = call.before;
+    }
+}
+
+/// A call that receives from `fd` into `source` returned `len`.
+#[inline(always)]
+pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source, len: u64) -> Option<()> {
+    let socket = sock::of_descriptor(fd)?;
+    let (connection, meaning) = match followed(socket) {
+        Some(connection) => {
+            if len == 0 {
+                return tell_eof(caller, connection);
+            }
+            let towards = connection.receives();
+            let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Default::default() };
+            let meaning = connection.meaning(towards, &sniff);
+            if meaning == Meaning::Begin && caller.is_skipped() {
+                return None;
+            }
+            (connection, meaning)
+        }
+        None => {
+            if len == 0 || !source.sniff(len).is_method() || caller.is_skipped() {
+                return None;
+            }
+            (follow(socket, role::SERVER)?, Meaning::Begin)
+        }
+    };
+
+    let previous = connection.totals;
+    let time_ns = now();
+    connection.enter(meaning, time_ns);
+    connection.count(meaning, len, time_ns, time_ns);
+    // What this call took is already behind the receive position.
+    let Positions { send, receive, known } =
+        if meaning == Meaning::Begin { sock::positions(socket) } else { Positions { send: 0, receive: 0, known: 0 } };
+    let moved = Moved {
+        socket,
+        meaning,
+        len,
+        time_ns,
+        client_position: receive.wrapping_sub(len as u32),
+        server_position: send,
+        positions_known: known,
+    };
+    tell(ctx, caller, connection, &moved, &source, &previous)
+}
+
+/// What one call moved.
+struct Moved {
+    socket: u64,
+    meaning: Meaning,
+    len: u64,
+    time_ns: u64,
+    client_position: u32,
+    server_position: u32,
+    positions_known: u32,
+}
+
+/// Writes the record that user space gets of a call, if it gets one.
+#[inline(always)]
+fn tell<C: EbpfContext>(
+    ctx: &C,
+    caller: Caller,
+    connection: &mut Connection,
+    moved: &Moved,
+    source: &Source,
+    previous: &Totals,
+) -> Option<()> {
+    if moved.meaning == Meaning::Begin {
+        return tell_begin(ctx, caller, connection, moved, source, previous);
+    }
+    let tells = connection.tells(moved.meaning);
+    if !tells && moved.meaning.direction() == direction::REQUEST {
+        return None;
+    }
+    let record = scratch::data()?;
+    let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
+    let copied = source.copy(moved.len, room, &mut record.payload);
+    connection.keep_tail(moved.meaning, moved.len, copied.last);
+    if !tells {
+        return None;
+    }
+    connection.copied(moved.meaning, copied.len as u16);
+    let mut flags = moved.meaning.flags();
+    if !copied.readable {
+        flags |= data_flags::UNREADABLE;
+        emit::lost(Loss::PayloadUnreadable);
+    }
+    record.head = Data {
+        header: emit::header(Kind::Data, moved.time_ns),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        tgid: caller.tgid(),
+        tid: caller.tid(),
+        payload_len: copied.len as u16,
+        direction: moved.meaning.direction(),
+        flags,
+        len: moved.len,
+        last: copied.last,
+        totals: connection.totals,
+    };
+    emit::record(record, copied.len, Loss::RingFullData);
+    Some(())
+}
+
+#[inline(always)]
+fn tell_begin<C: EbpfContext>(
+    ctx: &C,
+    caller: Caller,
+    connection: &mut Connection,
+    moved: &Moved,
+    source: &Source,
+    previous: &Totals,
+) -> Option<()> {
+    let record = scratch::begin()?;
+    let copied = source.copy(moved.len, connection.room(moved.meaning) as u64, &mut record.payload);
+    connection.copied(moved.meaning, copied.len as u16);
+    if !copied.readable {
+        emit::lost(Loss::PayloadUnreadable);
+    }
+    let head = &mut record.head;
+    head.header = emit::header(Kind::Begin, moved.time_ns);
+    head.connection = connection.connection;
+    head.socket = moved.socket;
+    head.exchange = connection.exchange;
+    head.tgid = caller.tgid();
+    head.tid = caller.tid();
+    head.client_position = moved.client_position;
+    head.server_position = moved.server_position;
+    head.role = connection.role;
+    head.positions_known = moved.positions_known as u8;
+    head.payload_len = copied.len as u16;
+    head.len = moved.len;
+    head.last = copied.last;
+    head.previous = *previous;
+    sock::describe(moved.socket, head);
+    emit::begun();
+    if globals::debug() {
+        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
+    }
+    emit::record(record, copied.len, Loss::RingFullBegin);
+    Some(())
+}
+
+/// The peer of a client will send nothing more.
+#[inline(always)]
+fn tell_eof(caller: Caller, connection: &mut Connection) -> Option<()> {
+    if connection.role != role::CLIENT || !connection.tells_eof() {
+        return None;
+    }
+    let record = scratch::data()?;
+    record.head = Data {
+        header: emit::header(Kind::Data, now()),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        tgid: caller.tgid(),
+        tid: caller.tid(),
+        payload_len: 0,
+        direction: direction::RESPONSE,
+        flags: data_flags::EOF,
+        len: 0,
+        last: [0; 8],
+        totals: connection.totals,
+    };
+    emit::record(record, 0, Loss::RingFullData);
+    Some(())
+}
+
+/// The connection at `socket` is over, or this end of it is; `gone` if the socket will not be used again.
+#[inline(always)]
+pub fn end(socket: u64, reason: u32, server_only: bool, gone: bool) -> Option<()> {
+    let connection = followed(socket)?;
+    if server_only && connection.role != role::SERVER {
+        return None;
+    }
+    if connection.finish() {
+        // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
+        let record = End {
+            header: emit::header(Kind::End, now()),
+            connection: connection.connection,
+            exchange: connection.exchange,
+            reason,
+            totals: connection.totals,
+        };
+        emit::plain(&record, Loss::RingFullEnd);
+    }
+    if gone {
+        let _gone_is_fine = CONNECTIONS.remove(socket);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper has no requirements.
+    unsafe { bpf_ktime_get_ns() }
+}

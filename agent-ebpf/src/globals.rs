@@ -1,0 +1,92 @@
+//! Read-only values that the loader sets before it loads the programs.
+//!
+//! To the verifier they are constants: code behind a flag that is off, or behind an offset that this kernel does not
+//! have, is dropped.
+
+use aya_ebpf::Global;
+
+/// An offset that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(ABSENT);)*
+    };
+}
+
+offsets! {
+    /// `task_struct.files`
+    TASK_FILES,
+    /// `task_struct.signal`
+    TASK_SIGNAL,
+    /// `signal_struct.live`
+    SIGNAL_LIVE,
+    /// `files_struct.fdt`
+    FILES_FDT,
+    /// `fdtable.max_fds`
+    FDTABLE_MAX_FDS,
+    /// `fdtable.fd`
+    FDTABLE_FD,
+    /// `file.f_inode`
+    FILE_INODE,
+    /// `file.private_data`
+    FILE_PRIVATE_DATA,
+    /// `inode.i_mode`
+    INODE_MODE,
+    /// `socket.type`
+    SOCKET_TYPE,
+    /// `socket.sk`
+    SOCKET_SK,
+    /// `sock.__sk_common.skc_family`
+    SOCK_FAMILY,
+    /// `sock.sk_protocol`, absent where it is a bit field
+    SOCK_PROTOCOL,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    SOCK_LOCAL_V4,
+    /// `sock.__sk_common.skc_daddr`
+    SOCK_REMOTE_V4,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    SOCK_LOCAL_V6,
+    /// `sock.__sk_common.skc_v6_daddr`
+    SOCK_REMOTE_V6,
+    /// `sock.__sk_common.skc_num`
+    SOCK_LOCAL_PORT,
+    /// `sock.__sk_common.skc_dport`
+    SOCK_REMOTE_PORT,
+    /// `sock.__sk_common.skc_net`
+    SOCK_NET,
+    /// `net.ns.inum`
+    NET_INUM,
+    /// `tcp_sock.write_seq`
+    TCP_WRITE_SEQ,
+    /// `tcp_sock.copied_seq`
+    TCP_COPIED_SEQ,
+    /// `linux_binprm.filename`
+    BINPRM_FILENAME,
+    /// `pt_regs`: first argument of a system call, as it still is when the call returns
+    REGS_ARG0,
+    /// `pt_regs`: second argument
+    REGS_ARG1,
+    /// `pt_regs`: third argument
+    REGS_ARG2,
+    /// `pt_regs`: fourth argument
+    REGS_ARG3,
+}
+
+/// The agent's own process, which is not watched; 0 watches every process.
+#[unsafe(no_mangle)]
+pub static OWN_TGID: Global<u32> = Global::new(0);
+
+/// Unread bytes in the ring buffer from which the agent is woken; below it looks by itself.
+#[unsafe(no_mangle)]
+pub static WAKE_AT: Global<u32> = Global::new(1 << 20);
+
+/// 1 turns the debug lines on.
+#[unsafe(no_mangle)]
+pub static DEBUG: Global<u8> = Global::new(0);
+
+/// Whether debug lines are on.
+#[inline(always)]
+pub fn debug() -> bool {
+    DEBUG.load() != 0
+}

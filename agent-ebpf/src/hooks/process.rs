@@ -1,0 +1,72 @@
+//! Processes that begin to run another program, and that end.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, generated,
+};
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use coati_common::event::{Exec, Exit, Header, Kind};
+use coati_common::limits::PATH_BYTES;
+use coati_common::loss::Loss;
+
+use crate::emit;
+use crate::globals;
+use crate::kread::{field, pointer};
+use crate::maps::{CALLS, SKIPPED};
+
+/// Our own programs: not watched from their first instruction on.
+const OWN: [[u8; 16]; 2] = [*b"coati-agent\0\0\0\0\0", *b"coati-backend\0\0\0"];
+
+/// `sched_process_exec(task, old_pid, bprm)`
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
+        let _full_is_noticed_as_own_spans = SKIPPED.insert(tgid, 1, 0);
+    }
+    let mut record = Exec { header: header(Kind::Exec), tgid, path_len: 0, path: [0; PATH_BYTES] };
+    if globals::BINPRM_FILENAME.load() != globals::ABSENT
+        && let Some(name) = pointer(ctx.arg(2), globals::BINPRM_FILENAME.load())
+    {
+        // SAFETY: the helper writes at most `PATH_BYTES` bytes and checks the address.
+        let read = unsafe {
+            generated::bpf_probe_read_kernel_str(record.path.as_mut_ptr().cast(), PATH_BYTES as u32, name as *const _)
+        };
+        // The length counts the final zero.
+        record.path_len = if read > 0 { read as u32 - 1 } else { 0 };
+    }
+    emit::plain(&record, Loss::RingFullProcess);
+    0
+}
+
+/// `sched_process_exit(task)`: of every thread.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let _none_is_usual = CALLS.remove(pid_tgid);
+    if is_last_thread(pid_tgid) {
+        let tgid = (pid_tgid >> 32) as u32;
+        let _none_is_usual = SKIPPED.remove(tgid);
+        emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
+    }
+    0
+}
+
+/// No other thread of the process is alive. Without the count of them: the first thread goes, usually as the last.
+#[inline(always)]
+fn is_last_thread(pid_tgid: u64) -> bool {
+    if globals::TASK_SIGNAL.load() == globals::ABSENT || globals::SIGNAL_LIVE.load() == globals::ABSENT {
+        return (pid_tgid >> 32) as u32 == pid_tgid as u32;
+    }
+    // SAFETY: the helper has no requirements.
+    let task = unsafe { bpf_get_current_task() };
+    pointer(task, globals::TASK_SIGNAL.load())
+        .and_then(|signal| field::<i32>(signal, globals::SIGNAL_LIVE.load()))
+        .is_some_and(|live| live == 0)
+}
+
+#[inline(always)]
+fn header(kind: Kind) -> Header {
+    // SAFETY: the helper has no requirements.
+    emit::header(kind, unsafe { bpf_ktime_get_ns() })
+}

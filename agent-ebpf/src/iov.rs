@@ -1,0 +1,190 @@
+//! The bytes of a system call: one buffer, several, or none that can be read.
+
+use coati_common::limits::PAYLOAD_BYTES;
+use coati_common::sniff::{SNIFF_BYTES, Sniff};
+
+use crate::kread::{at_most, user, user_bytes};
+use crate::scratch::{self, Payload, Walk};
+
+/// Buffers of one call that are walked; bytes beyond are counted, not read.
+const BUFFERS: u64 = 16;
+/// Buffers that are searched for the first byte.
+const FIRST_BUFFERS: u64 = 4;
+/// `struct user_msghdr`, part of the system call interface: where `msg_iov` and `msg_iovlen` lie.
+const MSGHDR_IOV: u64 = 16;
+const IOVEC_SIZE: u64 = 16;
+
+/// Where the bytes of a call lie.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Source {
+    /// One of [`kind`].
+    pub kind: u32,
+    pub reserved: u32,
+    /// Address of the buffer, or of the first `struct iovec`.
+    pub address: u64,
+    /// Bytes of the buffer, or number of `struct iovec`.
+    pub count: u64,
+}
+
+/// Kinds of [`Source`].
+pub mod kind {
+    /// The bytes never pass the process (`sendfile`, `splice`).
+    pub const NONE: u32 = 0;
+    /// One buffer.
+    pub const BUFFER: u32 = 1;
+    /// Several buffers.
+    pub const VECTOR: u32 = 2;
+}
+
+impl Source {
+    /// Bytes that never pass the process.
+    pub const NONE: Self = Self { kind: kind::NONE, reserved: 0, address: 0, count: 0 };
+
+    /// `buf, count`
+    #[inline(always)]
+    pub const fn buffer(address: u64, count: u64) -> Self {
+        Self { kind: kind::BUFFER, reserved: 0, address, count }
+    }
+
+    /// `iov, iovcnt`
+    #[inline(always)]
+    pub const fn vector(address: u64, count: u64) -> Self {
+        Self { kind: kind::VECTOR, reserved: 0, address, count }
+    }
+
+    /// `struct msghdr *`
+    #[inline(always)]
+    pub fn message(address: u64) -> Option<Self> {
+        let [address, count] = user::<[u64; 2]>(address + MSGHDR_IOV)?;
+        Some(Self::vector(address, count))
+    }
+
+    /// The first of the `moved` bytes; empty if they cannot be read.
+    #[inline(always)]
+    pub fn sniff(&self, moved: u64) -> Sniff {
+        let (address, len) = match self.kind {
+            kind::BUFFER => (self.address, self.count),
+            kind::VECTOR => self.first_buffer(),
+            _ => (0, 0),
+        };
+        let len = if len < moved { len } else { moved };
+        let len = at_most(len, SNIFF_BYTES as u64);
+        let mut words = [0_u64; 2];
+        // SAFETY: `len` is at most the size of `words`.
+        if len == 0 || !unsafe { user_bytes(words.as_mut_ptr().cast(), len, address) } {
+            return Sniff::default();
+        }
+        Sniff::new(words, len as u32)
+    }
+
+    #[inline(always)]
+    fn first_buffer(&self) -> (u64, u64) {
+        for index in 0..FIRST_BUFFERS {
+            if index >= self.count {
+                break;
+            }
+            match user::<[u64; 2]>(self.address + index * IOVEC_SIZE) {
+                Some([address, len]) if len > 0 => return (address, len),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        (0, 0)
+    }
+
+    /// Copies the first of the `moved` bytes to `payload`, as many as `room`, and finds the last eight.
+    #[inline(always)]
+    pub fn copy(&self, moved: u64, room: u64, payload: &mut Payload) -> Copied {
+        match self.kind {
+            kind::BUFFER => {
+                let len = at_most(if moved < room { moved } else { room }, PAYLOAD_BYTES as u64);
+                // SAFETY: `len` is at most half the size of `payload`.
+                let readable = len == 0 || unsafe { user_bytes(payload.as_mut_ptr(), len, self.address) };
+                let len = if readable { len } else { 0 };
+                Copied { len, readable, last: last_of(self.address, moved).to_be_bytes() }
+            }
+            kind::VECTOR => self.copy_vector(moved, room, payload),
+            _ => Copied { len: 0, readable: true, last: [0; 8] },
+        }
+    }
+
+    #[inline(always)]
+    fn copy_vector(&self, moved: u64, room: u64, payload: &mut Payload) -> Copied {
+        const NOTHING: Copied = Copied { len: 0, readable: false, last: [0; 8] };
+        let Some(walk) = scratch::walk() else { return NOTHING };
+        *walk = Walk { left: moved, copied: 0, room, last: [0; 2], before: [0; 2], unreadable: 0 };
+        for index in 0..BUFFERS {
+            if index >= self.count || !step(walk, self.address + index * IOVEC_SIZE, payload) {
+                break;
+            }
+        }
+        let last = if walk.left == 0 { last_of_two(walk.before, walk.last) } else { 0 };
+        Copied { len: walk.copied, readable: walk.unreadable == 0, last: last.to_be_bytes() }
+    }
+}
+
+/// What [`Source::copy`] found.
+pub struct Copied {
+    /// Bytes of payload.
+    pub len: u64,
+    /// Whether everything that there was room for could be read.
+    pub readable: bool,
+    /// The last bytes, the very last one at the end; zeros where unknown.
+    pub last: [u8; 8],
+}
+
+/// Takes one buffer; whether the walk goes on.
+///
+/// Not inlined, and all state lies in the map's memory: there the verifier forgets what it knew of it, so the rounds
+/// look alike to it and it need not follow every combination.
+#[inline(never)]
+fn step(walk: &mut Walk, iovec: u64, payload: &mut Payload) -> bool {
+    let Some([address, len]) = user::<[u64; 2]>(iovec) else {
+        walk.unreadable = 1;
+        return false;
+    };
+    let len = if len < walk.left { len } else { walk.left };
+    if len == 0 {
+        return true;
+    }
+    let copied = at_most(walk.copied, PAYLOAD_BYTES as u64);
+    let room = walk.room.saturating_sub(copied);
+    let take = at_most(if len < room { len } else { room }, PAYLOAD_BYTES as u64);
+    if take > 0 {
+        // SAFETY: offset and length are each at most half the size of `payload`.
+        if unsafe { user_bytes(payload.as_mut_ptr().add(copied as usize), take, address) } {
+            walk.copied = copied + take;
+        } else {
+            // What follows would be taken for what is missing.
+            walk.room = 0;
+            walk.unreadable = 1;
+        }
+    }
+    walk.before = walk.last;
+    walk.last = [address, len];
+    walk.left -= len;
+    walk.left > 0
+}
+
+/// The last eight of `len` bytes at `address` as a big-endian number, fewer if there are fewer; 0 if unreadable.
+#[inline(always)]
+fn last_of(address: u64, len: u64) -> u64 {
+    let count = at_most(len, 8);
+    let mut bytes = 0_u64;
+    // SAFETY: `count` is at most the size of `bytes`.
+    if count == 0 || !unsafe { user_bytes((&raw mut bytes).cast(), count, address + len - count) } {
+        return 0;
+    }
+    u64::from_be(bytes) >> (64 - 8 * count)
+}
+
+/// The last eight bytes of two buffers, one after the other.
+#[inline(always)]
+fn last_of_two(before: [u64; 2], last: [u64; 2]) -> u64 {
+    let end = last_of(last[0], last[1]);
+    if last[1] >= 8 || before[1] == 0 {
+        return end;
+    }
+    last_of(before[0], before[1]) << (8 * last[1]) | end
+}

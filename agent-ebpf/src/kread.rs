@@ -1,0 +1,52 @@
+//! Reading memory that is not ours: every read can fail, none can fault.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
+
+/// The value of type `T` that lies `offset` bytes into the kernel object at `base`.
+#[inline(always)]
+pub fn field<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    // SAFETY: the helper checks the address; `T` is an integer or an array of them, so any bytes are a value of it.
+    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
+}
+
+/// As [`field`], for a pointer that must not be null.
+#[inline(always)]
+pub fn pointer(base: u64, offset: u32) -> Option<u64> {
+    field::<u64>(base, offset).filter(|&address| address != 0)
+}
+
+/// Reads `T` from the process's memory.
+#[inline(always)]
+pub fn user<T: Copy>(address: u64) -> Option<T> {
+    // SAFETY: as in `field`.
+    unsafe { bpf_probe_read_user(address as *const T) }.ok()
+}
+
+/// Reads `len` bytes of the process's memory to `to`.
+///
+/// # Safety
+///
+/// `to` must be valid for `len` bytes; the verifier checks that it is.
+#[inline(always)]
+pub unsafe fn user_bytes(to: *mut u8, len: u64, address: u64) -> bool {
+    // SAFETY: the caller answers for `to`; the helper checks the address.
+    unsafe { generated::bpf_probe_read_user(to.cast(), len as u32, address as *const core::ffi::c_void) == 0 }
+}
+
+/// Hides from the compiler what it knows of `value`, so that the bound check after it stays in the program, in the very
+/// register that is used: the verifier knows only what it sees.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    let mut hidden = value;
+    // SAFETY: copies a register to itself. (With no instruction at all, line information would be doubled, which the
+    // kernel refuses.)
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
+    hidden
+}
+
+/// `value`, but at most `max`, in a way that the verifier follows.
+#[inline(always)]
+pub fn at_most(value: u64, max: u64) -> u64 {
+    let value = opaque(value);
+    if value > max { max } else { value }
+}

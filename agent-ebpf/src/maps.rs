@@ -1,0 +1,36 @@
+//! What the programs keep and what they share with user space.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
+use coati_common::event::Connection;
+use coati_common::loss::Loss;
+use coati_common::{counter, limits};
+
+use crate::exchange::Call;
+
+/// `BPF_F_NO_PREALLOC`: memory only for what is there.
+const NO_PREALLOC: u32 = 1;
+
+/// Records for user space.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
+
+/// Connections with a recognised protocol, by the address of their `struct sock`.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(limits::CONNECTIONS, NO_PREALLOC);
+
+/// Sends under way on such connections, by thread (`pid_tgid`).
+#[map]
+pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+
+/// Processes that are not watched.
+#[map]
+pub static SKIPPED: HashMap<u32, u8> = HashMap::with_max_entries(limits::SKIPPED, NO_PREALLOC);
+
+/// What was lost, by cause: index is a [`Loss`].
+#[map]
+pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// What was counted: index is a [`coati_common::counter`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);

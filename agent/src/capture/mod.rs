@@ -1,0 +1,36 @@
+//! Records from the kernel: read from the ring buffer, parsed, and put into the order in which what they tell happened.
+//!
+//! [`Capture`] is the real [`Source`]; tests of later stages bring their own.
+
+mod order;
+mod record;
+mod ring;
+mod sequence;
+
+use std::time::Duration;
+
+use coati_common::event::Connection;
+
+pub use record::{Record, RecordError};
+pub use ring::{Capture, CaptureError, Health};
+
+/// Where the pipeline takes records from.
+pub trait Source {
+    /// Waits until records are ready, `timeout` at most, and appends them to `sink`, sorted by
+    /// [`Header::time_ns`](coati_common::event::Header::time_ns): across calls too, but for calls of the watched
+    /// processes that took longer than a few milliseconds.
+    fn drain(&mut self, timeout: Duration, sink: &mut Vec<Record>) -> Result<(), CaptureError>;
+
+    /// Appends every record that there is, without waiting and without holding any back: for the end.
+    fn drain_all(&mut self, sink: &mut Vec<Record>) -> Result<(), CaptureError>;
+
+    /// What the kernel holds of the connection with identity `connection` at the socket address `socket`, if it is
+    /// still followed: for exchanges whose response is so long that later parts give no records.
+    fn connection(&self, socket: u64, connection: u64) -> Result<Option<Connection>, CaptureError>;
+
+    /// Stops watching a process.
+    fn skip(&mut self, tgid: u32) -> Result<(), CaptureError>;
+
+    /// Counters since the start.
+    fn health(&self) -> Result<Health, CaptureError>;
+}

@@ -1,0 +1,152 @@
+//! The ring buffer that the kernel programs write to.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use coati_common::event::Connection;
+use coati_common::loss::Loss;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::order::Order;
+use super::record::Record;
+use super::sequence::Sequence;
+use super::{RecordError, Source};
+use crate::ebpf::{MapsError, Programs};
+
+/// How long records are held back, so that those of other CPUs can come before them: much longer than a system call
+/// that does not wait takes.
+const HOLD: Duration = Duration::from_millis(5);
+
+/// Why records cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// Waiting for the ring buffer failed.
+    #[error("cannot wait for records of the kernel programs")]
+    Wait {
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A map cannot be read or written.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Health {
+    /// What was lost, in the order of [`Loss::ALL`].
+    pub losses: [u64; Loss::ALL.len()],
+    /// Exchanges that the kernel programs saw begin, told or lost.
+    pub begun: u64,
+    /// Records read.
+    pub records: u64,
+    /// Records that were numbered, but neither read nor counted as lost: 0, or something is wrong. While records are
+    /// being written, one or two may be on their way.
+    pub unaccounted: u64,
+    /// Records that could not be parsed: 0, or agent and kernel programs do not fit together.
+    pub malformed: u64,
+}
+
+/// Records of the running kernel.
+pub struct Capture {
+    programs: Programs,
+    order: Order,
+    sequence: Sequence,
+    malformed: u64,
+}
+
+impl Capture {
+    /// Takes the records of `programs`, which stay attached for as long as this value lives.
+    pub fn new(programs: Programs) -> Self {
+        let hold_ns = HOLD.as_nanos() as u64;
+        Self { programs, order: Order::new(hold_ns), sequence: Sequence::default(), malformed: 0 }
+    }
+
+    /// The programs, for what they cost.
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Reads everything that the ring buffer holds.
+    fn read(&mut self) {
+        while let Some(item) = self.programs.maps.records.next() {
+            match Record::parse(&item) {
+                Ok(record) => {
+                    let header = record.header();
+                    self.sequence.see(header.cpu, header.cpu_seq);
+                    self.order.push(record);
+                }
+                Err(error) => {
+                    malformed(error, self.malformed);
+                    self.malformed += 1;
+                }
+            }
+        }
+        self.programs.flush_log();
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<(), CaptureError> {
+        let wait = |source| CaptureError::Wait { source };
+        let ring = self.programs.maps.records.as_fd();
+        let mut ready = [PollFd::new(&ring, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).map_err(|error| wait(std::io::Error::other(error)))?;
+        match poll(&mut ready, Some(&timeout)) {
+            // A signal: the caller looks whether it is meant to stop.
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(wait(error.into())),
+        }
+    }
+}
+
+impl Source for Capture {
+    fn drain(&mut self, timeout: Duration, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
+        self.wait(timeout)?;
+        self.read();
+        self.order.release(monotonic_ns(), sink);
+        Ok(())
+    }
+
+    fn drain_all(&mut self, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
+        self.read();
+        self.order.release(u64::MAX, sink);
+        Ok(())
+    }
+
+    fn connection(&self, socket: u64, connection: u64) -> Result<Option<Connection>, CaptureError> {
+        let found = self.programs.maps.connection(socket)?;
+        // Another one may have taken its place.
+        Ok(found.filter(|it| it.connection == connection))
+    }
+
+    fn skip(&mut self, tgid: u32) -> Result<(), CaptureError> {
+        Ok(self.programs.maps.skip(tgid)?)
+    }
+
+    fn health(&self) -> Result<Health, CaptureError> {
+        let losses = self.programs.maps.losses()?;
+        let told = [Loss::RingFullBegin, Loss::RingFullData, Loss::RingFullEnd, Loss::RingFullProcess];
+        let lost: u64 = told.into_iter().filter_map(|cause| losses.get(cause as usize)).sum();
+        Ok(Health {
+            losses,
+            begun: self.programs.maps.begun()?,
+            records: self.sequence.seen(),
+            unaccounted: self.sequence.missing().saturating_sub(lost + self.malformed),
+            malformed: self.malformed,
+        })
+    }
+}
+
+/// The first one is an error worth a line; the counter tells of the others.
+fn malformed(error: RecordError, before: u64) {
+    if before == 0 {
+        tracing::error!(%error, "the kernel programs wrote a record that is not understood");
+    }
+}
+
+/// The clock of the records.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,183 @@
+//! Loading the object that `agent-ebpf` is built into.
+
+use std::fs;
+
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
+use coati_common::limits;
+
+use super::attach::{self, Attached};
+use super::maps::{Maps, MapsError};
+use super::plan::{PlanError, plan};
+use crate::kernel::btf::{Btf, BtfError};
+use crate::kernel::features::{BTF_PATH, FeatureError, Features};
+use crate::kernel::offsets::{OffsetError, Offsets};
+
+/// The object, empty in a build without the programs.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/coati.bpf"));
+
+/// How the programs are to be set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The process that is not watched: the agent's own. `None` watches every process.
+    pub own_tgid: Option<u32>,
+    /// Processes that are not watched either.
+    pub skip: Vec<u32>,
+    /// Bytes of the ring buffer: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Lets the programs write debug lines to the log.
+    pub debug: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { own_tgid: Some(std::process::id()), skip: Vec::new(), ring_bytes: limits::RING_BYTES, debug: false }
+    }
+}
+
+/// Why the programs do not run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Built without them.
+    #[error("this agent was built without its kernel programs (COATI_EBPF_SKIP=1)")]
+    NoObject,
+    /// The size of the ring buffer is refused.
+    #[error("{bytes} bytes are no size for the ring buffer: a power of two from 4096 is")]
+    RingBytes {
+        /// The size.
+        bytes: u32,
+    },
+    /// What the kernel can do is not known.
+    #[error(transparent)]
+    Features(#[from] FeatureError),
+    /// The kernel cannot do enough.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel's type information cannot be opened.
+    #[error("the kernel's type information {BTF_PATH} cannot be read")]
+    ReadBtf {
+        /// What the file system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel's type information makes no sense.
+    #[error("the kernel's type information {BTF_PATH} is not understood")]
+    Btf {
+        /// What is wrong with it.
+        #[source]
+        source: BtfError,
+    },
+    /// A field is not there.
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    /// The kernel refuses the maps, or the object is damaged.
+    #[error("the kernel programs cannot be loaded; this takes root, or the capabilities CAP_BPF and CAP_PERFMON")]
+    Load {
+        /// What the loader says.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// A map is not as the agent expects it.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// The kernel refuses programs that the others are no use without.
+    #[error("the kernel refuses the programs for {what}: {why}")]
+    Refused {
+        /// What they watch.
+        what: &'static str,
+        /// What the kernel says.
+        why: String,
+    },
+    /// The debug lines cannot be read.
+    #[error("the debug lines of the kernel programs cannot be read")]
+    Log {
+        /// What the reader says.
+        #[source]
+        source: aya_log::Error,
+    },
+}
+
+/// Programs that run in the kernel, for as long as this value lives.
+pub struct Programs {
+    /// What they share with the agent.
+    pub maps: Maps,
+    /// What is watched and what is not.
+    pub attached: Attached,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Detaches and unloads when dropped.
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads and attaches what this kernel can run, and says so in the log.
+    pub fn load(options: &Options) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
+            return Err(LoadError::RingBytes { bytes: options.ring_bytes });
+        }
+        let plan = plan(&Features::detect()?)?;
+        let offsets = offsets()?;
+        let mut ebpf = ebpf(options, &offsets)?;
+        let logger = if options.debug {
+            Some(EbpfLogger::init(&mut ebpf).map_err(|source| LoadError::Log { source })?)
+        } else {
+            None
+        };
+        let mut maps = Maps::take(&mut ebpf)?;
+        for &tgid in &options.skip {
+            maps.skip(tgid)?;
+        }
+        let attached = attach::attach(&mut ebpf, plan)?;
+        attached.log(&offsets.missing);
+        Ok(Self { maps, attached, logger, ebpf })
+    }
+
+    /// Hands debug lines to the log, if there are any.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// The kernel's account of each program: name, runs, time. All zero unless `kernel.bpf_stats_enabled` is 1.
+    pub fn cost(&self) -> Vec<(String, u64, std::time::Duration)> {
+        let mut cost: Vec<_> = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| {
+                let info = program.info().ok()?;
+                Some((name.to_owned(), info.run_count(), info.run_time()))
+            })
+            .collect();
+        cost.sort();
+        cost
+    }
+}
+
+fn offsets() -> Result<Offsets, LoadError> {
+    let bytes = fs::read(BTF_PATH).map_err(|source| LoadError::ReadBtf { source })?;
+    let btf = Btf::parse(&bytes).map_err(|source| LoadError::Btf { source })?;
+    Ok(Offsets::find(&btf)?)
+}
+
+fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
+    let own_tgid = options.own_tgid.unwrap_or(0);
+    // At a quarter the agent is late: it looks more often than the ring fills, unless there is a burst.
+    let wake_at = options.ring_bytes / 4;
+    let debug = u8::from(options.debug);
+    let mut loader = EbpfLoader::new();
+    // Nothing in the object refers to the kernel's types.
+    loader.btf(None);
+    for (global, value) in &offsets.globals {
+        loader.override_global(global, value, true);
+    }
+    loader
+        .override_global("OWN_TGID", &own_tgid, true)
+        .override_global("WAKE_AT", &wake_at, true)
+        .override_global("DEBUG", &debug, true)
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .load(OBJECT)
+        .map_err(|source| LoadError::Load { source: Box::new(source) })
+}

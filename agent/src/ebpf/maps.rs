@@ -1,0 +1,106 @@
+//! The maps that the programs and the agent share.
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::{Ebpf, Pod};
+use coati_common::counter;
+use coati_common::event::Connection;
+use coati_common::loss::Loss;
+
+/// A map is missing or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// The object has no such map.
+    #[error("the kernel programs have no map `{name}`")]
+    Missing {
+        /// Name of the map.
+        name: &'static str,
+    },
+    /// The kernel refuses an operation on a map.
+    #[error("the kernel refuses the map `{name}`")]
+    Refused {
+        /// Name of the map.
+        name: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: MapError,
+    },
+}
+
+/// [`Connection`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Value(Connection);
+
+// SAFETY: `Connection` is `repr(C)`, made of integers only, without padding (a test in `coati-common` counts its bytes).
+unsafe impl Pod for Value {}
+
+/// What the programs and the agent share.
+pub struct Maps {
+    /// The ring buffer with the records.
+    pub records: RingBuf<MapData>,
+    connections: HashMap<MapData, u64, Value>,
+    skipped: HashMap<MapData, u32, u8>,
+    losses: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
+        Ok(Self {
+            records: take(ebpf, "RECORDS")?,
+            connections: take(ebpf, "CONNECTIONS")?,
+            skipped: take(ebpf, "SKIPPED")?,
+            losses: take(ebpf, "LOSSES")?,
+            counters: take(ebpf, "COUNTERS")?,
+        })
+    }
+
+    /// The connection at the socket address `socket`, if it is still followed.
+    pub fn connection(&self, socket: u64) -> Result<Option<Connection>, MapsError> {
+        match self.connections.get(&socket, 0) {
+            Ok(Value(connection)) => Ok(Some(connection)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(MapsError::Refused { name: "CONNECTIONS", source }),
+        }
+    }
+
+    /// Connections that are followed now.
+    pub fn connections(&self) -> usize {
+        self.connections.keys().filter(Result::is_ok).count()
+    }
+
+    /// Stops watching a process.
+    pub fn skip(&mut self, tgid: u32) -> Result<(), MapsError> {
+        self.skipped.insert(tgid, 1, 0).map_err(|source| MapsError::Refused { name: "SKIPPED", source })
+    }
+
+    /// What was lost, in the order of [`Loss::ALL`].
+    pub fn losses(&self) -> Result<[u64; Loss::ALL.len()], MapsError> {
+        let mut losses = [0; Loss::ALL.len()];
+        for (cause, sum) in Loss::ALL.into_iter().zip(&mut losses) {
+            *sum = self::sum(&self.losses, "LOSSES", cause as u32)?;
+        }
+        Ok(losses)
+    }
+
+    /// Records written or lost.
+    pub fn records_numbered(&self) -> Result<u64, MapsError> {
+        sum(&self.counters, "COUNTERS", counter::RECORDS)
+    }
+
+    /// Exchanges begun, told or lost.
+    pub fn begun(&self) -> Result<u64, MapsError> {
+        sum(&self.counters, "COUNTERS", counter::BEGUN)
+    }
+}
+
+/// Sum of a cell over all CPUs.
+fn sum(map: &PerCpuArray<MapData, u64>, name: &'static str, index: u32) -> Result<u64, MapsError> {
+    let values = map.get(&index, 0).map_err(|source| MapsError::Refused { name, source })?;
+    Ok(values.iter().sum())
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapsError> {
+    let map = ebpf.take_map(name).ok_or(MapsError::Missing { name })?;
+    T::try_from(map).map_err(|source| MapsError::Refused { name, source })
+}

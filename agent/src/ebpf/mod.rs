@@ -1,0 +1,11 @@
+//! The kernel programs: which to use ([`mod@plan`]), loading them, and the maps that they share with the agent.
+
+mod attach;
+mod load;
+mod maps;
+pub mod plan;
+
+pub use attach::Attached;
+pub use load::{LoadError, Options, Programs};
+pub use maps::{Maps, MapsError};
+pub use plan::plan;

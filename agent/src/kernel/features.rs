@@ -1,0 +1,105 @@
+//! What the running kernel can do. Tried, never derived from its version: distributions port features back.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use rustix::mount::{MountFlags, mount};
+
+/// Where the kernel describes its own types.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where the tracing file system is mounted, or can be.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// What the programs could use. [`crate::ebpf::plan`] decides from it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Features {
+    /// `/sys/kernel/btf/vmlinux` is there.
+    pub type_information: bool,
+    /// Ring buffers, since Linux 5.8.
+    pub ring_buffer: bool,
+    /// A program can find the saved registers of a system call, since Linux 5.15.
+    pub saved_registers: bool,
+    /// Tracepoints as `category/name`.
+    pub tracepoints: BTreeSet<String>,
+}
+
+/// Why the tracing file system cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FeatureError {
+    /// It is not mounted, and cannot be.
+    #[error("the tracing file system is not at {} and cannot be mounted there; as root: `mount -t tracefs tracefs {}`", path.display(), path.display())]
+    Tracefs {
+        /// Where it belongs.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Features {
+    /// Asks the running kernel. Mounts the tracing file system where it is not.
+    pub fn detect() -> Result<Self, FeatureError> {
+        Ok(Self {
+            type_information: Path::new(BTF_PATH).exists(),
+            ring_buffer: is_map_supported(MapType::RingBuf).unwrap_or(false),
+            saved_registers: is_helper_supported(ProgramType::TracePoint, BpfHelper::BPF_FUNC_task_pt_regs)
+                .unwrap_or(false),
+            tracepoints: tracepoints(&tracefs()?.join("events")),
+        })
+    }
+}
+
+/// Where the tracing file system is; mounts it at the usual place if it is nowhere.
+fn tracefs() -> Result<PathBuf, FeatureError> {
+    let mounted = |path: &&Path| path.join("events").is_dir();
+    if let Some(path) = TRACEFS.iter().map(Path::new).find(mounted) {
+        return Ok(path.to_owned());
+    }
+    let path = Path::new(TRACEFS[0]);
+    match mount("tracefs", path, "tracefs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None) {
+        Ok(()) => Ok(path.to_owned()),
+        Err(error) => Err(FeatureError::Tracefs { path: path.to_owned(), source: error.into() }),
+    }
+}
+
+/// Tracepoints below `events`, of the categories that the programs use.
+fn tracepoints(events: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for category in ["syscalls", "sock", "sched"] {
+        for entry in fs::read_dir(events.join(category)).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str()
+                && entry.path().is_dir()
+            {
+                found.insert(format!("{category}/{name}"));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tracepoints_are_the_folders_of_known_categories() {
+        let events = tempfile::tempdir().unwrap();
+        for folder in ["syscalls/sys_enter_read", "sock/inet_sock_set_state", "net/other"] {
+            fs::create_dir_all(events.path().join(folder)).unwrap();
+        }
+        fs::write(events.path().join("syscalls/enable"), "0").unwrap();
+        let found: Vec<_> = tracepoints(events.path()).into_iter().collect();
+        assert_eq!(found, ["sock/inet_sock_set_state", "syscalls/sys_enter_read"]);
+    }
+
+    #[test]
+    fn no_folder_is_no_tracepoint() {
+        assert_eq!(tracepoints(Path::new("/nonexistent")), BTreeSet::new());
+    }
+}

@@ -1,0 +1,166 @@
+//! Which fields of the kernel the programs read, and where they lie on this one.
+
+use super::btf::{Btf, BtfError};
+
+/// What a program sees for a field that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// A field cannot be found that the programs cannot do without.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel programs need `{field}` of `struct {name}`")]
+pub struct OffsetError {
+    /// Name of the struct.
+    pub name: &'static str,
+    /// Path of the field in it.
+    pub field: &'static str,
+    /// What the type information says.
+    #[source]
+    pub source: BtfError,
+}
+
+/// A field, and the global of the programs that takes its offset.
+struct Field {
+    global: &'static str,
+    name: &'static str,
+    path: &'static str,
+    /// Added to the offset: for an element of an array.
+    plus: u32,
+    /// What is lost without it; `None` if everything is.
+    without: Option<&'static str>,
+}
+
+const fn needed(global: &'static str, name: &'static str, path: &'static str) -> Field {
+    Field { global, name, path, plus: 0, without: None }
+}
+
+const fn useful(global: &'static str, name: &'static str, path: &'static str, without: &'static str) -> Field {
+    Field { global, name, path, plus: 0, without: Some(without) }
+}
+
+const POSITIONS: &str = "positions in the TCP streams: both ends of a connection on this node are not paired";
+const NAMESPACE: &str = "network namespaces";
+const THREADS: &str = "the count of a process's threads: one that outlives its first thread seems to end early";
+const IPV6: &str = "IPv6 addresses";
+
+/// Every field, as it is spelt in kernels since 5.15.
+const FIELDS: [Field; 24] = [
+    needed("TASK_FILES", "task_struct", "files"),
+    needed("FILES_FDT", "files_struct", "fdt"),
+    needed("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
+    needed("FDTABLE_FD", "fdtable", "fd"),
+    needed("FILE_INODE", "file", "f_inode"),
+    needed("FILE_PRIVATE_DATA", "file", "private_data"),
+    needed("INODE_MODE", "inode", "i_mode"),
+    needed("SOCKET_TYPE", "socket", "type"),
+    needed("SOCKET_SK", "socket", "sk"),
+    needed("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
+    needed("SOCK_LOCAL_V4", "sock", "__sk_common.skc_rcv_saddr"),
+    needed("SOCK_REMOTE_V4", "sock", "__sk_common.skc_daddr"),
+    needed("SOCK_LOCAL_PORT", "sock", "__sk_common.skc_num"),
+    needed("SOCK_REMOTE_PORT", "sock", "__sk_common.skc_dport"),
+    useful("SOCK_LOCAL_V6", "sock", "__sk_common.skc_v6_rcv_saddr", IPV6),
+    useful("SOCK_REMOTE_V6", "sock", "__sk_common.skc_v6_daddr", IPV6),
+    useful("SOCK_PROTOCOL", "sock", "sk_protocol", "the protocol of stream sockets: all are taken for TCP"),
+    useful("SOCK_NET", "sock", "__sk_common.skc_net.net", NAMESPACE),
+    useful("NET_INUM", "net", "ns.inum", NAMESPACE),
+    useful("TCP_WRITE_SEQ", "tcp_sock", "write_seq", POSITIONS),
+    useful("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", POSITIONS),
+    useful("TASK_SIGNAL", "task_struct", "signal", THREADS),
+    useful("SIGNAL_LIVE", "signal_struct", "live", THREADS),
+    useful("BINPRM_FILENAME", "linux_binprm", "filename", "paths of programs that start"),
+];
+
+/// Where the first four arguments of a system call are kept while it runs.
+#[cfg(target_arch = "x86_64")]
+const ARGUMENTS: [Field; 4] = [
+    needed("REGS_ARG0", "pt_regs", "di"),
+    needed("REGS_ARG1", "pt_regs", "si"),
+    needed("REGS_ARG2", "pt_regs", "dx"),
+    needed("REGS_ARG3", "pt_regs", "r10"),
+];
+
+/// Where the first four arguments of a system call are kept while it runs. The result replaces the first one in the
+/// registers, so the kernel keeps it elsewhere too.
+#[cfg(target_arch = "aarch64")]
+const ARGUMENTS: [Field; 4] = [
+    needed("REGS_ARG0", "pt_regs", "orig_x0"),
+    Field { plus: 8, ..needed("REGS_ARG1", "pt_regs", "regs") },
+    Field { plus: 16, ..needed("REGS_ARG2", "pt_regs", "regs") },
+    Field { plus: 24, ..needed("REGS_ARG3", "pt_regs", "regs") },
+];
+
+/// Offsets for the programs' globals.
+#[derive(Debug, Default)]
+pub struct Offsets {
+    /// Name of the global and its value, [`ABSENT`] where the kernel lacks the field.
+    pub globals: Vec<(&'static str, u32)>,
+    /// What this kernel cannot tell, each once.
+    pub missing: Vec<&'static str>,
+}
+
+impl Offsets {
+    /// Looks every field up.
+    pub fn find(btf: &Btf<'_>) -> Result<Self, OffsetError> {
+        let mut offsets = Self::default();
+        for field in FIELDS.iter().chain(&ARGUMENTS) {
+            let value = match (offset(btf, field), field.without) {
+                (Ok(value), _) => value,
+                (Err(_), Some(without)) => {
+                    if !offsets.missing.contains(&without) {
+                        offsets.missing.push(without);
+                    }
+                    ABSENT
+                }
+                (Err(source), None) => return Err(OffsetError { name: field.name, field: field.path, source }),
+            };
+            offsets.globals.push((field.global, value));
+        }
+        Ok(offsets)
+    }
+}
+
+fn offset(btf: &Btf<'_>, field: &Field) -> Result<u32, BtfError> {
+    let missing = || BtfError::NoField { name: field.name.to_owned(), field: field.path.to_owned() };
+    btf.field(field.name, field.path)?.bytes().and_then(|bytes| bytes.checked_add(field.plus)).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_global_is_set_once() {
+        let globals: Vec<_> = FIELDS.iter().chain(&ARGUMENTS).map(|field| field.global).collect();
+        let distinct: HashSet<_> = globals.iter().collect();
+        assert_eq!(distinct.len(), globals.len());
+    }
+
+    /// A blob with no types at all.
+    fn nothing() -> Vec<u8> {
+        let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        bytes.extend([24_u32, 0, 0, 0, 1].iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.push(0);
+        bytes
+    }
+
+    #[test]
+    fn a_needed_field_that_is_missing_is_named() {
+        let bytes = nothing();
+        let error = Offsets::find(&Btf::parse(&bytes).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "the kernel programs need `files` of `struct task_struct`");
+        assert_eq!(error.source, BtfError::NoStruct { name: "task_struct".to_owned() });
+    }
+
+    #[test]
+    fn the_running_kernel_has_all_fields() {
+        let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            println!("SKIPPED: this kernel has no /sys/kernel/btf/vmlinux; no test that its fields are found");
+            return;
+        };
+        let offsets = Offsets::find(&Btf::parse(&bytes).unwrap()).unwrap();
+        assert_eq!(offsets.missing, Vec::<&str>::new());
+        assert!(offsets.globals.iter().all(|&(_, value)| value != ABSENT));
+    }
+}

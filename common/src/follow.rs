@@ -1,0 +1,242 @@
+//! How a connection's state changes with the bytes that move: pure, so that it is tested outside the kernel.
+//!
+//! The kernel programs take the same three steps for every system call: [`Connection::meaning`] of its first bytes,
+//! [`Connection::enter`] (the state changes; for a call that sends, before anything is sent), and
+//! [`Connection::count`] (totals; once it is known how much moved).
+
+use crate::event::{Connection, Totals, connection_flags, data_flags, direction, phase, role};
+use crate::limits::{CHUNK_RECORDS, HEAD_BYTES};
+use crate::sniff::{Sniff, Status};
+
+/// What the bytes of one system call are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Meaning {
+    /// The first bytes of the next request.
+    Begin = 1,
+    /// More of a request.
+    Request = 2,
+    /// The first bytes of a final response.
+    First = 3,
+    /// The first bytes of a response that ends HTTP on this connection (101).
+    Upgrade = 4,
+    /// An interim response.
+    Interim = 5,
+    /// More of a response.
+    Response = 6,
+}
+
+impl Meaning {
+    /// One of [`direction`].
+    #[inline(always)]
+    pub const fn direction(self) -> u8 {
+        match self {
+            Self::Begin | Self::Request => direction::REQUEST,
+            Self::First | Self::Upgrade | Self::Interim | Self::Response => direction::RESPONSE,
+        }
+    }
+
+    /// The [`data_flags`] of a record about such bytes.
+    #[inline(always)]
+    pub const fn flags(self) -> u8 {
+        match self {
+            Self::First | Self::Upgrade => data_flags::FIRST,
+            Self::Interim => data_flags::INTERIM,
+            Self::Begin | Self::Request | Self::Response => 0,
+        }
+    }
+}
+
+impl Connection {
+    /// A connection on which nothing has happened yet.
+    #[inline(always)]
+    pub const fn idle(connection: u64, role: u8) -> Self {
+        Self {
+            connection,
+            last_ns: 0,
+            totals: Totals::ZERO,
+            exchange: 0,
+            request_copied: 0,
+            response_copied: 0,
+            role,
+            phase: phase::RESPONSE,
+            flags: 0,
+            reserved: [0; 5],
+            response_tail: [0; 8],
+        }
+    }
+
+    /// The direction of bytes that this end sends.
+    #[inline(always)]
+    pub const fn sends(&self) -> u8 {
+        if self.role == role::CLIENT { direction::REQUEST } else { direction::RESPONSE }
+    }
+
+    /// The direction of bytes that this end receives.
+    #[inline(always)]
+    pub const fn receives(&self) -> u8 {
+        if self.role == role::CLIENT { direction::RESPONSE } else { direction::REQUEST }
+    }
+
+    /// Whether [`Self::meaning`] depends on the bytes themselves, in this state and direction.
+    #[inline(always)]
+    pub const fn must_sniff(&self, direction: u8) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        match direction {
+            direction::REQUEST => self.takes_request(),
+            _ => self.phase == phase::REQUEST,
+        }
+    }
+
+    /// What bytes that begin with `sniff` are, if they move in `direction` now.
+    #[inline(always)]
+    pub fn meaning(&self, direction: u8, sniff: &Sniff) -> Meaning {
+        if direction == direction::REQUEST {
+            let begins = self.must_sniff(direction)
+                && (sniff.is_method() || self.phase == phase::RESPONSE && sniff.is_method_prefix());
+            return if begins { Meaning::Begin } else { Meaning::Request };
+        }
+        if !self.must_sniff(direction) {
+            return Meaning::Response;
+        }
+        match sniff.status() {
+            Status::Final => Meaning::First,
+            Status::Switching => Meaning::Upgrade,
+            Status::Interim => Meaning::Interim,
+        }
+    }
+
+    /// Takes the change of state that `meaning` brings.
+    #[inline(always)]
+    pub const fn enter(&mut self, meaning: Meaning, time_ns: u64) {
+        match meaning {
+            Meaning::Begin => {
+                self.totals = Totals::ZERO;
+                self.exchange = self.exchange.wrapping_add(1);
+                self.request_copied = 0;
+                self.response_copied = 0;
+                self.phase = phase::REQUEST;
+                self.flags = 0;
+                self.response_tail = [0; 8];
+            }
+            Meaning::First => self.phase = phase::RESPONSE,
+            Meaning::Upgrade => self.phase = phase::UPGRADED,
+            Meaning::Interim => self.flags |= connection_flags::INTERIM,
+            Meaning::Request | Meaning::Response => {}
+        }
+        self.last_ns = time_ns;
+    }
+
+    /// Adds `len` bytes; `first_ns` is when the first of them moved, `last_ns` when the last did.
+    #[inline(always)]
+    pub const fn count(&mut self, meaning: Meaning, len: u64, first_ns: u64, last_ns: u64) {
+        match meaning {
+            Meaning::Begin | Meaning::Request => {
+                self.totals.request_bytes += len;
+                self.totals.request_last_ns = last_ns;
+            }
+            Meaning::First | Meaning::Upgrade | Meaning::Response => {
+                let gap = first_ns.saturating_sub(self.totals.response_last_ns);
+                if self.totals.response_first_ns == 0 {
+                    self.totals.response_first_ns = first_ns;
+                } else if gap > self.totals.longest_gap_ns {
+                    self.totals.longest_gap_ns = gap;
+                }
+                self.totals.response_bytes += len;
+                self.totals.response_last_ns = last_ns;
+                self.totals.response_chunks = self.totals.response_chunks.saturating_add(1);
+            }
+            Meaning::Interim => {}
+        }
+    }
+
+    /// Whether user space gets a record of such bytes; asked after [`Self::count`].
+    #[inline(always)]
+    pub const fn tells(&self, meaning: Meaning) -> bool {
+        match meaning {
+            Meaning::Begin | Meaning::First | Meaning::Upgrade | Meaning::Interim => true,
+            Meaning::Request => !self.is_over() && (self.request_copied as usize) < HEAD_BYTES,
+            Meaning::Response => !self.is_over() && self.totals.response_chunks <= CHUNK_RECORDS,
+        }
+    }
+
+    /// Bytes of payload that a record of such bytes may carry.
+    #[inline(always)]
+    pub const fn room(&self, meaning: Meaning) -> usize {
+        match meaning {
+            Meaning::Begin | Meaning::Interim => HEAD_BYTES,
+            Meaning::Request => HEAD_BYTES.saturating_sub(self.request_copied as usize),
+            Meaning::First | Meaning::Upgrade | Meaning::Response => {
+                HEAD_BYTES.saturating_sub(self.response_copied as usize)
+            }
+        }
+    }
+
+    /// Notes that a record carried `len` bytes of payload.
+    #[inline(always)]
+    pub const fn copied(&mut self, meaning: Meaning, len: u16) {
+        match meaning {
+            Meaning::Begin | Meaning::Request => self.request_copied = self.request_copied.saturating_add(len),
+            Meaning::First | Meaning::Upgrade | Meaning::Response => {
+                self.response_copied = self.response_copied.saturating_add(len);
+            }
+            Meaning::Interim => {}
+        }
+    }
+
+    /// Keeps the response's last bytes: `last` are those of a call that moved `len`.
+    #[inline(always)]
+    pub const fn keep_tail(&mut self, meaning: Meaning, len: u64, last: [u8; 8]) {
+        if !matches!(meaning, Meaning::First | Meaning::Upgrade | Meaning::Response) {
+            return;
+        }
+        self.response_tail = if len >= 8 {
+            last
+        } else {
+            let older = u64::from_be_bytes(self.response_tail) << (8 * len);
+            (older | u64::from_be_bytes(last)).to_be_bytes()
+        };
+    }
+
+    /// Whether user space gets a record when the peer sends nothing more.
+    #[inline(always)]
+    pub const fn tells_eof(&self) -> bool {
+        self.exchange > 0 && !self.is_over()
+    }
+
+    /// The connection ends; whether its last exchange must be ended by a record, which happens once.
+    #[inline(always)]
+    pub const fn finish(&mut self) -> bool {
+        let must = self.exchange > 0 && self.flags & connection_flags::ENDED == 0;
+        self.flags |= connection_flags::ENDED;
+        must
+    }
+
+    /// A request may begin: the one before it is being answered, or its answer may have come with an interim one.
+    #[inline(always)]
+    const fn takes_request(&self) -> bool {
+        self.phase == phase::RESPONSE || self.flags & connection_flags::INTERIM != 0
+    }
+
+    /// No exchange begins or ends here any more: bytes are only counted.
+    #[inline(always)]
+    const fn is_over(&self) -> bool {
+        self.phase == phase::UPGRADED || self.flags & connection_flags::ENDED != 0
+    }
+}
+
+impl Totals {
+    /// Nothing has happened.
+    pub const ZERO: Self = Self {
+        request_bytes: 0,
+        response_bytes: 0,
+        request_last_ns: 0,
+        response_first_ns: 0,
+        response_last_ns: 0,
+        longest_gap_ns: 0,
+        response_chunks: 0,
+        reserved: 0,
+    };
+}

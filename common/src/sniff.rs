@@ -1,0 +1,167 @@
+//! Recognising HTTP/1 from the first bytes that one system call moves.
+//!
+//! The kernel programs call this, so it is branches on two words and no loop over bytes.
+
+/// Bytes that are looked at: enough for the longest method and for a status line's three digits.
+pub const SNIFF_BYTES: usize = 16;
+
+/// Methods, each with the space that ends it, as the leading bytes of a big-endian word, and how many bytes those are.
+const METHODS: [(u64, u32); 9] = [
+    (word(b"GET \0\0\0\0"), 4),
+    (word(b"POST \0\0\0"), 5),
+    (word(b"PUT \0\0\0\0"), 4),
+    (word(b"HEAD \0\0\0"), 5),
+    (word(b"PATCH \0\0"), 6),
+    (word(b"DELETE \0"), 7),
+    (word(b"OPTIONS "), 8),
+    (word(b"CONNECT "), 8),
+    (word(b"TRACE \0\0"), 6),
+];
+
+/// `HTTP/1.` and then any minor version.
+const VERSION: u64 = word(b"HTTP/1.\0");
+
+const fn word(bytes: &[u8; 8]) -> u64 {
+    u64::from_be_bytes(*bytes)
+}
+
+/// What the first line of a response says of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// An interim response (1xx, not 101): the answer is yet to come.
+    Interim,
+    /// `101 Switching Protocols`.
+    Switching,
+    /// Anything else, and bytes that are no status line.
+    Final,
+}
+
+/// The first bytes that a system call moves, as two big-endian words; zeros where there are none.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sniff {
+    first: u64,
+    second: u64,
+    len: u32,
+}
+
+impl Sniff {
+    /// From the bytes as they lie in memory, the first `len` of which moved; the others must be zeros.
+    #[inline(always)]
+    pub const fn new(words: [u64; 2], len: u32) -> Self {
+        let [first, second] = words;
+        Self { first: u64::from_be(first), second: u64::from_be(second), len }
+    }
+
+    /// The bytes begin with an HTTP method and the space after it.
+    #[inline(always)]
+    pub fn is_method(&self) -> bool {
+        METHODS.iter().any(|&(method, len)| self.first >> (64 - 8 * len) == method >> (64 - 8 * len))
+    }
+
+    /// The bytes are all of them the beginning of a method.
+    ///
+    /// Servers that wait for the next request with a read of one byte (Go's `net/http` does) cut it there.
+    #[inline(always)]
+    pub fn is_method_prefix(&self) -> bool {
+        if self.len == 0 || self.len >= 8 {
+            return false;
+        }
+        let unused = 64 - 8 * self.len;
+        METHODS.iter().any(|&(method, len)| self.len < len && self.first >> unused == method >> unused)
+    }
+
+    /// What the bytes say if they are the beginning of a response.
+    #[inline(always)]
+    pub const fn status(&self) -> Status {
+        if self.first >> 8 != VERSION >> 8 || self.second >> 48 != 0x2031 {
+            return Status::Final;
+        }
+        if (self.second >> 32) & 0xffff == 0x3031 { Status::Switching } else { Status::Interim }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    fn sniff(bytes: &[u8]) -> Sniff {
+        let mut padded = [0_u8; SNIFF_BYTES];
+        let len = bytes.len().min(SNIFF_BYTES);
+        padded[..len].copy_from_slice(&bytes[..len]);
+        let (first, second) = padded.split_at(8);
+        let words = [first, second].map(|half| u64::from_ne_bytes(half.try_into().unwrap()));
+        Sniff::new(words, len as u32)
+    }
+
+    const NAMES: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+
+    #[test]
+    fn every_method_is_recognised() {
+        for name in NAMES {
+            let line = [name, " / HTTP/1.1\r\n"].concat();
+            assert!(sniff(line.as_bytes()).is_method(), "{name}");
+            assert!(sniff([name, " "].concat().as_bytes()).is_method(), "{name} alone");
+        }
+    }
+
+    #[test]
+    fn what_is_no_method_is_not_recognised() {
+        let others: [&[u8]; 9] = [
+            b"",
+            b"GET",
+            b"GETS /",
+            b"get / HTTP/1.1",
+            b" GET /",
+            b"HTTP/1.1 200 OK",
+            b"PRI * HTTP/2.0",
+            b"\x16\x03\x01",
+            &[0; 16],
+        ];
+        for bytes in others {
+            assert!(!sniff(bytes).is_method(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    /// At every length: a prefix is a prefix until the space, and then it is a method.
+    #[test]
+    fn a_method_is_prefix_and_then_method() {
+        for name in NAMES {
+            let line = [name, " / HTTP/1.1\r\n"].concat();
+            for len in 0..line.len() {
+                let cut = sniff(&line.as_bytes()[..len]);
+                assert_eq!(cut.is_method_prefix(), (1..=name.len()).contains(&len), "{name} cut at {len}");
+                assert_eq!(cut.is_method(), len > name.len(), "{name} cut at {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_short_reads_are_no_prefix() {
+        for bytes in [&b"x"[..], b"g", b"GX", b"\r\n", b"0\r\n\r\n", b"\0"] {
+            assert!(!sniff(bytes).is_method_prefix(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn status_lines_are_told_apart() {
+        let cases: [(&[u8], Status); 10] = [
+            (b"HTTP/1.1 200 OK\r\n", Status::Final),
+            (b"HTTP/1.1 100 Continue\r\n", Status::Interim),
+            (b"HTTP/1.0 103 Early\r\n", Status::Interim),
+            (b"HTTP/1.1 101 Switching", Status::Switching),
+            (b"HTTP/1.1 1", Status::Interim),
+            (b"HTTP/1.1 ", Status::Final),
+            (b"HTTP/2.0 100 ", Status::Final),
+            (b"HTTP/1.1  100", Status::Final),
+            (b"", Status::Final),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Status::Final),
+        ];
+        let found: Vec<_> = cases.iter().map(|(bytes, _)| sniff(bytes).status()).collect();
+        let expected: Vec<_> = cases.iter().map(|&(_, status)| status).collect();
+        assert_eq!(found, expected);
+    }
+}
