@@ -38,6 +38,8 @@ pub mod resource {
 pub mod span {
     /// Method, `_OTHER` if it is not a known one.
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+    /// Method as it was sent, if it is not a known one.
+    pub const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
     /// Low-cardinality path template.
     pub const HTTP_ROUTE: &str = "http.route";
     /// Status code of the final response.

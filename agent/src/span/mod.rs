@@ -1,10 +1,35 @@
 //! A finished exchange as an OpenTelemetry span.
+//!
+//! Names, attributes and status follow the semantic conventions for HTTP; what is not known is left out.
 
-use std::sync::Arc;
+mod address;
+mod clock;
+mod redact;
+mod route;
 
-use opentelemetry_proto::tonic::trace::v1::Span;
+#[cfg(test)]
+mod tests;
 
-use crate::discover::Process;
+use std::{borrow::Cow, sync::Arc};
+
+use coati_common::wellknown::span as key;
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    trace::v1::{Span, SpanFlags, Status, span::SpanKind, status::StatusCode},
+};
+
+pub use clock::Clock;
+pub use route::{RouteConfig, Routes};
+
+use crate::{
+    decode::{Exchange, Failure, Method, RequestHead, Role},
+    discover::Process,
+    stitch::Ids,
+};
+use address::Authority;
+
+/// Attributes that a span has at most, so that their vector grows only once.
+const ATTRIBUTES: usize = 20;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -13,4 +38,263 @@ pub struct FinishedSpan {
     pub process: Arc<Process>,
     /// The span.
     pub span: Span,
+}
+
+/// What is put into spans.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SpanConfig {
+    /// Replace the values in queries by `REDACTED`.
+    pub redact_query: bool,
+    /// How routes are made of paths.
+    pub routes: RouteConfig,
+}
+
+impl Default for SpanConfig {
+    fn default() -> Self {
+        Self { redact_query: true, routes: RouteConfig::default() }
+    }
+}
+
+/// Makes spans.
+#[derive(Debug)]
+pub struct SpanBuilder {
+    redact_query: bool,
+    routes: Routes,
+    clock: Clock,
+}
+
+impl SpanBuilder {
+    /// A builder that has seen no paths yet.
+    pub fn new(config: SpanConfig, clock: Clock) -> Self {
+        Self { redact_query: config.redact_query, routes: Routes::new(config.routes), clock }
+    }
+
+    /// Sets what the kernel's clock means; to be called now and then, as wall clocks are corrected.
+    pub const fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// The span of `exchange`, which `process` took part in.
+    pub fn build(&mut self, exchange: &Exchange, ids: Ids, process: &Arc<Process>) -> FinishedSpan {
+        let request = &exchange.request;
+        let role = exchange.origin.role;
+        let status_code = exchange.response.as_ref().map(|response| response.status);
+        let path = request.path();
+        let route = path.as_deref().and_then(|path| {
+            // Paths that the server does not know would use up the words that it does.
+            let is_known = status_code != Some(404);
+            self.routes.route(&process.service_name, role, path, is_known)
+        });
+        let error = Error::of(exchange);
+        let span = Span {
+            name: name(request, route.as_deref()),
+            kind: match role {
+                Role::Server => SpanKind::Server.into(),
+                Role::Client => SpanKind::Client.into(),
+            },
+            start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
+            end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
+            attributes: self.attributes(exchange, path.as_deref(), route, error.as_ref()),
+            status: error.map(Error::status),
+            flags: flags(&ids),
+            trace_id: ids.trace_id.to_vec(),
+            span_id: ids.span_id.to_vec(),
+            parent_span_id: ids.parent_span_id.map(|id| id.to_vec()).unwrap_or_default(),
+            trace_state: ids.trace_state,
+            ..Span::default()
+        };
+        FinishedSpan { process: Arc::clone(process), span }
+    }
+
+    fn attributes(
+        &self,
+        exchange: &Exchange,
+        path: Option<&str>,
+        route: Option<String>,
+        error: Option<&Error>,
+    ) -> Vec<KeyValue> {
+        let Exchange { origin, request, response, .. } = exchange;
+        let host = request.host();
+        let host = host.as_deref().map(Authority::parse);
+        let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
+
+        attributes.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
+        if request.method == Method::Other {
+            attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
+        }
+        let scheme = request.scheme().map_or(Cow::Borrowed("http"), |scheme| scheme.to_ascii_lowercase().into());
+        let query = request.query().map(|query| self.query(query));
+        let server = match origin.role {
+            Role::Server => {
+                if let Some(path) = path {
+                    attributes.text(key::URL_PATH, path);
+                }
+                if let Some(query) = query {
+                    attributes.text(key::URL_QUERY, query);
+                }
+                attributes.text(key::URL_SCHEME, scheme);
+                if let Some(route) = route {
+                    attributes.text(key::HTTP_ROUTE, route);
+                }
+                attributes.text(key::CLIENT_ADDRESS, origin.remote.ip().to_string());
+                attributes.int(key::CLIENT_PORT, origin.remote.port());
+                origin.local
+            }
+            Role::Client => {
+                if request.method != Method::Connect {
+                    attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
+                }
+                attributes.text(key::NETWORK_PEER_ADDRESS, origin.remote.ip().to_string());
+                attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                origin.remote
+            }
+        };
+        match host {
+            Some(host) => attributes.text(key::SERVER_ADDRESS, host.name),
+            None => attributes.text(key::SERVER_ADDRESS, server.ip().to_string()),
+        }
+        attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
+        if let Some(version) = request.version {
+            attributes.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
+        }
+        if let Some(user_agent) = request.user_agent() {
+            attributes.text(key::USER_AGENT_ORIGINAL, user_agent);
+        }
+        if let Some(bytes) = exchange.request_body_bytes {
+            attributes.count(key::HTTP_REQUEST_BODY_SIZE, bytes);
+        }
+        if let Some(response) = response {
+            attributes.int(key::HTTP_RESPONSE_STATUS_CODE, response.status);
+        }
+        if let Some(bytes) = exchange.response_body_bytes {
+            attributes.count(key::HTTP_RESPONSE_BODY_SIZE, bytes);
+        }
+        if let Some(error) = error {
+            attributes.text(key::ERROR_TYPE, error.text());
+        }
+        if let Some(first_ns) = exchange.response_first_ns {
+            attributes.seconds(key::COATI_TIME_TO_FIRST_BYTE, first_ns.saturating_sub(origin.begin_ns));
+            attributes.seconds(key::COATI_RESPONSE_DURATION, exchange.end_ns.saturating_sub(first_ns));
+            attributes.int(key::COATI_RESPONSE_CHUNKS, exchange.response_chunks);
+        }
+        if let Some(incomplete) = exchange.incomplete {
+            attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
+        }
+        attributes.0
+    }
+
+    fn query<'a>(&self, query: Cow<'a, str>) -> Cow<'a, str> {
+        if self.redact_query { redact::query(&query).into() } else { query }
+    }
+}
+
+/// `METHOD route`, or the method alone; an unknown method is called `HTTP`.
+fn name(request: &RequestHead, route: Option<&str>) -> String {
+    let method = if request.method == Method::Other { "HTTP" } else { request.method.as_str() };
+    let Some(route) = route else { return method.to_owned() };
+    let mut name = String::with_capacity(method.len() + 1 + route.len());
+    name.push_str(method);
+    name.push(' ');
+    name.push_str(route);
+    name
+}
+
+/// The absolute URL that a client asked for, without credentials.
+fn full_url(
+    scheme: &str,
+    host: Option<Authority<'_>>,
+    exchange: &Exchange,
+    path: Option<&str>,
+    query: Option<&str>,
+) -> String {
+    let mut url = String::with_capacity(128);
+    url.push_str(scheme);
+    url.push_str("://");
+    match host {
+        Some(host) => url.push_str(host.text),
+        None => url.push_str(&exchange.origin.remote.to_string()),
+    }
+    url.push_str(path.unwrap_or_default());
+    if let Some(query) = query {
+        url.push('?');
+        url.push_str(query);
+    }
+    url
+}
+
+/// The trace flags, and whether the parent is of another process.
+fn flags(ids: &Ids) -> u32 {
+    let remote = match ids.is_parent_remote {
+        Some(true) => SpanFlags::ContextHasIsRemoteMask as u32 | SpanFlags::ContextIsRemoteMask as u32,
+        Some(false) => SpanFlags::ContextHasIsRemoteMask as u32,
+        None => 0,
+    };
+    u32::from(ids.flags) | remote
+}
+
+/// What makes a span one of an error.
+#[derive(Clone, Copy, Debug)]
+enum Error {
+    /// The status code says so.
+    Status(u16),
+    /// There was no whole answer.
+    Failure(Failure),
+}
+
+impl Error {
+    fn of(exchange: &Exchange) -> Option<Self> {
+        let status = exchange.response.as_ref().map(|response| response.status);
+        let limit = match exchange.origin.role {
+            Role::Server => 500,
+            // The server refused what the client asked for: its caller has failed.
+            Role::Client => 400,
+        };
+        match (status, exchange.failure) {
+            (Some(status), _) if status >= limit => Some(Self::Status(status)),
+            (_, failure) => failure.map(Self::Failure),
+        }
+    }
+
+    fn text(self) -> Cow<'static, str> {
+        match self {
+            Self::Status(status) => status.to_string().into(),
+            Self::Failure(failure) => failure.as_str().into(),
+        }
+    }
+
+    fn status(self) -> Status {
+        let message = match self {
+            // The code says all there is to say.
+            Self::Status(_) => "",
+            Self::Failure(Failure::ConnectionClosed) => "connection closed before the response was complete",
+            Self::Failure(Failure::ConnectionReset) => "connection reset before the response was complete",
+        };
+        Status { message: message.to_owned(), code: StatusCode::Error.into() }
+    }
+}
+
+/// Attributes in the making.
+struct Attributes(Vec<KeyValue>);
+
+impl Attributes {
+    fn text(&mut self, key: &str, value: impl Into<String>) {
+        self.push(key, Value::StringValue(value.into()));
+    }
+
+    fn int(&mut self, key: &str, value: impl Into<i64>) {
+        self.push(key, Value::IntValue(value.into()));
+    }
+
+    fn count(&mut self, key: &str, value: u64) {
+        self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn seconds(&mut self, key: &str, ns: u64) {
+        self.push(key, Value::DoubleValue(ns as f64 / 1e9));
+    }
+
+    fn push(&mut self, key: &str, value: Value) {
+        let value = Some(AnyValue { value: Some(value) });
+        self.0.push(KeyValue { key: key.to_owned(), value, ..KeyValue::default() });
+    }
 }

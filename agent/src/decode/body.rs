@@ -1,0 +1,320 @@
+//! Where a message body ends, although most of its bytes are only counted.
+
+use super::http1::{Framing, Method, RequestHead, ResponseHead};
+
+/// The bytes that one system call moved, as far as they are known: a known start, a number of unknown bytes, and the
+/// last few bytes. What a message has used is taken off the front.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved<'a> {
+    payload: &'a [u8],
+    gap: u64,
+    last: &'a [u8],
+}
+
+impl<'a> Moved<'a> {
+    /// What a call that moved `len` bytes says of them. `last` ends with the last byte; zeros in it are unknown.
+    pub(super) fn new(len: u64, payload: &'a [u8], last: &'a [u8; 8]) -> Self {
+        let payload = usize::try_from(len).ok().and_then(|len| payload.get(..len)).unwrap_or(payload);
+        let rest = len - payload.len() as u64;
+        let unknown = last.iter().take_while(|byte| **byte == 0).count();
+        let known = last.len() - unknown;
+        let taken = usize::try_from(rest).map_or(known, |rest| rest.min(known));
+        let last = last.get(last.len() - taken..).unwrap_or_default();
+        Self { payload, gap: rest - last.len() as u64, last }
+    }
+
+    /// Bytes of which nothing is known.
+    pub(super) const fn unknown(len: u64) -> Self {
+        Self { payload: &[], gap: len, last: &[] }
+    }
+
+    /// Bytes that are left.
+    pub(super) const fn len(&self) -> u64 {
+        self.payload.len() as u64 + self.gap + self.last.len() as u64
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The known bytes at the front; empty if the next byte is unknown.
+    pub(super) const fn known(&self) -> &'a [u8] {
+        if self.payload.is_empty() && self.gap == 0 { self.last } else { self.payload }
+    }
+
+    /// Takes `count` of the [`known`](Self::known) bytes off the front.
+    pub(super) fn skip_known(&mut self, count: usize) {
+        let front = if self.payload.is_empty() && self.gap == 0 { &mut self.last } else { &mut self.payload };
+        *front = front.get(count..).unwrap_or_default();
+    }
+}
+
+/// The last bytes of a message so far; zeros where unknown.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Tail([u8; 8]);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().skip(bytes.len().saturating_sub(self.0.len())) {
+            self.0.rotate_left(1);
+            if let Some(last) = self.0.last_mut() {
+                *last = *byte;
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.0 = [0; 8];
+    }
+
+    /// The bytes end with an empty line, as every chunked body and every head does.
+    pub(super) fn ends_with_empty_line(self) -> bool {
+        self.0.ends_with(b"\r\n\r\n")
+    }
+
+    /// Nothing is known of the last bytes.
+    pub(super) fn is_unknown(self) -> bool {
+        self.0 == [0; 8]
+    }
+
+    /// The bytes end like a chunked body without trailers. Data that ends a chunk with a line `0` looks the same, so
+    /// this is only asked where the framing could not be followed.
+    fn ends_with_last_chunk(self) -> bool {
+        self.0.ends_with(b"\r\n0\r\n\r\n") || self.0.ends_with(b"\x000\r\n\r\n")
+    }
+}
+
+/// The body of a message, and how much of it is still to come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Body {
+    /// So many bytes are missing; complete at 0.
+    Length(u64),
+    /// Chunked.
+    Chunked(Chunked),
+    /// Ends with the connection.
+    UntilClose,
+    /// The message's head is cut and its body is empty: it ends with the head's empty line.
+    RestOfHead,
+    /// The message's head is cut, its body has a length: it ends somewhere after so many bytes of the message.
+    AtLeast(u64),
+    /// Where it ends cannot be known.
+    Unknown,
+}
+
+impl Body {
+    /// The body that follows a request's head.
+    pub(super) fn of_request(head: &RequestHead) -> Self {
+        match Self::declared(head.framing, Self::Length(0)) {
+            _ if head.cut => Self::Unknown,
+            body => body,
+        }
+    }
+
+    /// The body that follows the head of a final response to `method` (RFC 9112 §6.3).
+    pub(super) fn of_response(head: &ResponseHead, method: Method, captured: u64) -> Self {
+        let empty = method == Method::Head
+            || matches!(head.status, 100..=199 | 204 | 304)
+            || (method == Method::Connect && matches!(head.status, 200..=299));
+        let whole = if empty { Self::Length(0) } else { Self::declared(head.framing, Self::UntilClose) };
+        if !head.cut {
+            return whole;
+        }
+        match whole {
+            Self::Length(_) if empty => Self::RestOfHead,
+            Self::Length(length) => Self::AtLeast(captured.saturating_add(length)),
+            Self::Chunked(_) => Self::Chunked(Chunked::lost()),
+            // The header that would tell may be among those that were cut off.
+            _ => Self::Unknown,
+        }
+    }
+
+    fn declared(framing: Framing, otherwise: Self) -> Self {
+        match framing.content_length {
+            _ if framing.chunked => Self::Chunked(Chunked::default()),
+            _ if framing.contradictory => Self::Unknown,
+            Some(length) => Self::Length(length),
+            None => otherwise,
+        }
+    }
+
+    /// Takes the bytes of `moved` that belong to the body.
+    pub(super) fn take(&mut self, moved: &mut Moved<'_>, tail: &mut Tail) {
+        let used = self.take_known(moved.payload, tail);
+        moved.payload = moved.payload.get(used..).unwrap_or_default();
+        if !moved.payload.is_empty() {
+            return;
+        }
+        if moved.gap > 0 {
+            let used = self.take_unknown(moved.gap);
+            moved.gap -= used;
+            if used > 0 {
+                tail.forget();
+            }
+        }
+        if moved.gap == 0 {
+            let used = self.take_known(moved.last, tail);
+            moved.last = moved.last.get(used..).unwrap_or_default();
+        }
+    }
+
+    fn take_known(&mut self, bytes: &[u8], tail: &mut Tail) -> usize {
+        let used = match self {
+            Self::Length(left) => {
+                let used = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= used as u64;
+                used
+            }
+            Self::Chunked(chunked) => chunked.take_known(bytes),
+            Self::UntilClose | Self::RestOfHead | Self::AtLeast(_) | Self::Unknown => bytes.len(),
+        };
+        tail.push(bytes.get(..used).unwrap_or_default());
+        used
+    }
+
+    fn take_unknown(&mut self, count: u64) -> u64 {
+        match self {
+            Self::Length(left) => {
+                let used = count.min(*left);
+                *left -= used;
+                used
+            }
+            Self::Chunked(chunked) => chunked.take_unknown(count),
+            Self::UntilClose | Self::RestOfHead | Self::AtLeast(_) | Self::Unknown => count,
+        }
+    }
+
+    /// The last byte has been taken, asked at the end of a system call.
+    pub(super) fn is_complete(&self, tail: Tail) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunked) => match chunked.state {
+                ChunkState::Done => true,
+                ChunkState::Lost => tail.ends_with_last_chunk(),
+                _ => false,
+            },
+            Self::RestOfHead => tail.ends_with_empty_line(),
+            Self::UntilClose | Self::AtLeast(_) | Self::Unknown => false,
+        }
+    }
+
+    /// More bytes must come, or the message was cut short.
+    pub(super) fn is_surely_incomplete(&self, tail: Tail) -> bool {
+        match self {
+            Self::Length(left) => *left > 0,
+            Self::Chunked(chunked) => match chunked.state {
+                ChunkState::Done => false,
+                ChunkState::Lost => !tail.is_unknown() && !tail.ends_with_empty_line(),
+                _ => true,
+            },
+            Self::UntilClose | Self::RestOfHead | Self::AtLeast(_) | Self::Unknown => false,
+        }
+    }
+
+    /// So many bytes are still to come, where that is known.
+    pub(super) const fn left(&self) -> Option<u64> {
+        match self {
+            Self::Length(left) => Some(*left),
+            _ => None,
+        }
+    }
+}
+
+/// Follows chunked framing (RFC 9112 §7.1) through known bytes, and through unknown ones inside a chunk's data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Chunked {
+    state: ChunkState,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum ChunkState {
+    /// In the digits of a chunk's size.
+    Size { value: u64, digits: u8 },
+    /// Behind the size, up to the end of the line.
+    SizeLine { value: u64 },
+    /// So many bytes of data are missing.
+    Data { left: u64 },
+    /// In the line end behind the data.
+    DataEnd,
+    /// In a line of the trailer section; the empty one ends the body.
+    Trailer { empty: bool },
+    /// The body has ended.
+    Done,
+    /// Bytes of the framing are unknown.
+    Lost,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Self { state: ChunkState::Size { value: 0, digits: 0 } }
+    }
+}
+
+impl Chunked {
+    const fn lost() -> Self {
+        Self { state: ChunkState::Lost }
+    }
+
+    fn take_known(&mut self, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            match self.state {
+                ChunkState::Done => return used,
+                ChunkState::Lost => return bytes.len(),
+                ChunkState::Data { .. } => used += self.take_unknown(rest.len() as u64) as usize,
+                _ => {
+                    if let Some(byte) = rest.first() {
+                        self.state = self.state.after(*byte);
+                    }
+                    used += 1;
+                }
+            }
+        }
+        used
+    }
+
+    fn take_unknown(&mut self, count: u64) -> u64 {
+        match self.state {
+            ChunkState::Done => 0,
+            ChunkState::Data { left } if count < left => {
+                self.state = ChunkState::Data { left: left - count };
+                count
+            }
+            ChunkState::Data { left } => {
+                self.state = ChunkState::DataEnd;
+                left
+            }
+            _ => {
+                self.state = ChunkState::Lost;
+                count
+            }
+        }
+    }
+}
+
+impl ChunkState {
+    /// The state after a byte of the framing.
+    fn after(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Self::Size { value, digits }, _) if byte.is_ascii_hexdigit() => {
+                let digit = (byte as char).to_digit(16).unwrap_or_default();
+                match value.checked_mul(16) {
+                    Some(value) => Self::Size { value: value | u64::from(digit), digits: digits.saturating_add(1) },
+                    None => Self::Lost,
+                }
+            }
+            (Self::Size { digits: 0, .. }, _) => Self::Lost,
+            (Self::Size { value: 0, .. } | Self::SizeLine { value: 0 }, b'\n') => Self::Trailer { empty: true },
+            (Self::Size { value, .. } | Self::SizeLine { value }, b'\n') => Self::Data { left: value },
+            (Self::Size { value, .. }, b';' | b' ' | b'\t' | b'\r') | (Self::SizeLine { value }, _) => {
+                Self::SizeLine { value }
+            }
+            (Self::DataEnd, b'\r') => Self::DataEnd,
+            (Self::DataEnd, b'\n') => Self::Size { value: 0, digits: 0 },
+            (Self::Trailer { empty: true }, b'\n') => Self::Done,
+            (Self::Trailer { .. }, b'\n') => Self::Trailer { empty: true },
+            (Self::Trailer { empty }, b'\r') => Self::Trailer { empty },
+            (Self::Trailer { .. }, _) => Self::Trailer { empty: false },
+            _ => Self::Lost,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The exchanges of one connection: hands every byte to the message that it belongs to.
+
+use std::collections::VecDeque;
+
+use coati_common::{
+    event::{self, Begin, Data, End, Totals, data_flags, direction, end_reason},
+    limits::CHUNK_RECORDS,
+};
+
+use super::{
+    Failure, Method, Origin, Role,
+    body::Moved,
+    open::{Ending, Moment, Open, Out},
+};
+
+/// Pipelined requests that may wait on one connection.
+const PIPELINE_LIMIT: usize = 64;
+/// A connection's state in the kernel is read only after so long a silence: it is not written in one piece.
+const QUIET_NS: u64 = 20_000_000;
+/// Silence after which a response that has probably ended is taken for complete.
+const SETTLE_NS: u64 = 1_000_000_000;
+
+/// A connection whose exchanges are followed.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
+pub(super) struct Connection {
+    /// The kernel's number of the newest exchange.
+    pub(super) number: u32,
+    /// When something was last heard of it.
+    pub(super) last_ns: u64,
+    /// The socket is closed: whatever still comes is late.
+    pub(super) is_closed: bool,
+    /// Requests without a complete response, in the order in which they will be answered.
+    pending: VecDeque<Box<Open>>,
+    /// Bytes of the kernel's newest exchange that were handed out, by direction.
+    request_seen: u64,
+    response_seen: u64,
+    /// The kernel's totals of the newest exchange are those of several requests.
+    is_shared: bool,
+    /// What follows is not HTTP, or its beginning is missing.
+    is_deaf: bool,
+    /// The kernel did not know the socket when it was last asked.
+    is_missing: bool,
+}
+
+impl Connection {
+    /// A connection of whose newest exchange the `Begin` is missing.
+    pub(super) fn headless(number: u32, last_ns: u64) -> Self {
+        Self { number, last_ns, is_deaf: true, ..Self::default() }
+    }
+
+    /// A new exchange, later than all before.
+    pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
+        if begin.exchange == self.number.saturating_add(1) {
+            self.settle(&begin.previous, out);
+        } else {
+            self.abandon(out);
+        }
+        self.last_ns = begin.header.time_ns;
+        self.number = begin.exchange;
+        self.request_seen = begin.len;
+        self.response_seen = 0;
+        (self.is_shared, self.is_deaf, self.is_missing) = (false, false, false);
+        if self.open(Origin::new(begin), out) {
+            let len = begin.len.max(payload.len() as u64);
+            self.take_request(Moved::new(len, payload, &begin.last), begin.header.time_ns, out);
+        }
+    }
+
+    /// More bytes of the newest exchange.
+    pub(super) fn data(&mut self, data: &Data, payload: &[u8], out: &mut Out<'_>) {
+        let time_ns = data.header.time_ns;
+        self.last_ns = self.last_ns.max(time_ns);
+        let moved = Moved::new(data.len, payload, &data.last);
+        if data.direction == direction::REQUEST {
+            let start = data.totals.request_bytes.saturating_sub(data.len);
+            self.catch_up_request(start, time_ns, out);
+            if start == self.request_seen {
+                self.take_request(moved, time_ns, out);
+                self.request_seen = data.totals.request_bytes;
+            }
+        } else {
+            self.catch_up_request(data.totals.request_bytes, data.totals.request_last_ns, out);
+            let moment = Moment { first_ns: time_ns, last_ns: time_ns, totals: &data.totals };
+            if data.flags & data_flags::INTERIM != 0 {
+                self.resynchronise(payload, out);
+                self.take_response(moved, moment, out);
+            } else {
+                self.final_response(data, payload, moved, moment, out);
+            }
+        }
+        let is_client = self.pending.front().is_some_and(|front| front.origin.role == Role::Client);
+        if data.flags & data_flags::EOF != 0 && is_client {
+            self.close(time_ns, Failure::ConnectionClosed, out);
+        }
+    }
+
+    /// The connection is over.
+    pub(super) fn end(&mut self, end: &End, out: &mut Out<'_>) {
+        self.last_ns = self.last_ns.max(end.header.time_ns);
+        self.catch_up(&end.totals, [0; 8], out);
+        let failure =
+            if end.reason == end_reason::RESET { Failure::ConnectionReset } else { Failure::ConnectionClosed };
+        self.close(end.header.time_ns, failure, out);
+        self.is_closed = true;
+    }
+
+    /// What the kernel says of the connection now; `None` if it does not know it.
+    pub(super) fn progress(&mut self, state: Option<&event::Connection>, now_ns: u64, out: &mut Out<'_>) {
+        match state {
+            None if self.is_missing => {
+                // Its `End` had time to come.
+                out.counters.end_missing += 1;
+                self.abandon(out);
+                self.is_closed = true;
+            }
+            None => self.is_missing = true,
+            Some(state) => {
+                self.is_missing = false;
+                if state.exchange == self.number && now_ns.saturating_sub(state.last_ns) >= QUIET_NS {
+                    self.last_ns = self.last_ns.max(state.last_ns);
+                    self.catch_up(&state.totals, state.response_tail, out);
+                }
+            }
+        }
+    }
+
+    /// Ends a response of which only a long silence tells that it is over.
+    pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
+        let is_over = |front: &Open| {
+            front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS
+        };
+        if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
+            front.finish(Ending::Framing, out);
+        }
+    }
+
+    /// Ends what is open without knowing how it went on.
+    pub(super) fn abandon(&mut self, out: &mut Out<'_>) {
+        for open in self.pending.drain(..) {
+            open.finish(Ending::Unknown, out);
+        }
+    }
+
+    /// Gives up what is open; gives the number of exchanges.
+    pub(super) fn evict(&mut self, out: &mut Out<'_>) -> u64 {
+        let evicted = self.pending.len() as u64;
+        for open in self.pending.drain(..) {
+            open.give_up(out);
+        }
+        evicted
+    }
+
+    /// The oldest exchange that is open and the bytes that are still to come, where that is known.
+    pub(super) fn oldest(&self) -> Option<(&Origin, Option<u64>)> {
+        self.pending.front().map(|front| (&front.origin, front.response.left()))
+    }
+
+    /// Exchanges that are open.
+    pub(super) fn open_exchanges(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The kernel gives no more records of this response, only totals.
+    pub(super) fn is_only_counted(&self) -> bool {
+        self.pending.front().is_some_and(|front| front.chunks >= CHUNK_RECORDS)
+    }
+
+    /// Adds an exchange to the ones that wait; false if too many do.
+    fn open(&mut self, origin: Origin, out: &mut Out<'_>) -> bool {
+        out.counters.exchanges += 1;
+        if self.pending.len() >= PIPELINE_LIMIT {
+            out.counters.pipelined += 1;
+            return false;
+        }
+        self.is_shared |= !self.pending.is_empty();
+        self.pending.push_back(Box::new(Open::new(origin)));
+        true
+    }
+
+    /// Bytes of requests; a request that is complete is followed by another one.
+    fn take_request(&mut self, mut moved: Moved<'_>, at_ns: u64, out: &mut Out<'_>) {
+        while !moved.is_empty() {
+            // Without an open exchange this is the rest of a request that was answered early.
+            let Some(open) = self.pending.back_mut() else { return };
+            if open.request.is_complete() {
+                let origin = open.origin.pipelined(open.request.bytes, at_ns);
+                let is_http = open.method() != Method::Connect;
+                if !is_http || !begins_request(&mut moved, out) || !self.open(origin, out) {
+                    return;
+                }
+                continue;
+            }
+            let outcome = open.request.take(&mut moved);
+            open.request_last_ns = open.request_last_ns.max(at_ns);
+            match outcome {
+                Ok(()) => open.announce(out),
+                Err(error) => {
+                    if let Some(open) = self.pending.pop_back() {
+                        open.refuse(error, out);
+                    }
+                    self.is_deaf |= self.pending.is_empty();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Bytes of responses, which belong to the oldest request first.
+    fn take_response(&mut self, mut moved: Moved<'_>, at: Moment<'_>, out: &mut Out<'_>) {
+        while !moved.is_empty() {
+            let is_alone = !self.is_shared;
+            let Some(front) = self.pending.front_mut() else {
+                out.counters.response_excess += u64::from(!self.is_deaf);
+                return;
+            };
+            let outcome = front.cut_request(out);
+            if outcome.is_ok() {
+                front.take_response(&mut moved, at, is_alone);
+                if !front.response.is_complete() {
+                    return;
+                }
+            }
+            let Some(front) = self.pending.pop_front() else { return };
+            match outcome {
+                Ok(()) => {
+                    let status = front.response.head.as_ref().map_or(0, |head| head.status);
+                    let is_tunnel = front.method() == Method::Connect && matches!(status, 200..=299);
+                    self.is_deaf |= status == 101 || is_tunnel;
+                    front.finish(Ending::Framing, out);
+                }
+                Err(error) => {
+                    // Its response cannot be told from the others.
+                    self.is_deaf = true;
+                    front.refuse(error, out);
+                    self.drop_pipelined(out);
+                }
+            }
+        }
+    }
+
+    fn final_response(&mut self, data: &Data, payload: &[u8], moved: Moved<'_>, moment: Moment<'_>, out: &mut Out<'_>) {
+        let start = data.totals.response_bytes.saturating_sub(data.len);
+        if start < self.response_seen {
+            self.late_response(start, moved, data);
+            return;
+        }
+        if data.len == 0 {
+            return;
+        }
+        if self.response_seen == 0 {
+            self.resynchronise(if start == 0 { payload } else { &[] }, out);
+        }
+        self.skip_response(start, moment, out);
+        self.take_response(moved, moment, out);
+        self.response_seen = data.totals.response_bytes;
+    }
+
+    /// Bytes that were counted before their record came: only a response's start is still of use.
+    fn late_response(&mut self, start: u64, moved: Moved<'_>, data: &Data) {
+        if let Some(front) = self.pending.front_mut()
+            && start == 0
+            && front.response.is_headless()
+        {
+            let method = front.method();
+            front.response.take_late_start(moved, method);
+            front.first_ns = data.header.time_ns;
+        }
+    }
+
+    /// The first response bytes of the kernel's newest exchange. If they begin a response, or are unknown, then what an
+    /// older one still waits for was moved by calls that are not seen, and will not come.
+    fn resynchronise(&mut self, first_bytes: &[u8], out: &mut Out<'_>) {
+        let number = self.number;
+        let is_stale = |open: &Open| open.origin.id.number != number && open.response.has_begun();
+        if !self.pending.front().is_some_and(|front| is_stale(front)) {
+            return;
+        }
+        let start = b"HTTP/1.";
+        let is_start = first_bytes.iter().zip(start).all(|(byte, wanted)| byte == wanted);
+        if !is_start {
+            return;
+        }
+        while let Some(open) = self.pending.pop_front_if(|open| open.origin.id.number != number) {
+            if open.response.has_begun() {
+                open.finish(Ending::NextRequest, out);
+            } else {
+                out.counters.pipelined += 1;
+                open.give_up(out);
+            }
+        }
+    }
+
+    /// Everything up to the kernel's totals has moved.
+    fn catch_up(&mut self, totals: &Totals, last: [u8; 8], out: &mut Out<'_>) {
+        self.catch_up_request(totals.request_bytes, totals.request_last_ns, out);
+        let unseen = totals.response_bytes.saturating_sub(self.response_seen);
+        if unseen == 0 {
+            return;
+        }
+        let last_ns = totals.response_last_ns;
+        let first_ns = if self.response_seen == 0 { totals.response_first_ns } else { last_ns };
+        if self.response_seen == 0 {
+            self.resynchronise(&[], out);
+        }
+        self.take_response(Moved::new(unseen, &[], &last), Moment { first_ns, last_ns, totals }, out);
+        self.response_seen = totals.response_bytes;
+    }
+
+    fn catch_up_request(&mut self, to: u64, at_ns: u64, out: &mut Out<'_>) {
+        let unseen = to.saturating_sub(self.request_seen);
+        if unseen > 0 {
+            self.take_request(Moved::unknown(unseen), at_ns, out);
+            self.request_seen = to;
+        }
+    }
+
+    /// Response bytes before `to` moved, and their records are missing.
+    fn skip_response(&mut self, to: u64, at: Moment<'_>, out: &mut Out<'_>) {
+        let unseen = to.saturating_sub(self.response_seen);
+        if unseen > 0 {
+            let first_ns = match self.response_seen {
+                0 if at.totals.response_first_ns > 0 => at.totals.response_first_ns,
+                _ => at.first_ns,
+            };
+            self.take_response(Moved::unknown(unseen), Moment { first_ns, ..at }, out);
+        }
+    }
+
+    /// The next request has begun: its predecessor is answered, unless its framing says that more will come.
+    fn settle(&mut self, totals: &Totals, out: &mut Out<'_>) {
+        self.catch_up(totals, [0; 8], out);
+        let is_over = |open: &Open| open.response.has_begun() && !open.response.is_surely_incomplete();
+        if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
+            front.finish(Ending::NextRequest, out);
+            // Where its response ended is not known, so neither is which bytes answered those behind it.
+            self.drop_pipelined(out);
+        }
+    }
+
+    fn close(&mut self, time_ns: u64, failure: Failure, out: &mut Out<'_>) {
+        while let Some(open) = self.pending.pop_front() {
+            let response = &open.response;
+            let hides_others = response.has_begun() && !response.is_surely_incomplete() && !response.is_last();
+            open.finish(Ending::Closed { time_ns, failure }, out);
+            if hides_others {
+                self.drop_pipelined(out);
+            }
+        }
+    }
+
+    fn drop_pipelined(&mut self, out: &mut Out<'_>) {
+        for open in self.pending.drain(..) {
+            out.counters.pipelined += 1;
+            open.give_up(out);
+        }
+    }
+}
+
+/// Bytes behind a complete request begin another one. Empty lines before it are skipped (RFC 9112 §2.2).
+fn begins_request(moved: &mut Moved<'_>, out: &mut Out<'_>) -> bool {
+    let line_ends = moved.known().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    moved.skip_known(line_ends);
+    if let Some(byte) = moved.known().first() {
+        return byte.is_ascii_uppercase();
+    }
+    out.counters.pipelined_unseen += u64::from(!moved.is_empty());
+    false
+}

@@ -1,0 +1,164 @@
+//! One request and its response.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use coati_common::event::{self, Begin};
+
+use super::http1::{RequestHead, ResponseHead};
+
+/// Which end of the connection the process is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Role {
+    /// The process answers.
+    Server,
+    /// The process asks.
+    Client,
+}
+
+/// Names an exchange while the agent runs.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ExchangeId {
+    /// Identity of the connection.
+    pub connection: u64,
+    /// The kernel's number of the exchange on the connection.
+    pub number: u32,
+    /// Place among the pipelined requests that the kernel takes for one exchange, from 0.
+    pub place: u32,
+}
+
+/// The stream positions at a request's first byte: both ends of the connection know them, through NAT too.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Key {
+    /// TCP sequence number of the request's first byte.
+    pub client_position: u32,
+    /// TCP sequence number of the byte that the server sends next.
+    pub server_position: u32,
+}
+
+/// Who an exchange belongs to and where it comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// Its name.
+    pub id: ExchangeId,
+    /// Kernel address of the socket: key of the `CONNECTIONS` map.
+    pub socket: u64,
+    /// Which end the process is.
+    pub role: Role,
+    /// Process.
+    pub tgid: u32,
+    /// Thread that moved the request's first bytes.
+    pub tid: u32,
+    /// Network namespace's inode number, 0 if unknown.
+    pub netns: u32,
+    /// Stream positions, where the kernel could read them.
+    pub key: Option<Key>,
+    /// Address of the process's end.
+    pub local: SocketAddr,
+    /// Address of the other end.
+    pub remote: SocketAddr,
+    /// First byte of the request, nanoseconds of `CLOCK_MONOTONIC`.
+    pub begin_ns: u64,
+}
+
+impl Origin {
+    pub(super) fn new(begin: &Begin) -> Self {
+        let key = Key { client_position: begin.client_position, server_position: begin.server_position };
+        Self {
+            id: ExchangeId { connection: begin.connection, number: begin.exchange, place: 0 },
+            socket: begin.socket,
+            role: if begin.role == event::role::CLIENT { Role::Client } else { Role::Server },
+            tgid: begin.tgid,
+            tid: begin.tid,
+            netns: begin.netns,
+            key: (begin.positions_known != 0).then_some(key),
+            local: socket_address(begin.local_address, begin.local_port),
+            remote: socket_address(begin.remote_address, begin.remote_port),
+            begin_ns: begin.header.time_ns,
+        }
+    }
+
+    /// The request that follows this one, `request_bytes` long, before this one was answered.
+    pub(super) fn pipelined(mut self, request_bytes: u64, begin_ns: u64) -> Self {
+        self.id.place += 1;
+        self.begin_ns = begin_ns;
+        if let Some(key) = &mut self.key {
+            // Sequence numbers wrap.
+            key.client_position = key.client_position.wrapping_add(request_bytes as u32);
+        }
+        self
+    }
+}
+
+/// IPv4 travels as IPv4-mapped IPv6.
+fn socket_address(address: [u8; 16], port: u16) -> SocketAddr {
+    let address = Ipv6Addr::from(address);
+    SocketAddr::new(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port)
+}
+
+/// The most important thing that is not known of an exchange.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Incomplete {
+    /// The request's head is cut: headers may be missing.
+    Head,
+    /// When the response ended: [`Exchange::end_ns`] is the last byte that was seen.
+    End,
+    /// The response, although there was one, or may have been.
+    Response,
+}
+
+impl Incomplete {
+    /// The value of `coati.incomplete`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::End => "end",
+            Self::Response => "response",
+        }
+    }
+}
+
+/// Why a response did not come, or did not come whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// The connection was closed first, by either side.
+    ConnectionClosed,
+    /// The connection was reset first.
+    ConnectionReset,
+}
+
+impl Failure {
+    /// The value of `error.type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionClosed => "connection_closed",
+            Self::ConnectionReset => "connection_reset",
+        }
+    }
+}
+
+/// A request and its response. Times are nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// Who and where.
+    pub origin: Origin,
+    /// Head of the request.
+    pub request: RequestHead,
+    /// Head of the final response; `None` if there was none, or it is not known (then [`Self::incomplete`] says so).
+    pub response: Option<ResponseHead>,
+    /// Last byte of the response; without one the end of the connection.
+    pub end_ns: u64,
+    /// First byte of the final response.
+    pub response_first_ns: Option<u64>,
+    /// System calls that moved the response.
+    pub response_chunks: u32,
+    /// Longest pause between two of them.
+    pub longest_gap_ns: u64,
+    /// Bytes on the wire behind the request's head, chunk framing included; `None` if the head is cut and nothing says.
+    pub request_body_bytes: Option<u64>,
+    /// Bytes on the wire behind the response's head, chunk framing included; `None` as above or without a response.
+    pub response_body_bytes: Option<u64>,
+    /// What is not known.
+    pub incomplete: Option<Incomplete>,
+    /// What went wrong on the wire.
+    pub failure: Option<Failure>,
+}

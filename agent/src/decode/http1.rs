@@ -1,0 +1,491 @@
+//! Heads of HTTP/1 messages.
+//!
+//! The bytes are what the kernel could copy: a head may come in pieces, and it may be cut by the capture limit. A piece
+//! is read with `parse`, which says whether more is needed; a head of which no more will come is read with `parse_cut`.
+//! Both are as lenient as common servers are: bare line feeds, several spaces and invalid header lines are accepted.
+
+use std::{borrow::Cow, mem::MaybeUninit};
+
+use httparse::{Header, ParserConfig, Request, Response, Status};
+
+use super::target::Target;
+
+/// Longest head that is put together, bytes. The kernel copies far less; this only bounds memory.
+pub(super) const HEAD_LIMIT: usize = 16 * 1024;
+
+/// Headers that nearly every head stays below.
+const HEADERS: usize = 64;
+/// Headers that fit into the bytes that the kernel copies.
+const MANY_HEADERS: usize = 512;
+
+/// Why bytes are no head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HeadError {
+    /// The bytes are not HTTP/1.
+    #[error("malformed HTTP head of {len} bytes")]
+    Malformed {
+        /// Bytes that were looked at.
+        len: usize,
+        /// What the parser says.
+        #[source]
+        source: httparse::Error,
+    },
+    /// Too little was captured to tell method and target, or a status.
+    #[error("only {len} bytes of the HTTP head were captured")]
+    Unreadable {
+        /// Bytes that were captured.
+        len: usize,
+    },
+}
+
+/// A head that can be read from bytes.
+pub trait Head: Sized {
+    /// The head at the start of `bytes`; `None` while it is incomplete.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError>;
+
+    /// What can be known of a head of which no more bytes will come.
+    fn parse_cut(bytes: &[u8]) -> Result<Self, HeadError>;
+
+    /// Bytes of the head on the wire; at least so many if it is cut.
+    fn size(&self) -> usize;
+}
+
+/// `HTTP/1.0` or `HTTP/1.1`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    /// `HTTP/1.0`: a connection carries one exchange unless `keep-alive` was agreed on.
+    Http10,
+    /// `HTTP/1.1`.
+    Http11,
+}
+
+impl Version {
+    /// The value of `network.protocol.version`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+        }
+    }
+
+    const fn from_minor(minor: u8) -> Self {
+        if minor == 0 { Self::Http10 } else { Self::Http11 }
+    }
+}
+
+/// Request methods that the semantic conventions know.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Method {
+    /// `CONNECT`
+    Connect,
+    /// `DELETE`
+    Delete,
+    /// `GET`
+    Get,
+    /// `HEAD`
+    Head,
+    /// `OPTIONS`
+    Options,
+    /// `PATCH`
+    Patch,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `TRACE`
+    Trace,
+    /// Any other one; the head has its text.
+    Other,
+}
+
+impl Method {
+    /// The value of `http.request.method`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Trace => "TRACE",
+            Self::Other => "_OTHER",
+        }
+    }
+
+    fn from_text(text: &str) -> Self {
+        match text {
+            "CONNECT" => Self::Connect,
+            "DELETE" => Self::Delete,
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "OPTIONS" => Self::Options,
+            "PATCH" => Self::Patch,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "TRACE" => Self::Trace,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a head says about the length of its message's body.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Framing {
+    /// `Content-Length`.
+    pub content_length: Option<u64>,
+    /// The last transfer coding is `chunked`.
+    pub chunked: bool,
+    /// `Content-Length` or `Transfer-Encoding` make no sense: where the body ends cannot be known.
+    pub contradictory: bool,
+}
+
+impl Framing {
+    fn content_length(&mut self, value: &[u8]) {
+        // A list of equal numbers is one number (RFC 9112 §6.3); this also covers a repeated header.
+        for item in value.split(|byte| *byte == b',') {
+            let length = std::str::from_utf8(item.trim_ascii()).ok().and_then(parse_digits);
+            match (length, self.content_length) {
+                (None, _) => self.contradictory = true,
+                (Some(new), Some(old)) if new != old => self.contradictory = true,
+                (Some(new), _) => self.content_length = Some(new),
+            }
+        }
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8]) {
+        let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+        self.chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        self.contradictory |= !self.chunked;
+    }
+}
+
+/// `str::parse` would also take a sign.
+fn parse_digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// A part of a head, as offsets into its bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Field {
+    start: u16,
+    end: u16,
+}
+
+impl Field {
+    /// Where `part`, a piece of `whole`, lies in it.
+    pub(super) fn of(whole: &[u8], part: &[u8]) -> Self {
+        let start = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
+        let end = start + part.len();
+        // HEAD_LIMIT is below 64 Ki, so this cannot fail; an empty field is harmless.
+        match (u16::try_from(start), u16::try_from(end)) {
+            (Ok(start), Ok(end)) => Self { start, end },
+            _ => Self::default(),
+        }
+    }
+
+    fn text(self, whole: &[u8]) -> Cow<'_, str> {
+        String::from_utf8_lossy(whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default())
+    }
+}
+
+/// Head of a request. Texts that are not UTF-8 are given with replacement characters.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    raw: Box<[u8]>,
+    method_text: Field,
+    target: Target,
+    host: Option<Field>,
+    user_agent: Option<Field>,
+    content_type: Option<Field>,
+    traceparent: Option<Field>,
+    traceparents: u8,
+    tracestate: Vec<Field>,
+    /// Method.
+    pub method: Method,
+    /// Version; `None` if the request line is cut.
+    pub version: Option<Version>,
+    /// Length of the body.
+    pub framing: Framing,
+    /// The end of the head was not captured: headers may be missing, and where the body starts is unknown.
+    pub cut: bool,
+}
+
+impl RequestHead {
+    /// The method as it was sent.
+    pub fn method_text(&self) -> Cow<'_, str> {
+        self.method_text.text(&self.raw)
+    }
+
+    /// Path of the target, `/` if an absolute target has none; `None` for `*` and for the authority of a `CONNECT`.
+    pub fn path(&self) -> Option<Cow<'_, str>> {
+        match self.target {
+            Target::Path { path: Some(path), .. } => Some(path.text(&self.raw)),
+            Target::Path { path: None, .. } => Some(Cow::Borrowed("/")),
+            Target::Authority(_) | Target::Asterisk => None,
+        }
+    }
+
+    /// Query of the target, without the question mark.
+    pub fn query(&self) -> Option<Cow<'_, str>> {
+        match self.target {
+            Target::Path { query, .. } => query.map(|query| query.text(&self.raw)),
+            Target::Authority(_) | Target::Asterisk => None,
+        }
+    }
+
+    /// Scheme of an absolute target.
+    pub fn scheme(&self) -> Option<Cow<'_, str>> {
+        match self.target {
+            Target::Path { scheme, .. } => scheme.map(|scheme| scheme.text(&self.raw)),
+            Target::Authority(_) | Target::Asterisk => None,
+        }
+    }
+
+    /// Authority that the request is for: that of the target if it has one (RFC 9112 §3.2.2), else the `Host` header.
+    pub fn host(&self) -> Option<Cow<'_, str>> {
+        let of_target = match self.target {
+            Target::Path { authority, .. } => authority,
+            Target::Authority(authority) => Some(authority),
+            Target::Asterisk => None,
+        };
+        of_target.or(self.host).map(|host| host.text(&self.raw)).filter(|host| !host.is_empty())
+    }
+
+    /// `User-Agent`.
+    pub fn user_agent(&self) -> Option<Cow<'_, str>> {
+        self.user_agent.map(|field| field.text(&self.raw))
+    }
+
+    /// `Content-Type`.
+    pub fn content_type(&self) -> Option<Cow<'_, str>> {
+        self.content_type.map(|field| field.text(&self.raw))
+    }
+
+    /// `traceparent`, unchecked; `None` too if there are several, as which one counts is undefined.
+    pub fn traceparent(&self) -> Option<Cow<'_, str>> {
+        if self.traceparents == 1 { self.traceparent.map(|field| field.text(&self.raw)) } else { None }
+    }
+
+    /// `tracestate`, unchecked; several headers are joined in their order. Empty if there is none.
+    pub fn tracestate(&self) -> String {
+        let mut joined = String::new();
+        for field in &self.tracestate {
+            let value = field.text(&self.raw);
+            if !joined.is_empty() && !value.is_empty() {
+                joined.push(',');
+            }
+            joined.push_str(&value);
+        }
+        joined
+    }
+
+    /// Reads the head out of what the parser found in `view`, whose bytes stand where those of `raw` do.
+    fn new(raw: &[u8], view: &[u8], request: &Request<'_, '_>) -> Self {
+        let method_text = request.method.unwrap_or_default();
+        let target = Target::parse(request.path.unwrap_or_default(), method_text, |part| Field::of(view, part));
+        let mut head = Self {
+            raw: raw.into(),
+            method_text: Field::of(view, method_text.as_bytes()),
+            target,
+            host: None,
+            user_agent: None,
+            content_type: None,
+            traceparent: None,
+            traceparents: 0,
+            tracestate: Vec::new(),
+            method: Method::from_text(method_text),
+            version: request.version.map(Version::from_minor),
+            framing: Framing::default(),
+            cut: false,
+        };
+        for Header { name, value } in request.headers.iter() {
+            head.header(name, value, Field::of(view, value));
+        }
+        head
+    }
+
+    /// Takes note of a header. Lengths are compared first: most headers are none of these.
+    fn header(&mut self, name: &str, value: &[u8], field: Field) {
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+        match name.len() {
+            4 if is("host") => {
+                self.host.get_or_insert(field);
+            }
+            10 if is("user-agent") => {
+                self.user_agent.get_or_insert(field);
+            }
+            10 if is("tracestate") => self.tracestate.push(field),
+            11 if is("traceparent") => {
+                self.traceparent = Some(field);
+                self.traceparents = self.traceparents.saturating_add(1);
+            }
+            12 if is("content-type") => self.content_type = Some(field),
+            14 if is("content-length") => self.framing.content_length(value),
+            17 if is("transfer-encoding") => self.framing.transfer_encoding(value),
+            _ => {}
+        }
+    }
+
+    /// A request line whose end was not captured: the method, and as much of the target as there is.
+    fn parse_cut_line(bytes: &[u8]) -> Result<Self, HeadError> {
+        let unreadable = HeadError::Unreadable { len: bytes.len() };
+        let mut words = bytes.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let (Some(method), Some(target)) = (words.next(), words.next()) else { return Err(unreadable) };
+        let mut line = Vec::with_capacity(bytes.len() + 16);
+        line.extend_from_slice(method);
+        line.push(b' ');
+        line.extend_from_slice(target);
+        line.extend_from_slice(b" HTTP/1.1\r\n\r\n");
+        let mut head = Self::parse(&line)?.ok_or(unreadable)?;
+        head.version = None;
+        head.cut = true;
+        Ok(head)
+    }
+}
+
+impl Head for RequestHead {
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError> {
+        let bytes = bytes.get(..HEAD_LIMIT).unwrap_or(bytes);
+        let mut outcome = parse_request::<HEADERS>(bytes, bytes);
+        if matches!(outcome, Err(httparse::Error::TooManyHeaders)) {
+            outcome = parse_request::<MANY_HEADERS>(bytes, bytes);
+        }
+        if matches!(outcome, Err(httparse::Error::Token)) {
+            // Servers take any byte in a target, the parser only UTF-8.
+            let line_end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+            let mut plain = bytes.to_vec();
+            plain.iter_mut().take(line_end).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+            if plain != bytes {
+                outcome = parse_request::<MANY_HEADERS>(bytes, &plain);
+            }
+        }
+        outcome.map_err(|source| HeadError::Malformed { len: bytes.len(), source })
+    }
+
+    fn parse_cut(bytes: &[u8]) -> Result<Self, HeadError> {
+        let Some(closed) = close(bytes) else { return Self::parse_cut_line(bytes) };
+        let mut head = Self::parse(&closed)?.ok_or(HeadError::Unreadable { len: bytes.len() })?;
+        head.cut = true;
+        Ok(head)
+    }
+
+    fn size(&self) -> usize {
+        self.raw.len()
+    }
+}
+
+/// Head of a response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    raw: Box<[u8]>,
+    content_type: Option<Field>,
+    /// Status code.
+    pub status: u16,
+    /// Version.
+    pub version: Version,
+    /// Length of the body.
+    pub framing: Framing,
+    /// The end of the head was not captured: headers may be missing, and where the body starts is unknown.
+    pub cut: bool,
+}
+
+impl ResponseHead {
+    /// `Content-Type`.
+    pub fn content_type(&self) -> Option<Cow<'_, str>> {
+        self.content_type.map(|field| field.text(&self.raw))
+    }
+
+    /// Another response to the same request follows.
+    pub const fn is_interim(&self) -> bool {
+        self.status >= 100 && self.status < 200 && self.status != 101
+    }
+
+    fn new(raw: &[u8], response: &Response<'_, '_>) -> Self {
+        let mut head = Self {
+            raw: raw.into(),
+            content_type: None,
+            status: response.code.unwrap_or_default(),
+            version: Version::from_minor(response.version.unwrap_or(1)),
+            framing: Framing::default(),
+            cut: false,
+        };
+        for Header { name, value } in response.headers.iter() {
+            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+            match name.len() {
+                12 if is("content-type") => head.content_type = Some(Field::of(raw, value)),
+                14 if is("content-length") => head.framing.content_length(value),
+                17 if is("transfer-encoding") => head.framing.transfer_encoding(value),
+                _ => {}
+            }
+        }
+        head
+    }
+}
+
+impl Head for ResponseHead {
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError> {
+        let bytes = bytes.get(..HEAD_LIMIT).unwrap_or(bytes);
+        let mut outcome = parse_response::<HEADERS>(bytes);
+        if matches!(outcome, Err(httparse::Error::TooManyHeaders)) {
+            outcome = parse_response::<MANY_HEADERS>(bytes);
+        }
+        outcome.map_err(|source| HeadError::Malformed { len: bytes.len(), source })
+    }
+
+    fn parse_cut(bytes: &[u8]) -> Result<Self, HeadError> {
+        let closed = match close(bytes) {
+            Some(closed) => closed,
+            // A status line without its end: the code is known if a complete one is there.
+            None => [bytes, b"\r\n\r\n"].concat(),
+        };
+        let mut head = Self::parse(&closed)?.ok_or(HeadError::Unreadable { len: bytes.len() })?;
+        head.cut = true;
+        Ok(head)
+    }
+
+    fn size(&self) -> usize {
+        self.raw.len()
+    }
+}
+
+fn parse_request<const N: usize>(raw: &[u8], view: &[u8]) -> Result<Option<RequestHead>, httparse::Error> {
+    let mut config = ParserConfig::default();
+    config.allow_multiple_spaces_in_request_line_delimiters(true).ignore_invalid_headers_in_requests(true);
+    let mut headers = [const { MaybeUninit::uninit() }; N];
+    let mut request = Request::new(&mut []);
+    match config.parse_request_with_uninit_headers(&mut request, view, &mut headers)? {
+        Status::Partial => Ok(None),
+        Status::Complete(len) => Ok(Some(RequestHead::new(raw.get(..len).unwrap_or(raw), view, &request))),
+    }
+}
+
+fn parse_response<const N: usize>(bytes: &[u8]) -> Result<Option<ResponseHead>, httparse::Error> {
+    let mut config = ParserConfig::default();
+    config
+        .allow_multiple_spaces_in_response_status_delimiters(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    let mut headers = [const { MaybeUninit::uninit() }; N];
+    let mut response = Response::new(&mut []);
+    match config.parse_response_with_uninit_headers(&mut response, bytes, &mut headers)? {
+        Status::Partial => Ok(None),
+        Status::Complete(len) => Ok(Some(ResponseHead::new(bytes.get(..len).unwrap_or(bytes), &response))),
+    }
+}
+
+/// The complete lines of a cut head with the empty line that ends a head; `None` without a complete line.
+fn close(bytes: &[u8]) -> Option<Vec<u8>> {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n')? + 1;
+    let mut closed = Vec::with_capacity(end + 2);
+    closed.extend_from_slice(bytes.get(..end)?);
+    closed.extend_from_slice(b"\r\n");
+    Some(closed)
+}
+
+#[cfg(test)]
+#[path = "http1_tests.rs"]
+mod tests;

@@ -1,0 +1,223 @@
+//! A request or a response while its bytes move.
+
+use super::{
+    body::{Body, Moved, Tail},
+    http1::{HEAD_LIMIT, Head, HeadError, Method, RequestHead, ResponseHead},
+};
+
+/// Puts a head together that comes in pieces.
+#[derive(Debug, Default)]
+pub(super) struct HeadBuffer(Vec<u8>);
+
+impl HeadBuffer {
+    /// Takes bytes of `moved` up to the head's end, and gives the head once it is there or no more of it can come.
+    fn take<H: Head>(&mut self, moved: &mut Moved<'_>) -> Result<Option<H>, HeadError> {
+        while !moved.is_empty() {
+            let fresh = moved.known();
+            if fresh.is_empty() || self.0.len() >= HEAD_LIMIT {
+                return self.cut().map(Some);
+            }
+            let before = self.0.len();
+            let head = if before == 0 {
+                H::parse(fresh)?
+            } else {
+                self.0.extend_from_slice(fresh);
+                // Byte by byte is a way to send a head too: only a line's end can complete it.
+                if fresh.contains(&b'\n') { H::parse(&self.0)? } else { None }
+            };
+            if let Some(head) = head {
+                moved.skip_known(head.size().saturating_sub(before));
+                self.0 = Vec::new();
+                return Ok(Some(head));
+            }
+            if before == 0 {
+                self.0.extend_from_slice(fresh);
+            }
+            moved.skip_known(fresh.len());
+        }
+        Ok(None)
+    }
+
+    /// The head as far as it came.
+    fn cut<H: Head>(&mut self) -> Result<H, HeadError> {
+        H::parse_cut(&std::mem::take(&mut self.0))
+    }
+}
+
+/// Where a message stands.
+#[derive(Debug)]
+enum Stage {
+    Head(HeadBuffer),
+    Body(Body),
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Head(HeadBuffer::default())
+    }
+}
+
+/// A request whose bytes move.
+#[derive(Debug, Default)]
+pub(super) struct RequestStream {
+    pub(super) head: Option<RequestHead>,
+    stage: Stage,
+    tail: Tail,
+    /// Bytes so far, head included.
+    pub(super) bytes: u64,
+}
+
+impl RequestStream {
+    /// Takes the bytes of `moved` that belong to the request; what is left belongs to another one.
+    pub(super) fn take(&mut self, moved: &mut Moved<'_>) -> Result<(), HeadError> {
+        let before = moved.len();
+        if let Stage::Head(buffer) = &mut self.stage
+            && let Some(head) = buffer.take::<RequestHead>(moved)?
+        {
+            self.set_head(head);
+        }
+        if let Stage::Body(body) = &mut self.stage {
+            body.take(moved, &mut self.tail);
+        }
+        self.bytes += before - moved.len();
+        Ok(())
+    }
+
+    /// Nothing more of the head will come.
+    pub(super) fn cut(&mut self) -> Result<(), HeadError> {
+        if let Stage::Head(buffer) = &mut self.stage {
+            let head = buffer.cut()?;
+            self.set_head(head);
+        }
+        Ok(())
+    }
+
+    fn set_head(&mut self, head: RequestHead) {
+        self.stage = Stage::Body(Body::of_request(&head));
+        self.head = Some(head);
+    }
+
+    /// The last byte has moved, so the next one belongs to another request.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&self.stage, Stage::Body(body) if body.is_complete(self.tail))
+    }
+}
+
+/// The responses to a request, of which the last one counts.
+#[derive(Debug, Default)]
+pub(super) struct ResponseStream {
+    pub(super) head: Option<ResponseHead>,
+    stage: Stage,
+    tail: Tail,
+    /// Bytes of the final response so far, head included.
+    pub(super) bytes: u64,
+    /// What came first is not HTTP/1.
+    pub(super) is_malformed: bool,
+}
+
+impl ResponseStream {
+    /// Takes the bytes of `moved` that belong to the response to a `method` request. True if an interim response ended
+    /// in them: everything before is not part of the final response.
+    pub(super) fn take(&mut self, moved: &mut Moved<'_>, method: Method) -> bool {
+        let mut interim = false;
+        let mut before = moved.len();
+        while let Stage::Head(buffer) = &mut self.stage {
+            match buffer.take::<ResponseHead>(moved) {
+                Ok(None) => break,
+                Ok(Some(head)) if head.is_interim() && !head.cut => {
+                    interim = true;
+                    before = moved.len();
+                    self.bytes = 0;
+                }
+                Ok(Some(head)) => self.set_head(head, method),
+                Err(error) => {
+                    // A head that is cut within its status line is malformed only for want of the rest.
+                    self.is_malformed = matches!(error, HeadError::Malformed { .. }) && !moved.known().is_empty();
+                    self.stage = Stage::Body(Body::Unknown);
+                }
+            }
+        }
+        if let Stage::Body(body) = &mut self.stage {
+            body.take(moved, &mut self.tail);
+        }
+        self.bytes += before - moved.len();
+        interim
+    }
+
+    /// Takes the response's first bytes, which come behind later ones that were counted already.
+    pub(super) fn take_late_start(&mut self, mut moved: Moved<'_>, method: Method) {
+        let (bytes, tail) = (self.bytes, self.tail);
+        *self = Self::default();
+        self.take(&mut moved, method);
+        let mut later = Moved::unknown(bytes.saturating_sub(self.bytes));
+        self.take(&mut later, method);
+        self.tail = tail;
+    }
+
+    fn set_head(&mut self, head: ResponseHead, method: Method) {
+        self.stage = Stage::Body(Body::of_response(&head, method, head.size() as u64));
+        self.head = Some(head);
+    }
+
+    /// Bytes of the response were seen.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// The last byte has moved.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&self.stage, Stage::Body(body) if body.is_complete(self.tail))
+    }
+
+    /// The last byte has probably moved: nothing but a long silence tells.
+    pub(super) fn is_probably_complete(&self) -> bool {
+        matches!(&self.stage, Stage::Body(Body::AtLeast(bytes)) if self.bytes >= *bytes)
+    }
+
+    /// Bytes came, but the start of the response is unknown.
+    pub(super) const fn is_headless(&self) -> bool {
+        self.head.is_none() && matches!(&self.stage, Stage::Body(_))
+    }
+
+    /// Nothing more of the head will come.
+    pub(super) fn cut(&mut self, method: Method) {
+        if let Stage::Head(buffer) = &mut self.stage {
+            match buffer.cut() {
+                Ok(head) => self.set_head(head, method),
+                Err(_) => self.stage = Stage::Body(Body::Unknown),
+            }
+        }
+    }
+
+    /// The response ends with its connection, so no other can follow.
+    pub(super) const fn is_last(&self) -> bool {
+        matches!(&self.stage, Stage::Body(Body::UntilClose))
+    }
+
+    /// More bytes must come.
+    pub(super) fn is_surely_incomplete(&self) -> bool {
+        match &self.stage {
+            Stage::Head(_) => true,
+            Stage::Body(body) => body.is_surely_incomplete(self.tail),
+        }
+    }
+
+    /// Bytes that are still to come, where that is known.
+    pub(super) const fn left(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Head(_) => None,
+            Stage::Body(body) => body.left(),
+        }
+    }
+
+    /// Bytes behind the head.
+    pub(super) fn body_bytes(&self) -> Option<u64> {
+        let head = self.head.as_ref()?;
+        match &self.stage {
+            _ if !head.cut => Some(self.bytes.saturating_sub(head.size() as u64)),
+            Stage::Body(Body::RestOfHead) => Some(0),
+            Stage::Body(Body::AtLeast(bytes)) if self.bytes >= *bytes => head.framing.content_length,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Kernel records → HTTP exchanges.
+//!
+//! [`Decoder`] keeps a table of connections. On each, requests wait in order for their responses; bytes of either
+//! direction are handed to the message that they belong to, and an exchange ends with the last byte of its response:
+//! as soon as the framing says so, else when the connection's next request or its end tells.
+//!
+//! Nothing is guessed: what is not known is in [`Exchange::incomplete`], and what is lost is in [`DecodeCounters`].
+
+mod body;
+mod connection;
+mod counters;
+mod exchange;
+mod http1;
+mod message;
+mod open;
+mod table;
+mod target;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use counters::DecodeCounters;
+pub use exchange::{Exchange, ExchangeId, Failure, Incomplete, Key, Origin, Role};
+pub use http1::{Framing, Head, HeadError, Method, RequestHead, ResponseHead, Version};
+pub use table::{DecodeConfig, Decoder, LongRunning};
+
+/// What becomes of an exchange. `Opened` is only told of requests whose head comes in pieces; every exchange that was
+/// opened or has begun gives exactly one `Ended` or `Dropped`.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The first bytes of a request were seen.
+    Opened(&'a Origin),
+    /// The head of a request was read.
+    Began(&'a Origin, &'a RequestHead),
+    /// Nothing more will be known of the exchange.
+    Ended(&'a Exchange),
+    /// The exchange is lost; a counter says why.
+    Dropped(&'a Origin),
+}

@@ -1,0 +1,208 @@
+//! An exchange that is not over, and what is made of it when it is.
+
+use coati_common::event::Totals;
+
+use super::{
+    DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
+    body::Moved,
+    http1::{Head, HeadError, Method},
+    message::{RequestStream, ResponseStream},
+};
+
+/// Where results go.
+pub(super) struct Out<'a> {
+    pub(super) counters: &'a mut DecodeCounters,
+    pub(super) emit: &'a mut dyn FnMut(Event<'_>),
+}
+
+/// What was told of an exchange so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Announced {
+    Nothing,
+    Opened,
+    Began,
+}
+
+/// How it is known that no more bytes of a response come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    /// The framing says so.
+    Framing,
+    /// The next request came.
+    NextRequest,
+    /// The connection ended.
+    Closed { time_ns: u64, failure: Failure },
+    /// It is not known.
+    Unknown,
+}
+
+/// When bytes moved, and what the kernel has counted if it counted this response alone.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+    pub(super) totals: &'a Totals,
+}
+
+/// An exchange that is not over.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) origin: Origin,
+    announced: Announced,
+    pub(super) request: RequestStream,
+    pub(super) response: ResponseStream,
+    /// Last byte of the request.
+    pub(super) request_last_ns: u64,
+    /// First byte of the final response, 0 before it came.
+    pub(super) first_ns: u64,
+    /// Last byte of the response.
+    pub(super) last_ns: u64,
+    pub(super) chunks: u32,
+    longest_gap_ns: u64,
+}
+
+impl Open {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            announced: Announced::Nothing,
+            request: RequestStream::default(),
+            response: ResponseStream::default(),
+            request_last_ns: origin.begin_ns,
+            first_ns: 0,
+            last_ns: 0,
+            chunks: 0,
+            longest_gap_ns: 0,
+        }
+    }
+
+    pub(super) fn announce(&mut self, out: &mut Out<'_>) {
+        match (&self.request.head, self.announced) {
+            (Some(head), Announced::Nothing | Announced::Opened) => {
+                (out.emit)(Event::Began(&self.origin, head));
+                self.announced = Announced::Began;
+            }
+            (None, Announced::Nothing) => {
+                (out.emit)(Event::Opened(&self.origin));
+                self.announced = Announced::Opened;
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.request.head.as_ref().map_or(Method::Other, |head| head.method)
+    }
+
+    pub(super) fn take_response(&mut self, moved: &mut Moved<'_>, at: Moment<'_>, is_alone: bool) {
+        let before = moved.len();
+        let interim = self.response.take(moved, self.method());
+        if interim {
+            (self.first_ns, self.chunks) = (0, 0);
+        }
+        if moved.len() == before || !self.response.has_begun() {
+            return;
+        }
+        if self.first_ns == 0 {
+            self.first_ns = at.first_ns;
+        } else {
+            self.longest_gap_ns = self.longest_gap_ns.max(at.first_ns.saturating_sub(self.last_ns));
+        }
+        self.last_ns = self.last_ns.max(at.last_ns);
+        self.chunks = self.chunks.saturating_add(1);
+        if is_alone {
+            self.chunks = self.chunks.max(at.totals.response_chunks);
+            self.longest_gap_ns = self.longest_gap_ns.max(at.totals.longest_gap_ns);
+        }
+    }
+
+    pub(super) fn give_up(self, out: &mut Out<'_>) {
+        if self.announced != Announced::Nothing {
+            (out.emit)(Event::Dropped(&self.origin));
+        }
+    }
+
+    pub(super) fn refuse(self, error: HeadError, out: &mut Out<'_>) {
+        match error {
+            HeadError::Malformed { .. } => out.counters.request_malformed += 1,
+            HeadError::Unreadable { .. } => out.counters.request_unreadable += 1,
+        }
+        self.give_up(out);
+    }
+
+    /// Reads what there is of the request's head, as no more of it will come.
+    pub(super) fn cut_request(&mut self, out: &mut Out<'_>) -> Result<(), HeadError> {
+        if self.request.head.is_none() {
+            self.request.cut()?;
+            self.announce(out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, ending: Ending, out: &mut Out<'_>) {
+        if let Err(error) = self.cut_request(out) {
+            return self.refuse(error, out);
+        }
+        let (mut incomplete, failure) = self.judge(ending);
+        let Some(request) = self.request.head.take() else {
+            return self.refuse(HeadError::Unreadable { len: 0 }, out);
+        };
+        if request.cut {
+            incomplete = incomplete.max(Some(Incomplete::Head));
+        }
+        if self.response.is_malformed {
+            out.counters.response_malformed += 1;
+        } else if self.response.is_headless() {
+            out.counters.response_missing += 1;
+        }
+        let end_ns = match ending {
+            _ if self.response.has_begun() => self.last_ns,
+            Ending::Closed { time_ns, .. } => time_ns,
+            _ => self.request_last_ns,
+        };
+        let request_body_bytes = if request.cut {
+            request.framing.content_length
+        } else {
+            Some(self.request.bytes.saturating_sub(request.size() as u64))
+        };
+        let exchange = Exchange {
+            origin: self.origin,
+            request_body_bytes,
+            response_body_bytes: self.response.body_bytes(),
+            request,
+            response: self.response.head.take(),
+            end_ns: end_ns.max(self.origin.begin_ns),
+            response_first_ns: (self.first_ns > 0).then_some(self.first_ns),
+            response_chunks: self.chunks,
+            longest_gap_ns: self.longest_gap_ns,
+            incomplete,
+            failure,
+        };
+        out.counters.ended += 1;
+        (out.emit)(Event::Ended(&exchange));
+    }
+
+    /// What is not known, and what went wrong.
+    fn judge(&mut self, ending: Ending) -> (Option<Incomplete>, Option<Failure>) {
+        let is_cut_short = self.response.is_surely_incomplete();
+        let method = self.method();
+        match ending {
+            Ending::Framing => (None, None),
+            Ending::Closed { failure, .. } if !self.response.has_begun() => (None, Some(failure)),
+            Ending::Closed { failure, .. } => {
+                self.response.cut(method);
+                let headless = self.response.is_headless().then_some(Incomplete::Response);
+                (headless, is_cut_short.then_some(failure))
+            }
+            Ending::NextRequest | Ending::Unknown => {
+                self.response.cut(method);
+                let is_end_known = matches!(ending, Ending::NextRequest) && !is_cut_short;
+                match &self.response.head {
+                    None => (Some(Incomplete::Response), None),
+                    Some(_) if is_end_known => (None, None),
+                    Some(_) => (Some(Incomplete::End), None),
+                }
+            }
+        }
+    }
+}

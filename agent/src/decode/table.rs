@@ -1,0 +1,291 @@
+//! The table of connections: finds the one that a record is about, and bounds what is kept.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    time::Duration,
+};
+
+use coati_common::event::{self, Begin, Data, End};
+
+use super::{DecodeCounters, Event, connection::Connection, open::Out};
+use crate::capture::Record;
+
+/// How often the whole table is looked through.
+const SWEEP_NS: u64 = 1_000_000_000;
+/// Records that may wait for their `Begin` at once.
+const HELD_LIMIT: usize = 1024;
+/// Share of the table that is given up when it is full: one in so many.
+const EVICTED_SHARE: usize = 16;
+
+/// Limits of a [`Decoder`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DecodeConfig {
+    /// Connections that are followed at once; with one more the quietest are given up.
+    pub max_connections: usize,
+    /// How long records wait for the `Begin` that they belong to.
+    pub hold: Duration,
+    /// Silence after which the kernel is asked how an open exchange is doing.
+    pub audit_after: Duration,
+}
+
+impl Default for DecodeConfig {
+    fn default() -> Self {
+        Self { max_connections: 65_536, hold: Duration::from_secs(1), audit_after: Duration::from_secs(10) }
+    }
+}
+
+/// An exchange of which the kernel may know more than its records told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LongRunning {
+    /// Identity of the connection.
+    pub connection: u64,
+    /// Key of the `CONNECTIONS` map.
+    pub socket: u64,
+    /// The kernel's number of the exchange.
+    pub exchange: u32,
+    /// Bytes of the response that are still to come, where its head tells.
+    pub left: Option<u64>,
+}
+
+/// A record that came before its `Begin`.
+#[derive(Debug)]
+struct Held {
+    connection: u64,
+    exchange: u32,
+    since_ns: u64,
+    record: Record,
+}
+
+/// Makes exchanges out of records. Times are nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Debug)]
+pub struct Decoder {
+    config: DecodeConfig,
+    connections: HashMap<u64, Connection>,
+    held: VecDeque<Held>,
+    /// Connections with an exchange that the kernel must be asked about.
+    polled: HashSet<u64>,
+    counters: DecodeCounters,
+    /// The latest time that was heard of.
+    now_ns: u64,
+    swept_ns: u64,
+}
+
+impl Decoder {
+    /// An empty table.
+    pub fn new(config: DecodeConfig) -> Self {
+        Self {
+            config,
+            connections: HashMap::new(),
+            held: VecDeque::new(),
+            polled: HashSet::new(),
+            counters: DecodeCounters::default(),
+            now_ns: 0,
+            swept_ns: 0,
+        }
+    }
+
+    /// Takes a record. Records come in the order of their times; a small disorder does no harm.
+    pub fn record(&mut self, record: Record, emit: &mut dyn FnMut(Event<'_>)) {
+        self.now_ns = self.now_ns.max(record.header().time_ns);
+        match record {
+            Record::Begin(begin, payload) => self.begin(&begin, &payload, emit),
+            Record::Data(data, payload) => self.data(data, payload, emit),
+            Record::End(end) => self.end(end, emit),
+            // Of processes, not of connections.
+            Record::Exec(..) | Record::Exit(_) => {}
+        }
+    }
+
+    /// To be called a few times a second: gives up waiting where it is time.
+    pub fn tick(&mut self, now_ns: u64, emit: &mut dyn FnMut(Event<'_>)) {
+        self.now_ns = self.now_ns.max(now_ns);
+        let hold_ns = self.config.hold.as_nanos() as u64;
+        while let Some(held) = self.held.pop_front_if(|held| held.since_ns.saturating_add(hold_ns) <= now_ns) {
+            self.expire(&held, emit);
+        }
+        if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
+            self.swept_ns = now_ns;
+            self.sweep(now_ns, emit);
+        }
+    }
+
+    /// The exchanges to read totals for from the `CONNECTIONS` map, and to tell with [`Self::progress`].
+    pub fn long_running(&self) -> impl Iterator<Item = LongRunning> {
+        self.polled.iter().filter_map(|id| {
+            let connection = self.connections.get(id)?;
+            let (origin, left) = connection.oldest()?;
+            Some(LongRunning { connection: *id, socket: origin.socket, exchange: connection.number, left })
+        })
+    }
+
+    /// What the `CONNECTIONS` map has for the socket of `connection`, `None` if nothing.
+    pub fn progress(
+        &mut self,
+        connection: u64,
+        state: Option<&event::Connection>,
+        now_ns: u64,
+        emit: &mut dyn FnMut(Event<'_>),
+    ) {
+        // The address of a socket is used again.
+        let state = state.filter(|state| state.connection == connection);
+        if let Some(found) = self.connections.get_mut(&connection) {
+            found.progress(state, now_ns, &mut Out { counters: &mut self.counters, emit });
+            if found.open_exchanges() == 0 {
+                self.polled.remove(&connection);
+            }
+        }
+    }
+
+    /// Ends everything that is open, as far as it is known; for the agent's own end.
+    pub fn finish(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
+        for connection in self.connections.values_mut() {
+            connection.abandon(&mut Out { counters: &mut self.counters, emit });
+        }
+        self.connections.clear();
+        self.polled.clear();
+    }
+
+    /// What was decoded and lost so far.
+    pub const fn counters(&self) -> &DecodeCounters {
+        &self.counters
+    }
+
+    /// Exchanges that are open now.
+    pub fn open_exchanges(&self) -> usize {
+        self.connections.values().map(Connection::open_exchanges).sum()
+    }
+
+    /// Connections that are followed now.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn begin(&mut self, begin: &Begin, payload: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
+        self.make_room(emit);
+        let connection = self.connections.entry(begin.connection).or_default();
+        if begin.exchange <= connection.number || connection.is_closed {
+            self.counters.begin_late += 1;
+            return;
+        }
+        // Of what came before a connection's first known exchange only the records that wait for it tell.
+        let is_new = connection.number == 0;
+        if !is_new {
+            self.counters.begin_missing += u64::from(begin.exchange - connection.number - 1);
+        }
+        connection.begin(begin, payload, &mut Out { counters: &mut self.counters, emit });
+        if !self.held.is_empty() {
+            self.replay(begin.connection, begin.exchange, is_new, emit);
+        }
+    }
+
+    fn data(&mut self, data: Data, payload: Vec<u8>, emit: &mut dyn FnMut(Event<'_>)) {
+        let (id, exchange) = (data.connection, data.exchange);
+        match self.connections.get_mut(&id) {
+            Some(connection) if exchange < connection.number || connection.is_closed => self.counters.data_late += 1,
+            Some(connection) if exchange == connection.number => {
+                connection.data(&data, &payload, &mut Out { counters: &mut self.counters, emit });
+                if connection.is_only_counted() {
+                    self.polled.insert(id);
+                }
+            }
+            _ => self.hold(id, exchange, Record::Data(data, payload), emit),
+        }
+    }
+
+    fn end(&mut self, end: End, emit: &mut dyn FnMut(Event<'_>)) {
+        match self.connections.get_mut(&end.connection) {
+            Some(connection) if connection.is_closed => self.counters.data_late += 1,
+            Some(connection) if end.exchange <= connection.number => {
+                connection.end(&end, &mut Out { counters: &mut self.counters, emit });
+            }
+            _ => self.hold(end.connection, end.exchange, Record::End(end), emit),
+        }
+    }
+
+    fn hold(&mut self, connection: u64, exchange: u32, record: Record, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.held.len() >= HELD_LIMIT
+            && let Some(oldest) = self.held.pop_front()
+        {
+            self.expire(&oldest, emit);
+        }
+        self.held.push_back(Held { connection, exchange, since_ns: self.now_ns, record });
+    }
+
+    /// Takes the records that waited for this `Begin`. Those of earlier exchanges of the connection wait in vain.
+    fn replay(&mut self, connection: u64, exchange: u32, is_new: bool, emit: &mut dyn FnMut(Event<'_>)) {
+        let (due, held): (VecDeque<Held>, _) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| held.connection == connection && held.exchange <= exchange);
+        self.held = held;
+        let mut missing = 0;
+        for held in due {
+            if held.exchange < exchange {
+                self.counters.begin_missing += u64::from(is_new && held.exchange > missing);
+                self.counters.data_late += 1;
+                missing = missing.max(held.exchange);
+                continue;
+            }
+            self.record(held.record, emit);
+        }
+    }
+
+    /// A record's `Begin` will not come any more.
+    fn expire(&mut self, held: &Held, emit: &mut dyn FnMut(Event<'_>)) {
+        let mut out = Out { counters: &mut self.counters, emit };
+        match self.connections.entry(held.connection) {
+            Entry::Occupied(mut entry) => {
+                let connection = entry.get_mut();
+                if connection.number < held.exchange {
+                    out.counters.begin_missing += u64::from(held.exchange - connection.number);
+                    connection.abandon(&mut out);
+                    *connection = Connection::headless(held.exchange, self.now_ns);
+                }
+                connection.is_closed |= matches!(held.record, Record::End(_));
+            }
+            // The end of a connection that was given up, or that was silent while the agent was there.
+            Entry::Vacant(_) if matches!(held.record, Record::End(_)) => {}
+            Entry::Vacant(entry) => {
+                out.counters.begin_missing += 1;
+                entry.insert(Connection::headless(held.exchange, self.now_ns));
+            }
+        }
+    }
+
+    fn sweep(&mut self, now_ns: u64, emit: &mut dyn FnMut(Event<'_>)) {
+        let audit_ns = self.config.audit_after.as_nanos() as u64;
+        let mut out = Out { counters: &mut self.counters, emit };
+        let polled = &mut self.polled;
+        self.connections.retain(|id, connection| {
+            connection.settle_silent(now_ns, &mut out);
+            if connection.open_exchanges() == 0 {
+                polled.remove(id);
+            } else if now_ns.saturating_sub(connection.last_ns) >= audit_ns {
+                polled.insert(*id);
+            }
+            !connection.is_closed
+        });
+    }
+
+    /// Gives up the quietest connections if the table is full.
+    fn make_room(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.connections.len() < self.config.max_connections.max(1) {
+            return;
+        }
+        // Closed ones are of no more use, so they go first.
+        let age = |connection: &Connection| if connection.is_closed { 0 } else { connection.last_ns };
+        let mut ages: Vec<u64> = self.connections.values().map(age).collect();
+        let share = ages.len() / EVICTED_SHARE;
+        let (_, limit, _) = ages.select_nth_unstable(share);
+        let (limit, mut room) = (*limit, share + 1);
+        let mut out = Out { counters: &mut self.counters, emit };
+        self.connections.retain(|_, connection| {
+            if room == 0 || age(connection) > limit {
+                return true;
+            }
+            room -= 1;
+            let evicted = connection.evict(&mut out);
+            out.counters.evicted += evicted;
+            false
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! Names and ports out of the `Host` header.
+
+/// `host[:port]`, of a `Host` header or an absolute target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Authority<'a> {
+    /// Host and port without user information.
+    pub(super) text: &'a str,
+    /// Name or address; an IPv6 one without its brackets.
+    pub(super) name: &'a str,
+    /// Port, if one is there.
+    pub(super) port: Option<u16>,
+}
+
+impl<'a> Authority<'a> {
+    /// Splits `text`. User information is dropped: it may be a password.
+    pub(super) fn parse(text: &'a str) -> Self {
+        let text = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        if let Some((name, rest)) = text.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+            return Self { text, name, port: rest.strip_prefix(':').and_then(parse_port) };
+        }
+        match text.rsplit_once(':') {
+            // An IPv6 address without brackets has no port.
+            Some((name, port)) if !name.contains(':') => Self { text, name, port: parse_port(port) },
+            _ => Self { text, name: text, port: None },
+        }
+    }
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::name("shop", "shop", "shop", None)]
+    #[case::name_and_port("shop.local:8080", "shop.local:8080", "shop.local", Some(8080))]
+    #[case::empty_port("shop:", "shop:", "shop", None)]
+    #[case::bad_port("shop:http", "shop:http", "shop", None)]
+    #[case::port_too_large("shop:99999", "shop:99999", "shop", None)]
+    #[case::ipv4("10.0.0.1:80", "10.0.0.1:80", "10.0.0.1", Some(80))]
+    #[case::ipv6("[::1]:80", "[::1]:80", "::1", Some(80))]
+    #[case::ipv6_without_port("[::1]", "[::1]", "::1", None)]
+    #[case::ipv6_without_brackets("fe80::1", "fe80::1", "fe80::1", None)]
+    #[case::open_bracket("[::1", "[::1", "[::1", None)]
+    #[case::user("user:secret@shop:80", "shop:80", "shop", Some(80))]
+    #[case::empty("", "", "", None)]
+    fn parts(#[case] text: &str, #[case] without_user: &str, #[case] name: &str, #[case] port: Option<u16>) {
+        assert_eq!(Authority::parse(text), Authority { text: without_user, name, port });
+    }
+}

@@ -1,0 +1,113 @@
+//! Where trace and span ids come from.
+
+use crate::decode::Key;
+
+/// Ids of a span, as they are sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ids {
+    /// The trace.
+    pub trace_id: [u8; 16],
+    /// The span.
+    pub span_id: [u8; 8],
+    /// The span's parent; `None` makes it a root.
+    pub parent_span_id: Option<[u8; 8]>,
+    /// `tracestate` of the request that was continued.
+    pub trace_state: String,
+    /// W3C trace flags of the request that was continued, else `sampled`.
+    pub flags: u8,
+    /// Whether the parent is a span of another process, where that is known.
+    pub is_parent_remote: Option<bool>,
+}
+
+/// Span id of the client span of the exchange at `key`.
+///
+/// The finaliser of `SplitMix64` over `client position << 32 | server position`. It is a bijection, so two exchanges
+/// share an id only if they share a key; the one key that gives the invalid id 0 gets 1 instead.
+pub fn client_span_id(key: Key) -> [u8; 8] {
+    let positions = u64::from(key.client_position) << 32 | u64::from(key.server_position);
+    mix(positions).max(1).to_be_bytes()
+}
+
+/// Only keeps the state of a generator from being all zeros for the most likely wrong seed, zeros.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
+/// A generator of ids: xoshiro256++ by Blackman and Vigna. Ids need to be unlike, not secret; a state of 256 bits keeps
+/// the agents of many nodes apart.
+#[derive(Clone, Debug)]
+pub struct RandomIds([u64; 4]);
+
+impl RandomIds {
+    /// A generator that gives the same ids for the same seed.
+    pub const fn new(seed: [u64; 4]) -> Self {
+        // A seed with few bits set would give a row of similar ids first.
+        let [a, b, c, d] = seed;
+        Self([mix(a ^ GOLDEN), mix(b ^ GOLDEN), mix(c ^ GOLDEN), mix(d ^ GOLDEN)])
+    }
+
+    /// A trace id, never 0.
+    pub fn trace_id(&mut self) -> [u8; 16] {
+        let id = u128::from(self.next()) << 64 | u128::from(self.next());
+        id.max(1).to_be_bytes()
+    }
+
+    /// A span id, never 0.
+    pub fn span_id(&mut self) -> [u8; 8] {
+        self.next().max(1).to_be_bytes()
+    }
+
+    const fn next(&mut self) -> u64 {
+        let [a, b, c, d] = self.0;
+        let value = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
+        let (c, d) = (c ^ a, d ^ b);
+        self.0 = [a ^ d, b ^ c, c ^ b << 17, d.rotate_left(45)];
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The first numbers of the reference implementation for this seed.
+    #[test]
+    fn is_xoshiro256_plus_plus() {
+        let mut ids = RandomIds([1, 2, 3, 4]);
+        let expected = [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386];
+        assert_eq!(expected, std::array::from_fn(|_| ids.next()));
+    }
+
+    #[test]
+    fn a_seed_of_zeros_gives_ids() {
+        let mut ids = RandomIds::new([0; 4]);
+        let distinct: HashSet<_> = (0..1000).map(|_| ids.span_id()).collect();
+        assert_eq!(distinct.len(), 1000);
+    }
+
+    #[test]
+    fn the_id_of_a_client_span_is_fixed() {
+        // Both ends of a connection may be watched by agents of different versions: this must not change.
+        let key = Key { client_position: 0x1234_5678, server_position: 0x9abc_def0 };
+        assert_eq!(u64::from_be_bytes(client_span_id(key)), mix(0x1234_5678_9abc_def0));
+        assert_eq!(client_span_id(Key { client_position: 0, server_position: 0 }), 1_u64.to_be_bytes());
+        assert_eq!(mix(1), 0x5692_161d_100b_05e5);
+    }
+
+    proptest! {
+        #[test]
+        fn keys_do_not_share_ids(a: (u32, u32), b: (u32, u32)) {
+            let key = |(client_position, server_position)| Key { client_position, server_position };
+            prop_assert_eq!(client_span_id(key(a)) == client_span_id(key(b)), a == b);
+            prop_assert_ne!(client_span_id(key(a)), [0; 8]);
+        }
+    }
+}

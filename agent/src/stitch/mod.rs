@@ -1,0 +1,344 @@
+//! Gives every exchange its place in a trace.
+//!
+//! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
+//! positions of its first byte; for a client the only server request that its process has open; else it is a root.
+//! A link that is not certain is not made. ADR 0003 says why.
+
+mod ids;
+mod traceparent;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+
+pub use ids::{Ids, RandomIds, client_span_id};
+pub use traceparent::TraceParent;
+
+use crate::decode::{Exchange, ExchangeId, Key, Origin, RequestHead, Role};
+
+/// How far a server may seem to be ahead of its client: both are stamped by the same clock, but on different CPUs.
+const SLACK_NS: u64 = 1_000_000;
+/// Flags of a trace that begins here: `sampled`.
+const SAMPLED: u8 = 1;
+
+/// Limits of a [`Stitcher`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct StitchConfig {
+    /// Exchanges that are followed at once. With more, the surplus gets only what its own headers say.
+    pub max_open: usize,
+    /// How long after a client's request the server may read it, nanoseconds.
+    pub pair_within_ns: u64,
+}
+
+impl Default for StitchConfig {
+    fn default() -> Self {
+        Self { max_open: 65_536, pair_within_ns: 60_000_000_000 }
+    }
+}
+
+/// How exchanges found their place.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct StitchCounters {
+    /// Continued the trace of a `traceparent`.
+    pub by_header: u64,
+    /// Server exchanges that are the other end of a client's on this node, told by the stream positions.
+    pub by_position: u64,
+    /// Client exchanges of a process with one open server exchange.
+    pub in_process: u64,
+    /// Roots.
+    pub roots: u64,
+    /// Of the roots: client exchanges of a process with several open server exchanges.
+    pub ambiguous: u64,
+    /// Exchanges beyond [`StitchConfig::max_open`].
+    pub untracked: u64,
+    /// Client exchanges without an answer, forgotten before their server could have read them.
+    pub unanswered_forgotten: u64,
+}
+
+/// An exchange that is not over.
+#[derive(Debug)]
+struct Open {
+    begin_ns: u64,
+    /// `None` until its head is read.
+    ids: Option<Ids>,
+    /// A span of its trace was made below it, so it must stay in that trace.
+    has_children: bool,
+}
+
+/// The client's end of an exchange whose other end may be on this node.
+#[derive(Debug)]
+struct ClientEnd {
+    ids: Ids,
+    begin_ns: u64,
+    header: Option<TraceParent>,
+    is_claimed: bool,
+}
+
+/// Follows the open exchanges of the node. Times are nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Debug)]
+pub struct Stitcher {
+    config: StitchConfig,
+    random: RandomIds,
+    open: HashMap<ExchangeId, Open>,
+    /// Open server exchanges of each process.
+    servers: HashMap<u32, Vec<ExchangeId>>,
+    /// Open server exchanges that are not in `open`: while there are any, nobody can say which one is the only one.
+    untracked_servers: u64,
+    clients: HashMap<Key, ClientEnd>,
+    /// Clients that ended without an answer, by their begin: their servers may still read the request.
+    unanswered: VecDeque<(u64, Key)>,
+    /// Server exchanges without a known caller.
+    unpaired: HashMap<Key, ExchangeId>,
+    counters: StitchCounters,
+}
+
+impl Stitcher {
+    /// Nothing is open; ids come from `random`.
+    pub fn new(config: StitchConfig, random: RandomIds) -> Self {
+        Self {
+            config,
+            random,
+            open: HashMap::new(),
+            servers: HashMap::new(),
+            untracked_servers: 0,
+            clients: HashMap::new(),
+            unanswered: VecDeque::new(),
+            unpaired: HashMap::new(),
+            counters: StitchCounters::default(),
+        }
+    }
+
+    /// A request's first bytes were seen, its head is not known yet.
+    pub fn opened(&mut self, origin: &Origin) {
+        if self.open.len() >= self.config.max_open {
+            self.counters.untracked += 1;
+            self.untracked_servers += u64::from(origin.role == Role::Server);
+            return;
+        }
+        self.open.insert(origin.id, Open { begin_ns: origin.begin_ns, ids: None, has_children: false });
+        if origin.role == Role::Server {
+            self.servers.entry(origin.tgid).or_default().push(origin.id);
+        }
+    }
+
+    /// A request's head was read: its ids are decided now.
+    pub fn began(&mut self, origin: &Origin, head: &RequestHead) {
+        if !self.open.contains_key(&origin.id) {
+            self.opened(origin);
+        }
+        let ids = self.decide(origin, head);
+        if let Some(open) = self.open.get_mut(&origin.id) {
+            open.ids = Some(ids);
+        }
+    }
+
+    /// An exchange is over; gives its ids.
+    pub fn ended(&mut self, exchange: &Exchange) -> Ids {
+        let origin = &exchange.origin;
+        let open = self.close(origin, exchange.response.is_some());
+        match open.and_then(|open| open.ids) {
+            Some(ids) => ids,
+            None => self.by_header(origin, &exchange.request).unwrap_or_else(|| self.root(origin)),
+        }
+    }
+
+    /// An exchange is lost.
+    pub fn dropped(&mut self, origin: &Origin) {
+        self.close(origin, false);
+    }
+
+    /// To be called every few seconds: forgets what is too old to be of use.
+    pub fn tick(&mut self, now_ns: u64) {
+        let within_ns = self.config.pair_within_ns;
+        while let Some((_, key)) =
+            self.unanswered.pop_front_if(|(begin_ns, _)| now_ns.saturating_sub(*begin_ns) > within_ns)
+        {
+            self.clients.remove(&key);
+        }
+        self.servers.retain(|_, open| !open.is_empty());
+    }
+
+    /// What was decided so far.
+    pub const fn counters(&self) -> &StitchCounters {
+        &self.counters
+    }
+
+    fn decide(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
+        match origin.role {
+            Role::Server => self.decide_server(origin, head),
+            Role::Client => self.decide_client(origin, head),
+        }
+    }
+
+    fn decide_server(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
+        let header = traceparent(head);
+        if let Some(ids) = self.claim(origin, header) {
+            self.counters.by_position += u64::from(header.is_none());
+            self.counters.by_header += u64::from(header.is_some());
+            return ids;
+        }
+        if let Some(ids) = self.by_header(origin, head) {
+            return ids;
+        }
+        if let Some(key) = origin.key {
+            self.unpaired.insert(key, origin.id);
+        }
+        self.root(origin)
+    }
+
+    /// The place below the client's end of the same exchange. A `traceparent` that the client did not send, as far as is
+    /// known, is not overruled.
+    fn claim(&mut self, origin: &Origin, header: Option<TraceParent>) -> Option<Ids> {
+        let client = self.clients.get_mut(&origin.key?)?;
+        let is_in_time = client.begin_ns <= origin.begin_ns.saturating_add(SLACK_NS)
+            && origin.begin_ns.saturating_sub(client.begin_ns) <= self.config.pair_within_ns;
+        if client.is_claimed || !is_in_time || (header.is_some() && header != client.header) {
+            return None;
+        }
+        client.is_claimed = true;
+        Some(Ids {
+            span_id: self.random.span_id(),
+            parent_span_id: Some(client.ids.span_id),
+            is_parent_remote: Some(true),
+            ..client.ids.clone()
+        })
+    }
+
+    fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
+        let mut ids = match self.by_header(origin, head) {
+            Some(ids) => ids,
+            None => match self.in_process(origin) {
+                Some(ids) => ids,
+                None => self.root(origin),
+            },
+        };
+        if let Some(key) = origin.key {
+            let is_claimed = self.pair_late(key, &mut ids);
+            if self.clients.len() < self.config.max_open {
+                let client =
+                    ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header: traceparent(head), is_claimed };
+                self.clients.insert(key, client);
+            } else {
+                self.counters.untracked += 1;
+            }
+        }
+        ids
+    }
+
+    /// A system call that sends is told of when it returns, and by then the server may have been told of. Puts both into
+    /// one trace if neither has to stay in its own.
+    fn pair_late(&mut self, key: Key, client: &mut Ids) -> bool {
+        let Some(server) = self.unpaired.get(&key).and_then(|id| self.open.get_mut(id)) else { return false };
+        let Some(server_ids) = &mut server.ids else { return false };
+        if client.parent_span_id.is_none() {
+            client.trace_id = server_ids.trace_id;
+        } else if server.has_children {
+            return false;
+        }
+        server_ids.trace_id = client.trace_id;
+        server_ids.trace_state.clone_from(&client.trace_state);
+        server_ids.flags = client.flags;
+        server_ids.parent_span_id = Some(client.span_id);
+        server_ids.is_parent_remote = Some(true);
+        self.unpaired.remove(&key);
+        self.counters.by_position += 1;
+        self.counters.roots = self.counters.roots.saturating_sub(1);
+        true
+    }
+
+    /// The place below the only server exchange that the process has open.
+    fn in_process(&mut self, origin: &Origin) -> Option<Ids> {
+        let span_id = self.span_id(origin);
+        let servers = self.servers.get(&origin.tgid)?;
+        let [server] = servers.as_slice() else {
+            self.counters.ambiguous += u64::from(!servers.is_empty());
+            return None;
+        };
+        let server = self.open.get_mut(server)?;
+        let parent = server.ids.as_ref()?;
+        if self.untracked_servers > 0 || server.begin_ns > origin.begin_ns {
+            return None;
+        }
+        server.has_children = true;
+        self.counters.in_process += 1;
+        Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
+    }
+
+    fn by_header(&mut self, origin: &Origin, head: &RequestHead) -> Option<Ids> {
+        let header = traceparent(head)?;
+        self.counters.by_header += 1;
+        Some(Ids {
+            trace_id: header.trace_id,
+            span_id: self.span_id(origin),
+            parent_span_id: Some(header.parent_id),
+            trace_state: head.tracestate(),
+            flags: header.flags,
+            // Whether a client's header comes from its own process or was passed on is not known.
+            is_parent_remote: (origin.role == Role::Server).then_some(true),
+        })
+    }
+
+    fn root(&mut self, origin: &Origin) -> Ids {
+        self.counters.roots += 1;
+        Ids {
+            trace_id: self.random.trace_id(),
+            span_id: self.span_id(origin),
+            parent_span_id: None,
+            trace_state: String::new(),
+            flags: SAMPLED,
+            is_parent_remote: None,
+        }
+    }
+
+    fn span_id(&mut self, origin: &Origin) -> [u8; 8] {
+        match origin.key {
+            Some(key) if origin.role == Role::Client => client_span_id(key),
+            _ => self.random.span_id(),
+        }
+    }
+
+    /// Forgets an exchange.
+    fn close(&mut self, origin: &Origin, is_answered: bool) -> Option<Open> {
+        let open = self.open.remove(&origin.id);
+        match origin.role {
+            Role::Server => self.close_server(origin, open.is_some()),
+            Role::Client => self.close_client(origin, is_answered),
+        }
+        open
+    }
+
+    fn close_server(&mut self, origin: &Origin, was_tracked: bool) {
+        if !was_tracked {
+            self.untracked_servers = self.untracked_servers.saturating_sub(1);
+        } else if let Some(servers) = self.servers.get_mut(&origin.tgid) {
+            servers.retain(|id| *id != origin.id);
+        }
+        if let Some(key) = origin.key
+            && self.unpaired.get(&key) == Some(&origin.id)
+        {
+            self.unpaired.remove(&key);
+        }
+    }
+
+    fn close_client(&mut self, origin: &Origin, is_answered: bool) {
+        let Some(key) = origin.key else { return };
+        let Some(client) = self.clients.get(&key) else { return };
+        // Who has an answer was read by its server, and that was told of before.
+        if is_answered || client.is_claimed {
+            self.clients.remove(&key);
+            return;
+        }
+        self.unanswered.push_back((client.begin_ns, key));
+        if self.unanswered.len() > self.config.max_open / 2
+            && let Some((_, oldest)) = self.unanswered.pop_front()
+        {
+            self.counters.unanswered_forgotten += 1;
+            self.clients.remove(&oldest);
+        }
+    }
+}
+
+fn traceparent(head: &RequestHead) -> Option<TraceParent> {
+    TraceParent::parse(&head.traceparent()?)
+}
