@@ -1,0 +1,131 @@
+//! Nested-set numbers: where a span stands in the tree of its trace.
+
+use std::collections::HashMap;
+
+/// A walk through the tree enters and leaves every span; `left` and `right` number these steps from 1.
+///
+/// One span is below another if its numbers lie between the other's.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NestedSet {
+    /// Step that enters it; 0 if it is in no tree, which happens only when parents form a circle.
+    pub left: i32,
+    /// Step that leaves it.
+    pub right: i32,
+    /// `left` of its parent; -1 if it has none, 0 if the parent never came.
+    pub parent: i32,
+}
+
+/// What the numbering has to know of a span.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link<'a> {
+    pub(super) id: &'a [u8],
+    pub(super) parent: &'a [u8],
+    pub(super) start_ns: u64,
+}
+
+/// Numbers the spans of one trace; the result is in their order. Children are entered by their start.
+pub(super) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
+    let mut by_id = HashMap::with_capacity(spans.len());
+    for (index, span) in spans.iter().enumerate() {
+        // If an id comes twice, its children go to the first.
+        by_id.entry(span.id).or_insert(index);
+    }
+    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+    let (mut roots, mut orphans) = (Vec::new(), Vec::new());
+    for (index, span) in spans.iter().enumerate() {
+        let parent = by_id.get(span.parent).filter(|parent| **parent != index);
+        match parent {
+            _ if span.parent.iter().all(|byte| *byte == 0) => roots.push(index),
+            Some(parent) => children.entry(*parent).or_default().push(index),
+            None => orphans.push(index),
+        }
+    }
+    let by_start = |list: &mut Vec<usize>| list.sort_by_key(|index| spans.get(*index).map(|span| span.start_ns));
+    children.values_mut().for_each(by_start);
+    by_start(&mut roots);
+    by_start(&mut orphans);
+
+    let mut numbers = vec![NestedSet::default(); spans.len()];
+    let mut step = 0;
+    let tops = roots.into_iter().map(|index| (index, -1)).chain(orphans.into_iter().map(|index| (index, 0)));
+    for (top, parent) in tops {
+        // Entered or left next; not recursive, a trace can be as deep as it is long.
+        let mut stack = vec![(top, parent, false)];
+        while let Some((index, parent, left)) = stack.pop() {
+            step += 1;
+            let Some(number) = numbers.get_mut(index) else { continue };
+            if left {
+                number.right = step;
+                continue;
+            }
+            number.left = step;
+            number.parent = parent;
+            stack.push((index, parent, true));
+            let below = children.get(&index).into_iter().flatten().rev();
+            stack.extend(below.map(|child| (*child, step, false)));
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn number_of(spans: &[(u8, u8, u64)]) -> Vec<(i32, i32, i32)> {
+        let ids: Vec<_> = spans.iter().map(|(id, parent, start)| ([*id], [*parent], *start)).collect();
+        let links: Vec<_> = ids.iter().map(|(id, parent, start_ns)| Link { id, parent, start_ns: *start_ns }).collect();
+        number(&links).into_iter().map(|n| (n.left, n.right, n.parent)).collect()
+    }
+
+    #[test]
+    fn a_tree_is_walked_in_order_of_start() {
+        // 1 ─┬─ 2 ── 4
+        //    └─ 3, which starts before 2
+        let numbers = number_of(&[(2, 1, 20), (1, 0, 0), (3, 1, 10), (4, 2, 30)]);
+        assert_eq!(numbers, [(4, 7, 1), (1, 8, -1), (2, 3, 1), (5, 6, 4)]);
+    }
+
+    #[test]
+    fn spans_whose_parent_never_came_are_numbered_after_the_roots() {
+        let numbers = number_of(&[(5, 9, 0), (6, 5, 1), (1, 0, 2)]);
+        assert_eq!(numbers, [(3, 6, 0), (4, 5, 3), (1, 2, -1)]);
+    }
+
+    #[test]
+    fn circles_are_in_no_tree() {
+        let numbers = number_of(&[(1, 2, 0), (2, 1, 0), (3, 3, 0)]);
+        assert_eq!(numbers, [(0, 0, 0), (0, 0, 0), (1, 2, 0)]);
+    }
+
+    #[test]
+    fn children_of_an_id_that_came_twice_go_to_the_first() {
+        let numbers = number_of(&[(1, 0, 0), (1, 0, 1), (2, 1, 2)]);
+        assert_eq!(numbers, [(1, 4, -1), (5, 6, -1), (2, 3, 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_nest_like_parents(parents in prop::collection::vec(0u8..20, 1..20)) {
+            // Span i has id i + 1; a parent of 0 is none.
+            let spans: Vec<_> = parents.iter().enumerate().map(|(i, p)| (i as u8 + 1, *p, i as u64)).collect();
+            let numbers = number_of(&spans);
+            for (index, (_, parent, _)) in spans.iter().enumerate() {
+                let (left, right, up) = numbers[index];
+                prop_assert!(left == 0 || left < right);
+                let parent_index = usize::from(*parent).wrapping_sub(1);
+                if let Some((parent_left, parent_right, _)) = numbers.get(parent_index).filter(|_| parent_index != index)
+                    && left > 0
+                {
+                    prop_assert_eq!(up, *parent_left);
+                    prop_assert!(*parent_left < left && right < *parent_right);
+                }
+            }
+            let mut steps: Vec<_> = numbers.iter().filter(|n| n.0 > 0).flat_map(|n| [n.0, n.1]).collect();
+            steps.sort_unstable();
+            prop_assert_eq!(steps.clone(), (1..=steps.len() as i32).collect::<Vec<_>>());
+        }
+    }
+}

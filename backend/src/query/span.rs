@@ -1,0 +1,32 @@
+//! What a query can ask of a span.
+
+use super::nested::NestedSet;
+use super::value::Value;
+use crate::traceql::{Attribute, Field, Intrinsic, Scope};
+
+/// One span, wherever it is stored.
+pub trait SpanView {
+    /// An attribute of one scope, which is never [`Scope::Any`]. Of events and links, one value for each that has it.
+    fn attribute(&self, scope: Scope, name: &str) -> Value<'_>;
+
+    /// A property. Of events and links, one value for each.
+    fn intrinsic(&self, intrinsic: Intrinsic) -> Value<'_>;
+
+    /// Where it stands in its trace; all zero unless the plan asked for it.
+    fn nested(&self) -> NestedSet;
+
+    /// Start, nanoseconds since the epoch.
+    fn start_ns(&self) -> u64;
+
+    /// What a field of a query is on this span.
+    fn field(&self, field: &Field) -> Value<'_> {
+        match field {
+            Field::Intrinsic(intrinsic) => self.intrinsic(*intrinsic),
+            Field::Attribute(Attribute { scope: Scope::Any, name, .. }) => {
+                let mut scopes = Scope::NAMED.into_iter().map(|scope| self.attribute(scope, name));
+                scopes.find(Value::exists).unwrap_or(Value::Nil)
+            }
+            Field::Attribute(Attribute { scope, name, .. }) => self.attribute(*scope, name),
+        }
+    }
+}
