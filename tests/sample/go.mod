@@ -1,3 +1,3 @@
-module sample-go
+module stock
 
 go 1.26

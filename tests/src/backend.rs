@@ -61,8 +61,19 @@ impl Backend {
 
     /// Starts it again on the same data and the same ports, after it was killed or stopped.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.folder, &self.command)?;
+        self.launch()?;
         self.wait_until_ready()
+    }
+
+    /// The same, without waiting until it is ready.
+    pub fn launch(&mut self) -> Result<()> {
+        self.process = spawn(&self.folder, &self.command)?;
+        Ok(())
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     /// SIGTERM; the status with which it ended.

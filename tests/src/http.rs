@@ -37,18 +37,29 @@ fn agent() -> ureq::Agent {
 
 /// GET.
 pub fn get(url: &str) -> Result<Answer> {
-    let mut response = agent().get(url).call().with_context(|| format!("GET {url}"))?;
-    let body =
-        response.body_mut().with_config().limit(256 << 20).read_to_vec().with_context(|| format!("GET {url}"))?;
-    Ok(Answer { status: response.status().as_u16(), body })
+    get_with(url, &[])
+}
+
+/// GET with headers.
+pub fn get_with(url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+    let request = headers.iter().fold(agent().get(url), |request, (name, value)| request.header(*name, *value));
+    read(request.call().with_context(|| format!("GET {url}"))?).with_context(|| format!("GET {url}"))
 }
 
 /// POST with a content type.
 pub fn post(url: &str, content_type: &str, body: &[u8]) -> Result<Answer> {
-    let mut response =
-        agent().post(url).header("content-type", content_type).send(body).with_context(|| format!("POST {url}"))?;
-    let body = response.body_mut().read_to_vec().with_context(|| format!("POST {url}"))?;
-    Ok(Answer { status: response.status().as_u16(), body })
+    post_with(url, &[("content-type", content_type)], body)
+}
+
+/// POST with headers.
+pub fn post_with(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    let request = headers.iter().fold(agent().post(url), |request, (name, value)| request.header(*name, *value));
+    read(request.send(body).with_context(|| format!("POST {url}"))?).with_context(|| format!("POST {url}"))
+}
+
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
+    let status = response.status().as_u16();
+    Ok(Answer { status, body: response.body_mut().with_config().limit(256 << 20).read_to_vec()? })
 }
 
 /// Percent-encodes a query parameter's value.

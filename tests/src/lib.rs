@@ -6,4 +6,5 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod sample;
+pub mod seen;
 pub mod tools;

@@ -1,18 +1,25 @@
 //! Child processes that never outlive the test that started them.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// How long a program may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(6);
+
+/// Ports for servers: below what Linux gives to outgoing connections, which begins at 32768.
+const PORTS: Range<u16> = 15_000..32_000;
 
 /// A running program; ended by its id when dropped, also when the test failed.
 #[derive(Debug)]
@@ -117,8 +124,24 @@ impl Drop for Running {
     }
 }
 
-/// A port of 127.0.0.1 that nobody uses now.
+/// A new folder that is removed when dropped; servers that run as another user may enter it.
+pub fn folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir()?)
+}
+
+/// A port of 127.0.0.1 that nobody uses now, and that no outgoing connection will take.
+///
+/// A port from the kernel's ephemeral range could be given to a client before its server binds it; a client that
+/// tries to reach a server that is down can even end up connected to itself.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
-    Ok(listener.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id().wrapping_mul(101) as u16;
+    for _ in 0..PORTS.len() {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + number % PORTS.len() as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port on 127.0.0.1 in {PORTS:?}")
 }

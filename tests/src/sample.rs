@@ -36,9 +36,9 @@ impl Server {
     pub const fn service_name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
-            Self::FastApi => "app",
-            Self::Node => "server",
-            Self::Go => "sample-go",
+            Self::FastApi => "shop",
+            Self::Node => "prices",
+            Self::Go => "stock",
         }
     }
 }
@@ -49,12 +49,17 @@ pub struct Sample {
     folder: PathBuf,
     ports: BTreeMap<Server, u16>,
     // Ended in this order: the front first.
-    servers: Vec<Running>,
+    servers: Vec<(Server, Running)>,
 }
 
 impl Sample {
     /// Starts the four servers, with their files in `folder`.
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_only(folder, &Server::ALL)
+    }
+
+    /// Starts some of the servers.
+    pub fn start_only(folder: &Path, wanted: &[Server]) -> Result<Self> {
         fs::create_dir_all(folder.join("www/big")).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("www/hello.txt"), "hello\n")?;
         fs::write(folder.join("www/big/1m.bin"), vec![b'x'; 1 << 20])?;
@@ -63,30 +68,13 @@ impl Sample {
         let mut sample = Self { folder: folder.to_owned(), ports, servers: Vec::new() };
         let sources = workspace().join("tests/sample");
 
-        let mut go = Command::new(go_server(&sources)?);
-        go.env("SAMPLE_PORT", sample.port(Server::Go)?);
-        sample.add("go", Server::Go, &mut go)?;
-
-        let mut node = Command::new(system("node")?);
-        node.arg(sources.join("server.js"));
-        node.env("SAMPLE_PORT", sample.port(Server::Node)?).env("SAMPLE_GO", sample.url(Server::Go));
-        sample.add("node", Server::Node, &mut node)?;
-
-        let mut python = Command::new(tool("python/bin/uvicorn")?);
-        python.args(["app:app", "--host", "127.0.0.1", "--port", &sample.port(Server::FastApi)?]);
-        python.arg("--app-dir").arg(&sources).env("SAMPLE_NODE", sample.url(Server::Node));
-        python.env("PYTHONDONTWRITEBYTECODE", "1");
-        sample.add("fastapi", Server::FastApi, &mut python)?;
-
-        let configuration = fs::read_to_string(sources.join("nginx.conf"))?
-            .replace("@DIR@", &folder.to_string_lossy())
-            .replace("@APP_PORT@", &sample.port(Server::FastApi)?)
-            .replace("@PORT@", &sample.port(Server::Nginx)?);
-        let file = folder.join("nginx.conf");
-        fs::write(&file, configuration)?;
-        let mut nginx = Command::new(system("nginx")?);
-        nginx.arg("-c").arg(&file).arg("-p").arg(folder);
-        sample.add("nginx", Server::Nginx, &mut nginx)?;
+        // The back first: each has what it asks before it is asked itself.
+        for server in Server::ALL.into_iter().rev().filter(|server| wanted.contains(server)) {
+            let (name, mut command) = sample.command(server, &sources)?;
+            let mut running = Running::start(name, &sample.folder, &mut command)?;
+            running.wait_for_port(sample.address(server), STARTS_WITHIN)?;
+            sample.servers.push((server, running));
+        }
         sample.servers.reverse();
         Ok(sample)
     }
@@ -122,18 +110,46 @@ impl Sample {
 
     /// Process ids of the servers that the harness started.
     pub fn ids(&self) -> Vec<u32> {
-        self.servers.iter().map(Running::id).collect()
+        self.servers.iter().map(|(_, running)| running.id()).collect()
     }
 
     fn port(&self, server: Server) -> Result<String> {
         self.ports.get(&server).map(u16::to_string).context("every server has a port")
     }
 
-    fn add(&mut self, name: &str, server: Server, command: &mut Command) -> Result<()> {
-        let mut running = Running::start(name, &self.folder, command)?;
-        running.wait_for_port(self.address(server), STARTS_WITHIN)?;
-        self.servers.push(running);
-        Ok(())
+    /// The name of its log, and how it is started.
+    fn command(&self, server: Server, sources: &Path) -> Result<(&'static str, Command)> {
+        Ok(match server {
+            Server::Go => {
+                let mut go = Command::new(go_server(sources)?);
+                go.env("SAMPLE_PORT", self.port(Server::Go)?);
+                ("go", go)
+            }
+            Server::Node => {
+                let mut node = Command::new(system("node")?);
+                node.arg(sources.join("prices.js"));
+                node.env("SAMPLE_PORT", self.port(Server::Node)?).env("SAMPLE_GO", self.url(Server::Go));
+                ("node", node)
+            }
+            Server::FastApi => {
+                let mut python = Command::new(tool("python/bin/uvicorn")?);
+                python.args(["shop:app", "--host", "127.0.0.1", "--port", &self.port(Server::FastApi)?]);
+                python.arg("--app-dir").arg(sources).env("SAMPLE_NODE", self.url(Server::Node));
+                python.env("PYTHONDONTWRITEBYTECODE", "1");
+                ("fastapi", python)
+            }
+            Server::Nginx => {
+                let configuration = fs::read_to_string(sources.join("nginx.conf"))?
+                    .replace("@DIR@", &self.folder.to_string_lossy())
+                    .replace("@APP_PORT@", &self.port(Server::FastApi)?)
+                    .replace("@PORT@", &self.port(Server::Nginx)?);
+                let file = self.folder.join("nginx.conf");
+                fs::write(&file, configuration)?;
+                let mut nginx = Command::new(system("nginx")?);
+                nginx.arg("-c").arg(&file).arg("-p").arg(&self.folder);
+                ("nginx", nginx)
+            }
+        })
     }
 }
 
@@ -141,8 +157,8 @@ impl Sample {
 fn go_server(sources: &Path) -> Result<PathBuf> {
     let folder = target().join("sample");
     fs::create_dir_all(&folder)?;
-    let output = folder.join("sample-go");
-    let source = sources.join("main.go");
+    let output = folder.join("stock");
+    let source = sources.join("stock.go");
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
     if modified(&output).is_none_or(|built| modified(&source).is_none_or(|written| written > built)) {
         let status = Command::new(tool("python/bin/go")?)

@@ -35,6 +35,9 @@ func main() {
 		}
 		answer(w, r, http.StatusOK, map[string]int{"item": item, "stock": item % 7})
 	})
+	http.HandleFunc("/broken", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r, http.StatusInternalServerError, map[string]string{"error": "broken on purpose"})
+	})
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, http.StatusNotFound, map[string]string{"error": "no such path"})
 	})

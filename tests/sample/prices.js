@@ -24,6 +24,8 @@ const server = http.createServer((request, response) => {
     upstream.on('error', (error) => answer(request, response, 502, { error: error.message }));
   } else if (path === '/health') {
     answer(request, response, 200, { ok: true });
+  } else if (path === '/broken') {
+    answer(request, response, 500, { error: 'broken on purpose' });
   } else {
     request.resume();
     answer(request, response, 404, { error: 'no such path' });
