@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
-use crate::live::Batch;
+use crate::live::{Batch, is_root};
 use crate::telemetry::CatalogMetrics;
 
 /// Longest name and longest value that are indexed, bytes.
@@ -237,7 +237,7 @@ fn for_each_tag(batch: &Batch, previous: Option<&Batch>, note: &mut impl FnMut(T
         if let Some(status) = &span.status {
             intrinsic("statusMessage", &status.message, hours, note);
         }
-        if span.parent_span_id.is_empty() {
+        if is_root(span) {
             intrinsic("rootName", &span.name, hours, note);
             intrinsic("rootServiceName", batch.service_name().unwrap_or_default(), hours, note);
         }

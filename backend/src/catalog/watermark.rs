@@ -25,17 +25,31 @@ impl Watermark {
     pub fn finish(&self, sequence: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.finished.insert(sequence);
-        while let Some(lowest) = state.finished.first().copied()
-            && lowest <= state.next
-        {
-            state.finished.remove(&lowest);
-            state.next = state.next.max(lowest + 1);
-        }
+        state.advance();
+    }
+
+    /// Says that every number below `next` is finished.
+    pub fn finish_below(&self, next: u64) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.finished = state.finished.split_off(&next);
+        state.next = state.next.max(next);
+        state.advance();
     }
 
     /// The highest number up to which all are finished.
     pub fn finished(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next.saturating_sub(1)
+    }
+}
+
+impl State {
+    fn advance(&mut self) {
+        while let Some(lowest) = self.finished.first().copied()
+            && lowest <= self.next
+        {
+            self.finished.remove(&lowest);
+            self.next = self.next.max(lowest + 1);
+        }
     }
 }
 
@@ -53,6 +67,17 @@ mod tests {
         assert_eq!(mark.finished(), 4);
         mark.finish(5);
         assert_eq!(mark.finished(), 7);
+    }
+
+    #[test]
+    fn a_range_is_finished_at_once() {
+        let mark = Watermark::new(5);
+        mark.finish(8);
+        mark.finish(10);
+        mark.finish_below(8);
+        assert_eq!(mark.finished(), 8);
+        mark.finish_below(3);
+        assert_eq!(mark.finished(), 8);
     }
 
     proptest! {

@@ -10,4 +10,4 @@ mod trace;
 
 pub use group::{TraceBatch, group, ungroup};
 pub use set::{Limits, LiveSet, Stats};
-pub use trace::{Batch, Root, Trace, TraceId};
+pub use trace::{Batch, Root, Trace, TraceId, is_root};

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::group::TraceBatch;
 use super::trace::{Trace, TraceId};
+use crate::telemetry::LiveMetrics;
 
 /// Independent parts of the map, so that requests do not wait for each other.
 const SHARDS: usize = 16;
@@ -51,10 +52,7 @@ pub struct LiveSet {
     hasher: RandomState,
     /// Number of the latest change; orders traces by their last activity.
     activity: AtomicU64,
-    bytes: AtomicUsize,
-    traces: AtomicUsize,
-    created: AtomicU64,
-    evicted: AtomicU64,
+    metrics: LiveMetrics,
     evicting: Mutex<()>,
 }
 
@@ -81,15 +79,17 @@ struct Entry {
 impl LiveSet {
     /// An empty set.
     pub fn new(limits: Limits) -> Self {
+        Self::with_metrics(limits, LiveMetrics::default())
+    }
+
+    /// An empty set that keeps its counts in `metrics`.
+    pub fn with_metrics(limits: Limits, metrics: LiveMetrics) -> Self {
         Self {
             limits,
+            metrics,
             shards: std::array::from_fn(|_| Shard { state: Mutex::default(), oldest: AtomicU64::new(u64::MAX) }),
             hasher: RandomState::new(),
             activity: AtomicU64::new(0),
-            bytes: AtomicUsize::new(0),
-            traces: AtomicUsize::new(0),
-            created: AtomicU64::new(0),
-            evicted: AtomicU64::new(0),
             evicting: Mutex::new(()),
         }
     }
@@ -104,10 +104,10 @@ impl LiveSet {
             let activity = self.activity.fetch_add(1, Ordering::Relaxed);
             let (created, bytes) = state.append(tenant, batch, activity, received_ns);
             shard.oldest.store(state.oldest(), Ordering::Relaxed);
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.metrics.bytes.inc_by(bytes as i64);
             if created {
-                self.traces.fetch_add(1, Ordering::Relaxed);
-                self.created.fetch_add(1, Ordering::Relaxed);
+                self.metrics.traces.inc();
+                self.metrics.created.inc();
             }
         }
         self.evict();
@@ -118,8 +118,8 @@ impl LiveSet {
         for shard in &self.shards {
             let mut state = shard.lock();
             while let Some(expired) = state.pop_oldest_if(|entry| entry.received_ns < before_ns) {
-                self.bytes.fetch_sub(expired.bytes, Ordering::Relaxed);
-                self.traces.fetch_sub(1, Ordering::Relaxed);
+                self.metrics.bytes.dec_by(expired.bytes as i64);
+                self.metrics.traces.dec();
             }
             shard.oldest.store(state.oldest(), Ordering::Relaxed);
         }
@@ -127,7 +127,8 @@ impl LiveSet {
 
     /// Bytes that the trace may still grow by.
     pub fn room(&self, tenant: &str, id: &TraceId) -> usize {
-        let held = self.trace(tenant, id).map_or(0, |trace| trace.bytes);
+        let state = self.shard(id).lock();
+        let held = state.tenants.get(tenant).and_then(|traces| traces.get(id)).map_or(0, |entry| entry.trace.bytes);
         self.limits.trace_bytes.saturating_sub(held)
     }
 
@@ -161,16 +162,20 @@ impl LiveSet {
     /// Sizes and counts.
     pub fn stats(&self) -> Stats {
         Stats {
-            traces: self.traces.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            created_traces: self.created.load(Ordering::Relaxed),
-            evicted_traces: self.evicted.load(Ordering::Relaxed),
+            traces: self.metrics.traces.get() as usize,
+            bytes: self.bytes(),
+            created_traces: self.metrics.created.get(),
+            evicted_traces: self.metrics.evicted.get(),
         }
     }
 
     /// The bounds.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn bytes(&self) -> usize {
+        usize::try_from(self.metrics.bytes.get()).unwrap_or_default()
     }
 
     fn shard(&self, id: &TraceId) -> &Shard {
@@ -180,11 +185,11 @@ impl LiveSet {
     }
 
     fn evict(&self) {
-        if self.bytes.load(Ordering::Relaxed) <= self.limits.total_bytes {
+        if self.bytes() <= self.limits.total_bytes {
             return;
         }
         let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.bytes.load(Ordering::Relaxed) > self.limits.total_bytes {
+        while self.bytes() > self.limits.total_bytes {
             let Some(shard) = self.shards.iter().min_by_key(|shard| shard.oldest.load(Ordering::Relaxed)) else {
                 return;
             };
@@ -192,9 +197,9 @@ impl LiveSet {
             let Some(evicted) = state.pop_oldest_if(|_| true) else { return };
             shard.oldest.store(state.oldest(), Ordering::Relaxed);
             drop(state);
-            self.bytes.fetch_sub(evicted.bytes, Ordering::Relaxed);
-            self.traces.fetch_sub(1, Ordering::Relaxed);
-            self.evicted.fetch_add(1, Ordering::Relaxed);
+            self.metrics.bytes.dec_by(evicted.bytes as i64);
+            self.metrics.traces.dec();
+            self.metrics.evicted.inc();
         }
     }
 }

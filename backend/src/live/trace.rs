@@ -95,7 +95,7 @@ impl Trace {
             self.start_ns = self.start_ns.min(span.start_time_unix_nano);
             self.end_ns = self.end_ns.max(span.end_time_unix_nano);
             let start_ns = span.start_time_unix_nano;
-            if span.parent_span_id.is_empty() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
+            if is_root(span) && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
                 let service_name = batch.service_name().unwrap_or_default().into();
                 self.root = Some(Root { service_name, span_name: span.name.as_str().into(), start_ns });
             }
@@ -104,6 +104,11 @@ impl Trace {
         self.bytes += bytes;
         self.batches.push(batch);
     }
+}
+
+/// True for a span without a parent; some senders write a parent of zeros for that.
+pub fn is_root(span: &Span) -> bool {
+    span.parent_span_id.iter().all(|byte| *byte == 0)
 }
 
 impl Batch {

@@ -17,6 +17,7 @@ use super::format::{Frame, Header, TENANT_BYTES};
 use super::recovery::{Log, Segment};
 use super::retention::Retention;
 use super::segment::{AppendError, OpenSegment, file_name};
+use crate::telemetry::chain;
 
 /// Bytes after which the writer stops collecting and syncs.
 const COMMIT_BYTES: usize = 1 << 20;
@@ -270,15 +271,4 @@ impl Writer {
         self.log.metrics.segments.set(segments);
         self.log.metrics.bytes.set(bytes);
     }
-}
-
-/// The error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,0 +1,243 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser};
+
+use crate::config::{self, Config, ConfigError, SETTINGS};
+
+/// Receives OpenTelemetry traces, stores them, and answers TraceQL and the Tempo API.
+///
+/// Every flag has an environment variable, COATI_BACKEND_ and its name in capitals; flags win over variables, variables
+/// over the file. The file may also be given as Tempo's -config.file=FILE.
+#[derive(Debug, Parser)]
+#[command(name = "coati-backend", version)]
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help, where Markdown is noise")]
+struct Flags {
+    /// YAML file with the configuration [default: none, everything has a default]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of all data [default: ./coati-data]
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<String>,
+    /// Address for queries; port 0 chooses a free one, which is logged [default: 0.0.0.0:3200]
+    #[arg(long, value_name = "ADDRESS")]
+    api_listen: Option<String>,
+    /// Address for OTLP over gRPC [default: 0.0.0.0:4317]
+    #[arg(long, value_name = "ADDRESS")]
+    otlp_grpc_listen: Option<String>,
+    /// Address for OTLP over HTTP [default: 0.0.0.0:4318]
+    #[arg(long, value_name = "ADDRESS")]
+    otlp_http_listen: Option<String>,
+    /// Age after which data is deleted [default: 7d]
+    #[arg(long, value_name = "TIME")]
+    retention: Option<String>,
+    /// Size that the data directory does not grow beyond [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<String>,
+    /// Memory for live traces [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_live_bytes: Option<String>,
+    /// Memory for one trace [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_trace_bytes: Option<String>,
+    /// Largest request, after decompression [default: 20MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_request_bytes: Option<String>,
+    /// Requests in work at once [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_in_flight_bytes: Option<String>,
+    /// Whether X-Scope-OrgID names the tenant: `true` or `false` [default: false]
+    #[arg(long, value_name = "BOOL")]
+    multitenancy: Option<String>,
+    /// `error`, `warn`, `info`, `debug` or `trace` [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// To run.
+    Run(Box<Config>),
+    /// To print this text, help or version, and end.
+    Print(String),
+}
+
+/// Understands the command line (the program's name first) and the environment.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Command, ConfigError> {
+    let flags = match Flags::try_parse_from(arguments.into_iter().map(as_tempo_spells_it)) {
+        Ok(flags) => flags,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Command::Print(error.to_string()));
+        }
+        Err(error) => return Err(ConfigError::Flag(one_line(&error))),
+    };
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let file = flags.config.clone().or_else(|| variable("COATI_BACKEND_CONFIG").map(PathBuf::from));
+    let mut config = file.map_or_else(|| Ok(Config::default()), |file| config::read(&file))?;
+    for setting in SETTINGS {
+        let name = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_ascii_uppercase());
+        if let Some(value) = variable(&name) {
+            config.set(setting, &value, &name)?;
+        }
+        if let Some(value) = flags.value(setting) {
+            config.set(setting, value, &format!("--{setting}"))?;
+        }
+    }
+    Ok(Command::Run(Box::new(config)))
+}
+
+impl Flags {
+    fn value(&self, setting: &str) -> Option<&str> {
+        let value = match setting {
+            "data-dir" => &self.data_dir,
+            "api-listen" => &self.api_listen,
+            "otlp-grpc-listen" => &self.otlp_grpc_listen,
+            "otlp-http-listen" => &self.otlp_http_listen,
+            "retention" => &self.retention,
+            "max-bytes" => &self.max_bytes,
+            "max-live-bytes" => &self.max_live_bytes,
+            "max-trace-bytes" => &self.max_trace_bytes,
+            "max-request-bytes" => &self.max_request_bytes,
+            "max-in-flight-bytes" => &self.max_in_flight_bytes,
+            "multitenancy" => &self.multitenancy,
+            "log-level" => &self.log_level,
+            _ => &None,
+        };
+        value.as_deref()
+    }
+}
+
+/// `-config.file` and `--config.file` mean `--config`.
+fn as_tempo_spells_it(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str() else { return argument };
+    let rest = text.strip_prefix("--config.file").or_else(|| text.strip_prefix("-config.file"));
+    match rest {
+        Some(rest) if rest.is_empty() || rest.starts_with('=') => format!("--config{rest}").into(),
+        _ => argument,
+    }
+}
+
+/// The parser's own text has several lines and a hint to `--help`.
+fn one_line(error: &clap::Error) -> String {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.as_str(),
+        _ => "command line",
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let command = Flags::command();
+            let flags: Vec<_> =
+                command.get_arguments().filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect();
+            format!("{argument}: no such flag, expected one of {}", flags.join(", "))
+        }
+        ErrorKind::InvalidValue | ErrorKind::WrongNumberOfValues => format!("{argument}: expected a value"),
+        ErrorKind::ArgumentConflict => format!("{argument}: expected at most once"),
+        _ => {
+            let text = error.to_string();
+            text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ByteSize, LogLevel};
+    use rstest::rstest;
+    use std::collections::HashMap;
+    use std::fs;
+    use std::path::Path;
+
+    fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables: HashMap<_, _> = variables.iter().copied().collect();
+        let arguments = [&["coati-backend"], arguments].concat().into_iter().map(OsString::from);
+        match parse(arguments, &|name| variables.get(name).map(|value| (*value).to_owned())) {
+            Ok(Command::Run(config)) => Ok(*config),
+            Ok(Command::Print(text)) => panic!("{text}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[rstest]
+    #[case::config(&["--config", "FILE"])]
+    #[case::config_with_equals(&["--config=FILE"])]
+    #[case::as_tempo(&["-config.file=FILE"])]
+    #[case::as_tempo_in_two_words(&["-config.file", "FILE"])]
+    #[case::as_tempo_with_two_dashes(&["--config.file=FILE"])]
+    fn flags_win_over_variables_and_variables_over_the_file(#[case] arguments: &[&str]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "data_dir: /file\nlog_level: warn\nretention:\n  max_bytes: 1GiB\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let mut arguments: Vec<String> = arguments.iter().map(|argument| argument.replace("FILE", path)).collect();
+        arguments.push("--data-dir=/flag".to_owned());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let variables = [("COATI_BACKEND_DATA_DIR", "/variable"), ("COATI_BACKEND_LOG_LEVEL", "DEBUG")];
+        let config = run(&arguments, &variables).unwrap();
+        assert_eq!(config.data_dir, Path::new("/flag"));
+        assert_eq!(config.log_level, LogLevel::Debug);
+        assert_eq!(config.retention.max_bytes, ByteSize(1 << 30));
+        let config = run(&[], &[("COATI_BACKEND_CONFIG", path), ("COATI_BACKEND_LOG_LEVEL", "")]).unwrap();
+        assert_eq!(config.log_level, LogLevel::Warn);
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_and_a_variable() {
+        for setting in SETTINGS {
+            let value = match setting {
+                "data-dir" => "/x",
+                "retention" => "1h",
+                "multitenancy" => "true",
+                "log-level" => "trace",
+                setting if setting.ends_with("listen") => "127.0.0.1:1",
+                "max-trace-bytes" | "max-request-bytes" => "1MiB",
+                _ => "900GiB",
+            };
+            let variable = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_uppercase());
+            let by_flag = run(&[&format!("--{setting}={value}")], &[]).unwrap();
+            let by_variable = run(&[], &[(&variable, value)]).unwrap();
+            assert_eq!(by_flag, by_variable, "{setting}");
+            assert_ne!(by_flag, Config::default(), "{setting}");
+        }
+    }
+
+    #[rstest]
+    #[case::no_value(&["--api-listen"], "--api-listen <ADDRESS>: expected a value")]
+    #[case::bad_address(&["--api-listen", "3200"], "--api-listen: expected an address with a port such as `0.0.0.0:3200`, found `3200`")]
+    #[case::bad_time(&["--retention", "week"], "--retention: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`")]
+    #[case::bad_size(&["--max-bytes=-1"], "--max-bytes: expected a size with a unit such as `512KiB`, `256MiB` or `10GiB`, found `-1`")]
+    #[case::no_file(&["--config", "/no/such/file"], "/no/such/file: No such file or directory (os error 2)")]
+    fn bad_command_lines(#[case] arguments: &[&str], #[case] expected: &str) {
+        assert_eq!(run(arguments, &[]).unwrap_err(), expected);
+    }
+
+    #[rstest]
+    #[case::unknown("--dada-dir", "--dada-dir: no such flag, expected one of --config, --data-dir, ")]
+    #[case::word("serve", "serve: no such flag, expected one of --config, --data-dir, ")]
+    fn unknown_flags(#[case] argument: &str, #[case] expected: &str) {
+        let error = run(&[argument], &[]).unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        let error = run(&[], &[("COATI_BACKEND_MAX_BYTES", "x")]).unwrap_err();
+        assert!(error.starts_with("COATI_BACKEND_MAX_BYTES: expected a size"), "{error}");
+    }
+
+    #[rstest]
+    #[case::help("--help", "Usage: coati-backend")]
+    #[case::version("--version", concat!("coati-backend ", env!("CARGO_PKG_VERSION")))]
+    fn help_and_version_are_printed(#[case] flag: &str, #[case] expected: &str) {
+        let arguments = ["coati-backend", flag].map(OsString::from);
+        let Ok(Command::Print(text)) = parse(arguments, &|_| None) else { panic!() };
+        assert!(text.contains(expected), "{text}");
+    }
+}

@@ -1,0 +1,183 @@
+//! What the backend is told to do: flags before environment variables before a YAML file before defaults.
+//!
+//! An unknown key, a wrong type or a bad value is an error that names where it stands and what is expected there.
+
+mod error;
+mod file;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use error::ConfigError;
+pub(crate) use file::read;
+pub use value::{ByteSize, LogLevel};
+use value::{Value, text};
+
+/// The whole configuration. The names of the fields are the keys of the file.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Everything that is stored is under this directory; nothing is written elsewhere.
+    pub data_dir: PathBuf,
+    /// Least severe messages that are logged to standard error.
+    #[serde(deserialize_with = "text")]
+    pub log_level: LogLevel,
+    /// Whether the header `X-Scope-OrgID` says whose data a request is about; then it must be there.
+    #[serde(deserialize_with = "text")]
+    pub multitenancy: bool,
+    /// Addresses.
+    pub listen: Listen,
+    /// What is kept on disk.
+    pub retention: RetentionConfig,
+    /// What is kept in memory.
+    pub live: LiveConfig,
+    /// What is taken in.
+    pub receive: ReceiveConfig,
+}
+
+/// Addresses to listen on; port 0 chooses a free one, which is logged.
+///
+/// All interfaces, other than Tempo since 2.7: a backend in a pod or on a node of its own would else get nothing, and say
+/// nothing about it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Queries: HTTP/1.1 and HTTP/2 without TLS.
+    #[serde(deserialize_with = "text")]
+    pub api: SocketAddr,
+    /// OTLP over gRPC.
+    #[serde(deserialize_with = "text")]
+    pub otlp_grpc: SocketAddr,
+    /// OTLP over HTTP.
+    #[serde(deserialize_with = "text")]
+    pub otlp_http: SocketAddr,
+}
+
+/// What is kept on disk.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Data older than this is deleted.
+    #[serde(deserialize_with = "text")]
+    pub age: Duration,
+    /// The data directory does not grow beyond this: the oldest data is deleted.
+    #[serde(deserialize_with = "text")]
+    pub max_bytes: ByteSize,
+}
+
+/// What is kept in memory.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct LiveConfig {
+    /// Estimated memory of all live traces; beyond it those that were quiet for longest leave.
+    #[serde(deserialize_with = "text")]
+    pub max_bytes: ByteSize,
+    /// Estimated memory of one trace; beyond it its spans are rejected. At most `max_bytes`.
+    #[serde(deserialize_with = "text")]
+    pub max_trace_bytes: ByteSize,
+}
+
+/// What is taken in.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReceiveConfig {
+    /// Largest request, after decompression. At most `max_in_flight_bytes`.
+    #[serde(deserialize_with = "text")]
+    pub max_request_bytes: ByteSize,
+    /// Requests in work at once; beyond it senders are asked to try again.
+    #[serde(deserialize_with = "text")]
+    pub max_in_flight_bytes: ByteSize,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./coati-data"),
+            log_level: LogLevel::Info,
+            multitenancy: false,
+            listen: Listen::default(),
+            retention: RetentionConfig::default(),
+            live: LiveConfig::default(),
+            receive: ReceiveConfig::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let [api, otlp_grpc, otlp_http] =
+            [3200, 4317, 4318].map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        Self { api, otlp_grpc, otlp_http }
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { age: Duration::from_hours(7 * 24), max_bytes: ByteSize(10_240 * MIB) }
+    }
+}
+
+impl Default for LiveConfig {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize(256 * MIB), max_trace_bytes: ByteSize(64 * MIB) }
+    }
+}
+
+impl Default for ReceiveConfig {
+    fn default() -> Self {
+        Self { max_request_bytes: ByteSize(20 * MIB), max_in_flight_bytes: ByteSize(64 * MIB) }
+    }
+}
+
+/// Names of the settings that have a flag and an environment variable.
+pub(crate) const SETTINGS: [&str; 12] = [
+    "data-dir",
+    "api-listen",
+    "otlp-grpc-listen",
+    "otlp-http-listen",
+    "retention",
+    "max-bytes",
+    "max-live-bytes",
+    "max-trace-bytes",
+    "max-request-bytes",
+    "max-in-flight-bytes",
+    "multitenancy",
+    "log-level",
+];
+
+impl Config {
+    /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
+    pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
+        let Self { data_dir, log_level, multitenancy, listen, retention, live, receive } = self;
+        match setting {
+            "data-dir" => set(data_dir, text, place),
+            "api-listen" => set(&mut listen.api, text, place),
+            "otlp-grpc-listen" => set(&mut listen.otlp_grpc, text, place),
+            "otlp-http-listen" => set(&mut listen.otlp_http, text, place),
+            "retention" => set(&mut retention.age, text, place),
+            "max-bytes" => set(&mut retention.max_bytes, text, place),
+            "max-live-bytes" => set(&mut live.max_bytes, text, place),
+            "max-trace-bytes" => set(&mut live.max_trace_bytes, text, place),
+            "max-request-bytes" => set(&mut receive.max_request_bytes, text, place),
+            "max-in-flight-bytes" => set(&mut receive.max_in_flight_bytes, text, place),
+            "multitenancy" => set(multitenancy, text, place),
+            "log-level" => set(log_level, text, place),
+            _ => Err(ConfigError::Flag(format!("{place}: no such setting"))),
+        }
+    }
+}
+
+fn set<T: Value>(target: &mut T, text: &str, place: &str) -> Result<(), ConfigError> {
+    *target = T::from_text(text).ok_or_else(|| ConfigError::Value {
+        place: place.to_owned(),
+        expected: T::EXPECTED,
+        found: text.to_owned(),
+    })?;
+    Ok(())
+}

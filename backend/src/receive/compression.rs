@@ -1,0 +1,137 @@
+//! `Content-Encoding`: taking a body apart without letting a small one fill the memory, and packing requests for the log.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ContentEncoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl ContentEncoding {
+    /// The one that the header names; `None` for one that is not supported.
+    pub(super) fn parse(header: Option<&[u8]>) -> Option<Self> {
+        let name = header.unwrap_or_default().trim_ascii().to_ascii_lowercase();
+        match name.as_slice() {
+            b"" | b"identity" => Some(Self::Identity),
+            b"gzip" | b"x-gzip" => Some(Self::Gzip),
+            b"zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Why a body cannot be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DecompressError {
+    /// It is not in the format that the header names.
+    #[error("body cannot be decompressed: {0}")]
+    Malformed(#[source] io::Error),
+    /// It becomes too large.
+    #[error("request larger than {limit} bytes when decompressed from {compressed} bytes")]
+    TooLarge { compressed: usize, limit: usize },
+}
+
+/// The body itself; never makes more than `limit` bytes.
+pub(super) fn decompress(body: Bytes, encoding: ContentEncoding, limit: usize) -> Result<Bytes, DecompressError> {
+    let mut raw = Vec::new();
+    let ceiling = limit as u64 + 1;
+    let outcome = match encoding {
+        ContentEncoding::Identity => return Ok(body),
+        ContentEncoding::Gzip => MultiGzDecoder::new(body.as_ref()).take(ceiling).read_to_end(&mut raw),
+        ContentEncoding::Zstd => zstd::stream::read::Decoder::with_buffer(body.as_ref())
+            .and_then(|decoder| decoder.take(ceiling).read_to_end(&mut raw)),
+    };
+    outcome.map_err(DecompressError::Malformed)?;
+    if raw.len() > limit {
+        return Err(DecompressError::TooLarge { compressed: body.len(), limit });
+    }
+    Ok(raw.into())
+}
+
+/// Level 1 packs OTLP to about an eighth; higher levels gain little and cost more time than decoding.
+const LEVEL: i32 = 1;
+
+thread_local! {
+    /// A context is 1 MiB and more to set up; a thread keeps its own.
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Packs a request for the log; `None` if that does not make it smaller.
+pub(super) fn pack(raw: &[u8]) -> Option<Vec<u8>> {
+    let packed = COMPRESSOR.with_borrow_mut(|compressor| {
+        if compressor.is_none() {
+            *compressor = zstd::bulk::Compressor::new(LEVEL).ok();
+        }
+        compressor.as_mut()?.compress(raw).ok()
+    });
+    packed.filter(|packed| packed.len() < raw.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::read::GzEncoder;
+    use rstest::rstest;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        GzEncoder::new(bytes, Compression::default()).read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::bulk::compress(bytes, 3).unwrap()
+    }
+
+    #[rstest]
+    #[case::absent(None, Some(ContentEncoding::Identity))]
+    #[case::identity(Some("identity"), Some(ContentEncoding::Identity))]
+    #[case::gzip(Some(" GZIP"), Some(ContentEncoding::Gzip))]
+    #[case::zstd(Some("zstd"), Some(ContentEncoding::Zstd))]
+    #[case::brotli(Some("br"), None)]
+    #[case::two(Some("gzip, gzip"), None)]
+    fn names(#[case] header: Option<&str>, #[case] expected: Option<ContentEncoding>) {
+        assert_eq!(ContentEncoding::parse(header.map(str::as_bytes)), expected);
+    }
+
+    #[rstest]
+    #[case::gzip(ContentEncoding::Gzip, gzip)]
+    #[case::zstd(ContentEncoding::Zstd, zstd)]
+    fn a_bomb_stops_at_the_limit(#[case] encoding: ContentEncoding, #[case] compress: impl Fn(&[u8]) -> Vec<u8>) {
+        let exact = decompress(compress(&[0; 1000]).into(), encoding, 1000).unwrap();
+        assert_eq!(exact, vec![0; 1000]);
+        let bomb = compress(&vec![0; 50 << 20]);
+        assert!(bomb.len() < 100_000);
+        let error = decompress(bomb.into(), encoding, 1000).unwrap_err();
+        assert!(matches!(error, DecompressError::TooLarge { limit: 1000, .. }), "{error}");
+    }
+
+    #[rstest]
+    #[case::gzip(ContentEncoding::Gzip, gzip)]
+    #[case::zstd(ContentEncoding::Zstd, zstd)]
+    fn every_prefix_is_refused(#[case] encoding: ContentEncoding, #[case] compress: impl Fn(&[u8]) -> Vec<u8>) {
+        let packed = compress(b"some bytes, some bytes, some more bytes");
+        for len in 0..packed.len() {
+            let prefix = Bytes::copy_from_slice(&packed[..len]);
+            let outcome = decompress(prefix, encoding, 1000);
+            // Nothing at all is an empty zstd stream.
+            assert!(outcome.is_err() || len == 0, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn packing_only_when_it_helps() {
+        let request = b"a request, a request, a request, a request, a request";
+        let packed = pack(request).unwrap();
+        assert_eq!(zstd::bulk::decompress(&packed, request.len()).unwrap(), request);
+        assert_eq!(pack(b"x"), None);
+    }
+}

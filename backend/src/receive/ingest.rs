@@ -1,0 +1,180 @@
+//! The way of a request: check → log → live set and catalog → acknowledgement.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{error, warn};
+
+use super::ExportError;
+use super::prepare::{Format, Prepared, prepare};
+use super::validate::Rejections;
+use crate::catalog::{Seen, TagIndex, Watermark};
+use crate::live::LiveSet;
+use crate::telemetry::{DiscardedLabels, ReceiveMetrics, RefusedLabels, TenantLabels};
+use crate::wal::{Entry, Wal};
+
+/// Requests of this size and more are decoded where they do not hold other connections up.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// The unit of the budget for requests in work; a semaphore counts to 2^32 only.
+const BUDGET_UNIT: usize = 1 << 10;
+
+/// Bounds of [`Ingest`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct IngestConfig {
+    /// Largest request, bytes after decompression.
+    pub max_request_bytes: usize,
+    /// Bytes of requests that may be in work at once; more is refused until some are done.
+    pub max_in_flight_bytes: usize,
+}
+
+impl Default for IngestConfig {
+    /// 20 MiB, and 64 MiB in work.
+    fn default() -> Self {
+        Self { max_request_bytes: 20 << 20, max_in_flight_bytes: 64 << 20 }
+    }
+}
+
+/// Takes requests to the log, the live set and the catalog, in this order.
+///
+/// What is acknowledged is on disk *and* visible.
+pub struct Ingest {
+    config: IngestConfig,
+    wal: Arc<Wal>,
+    live: Arc<LiveSet>,
+    tags: Arc<TagIndex>,
+    indexed: Arc<Watermark>,
+    budget: Arc<Semaphore>,
+    metrics: ReceiveMetrics,
+    /// Nanoseconds since the epoch.
+    clock: fn() -> u64,
+}
+
+impl Ingest {
+    /// Wires the stages. `indexed` is told which frames are in the catalog; `clock` gives nanoseconds since the epoch.
+    pub fn new(
+        config: IngestConfig,
+        wal: Arc<Wal>,
+        live: Arc<LiveSet>,
+        tags: Arc<TagIndex>,
+        indexed: Arc<Watermark>,
+        metrics: ReceiveMetrics,
+        clock: fn() -> u64,
+    ) -> Self {
+        let budget = Arc::new(Semaphore::new(config.max_in_flight_bytes / BUDGET_UNIT));
+        Self { config, wal, live, tags, indexed, budget, metrics, clock }
+    }
+
+    /// Largest request, bytes after decompression.
+    pub fn max_request_bytes(&self) -> usize {
+        self.config.max_request_bytes
+    }
+
+    /// Stores the spans of a request that is already decompressed.
+    pub async fn export(
+        self: &Arc<Self>,
+        tenant: Arc<str>,
+        body: Bytes,
+        format: Format,
+    ) -> Result<ExportTraceServiceResponse, ExportError> {
+        let permit = self.reserve(body.len()).inspect_err(|error| self.refused(error.reason()))?;
+        let ingest = Arc::clone(self);
+        // In a task of its own, so that a sender who hangs up cannot stop it between the log and the live set.
+        let stored = tokio::spawn(async move {
+            let bytes = body.len();
+            ingest.metrics.in_flight_bytes.inc_by(bytes as i64);
+            let outcome = ingest.store(&tenant, body, format).await;
+            ingest.metrics.in_flight_bytes.dec_by(bytes as i64);
+            drop(permit);
+            outcome
+        });
+        let outcome = stored.await.unwrap_or_else(|error| {
+            error!(%error, "work on a request broke off");
+            Err(ExportError::Internal)
+        });
+        outcome.inspect_err(|error| self.refused(error.reason()))
+    }
+
+    /// Counts a request that was refused whole.
+    pub(super) fn refused(&self, reason: &str) {
+        self.metrics.refused_requests.get_or_create(&RefusedLabels { reason: reason.to_owned() }).inc();
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ExportError> {
+        let limit = self.config.max_in_flight_bytes;
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        Arc::clone(&self.budget).try_acquire_many_owned(units).map_err(|_| ExportError::Overloaded { bytes, limit })
+    }
+
+    async fn store(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        body: Bytes,
+        format: Format,
+    ) -> Result<ExportTraceServiceResponse, ExportError> {
+        let bytes = body.len() as u64;
+        let Prepared { batches, spans, rejections, payload, compressed, raw_len } =
+            self.prepare(tenant, body, format).await?;
+        if !batches.is_empty() {
+            let received_ns = (self.clock)();
+            let tenant = Arc::clone(tenant);
+            let entry = Entry { tenant: Arc::clone(&tenant), received_ns, raw_len, compressed, payload };
+            let sequence = self.wal.append(entry).await.map_err(ExportError::Wal)?;
+            let fresh = self.tags.observe(&tenant, batches.iter().map(|batch| batch.batch.as_ref()));
+            self.live.insert(&tenant, batches, received_ns);
+            if self.record(&tenant, fresh).await {
+                self.indexed.finish(sequence);
+            }
+        }
+        self.count(tenant, bytes, spans, &rejections);
+        Ok(response(&rejections))
+    }
+
+    async fn prepare(&self, tenant: &Arc<str>, body: Bytes, format: Format) -> Result<Prepared, ExportError> {
+        if body.len() < LARGE_BYTES {
+            return prepare(body, format, &self.live, tenant);
+        }
+        let (live, tenant) = (Arc::clone(&self.live), Arc::clone(tenant));
+        tokio::task::spawn_blocking(move || prepare(body, format, &live, &tenant))
+            .await
+            .unwrap_or(Err(ExportError::Internal))
+    }
+
+    /// True if the catalog has all of it. If not, the frame is indexed again at the next start.
+    async fn record(&self, tenant: &Arc<str>, fresh: Vec<Seen>) -> bool {
+        if fresh.is_empty() {
+            return true;
+        }
+        let (tags, tenant) = (Arc::clone(&self.tags), Arc::clone(tenant));
+        match tokio::task::spawn_blocking(move || tags.record(&tenant, &fresh)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                warn!(error = %crate::telemetry::chain(&error), "tags not indexed");
+                false
+            }
+            Err(error) => {
+                error!(%error, "tags not indexed");
+                false
+            }
+        }
+    }
+
+    fn count(&self, tenant: &str, bytes: u64, spans: u64, rejections: &Rejections) {
+        let labels = TenantLabels { tenant: tenant.to_owned() };
+        self.metrics.spans_received.get_or_create(&labels).inc_by(spans);
+        self.metrics.bytes_received.get_or_create(&labels).inc_by(bytes);
+        for (reason, spans) in rejections.iter() {
+            let labels = DiscardedLabels { reason: reason.name().to_owned(), tenant: tenant.to_owned() };
+            self.metrics.discarded_spans.get_or_create(&labels).inc_by(spans);
+        }
+    }
+}
+
+/// `partial_success` is present always, as Tempo has it, and says something only if spans were rejected.
+fn response(rejections: &Rejections) -> ExportTraceServiceResponse {
+    let partial_success =
+        ExportTracePartialSuccess { rejected_spans: rejections.total() as i64, error_message: rejections.to_string() };
+    ExportTraceServiceResponse { partial_success: Some(partial_success) }
+}

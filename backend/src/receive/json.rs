@@ -1,0 +1,591 @@
+//! OTLP in JSON, read as the specification wants it.
+//!
+//! Own types stand between the JSON and the generated ones, because the `serde` code of those refuses what the rules of
+//! protobuf JSON allow: fields that are missing or `null` in values, names of enum members, numbers as text, `NaN`,
+//! base64 in either alphabet, fields that are not known yet.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1 as common;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::resource::v1 as resource;
+use opentelemetry_proto::tonic::trace::v1 as trace;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// The request in `body`.
+pub(super) fn decode(body: &[u8]) -> Result<ExportTraceServiceRequest, serde_json::Error> {
+    let request: Request = serde_json::from_slice(body)?;
+    Ok(ExportTraceServiceRequest { resource_spans: convert(request.resource_spans) })
+}
+
+fn convert<From, To: std::convert::From<From>>(list: Vec<From>) -> Vec<To> {
+    list.into_iter().map(To::from).collect()
+}
+
+/// Defines types with the fields of messages, all of which may be missing or `null`.
+macro_rules! messages {
+    ($($name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        #[allow(clippy::struct_field_names, reason = "the names are those of the protocol")]
+        struct $name {
+            $(#[serde(deserialize_with = "or_default")] $field: $type,)*
+        }
+    )*};
+}
+
+messages! {
+    Request { resource_spans: Vec<ResourceSpans> }
+    ResourceSpans { resource: Option<Resource>, scope_spans: Vec<ScopeSpans>, schema_url: String }
+    Resource { attributes: Vec<KeyValue>, dropped_attributes_count: Number<u32>, entity_refs: Vec<EntityRef> }
+    EntityRef { schema_url: String, r#type: String, id_keys: Vec<String>, description_keys: Vec<String> }
+    ScopeSpans { scope: Option<Scope>, spans: Vec<Span>, schema_url: String }
+    Scope {
+        name: String,
+        version: String,
+        attributes: Vec<KeyValue>,
+        dropped_attributes_count: Number<u32>,
+    }
+    Span {
+        trace_id: Hex,
+        span_id: Hex,
+        trace_state: String,
+        parent_span_id: Hex,
+        flags: Number<u32>,
+        name: String,
+        kind: Member<SpanKind>,
+        start_time_unix_nano: Number<u64>,
+        end_time_unix_nano: Number<u64>,
+        attributes: Vec<KeyValue>,
+        dropped_attributes_count: Number<u32>,
+        events: Vec<Event>,
+        dropped_events_count: Number<u32>,
+        links: Vec<Link>,
+        dropped_links_count: Number<u32>,
+        status: Option<Status>,
+    }
+    Event {
+        time_unix_nano: Number<u64>,
+        name: String,
+        attributes: Vec<KeyValue>,
+        dropped_attributes_count: Number<u32>,
+    }
+    Link {
+        trace_id: Hex,
+        span_id: Hex,
+        trace_state: String,
+        attributes: Vec<KeyValue>,
+        dropped_attributes_count: Number<u32>,
+        flags: Number<u32>,
+    }
+    Status { message: String, code: Member<StatusCode> }
+    KeyValue { key: String, value: Option<AnyValue> }
+    ArrayValue { values: Vec<AnyValue> }
+    KeyValueList { values: Vec<KeyValue> }
+}
+
+impl From<ResourceSpans> for trace::ResourceSpans {
+    fn from(ResourceSpans { resource, scope_spans, schema_url }: ResourceSpans) -> Self {
+        Self { resource: resource.map(Into::into), scope_spans: convert(scope_spans), schema_url }
+    }
+}
+
+impl From<Resource> for resource::Resource {
+    fn from(Resource { attributes, dropped_attributes_count, entity_refs }: Resource) -> Self {
+        Self {
+            attributes: convert(attributes),
+            dropped_attributes_count: dropped_attributes_count.0,
+            entity_refs: convert(entity_refs),
+        }
+    }
+}
+
+impl From<EntityRef> for common::EntityRef {
+    fn from(EntityRef { schema_url, r#type, id_keys, description_keys }: EntityRef) -> Self {
+        Self { schema_url, r#type, id_keys, description_keys }
+    }
+}
+
+impl From<ScopeSpans> for trace::ScopeSpans {
+    fn from(ScopeSpans { scope, spans, schema_url }: ScopeSpans) -> Self {
+        Self { scope: scope.map(Into::into), spans: convert(spans), schema_url }
+    }
+}
+
+impl From<Scope> for common::InstrumentationScope {
+    fn from(Scope { name, version, attributes, dropped_attributes_count }: Scope) -> Self {
+        Self { name, version, attributes: convert(attributes), dropped_attributes_count: dropped_attributes_count.0 }
+    }
+}
+
+impl From<Span> for trace::Span {
+    fn from(span: Span) -> Self {
+        Self {
+            trace_id: span.trace_id.0,
+            span_id: span.span_id.0,
+            trace_state: span.trace_state,
+            parent_span_id: span.parent_span_id.0,
+            flags: span.flags.0,
+            name: span.name,
+            kind: span.kind.0,
+            start_time_unix_nano: span.start_time_unix_nano.0,
+            end_time_unix_nano: span.end_time_unix_nano.0,
+            attributes: convert(span.attributes),
+            dropped_attributes_count: span.dropped_attributes_count.0,
+            events: convert(span.events),
+            dropped_events_count: span.dropped_events_count.0,
+            links: convert(span.links),
+            dropped_links_count: span.dropped_links_count.0,
+            status: span.status.map(|Status { message, code }| trace::Status { message, code: code.0 }),
+        }
+    }
+}
+
+impl From<Event> for trace::span::Event {
+    fn from(event: Event) -> Self {
+        Self {
+            time_unix_nano: event.time_unix_nano.0,
+            name: event.name,
+            attributes: convert(event.attributes),
+            dropped_attributes_count: event.dropped_attributes_count.0,
+        }
+    }
+}
+
+impl From<Link> for trace::span::Link {
+    fn from(link: Link) -> Self {
+        Self {
+            trace_id: link.trace_id.0,
+            span_id: link.span_id.0,
+            trace_state: link.trace_state,
+            attributes: convert(link.attributes),
+            dropped_attributes_count: link.dropped_attributes_count.0,
+            flags: link.flags.0,
+        }
+    }
+}
+
+impl From<KeyValue> for common::KeyValue {
+    fn from(KeyValue { key, value }: KeyValue) -> Self {
+        Self { key, value: value.map(|AnyValue(value)| common::AnyValue { value }), key_strindex: 0 }
+    }
+}
+
+/// The value of an attribute: an object with one of several fields, or with none.
+#[derive(Default)]
+struct AnyValue(Option<Value>);
+
+impl<'de> Deserialize<'de> for AnyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = AnyValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one of stringValue, boolValue, intValue, doubleValue, arrayValue, kvlistValue, bytesValue")
+            }
+
+            /// An element of a list may be null too.
+            fn visit_unit<E>(self) -> Result<AnyValue, E> {
+                Ok(AnyValue(None))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<AnyValue, M::Error> {
+                let mut value = None;
+                while let Some(field) = map.next_key::<Field>()? {
+                    let found = match field {
+                        Field::StringValue => map.next_value::<Option<String>>()?.map(Value::StringValue),
+                        Field::BoolValue => map.next_value::<Option<bool>>()?.map(Value::BoolValue),
+                        Field::IntValue => map.next_value::<Option<Number<i64>>>()?.map(|n| Value::IntValue(n.0)),
+                        Field::DoubleValue => map.next_value::<Option<Number<f64>>>()?.map(|n| Value::DoubleValue(n.0)),
+                        Field::ArrayValue => map
+                            .next_value::<Option<ArrayValue>>()?
+                            .map(|list| Value::ArrayValue(common::ArrayValue { values: any_values(list.values) })),
+                        Field::KvlistValue => map
+                            .next_value::<Option<KeyValueList>>()?
+                            .map(|list| Value::KvlistValue(common::KeyValueList { values: convert(list.values) })),
+                        Field::BytesValue => {
+                            map.next_value::<Option<Base64>>()?.map(|bytes| Value::BytesValue(bytes.0))
+                        }
+                        Field::Unknown => {
+                            map.next_value::<IgnoredAny>()?;
+                            None
+                        }
+                    };
+                    value = found.or(value);
+                }
+                Ok(AnyValue(value))
+            }
+        }
+
+        deserializer.deserialize_any(Fields)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    StringValue,
+    BoolValue,
+    IntValue,
+    DoubleValue,
+    ArrayValue,
+    KvlistValue,
+    BytesValue,
+    #[serde(other)]
+    Unknown,
+}
+
+fn any_values(values: Vec<AnyValue>) -> Vec<common::AnyValue> {
+    values.into_iter().map(|AnyValue(value)| common::AnyValue { value }).collect()
+}
+
+/// `null` stands for the default everywhere.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A type that JSON writes as a number, or as text because JavaScript's numbers end at 2^53.
+trait Numeric: Copy + Default + FromStr {
+    const NAME: &str;
+
+    fn from_u64(number: u64) -> Option<Self>;
+    fn from_i64(number: i64) -> Option<Self>;
+    fn from_f64(number: f64) -> Option<Self>;
+}
+
+macro_rules! integers {
+    ($($integer:ty),*) => {$(
+        impl Numeric for $integer {
+            const NAME: &str = stringify!($integer);
+
+            fn from_u64(number: u64) -> Option<Self> {
+                number.try_into().ok()
+            }
+
+            fn from_i64(number: i64) -> Option<Self> {
+                number.try_into().ok()
+            }
+
+            /// `1.0` and `1e3` are integers too.
+            fn from_f64(number: f64) -> Option<Self> {
+                let integer = number as i128;
+                #[expect(clippy::float_cmp, reason = "only a number without a fraction is unchanged")]
+                let whole = integer as f64 == number;
+                integer.try_into().ok().filter(|_| whole)
+            }
+        }
+    )*};
+}
+
+integers!(i32, u32, i64, u64);
+
+impl Numeric for f64 {
+    const NAME: &str = "f64";
+
+    fn from_u64(number: u64) -> Option<Self> {
+        Some(number as Self)
+    }
+
+    fn from_i64(number: i64) -> Option<Self> {
+        Some(number as Self)
+    }
+
+    fn from_f64(number: f64) -> Option<Self> {
+        Some(number)
+    }
+}
+
+#[derive(Default)]
+struct Number<T>(T);
+
+impl<'de, T: Numeric> Deserialize<'de> for Number<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms<T>(PhantomData<T>);
+
+        impl<T: Numeric> Visitor<'_> for Forms<T> {
+            type Value = Number<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number of type {}, or text with one", T::NAME)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Number<T>, E> {
+                T::from_u64(number).map(Number).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number<T>, E> {
+                T::from_i64(number).map(Number).ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Number<T>, E> {
+                T::from_f64(number).map(Number).ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Number<T>, E> {
+                // `f64` reads `NaN`, `Infinity` and `-Infinity` as protobuf writes them.
+                let number = text.parse().ok().or_else(|| text.parse().ok().and_then(T::from_f64));
+                number.map(Number).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Forms(PhantomData))
+    }
+}
+
+/// The number of a member of an enum. OTLP wants numbers; names, as protobuf's own JSON has them, are understood too.
+struct Member<E>(i32, PhantomData<E>);
+
+impl<E> Default for Member<E> {
+    fn default() -> Self {
+        Self(0, PhantomData)
+    }
+}
+
+trait Named {
+    fn number(name: &str) -> Option<i32>;
+}
+
+impl Named for SpanKind {
+    fn number(name: &str) -> Option<i32> {
+        Self::from_str_name(name).map(i32::from)
+    }
+}
+
+impl Named for StatusCode {
+    fn number(name: &str) -> Option<i32> {
+        Self::from_str_name(name).map(i32::from)
+    }
+}
+
+impl<'de, E: Named> Deserialize<'de> for Member<E> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(name) => E::number(&name)
+                .or_else(|| name.parse().ok())
+                .ok_or_else(|| de::Error::custom(format_args!("unknown enum member {name:?}")))?,
+            other => Number::<i32>::deserialize(other).map_err(de::Error::custom)?.0,
+        };
+        Ok(Self(number, PhantomData))
+    }
+}
+
+/// Ids are hexadecimal, unlike all other bytes.
+#[derive(Default)]
+struct Hex(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let bytes = parse_hex(&text);
+        bytes.map(Self).ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &"hexadecimal digits"))
+    }
+}
+
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    if !odd.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    pairs.iter().map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
+}
+
+struct Base64(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const CONFIG: GeneralPurposeConfig =
+            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+        const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
+        const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(&text).or_else(|_| URL_SAFE.decode(&text));
+        bytes.map(Self).map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"base64"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_proto::tonic::common::v1::AnyValue as Any;
+    use prost::Message;
+    use rstest::rstest;
+
+    /// The one span of a request with these fields.
+    fn span(fields: &str) -> Result<trace::Span, serde_json::Error> {
+        let body = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{fields}}}]}}]}}]}}"#);
+        Ok(decode(body.as_bytes())?.resource_spans.remove(0).scope_spans.remove(0).spans.remove(0))
+    }
+
+    /// The value of an attribute.
+    fn value(json: &str) -> Result<Option<Value>, serde_json::Error> {
+        let mut span = span(&format!(r#""attributes":[{{"key":"k","value":{json}}}]"#))?;
+        Ok(span.attributes.remove(0).value.and_then(|value| value.value))
+    }
+
+    #[rstest]
+    #[case::text(r#"{"stringValue":"a\u00e9"}"#, Value::StringValue("aé".to_owned()))]
+    #[case::bool(r#"{"boolValue":false}"#, Value::BoolValue(false))]
+    #[case::int_as_text(r#"{"intValue":"-9223372036854775808"}"#, Value::IntValue(i64::MIN))]
+    #[case::int_as_number(r#"{"intValue":42}"#, Value::IntValue(42))]
+    #[case::int_with_an_exponent(r#"{"intValue":1e3}"#, Value::IntValue(1000))]
+    #[case::double(r#"{"doubleValue":0.5}"#, Value::DoubleValue(0.5))]
+    #[case::double_without_a_fraction(r#"{"doubleValue":3}"#, Value::DoubleValue(3.0))]
+    #[case::infinity(r#"{"doubleValue":"-Infinity"}"#, Value::DoubleValue(f64::NEG_INFINITY))]
+    #[case::bytes(r#"{"bytesValue":"+/8="}"#, Value::BytesValue(vec![0xfb, 0xff]))]
+    #[case::bytes_for_urls_unpadded(r#"{"bytesValue":"-_8"}"#, Value::BytesValue(vec![0xfb, 0xff]))]
+    #[case::empty_array(r#"{"arrayValue":{}}"#, Value::ArrayValue(common::ArrayValue { values: vec![] }))]
+    #[case::array(
+        r#"{"arrayValue":{"values":[{"intValue":"1"},{},null]}}"#,
+        Value::ArrayValue(common::ArrayValue {
+            values: vec![Any { value: Some(Value::IntValue(1)) }, Any { value: None }, Any { value: None }],
+        }),
+    )]
+    #[case::pairs(
+        r#"{"kvlistValue":{"values":[{"key":"a","value":{"boolValue":true}},{"key":"b"}]}}"#,
+        Value::KvlistValue(common::KeyValueList {
+            values: vec![
+                common::KeyValue { key: "a".to_owned(), value: Some(Any { value: Some(Value::BoolValue(true)) }), key_strindex: 0 },
+                common::KeyValue { key: "b".to_owned(), ..common::KeyValue::default() },
+            ],
+        }),
+    )]
+    #[case::beside_an_unknown_field(r#"{"newValue":{"x":[1]},"stringValue":"a"}"#, Value::StringValue("a".to_owned()))]
+    fn values(#[case] json: &str, #[case] expected: Value) {
+        assert_eq!(value(json).unwrap(), Some(expected));
+    }
+
+    #[rstest]
+    #[case::empty("{}")]
+    #[case::null("null")]
+    #[case::null_inside(r#"{"stringValue":null}"#)]
+    #[case::unknown(r#"{"newValue":[{}]}"#)]
+    fn values_that_say_nothing(#[case] json: &str) {
+        assert_eq!(value(json).unwrap(), None);
+    }
+
+    #[test]
+    fn nan_is_understood() {
+        assert!(
+            matches!(value(r#"{"doubleValue":"NaN"}"#).unwrap(), Some(Value::DoubleValue(number)) if number.is_nan())
+        );
+    }
+
+    #[rstest]
+    #[case::number(r#""kind":2,"status":{"code":1}"#, 2, 1)]
+    #[case::name(r#""kind":"SPAN_KIND_SERVER","status":{"code":"STATUS_CODE_OK"}"#, 2, 1)]
+    #[case::number_as_text(r#""kind":"2","status":{"code":"1"}"#, 2, 1)]
+    #[case::null(r#""kind":null,"status":{}"#, 0, 0)]
+    #[case::one_that_is_not_known_yet(r#""kind":77,"status":{"code":78}"#, 77, 78)]
+    fn enums(#[case] fields: &str, #[case] kind: i32, #[case] code: i32) {
+        let span = span(fields).unwrap();
+        assert_eq!((span.kind, span.status.unwrap().code), (kind, code));
+    }
+
+    #[rstest]
+    #[case::id_in_base64(r#""traceId":"W47/95gDgQPSabYzgT/GDA==""#)]
+    #[case::odd_id(r#""spanId":"abc""#)]
+    #[case::number_too_large(r#""flags":4294967296"#)]
+    #[case::negative_time(r#""startTimeUnixNano":-1"#)]
+    #[case::fraction(r#""droppedEventsCount":1.5"#)]
+    #[case::enum_name(r#""kind":"SERVER""#)]
+    #[case::list_for_text(r#""name":[]"#)]
+    #[case::bad_base64(r#""attributes":[{"key":"k","value":{"bytesValue":"*"}}]"#)]
+    fn refused(#[case] fields: &str) {
+        assert!(span(fields).is_err());
+    }
+
+    #[rstest]
+    #[case::nothing("{}")]
+    #[case::null_list(r#"{"resourceSpans":null}"#)]
+    fn requests_without_spans(#[case] body: &str) {
+        assert_eq!(decode(body.as_bytes()).unwrap(), ExportTraceServiceRequest::default());
+    }
+
+    /// What `@opentelemetry/exporter-trace-otlp-http` of Node sends, numbers and all, and every field that it leaves out.
+    const NODE: &str = r#"{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}},
+        {"key":"process.pid","value":{"intValue":4711}},
+        {"key":"process.command_args","value":{"arrayValue":{"values":[{"stringValue":"/usr/bin/node"}]}}}],
+        "droppedAttributesCount":0},"scopeSpans":[{"scope":{"name":"demo","version":""},"spans":[{
+        "traceId":"5B8EFFF798038103D269B633813FC60C","spanId":"eee19b7ec3c1b174","parentSpanId":"eee19b7ec3c1b173",
+        "name":"GET /","kind":3,"startTimeUnixNano":"1795237020000000001","endTimeUnixNano":"1795237020500000000",
+        "attributes":[{"key":"ratio","value":{"doubleValue":0.25}}],"droppedAttributesCount":0,
+        "events":[{"attributes":[],"name":"cache miss","timeUnixNano":"1795237020100000000","droppedAttributesCount":0}],
+        "droppedEventsCount":0,"status":{"code":0},"links":[{"attributes":[],"spanId":"eee19b7ec3c1b175",
+        "traceId":"5b8efff798038103d269b633813fc60d","droppedAttributesCount":0}],"droppedLinksCount":0,
+        "flags":257}]}]}]}"#;
+
+    #[test]
+    fn the_json_of_the_node_sdk_is_read_whole() {
+        let mut request = decode(NODE.as_bytes()).unwrap();
+        let mut resource_spans = request.resource_spans.remove(0);
+        assert_eq!(resource_spans.resource.unwrap().attributes.len(), 3);
+        let mut scope_spans = resource_spans.scope_spans.remove(0);
+        assert_eq!(scope_spans.scope.unwrap().name, "demo");
+        let span = scope_spans.spans.remove(0);
+        assert_eq!(span.trace_id, parse_hex("5b8efff798038103d269b633813fc60c").unwrap());
+        assert_eq!(
+            (span.start_time_unix_nano, span.end_time_unix_nano),
+            (1_795_237_020_000_000_001, 1_795_237_020_500_000_000)
+        );
+        assert_eq!((span.kind, span.flags), (3, 257));
+        assert_eq!(span.events[0].name, "cache miss");
+        assert_eq!(span.links[0].span_id, parse_hex("eee19b7ec3c1b175").unwrap());
+    }
+
+    #[test]
+    fn every_prefix_is_refused_and_none_panics() {
+        for len in 0..NODE.len() {
+            assert!(decode(&NODE.as_bytes()[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    /// What is stored is protobuf, whose reader stops at 100 levels; what JSON's reader lets through must be below.
+    #[test]
+    fn what_is_nested_as_deep_as_json_may_be_is_readable_as_protobuf() {
+        for (open, close) in
+            [(r#"{"arrayValue":{"values":["#, "]}}"), (r#"{"kvlistValue":{"values":[{"key":"k","value":"#, "}]}}")]
+        {
+            let deepest = (1..200)
+                .take_while(|depth| value(&(open.repeat(*depth) + "{}" + &close.repeat(*depth))).is_ok())
+                .last();
+            let depth = deepest.unwrap();
+            let json = open.repeat(depth) + "{}" + &close.repeat(depth);
+            let body = format!(
+                r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"events":[{{"attributes":[{{"key":"k","value":{json}}}]}}]}}]}}]}}]}}"#
+            );
+            let Ok(request) = decode(body.as_bytes()) else { continue };
+            assert_eq!(
+                ExportTraceServiceRequest::decode(request.encode_to_vec().as_slice()).unwrap(),
+                request,
+                "depth {depth}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _result = decode(text.as_bytes());
+        }
+
+        #[test]
+        fn any_change_of_a_byte_is_read_or_refused(position in 0..NODE.len(), byte: u8) {
+            let mut body = NODE.as_bytes().to_vec();
+            body[position] = byte;
+            let _result = decode(&body);
+        }
+    }
+}

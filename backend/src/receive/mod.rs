@@ -1,0 +1,77 @@
+//! Receiving spans: OTLP over gRPC and over HTTP, both ending in [`Ingest`].
+
+mod compression;
+mod grpc;
+mod http;
+mod ingest;
+mod json;
+mod prepare;
+mod validate;
+
+use std::time::Duration;
+
+pub use grpc::GrpcReceiver;
+pub use http::router;
+pub use ingest::{Ingest, IngestConfig};
+pub use prepare::Format;
+pub use validate::{Reason, Rejections, remove_invalid};
+
+use crate::wal::WalError;
+
+/// After this time a sender may try again what was refused for a reason that passes.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request was refused whole; nothing of it was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The work on it broke off.
+    #[error("internal error")]
+    Internal,
+    /// It is not OTLP in JSON.
+    #[error("body is not valid OTLP/JSON: {0}")]
+    Json(#[source] serde_json::Error),
+    /// Too much is being worked on already. Passes.
+    #[error("too much data in work: {bytes} bytes would exceed the limit of {limit} bytes")]
+    Overloaded {
+        /// Size of the request.
+        bytes: usize,
+        /// What may be in work at once.
+        limit: usize,
+    },
+    /// It is not OTLP in protobuf.
+    #[error("body is not a valid ExportTraceServiceRequest: {0}")]
+    Protobuf(#[source] prost::DecodeError),
+    /// The log did not take it. Passes.
+    #[error("{0}")]
+    Wal(#[source] WalError),
+}
+
+impl ExportError {
+    /// The gRPC status code.
+    fn code(&self) -> tonic::Code {
+        match self {
+            Self::Internal => tonic::Code::Internal,
+            Self::Json(_) | Self::Protobuf(_) => tonic::Code::InvalidArgument,
+            Self::Overloaded { .. } => tonic::Code::ResourceExhausted,
+            Self::Wal(_) => tonic::Code::Unavailable,
+        }
+    }
+
+    /// When to try again, if that can help.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Internal | Self::Json(_) | Self::Protobuf(_) => None,
+            Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
+        }
+    }
+
+    /// Value of the `reason` label of refused requests.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Json(_) | Self::Protobuf(_) => "malformed",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Wal(_) => "log",
+        }
+    }
+}
