@@ -7,7 +7,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_log_ebpf::debug;
-use coati_common::event::{Connection, Data, End, Kind, Totals, data_flags, direction, role};
+use coati_common::event::end_reason::{CLOSED, RESET};
+use coati_common::event::{Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 
@@ -109,7 +110,7 @@ pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
             (connection, meaning)
         }
         None => {
-            if !source.sniff(u64::MAX).is_method() || caller.is_skipped() {
+            if !sock::is_tcp(socket) || !source.sniff(u64::MAX).is_method() || caller.is_skipped() {
                 return None;
             }
             (follow(socket, role::CLIENT)?, Meaning::Begin)
@@ -201,7 +202,7 @@ pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source
             (connection, meaning)
         }
         None => {
-            if len == 0 || !source.sniff(len).is_method() || caller.is_skipped() {
+            if len == 0 || !sock::is_tcp(socket) || !source.sniff(len).is_method() || caller.is_skipped() {
                 return None;
             }
             (follow(socket, role::SERVER)?, Meaning::Begin)
@@ -348,28 +349,54 @@ fn tell_eof(caller: Caller, connection: &mut Connection) -> Option<()> {
     Some(())
 }
 
-/// The connection at `socket` is over, or this end of it is; `gone` if the socket will not be used again.
+/// This end of the connection at `socket` was closed: nothing of a server's response is to come. A client may still
+/// receive its answer.
 #[inline(always)]
-pub fn end(socket: u64, reason: u32, server_only: bool, gone: bool) -> Option<()> {
+pub fn closed_here(socket: u64) -> Option<()> {
     let connection = followed(socket)?;
-    if server_only && connection.role != role::SERVER {
-        return None;
-    }
-    if connection.finish() {
-        // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
-        let record = End {
-            header: emit::header(Kind::End, now()),
-            connection: connection.connection,
-            exchange: connection.exchange,
-            reason,
-            totals: connection.totals,
-        };
-        emit::plain(&record, Loss::RingFullEnd);
-    }
-    if gone {
-        let _gone_is_fine = CONNECTIONS.remove(socket);
+    if connection.role == role::SERVER {
+        tell_end(connection, CLOSED);
     }
     Some(())
+}
+
+/// The connection at `socket` is over, in order or by a reset.
+#[inline(always)]
+pub fn disconnected(socket: u64, by_reset: bool) -> Option<()> {
+    let connection = followed(socket)?;
+    // What has arrived can still be read: then the response ends with the socket.
+    if connection.role == role::CLIENT && sock::has_unread(socket) {
+        if by_reset {
+            connection.flags |= connection_flags::RESET;
+        }
+        return None;
+    }
+    tell_end(connection, if by_reset { RESET } else { CLOSED });
+    CONNECTIONS.remove(socket).ok()
+}
+
+/// The socket at `socket` is gone, or will be used for another connection.
+#[inline(always)]
+pub fn gone(socket: u64) -> Option<()> {
+    let connection = followed(socket)?;
+    tell_end(connection, if connection.flags & connection_flags::RESET != 0 { RESET } else { CLOSED });
+    CONNECTIONS.remove(socket).ok()
+}
+
+#[inline(always)]
+fn tell_end(connection: &mut Connection, reason: u32) {
+    if !connection.finish() {
+        return;
+    }
+    // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
+    let record = End {
+        header: emit::header(Kind::End, now()),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        reason,
+        totals: connection.totals,
+    };
+    emit::plain(&record, Loss::RingFullEnd);
 }
 
 #[inline(always)]

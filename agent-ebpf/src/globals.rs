@@ -33,12 +33,12 @@ offsets! {
     FILE_PRIVATE_DATA,
     /// `inode.i_mode`
     INODE_MODE,
-    /// `socket.type`
-    SOCKET_TYPE,
     /// `socket.sk`
     SOCKET_SK,
     /// `sock.__sk_common.skc_family`
     SOCK_FAMILY,
+    /// `sock.sk_type`
+    SOCK_TYPE,
     /// `sock.sk_protocol`, absent where it is a bit field
     SOCK_PROTOCOL,
     /// `sock.__sk_common.skc_rcv_saddr`
@@ -61,6 +61,8 @@ offsets! {
     TCP_WRITE_SEQ,
     /// `tcp_sock.copied_seq`
     TCP_COPIED_SEQ,
+    /// `tcp_sock.rcv_nxt`
+    TCP_RCV_NXT,
     /// `linux_binprm.filename`
     BINPRM_FILENAME,
     /// `pt_regs`: first argument of a system call, as it still is when the call returns

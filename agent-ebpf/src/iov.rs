@@ -102,7 +102,8 @@ impl Source {
                 // SAFETY: `len` is at most half the size of `payload`.
                 let readable = len == 0 || unsafe { user_bytes(payload.as_mut_ptr(), len, self.address) };
                 let len = if readable { len } else { 0 };
-                Copied { len, readable, last: last_of(self.address, moved).to_be_bytes() }
+                let last = if len > 0 && len == moved { end_of(payload, len) } else { last_of(self.address, moved) };
+                Copied { len, readable, last: last.to_be_bytes() }
             }
             kind::VECTOR => self.copy_vector(moved, room, payload),
             _ => Copied { len: 0, readable: true, last: [0; 8] },
@@ -177,6 +178,15 @@ fn last_of(address: u64, len: u64) -> u64 {
         return 0;
     }
     u64::from_be(bytes) >> (64 - 8 * count)
+}
+
+/// The last eight of the first `len` bytes of `payload` as a big-endian number.
+#[inline(always)]
+fn end_of(payload: &Payload, len: u64) -> u64 {
+    let start = at_most(len.saturating_sub(8), PAYLOAD_BYTES as u64);
+    // SAFETY: eight bytes from at most the middle of `payload` on.
+    let end = u64::from_be(unsafe { payload.as_ptr().add(start as usize).cast::<u64>().read_unaligned() });
+    if len >= 8 { end } else { end >> (64 - 8 * len) }
 }
 
 /// The last eight bytes of two buffers, one after the other.

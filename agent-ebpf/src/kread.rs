@@ -1,6 +1,8 @@
 //! Reading memory that is not ours: every read can fail, none can fault.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
+use aya_ebpf::helpers::{
+    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs, generated,
+};
 
 /// The value of type `T` that lies `offset` bytes into the kernel object at `base`.
 #[inline(always)]
@@ -13,6 +15,48 @@ pub fn field<T: Copy>(base: u64, offset: u32) -> Option<T> {
 #[inline(always)]
 pub fn pointer(base: u64, offset: u32) -> Option<u64> {
     field::<u64>(base, offset).filter(|&address| address != 0)
+}
+
+/// A kernel object whose type the verifier knows: it is read without a helper, which is many times cheaper.
+#[derive(Clone, Copy)]
+pub struct Typed(*const u8);
+
+impl Typed {
+    /// The task that runs.
+    #[inline(always)]
+    pub fn current_task() -> Self {
+        // SAFETY: the helper has no requirements.
+        Self(unsafe { bpf_get_current_task_btf() } as *const u8)
+    }
+
+    /// The registers that the task saved when it entered the kernel; `self` must be a task.
+    #[inline(always)]
+    pub fn saved_registers(self) -> Self {
+        // SAFETY: the verifier checks that it is a task.
+        Self(unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8)
+    }
+
+    /// The object that the field at `offset` points to, if any.
+    #[inline(always)]
+    pub fn pointer(self, offset: u32) -> Option<Self> {
+        // SAFETY: as in `u64`.
+        let pointer = unsafe { self.0.add(offset as usize).cast::<*const u8>().read_volatile() };
+        (!pointer.is_null()).then_some(Self(pointer))
+    }
+
+    /// The field at `offset`.
+    #[inline(always)]
+    pub fn u64(self, offset: u32) -> u64 {
+        // SAFETY: the verifier knows offset and type, and checks that such a field is there; a bad address reads as 0.
+        unsafe { self.0.add(offset as usize).cast::<u64>().read_volatile() }
+    }
+
+    /// The field at `offset`.
+    #[inline(always)]
+    pub fn u32(self, offset: u32) -> u32 {
+        // SAFETY: as in `u64`.
+        unsafe { self.0.add(offset as usize).cast::<u32>().read_volatile() }
+    }
 }
 
 /// Reads `T` from the process's memory.

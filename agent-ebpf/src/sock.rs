@@ -1,10 +1,11 @@
 //! From a file descriptor to a TCP connection, and what the kernel knows of it.
 
-use aya_ebpf::helpers::bpf_get_current_task;
+use core::mem::size_of;
+
 use coati_common::event::Begin;
 
 use crate::globals as at;
-use crate::kread::{field, pointer};
+use crate::kread::{Typed, field, pointer};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -12,39 +13,39 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-/// `::ffff:0:0/96`
-const IPV4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-/// Address of the `struct sock` behind descriptor `fd` of the current process, if it is a TCP connection.
+/// Bytes from the start of a `struct sock` that are read at once: most fields that are wanted lie there.
+const HEAD_WORDS: usize = 5;
+
+/// Address of the `struct sock` behind descriptor `fd` of the current process, if it is a socket.
 #[inline(always)]
 pub fn of_descriptor(fd: u64) -> Option<u64> {
     let fd = fd as u32;
-    // SAFETY: the helper has no requirements.
-    let task = unsafe { bpf_get_current_task() };
-    let files = pointer(task, at::TASK_FILES.load())?;
-    let table = pointer(files, at::FILES_FDT.load())?;
-    if fd >= field::<u32>(table, at::FDTABLE_MAX_FDS.load())? {
+    let table = Typed::current_task().pointer(at::TASK_FILES.load())?.pointer(at::FILES_FDT.load())?;
+    if fd >= table.u32(at::FDTABLE_MAX_FDS.load()) {
         return None;
     }
-    let descriptors = pointer(table, at::FDTABLE_FD.load())?;
+    let descriptors = table.u64(at::FDTABLE_FD.load());
     let file = pointer(descriptors + u64::from(fd) * 8, 0)?;
     let inode = pointer(file, at::FILE_INODE.load())?;
     if field::<u16>(inode, at::INODE_MODE.load())? & S_IFMT != S_IFSOCK {
         return None;
     }
     let socket = pointer(file, at::FILE_PRIVATE_DATA.load())?;
-    if field::<u16>(socket, at::SOCKET_TYPE.load())? != SOCK_STREAM {
-        return None;
+    pointer(socket, at::SOCKET_SK.load())
+}
+
+/// Whether `sk` is a TCP connection. Not asked of one that is followed.
+#[inline(always)]
+pub fn is_tcp(sk: u64) -> bool {
+    if !matches!(field::<u16>(sk, at::SOCK_FAMILY.load()), Some(AF_INET | AF_INET6)) {
+        return false;
     }
-    let sk = pointer(socket, at::SOCKET_SK.load())?;
-    if !matches!(field::<u16>(sk, at::SOCK_FAMILY.load())?, AF_INET | AF_INET6) {
-        return None;
+    if field::<u16>(sk, at::SOCK_TYPE.load()) != Some(SOCK_STREAM) {
+        return false;
     }
     let protocol = at::SOCK_PROTOCOL.load();
-    if protocol != at::ABSENT && field::<u16>(sk, protocol)? != IPPROTO_TCP {
-        return None;
-    }
-    Some(sk)
+    protocol == at::ABSENT || field::<u16>(sk, protocol) == Some(IPPROTO_TCP)
 }
 
 /// TCP sequence numbers of a connection, as this end sees them.
@@ -73,19 +74,50 @@ pub fn positions(sk: u64) -> Positions {
     }
 }
 
+/// Whether something has arrived that the process has not read, the peer's close included.
+#[inline(always)]
+pub fn has_unread(sk: u64) -> bool {
+    let (rcv_nxt, copied_seq) = (at::TCP_RCV_NXT.load(), at::TCP_COPIED_SEQ.load());
+    if rcv_nxt == at::ABSENT || copied_seq == at::ABSENT {
+        return false;
+    }
+    field::<u32>(sk, rcv_nxt) != field::<u32>(sk, copied_seq)
+}
+
 /// Fills in addresses, ports and network namespace; what cannot be read is zero.
 #[inline(always)]
 pub fn describe(sk: u64, begin: &mut Begin) {
-    if field::<u16>(sk, at::SOCK_FAMILY.load()) == Some(AF_INET6) && at::SOCK_LOCAL_V6.load() != at::ABSENT {
+    let head = Head { sk, words: field(sk, 0).unwrap_or([0; HEAD_WORDS]) };
+    if head.get::<u16>(at::SOCK_FAMILY.load()) == AF_INET6 && at::SOCK_LOCAL_V6.load() != at::ABSENT {
         begin.local_address = field(sk, at::SOCK_LOCAL_V6.load()).unwrap_or_default();
         begin.remote_address = field(sk, at::SOCK_REMOTE_V6.load()).unwrap_or_default();
     } else {
-        begin.local_address = mapped(field(sk, at::SOCK_LOCAL_V4.load()).unwrap_or_default());
-        begin.remote_address = mapped(field(sk, at::SOCK_REMOTE_V4.load()).unwrap_or_default());
+        begin.local_address = mapped(head.get(at::SOCK_LOCAL_V4.load()));
+        begin.remote_address = mapped(head.get(at::SOCK_REMOTE_V4.load()));
     }
-    begin.local_port = field(sk, at::SOCK_LOCAL_PORT.load()).unwrap_or_default();
-    begin.remote_port = u16::from_be(field(sk, at::SOCK_REMOTE_PORT.load()).unwrap_or_default());
+    begin.local_port = head.get(at::SOCK_LOCAL_PORT.load());
+    begin.remote_port = u16::from_be(head.get(at::SOCK_REMOTE_PORT.load()));
     begin.netns = network_namespace(sk).unwrap_or_default();
+}
+
+/// The beginning of a `struct sock`.
+struct Head {
+    sk: u64,
+    words: [u64; HEAD_WORDS],
+}
+
+impl Head {
+    /// The field at `offset`, from what was read if it lies there. The verifier knows the offset, so one of the two
+    /// ways is gone when the program runs.
+    #[inline(always)]
+    fn get<T: Copy + Default>(&self, offset: u32) -> T {
+        if offset as usize <= size_of::<[u64; HEAD_WORDS]>() - size_of::<T>() {
+            // SAFETY: the field lies within `words`; `T` is an integer or an array of bytes.
+            unsafe { self.words.as_ptr().byte_add(offset as usize).cast::<T>().read_unaligned() }
+        } else {
+            field(self.sk, offset).unwrap_or_default()
+        }
+    }
 }
 
 #[inline(always)]
@@ -98,9 +130,7 @@ fn network_namespace(sk: u64) -> Option<u32> {
 }
 
 #[inline(always)]
-fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..12].copy_from_slice(&IPV4_MAPPED);
-    bytes[12..].copy_from_slice(&address);
-    bytes
+fn mapped(address: u32) -> [u8; 16] {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }

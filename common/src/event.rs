@@ -269,6 +269,8 @@ pub mod connection_flags {
     pub const INTERIM: u8 = 1;
     /// The exchange's [`super::End`] was written.
     pub const ENDED: u8 = 2;
+    /// The connection was reset, but the process has not read all of what came before.
+    pub const RESET: u8 = 4;
 }
 
 #[cfg(test)]

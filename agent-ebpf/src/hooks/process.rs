@@ -1,8 +1,6 @@
 //! Processes that begin to run another program, and that end.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns, generated,
-};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use coati_common::event::{Exec, Exit, Header, Kind};
@@ -11,7 +9,7 @@ use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::globals;
-use crate::kread::{field, pointer};
+use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, SKIPPED};
 
 /// Our own programs: not watched from their first instruction on.
@@ -58,11 +56,9 @@ fn is_last_thread(pid_tgid: u64) -> bool {
     if globals::TASK_SIGNAL.load() == globals::ABSENT || globals::SIGNAL_LIVE.load() == globals::ABSENT {
         return (pid_tgid >> 32) as u32 == pid_tgid as u32;
     }
-    // SAFETY: the helper has no requirements.
-    let task = unsafe { bpf_get_current_task() };
-    pointer(task, globals::TASK_SIGNAL.load())
-        .and_then(|signal| field::<i32>(signal, globals::SIGNAL_LIVE.load()))
-        .is_some_and(|live| live == 0)
+    Typed::current_task()
+        .pointer(globals::TASK_SIGNAL.load())
+        .is_some_and(|signal| signal.u32(globals::SIGNAL_LIVE.load()) == 0)
 }
 
 #[inline(always)]

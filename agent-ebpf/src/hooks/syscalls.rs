@@ -5,13 +5,13 @@
 //! process's registers were saved, and so calls that a thread was already in when the agent started are seen too.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
 use crate::exchange::{self, Caller};
 use crate::globals;
 use crate::iov::Source;
+use crate::kread::Typed;
 
 /// Where the arguments of `sys_enter_*`, and the result of `sys_exit_*`, begin: behind the common fields and the
 /// number of the system call. The same for all of them, on every 64-bit kernel.
@@ -140,15 +140,13 @@ fn exit(ctx: &TracePointContext, source: impl Fn(&Arguments) -> Option<Source>) 
 
 /// The arguments of the system call that the current thread is in.
 struct Arguments {
-    registers: *const u8,
+    registers: Typed,
 }
 
 impl Arguments {
     #[inline(always)]
     fn of_current() -> Self {
-        // SAFETY: the current task is always there, and in a system call it has saved registers.
-        let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-        Self { registers: registers as *const u8 }
+        Self { registers: Typed::current_task().saved_registers() }
     }
 
     #[inline(always)]
@@ -159,7 +157,6 @@ impl Arguments {
             2 => globals::REGS_ARG2.load(),
             _ => globals::REGS_ARG3.load(),
         };
-        // SAFETY: the verifier knows the type behind the pointer and checks that eight bytes are there.
-        unsafe { core::ptr::read_volatile(self.registers.add(offset as usize).cast::<u64>()) }
+        self.registers.u64(offset)
     }
 }

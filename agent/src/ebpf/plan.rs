@@ -103,7 +103,8 @@ const SYSTEM_CALLS: [(&str, Way); 10] = [
     ("recvmsg", Way::Receives("exit_receive_message")),
 ];
 
-const CONNECTIONS: Probe = Probe { program: "socket_state", point: Point::Raw("sock", "inet_sock_set_state") };
+const STATES: Probe = Probe { program: "socket_state", point: Point::Raw("sock", "inet_sock_set_state") };
+const SOCKETS: Probe = Probe { program: "socket_gone", point: Point::Raw("tcp", "tcp_destroy_sock") };
 const EXEC: Probe = Probe { program: "process_exec", point: Point::Raw("sched", "sched_process_exec") };
 const EXIT: Probe = Probe { program: "process_exit", point: Point::Raw("sched", "sched_process_exit") };
 
@@ -120,9 +121,12 @@ pub fn plan(features: &Features) -> Result<Plan, PlanError> {
     if let Some(&(_, what)) = needs.iter().find(|(has, _)| !has) {
         return Err(PlanError::Lacks { what });
     }
-    for (probe, tells) in
-        [(CONNECTIONS, "when connections end"), (EXEC, "which programs run"), (EXIT, "when processes end")]
-    {
+    for (probe, tells) in [
+        (STATES, "when connections end"),
+        (SOCKETS, "when sockets end"),
+        (EXEC, "which programs run"),
+        (EXIT, "when processes end"),
+    ] {
         let tracepoint = probe.point.tracepoint();
         if !features.tracepoints.contains(&tracepoint) {
             return Err(PlanError::NoTracepoint { tracepoint, tells });
@@ -131,7 +135,7 @@ pub fn plan(features: &Features) -> Result<Plan, PlanError> {
 
     let mut plan = Plan {
         on: vec![
-            Group { name: "connections", probes: vec![CONNECTIONS] },
+            Group { name: "connections", probes: vec![SOCKETS, STATES] },
             Group { name: "processes", probes: vec![EXIT, EXEC] },
         ],
         off: Vec::new(),
@@ -172,7 +176,7 @@ mod tests {
 
     fn everything() -> Features {
         let calls = SYSTEM_CALLS.iter().flat_map(|&(call, way)| probes(call, way));
-        let probes = calls.chain([CONNECTIONS, EXEC, EXIT]);
+        let probes = calls.chain([STATES, SOCKETS, EXEC, EXIT]);
         Features {
             type_information: true,
             ring_buffer: true,
@@ -200,7 +204,7 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(lines.join("\n"), @"
-        connections: socket_state@sock/inet_sock_set_state
+        connections: socket_gone@tcp/tcp_destroy_sock socket_state@sock/inet_sock_set_state
         processes: process_exit@sched/sched_process_exit process_exec@sched/sched_process_exec
         write: exit_send@syscalls/sys_exit_write enter_send_buffer@syscalls/sys_enter_write
         sendto: exit_send@syscalls/sys_exit_sendto enter_send_buffer@syscalls/sys_enter_sendto

@@ -71,7 +71,7 @@ fn tracefs() -> Result<PathBuf, FeatureError> {
 /// Tracepoints below `events`, of the categories that the programs use.
 fn tracepoints(events: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for category in ["syscalls", "sock", "sched"] {
+    for category in ["syscalls", "sock", "tcp", "sched"] {
         for entry in fs::read_dir(events.join(category)).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str()
                 && entry.path().is_dir()

@@ -38,12 +38,13 @@ const fn useful(global: &'static str, name: &'static str, path: &'static str, wi
 }
 
 const POSITIONS: &str = "positions in the TCP streams: both ends of a connection on this node are not paired";
+const UNREAD: &str = "unread bytes: what a client reads after its connection was closed is not seen";
 const NAMESPACE: &str = "network namespaces";
 const THREADS: &str = "the count of a process's threads: one that outlives its first thread seems to end early";
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
-const FIELDS: [Field; 24] = [
+const FIELDS: [Field; 25] = [
     needed("TASK_FILES", "task_struct", "files"),
     needed("FILES_FDT", "files_struct", "fdt"),
     needed("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
@@ -51,7 +52,7 @@ const FIELDS: [Field; 24] = [
     needed("FILE_INODE", "file", "f_inode"),
     needed("FILE_PRIVATE_DATA", "file", "private_data"),
     needed("INODE_MODE", "inode", "i_mode"),
-    needed("SOCKET_TYPE", "socket", "type"),
+    needed("SOCK_TYPE", "sock", "sk_type"),
     needed("SOCKET_SK", "socket", "sk"),
     needed("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     needed("SOCK_LOCAL_V4", "sock", "__sk_common.skc_rcv_saddr"),
@@ -65,6 +66,7 @@ const FIELDS: [Field; 24] = [
     useful("NET_INUM", "net", "ns.inum", NAMESPACE),
     useful("TCP_WRITE_SEQ", "tcp_sock", "write_seq", POSITIONS),
     useful("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", POSITIONS),
+    useful("TCP_RCV_NXT", "tcp_sock", "rcv_nxt", UNREAD),
     useful("TASK_SIGNAL", "task_struct", "signal", THREADS),
     useful("SIGNAL_LIVE", "signal_struct", "live", THREADS),
     useful("BINPRM_FILENAME", "linux_binprm", "filename", "paths of programs that start"),

@@ -1,0 +1,210 @@
+//! Captures the test's own traffic: client and server are threads of this process.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coati_agent::capture::{Capture, Record, Source};
+use coati_agent::ebpf::{LoadError, Options, Programs};
+use coati_common::event::{Begin, Data, End, data_flags, direction, role};
+
+/// How long a record may take; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One capture at a time: each sees all traffic of the machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A running capture.
+pub struct Watch {
+    pub capture: Capture,
+    records: Vec<Record>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What was told of one end of one connection.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub begins: Vec<(Begin, Vec<u8>)>,
+    pub data: Vec<(Data, Vec<u8>)>,
+    pub ends: Vec<End>,
+}
+
+/// What was told of the connections of one server, in the order in which they began.
+#[derive(Debug, Default)]
+pub struct Sides {
+    pub client: Vec<Seen>,
+    pub server: Vec<Seen>,
+}
+
+impl Watch {
+    /// Starts capturing, this process included. `None`, and a line that says so, where that is impossible.
+    pub fn start(covers: &str) -> Option<Self> {
+        Self::start_with(covers, |_| {})
+    }
+
+    pub fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut options = Options { own_tgid: None, ..Options::default() };
+        change(&mut options);
+        match Programs::load(&options) {
+            Ok(programs) => Some(Self { capture: Capture::new(programs), records: Vec::new(), _turn: turn }),
+            Err(error) if is_impossible_here(&error) => {
+                println!("SKIPPED: the kernel programs cannot run here ({error}); not covered: {covers}");
+                None
+            }
+            Err(error) => panic!("the kernel programs do not load: {error:?}"),
+        }
+    }
+
+    /// Waits until what is told of the server at `port` is as `done` wants it.
+    pub fn wait(&mut self, port: u16, done: impl Fn(&Sides) -> bool) -> Sides {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
+            let sides = sides(&self.records, port);
+            if done(&sides) {
+                return sides;
+            }
+            assert!(Instant::now() < deadline, "what was told until the end: {sides:#?}");
+        }
+    }
+
+    /// Everything that was told until now of the server at `port`, when nothing is under way.
+    pub fn now(&mut self, port: u16) -> Sides {
+        self.capture.drain_all(&mut self.records).unwrap();
+        sides(&self.records, port)
+    }
+
+    /// Waits for a record, whatever it is about.
+    pub fn wait_for<T>(&mut self, find: impl Fn(&Record) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
+            if let Some(found) = self.records.iter().find_map(&find) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "no such record among {}", self.records.len());
+        }
+    }
+
+    /// Every record so far.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+}
+
+/// What a container, another user or another kernel lacks, not what a fault of ours would cause.
+fn is_impossible_here(error: &LoadError) -> bool {
+    match error {
+        LoadError::NoObject | LoadError::Features(_) | LoadError::Plan(_) | LoadError::ReadBtf { .. } => true,
+        LoadError::Load { .. } => !rustix::process::geteuid().is_root(),
+        _ => false,
+    }
+}
+
+fn sides(records: &[Record], port: u16) -> Sides {
+    let mut order = Vec::new();
+    let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
+    for record in records {
+        match record {
+            Record::Begin(begin, payload) => {
+                let (server_port, client_port) = match begin.role {
+                    role::SERVER => (begin.local_port, begin.remote_port),
+                    _ => (begin.remote_port, begin.local_port),
+                };
+                if server_port == port && client_port != port {
+                    if !order.contains(&begin.connection) {
+                        order.push(begin.connection);
+                    }
+                    seen.entry(begin.connection).or_default().begins.push((**begin, payload.clone()));
+                }
+            }
+            Record::Data(data, payload) => {
+                if let Some(seen) = seen.get_mut(&data.connection) {
+                    seen.data.push((*data, payload.clone()));
+                }
+            }
+            Record::End(end) => {
+                if let Some(seen) = seen.get_mut(&end.connection) {
+                    seen.ends.push(*end);
+                }
+            }
+            Record::Exec(..) | Record::Exit(_) => {}
+        }
+    }
+    let mut sides = Sides::default();
+    for connection in order {
+        let seen = seen.remove(&connection).unwrap();
+        if seen.begins[0].0.role == role::SERVER { sides.server.push(seen) } else { sides.client.push(seen) }
+    }
+    sides
+}
+
+impl Sides {
+    /// Both ends of `count` connections are over.
+    pub fn ended(&self, count: usize) -> bool {
+        let over = |side: &[Seen]| side.iter().filter(|seen| !seen.ends.is_empty()).count() == count;
+        over(&self.client) && over(&self.server)
+    }
+
+    /// The only connection.
+    pub fn only(&self) -> (&Seen, &Seen) {
+        assert_eq!((self.client.len(), self.server.len()), (1, 1), "{self:#?}");
+        (&self.client[0], &self.server[0])
+    }
+}
+
+impl Seen {
+    /// Data records in one direction, without ends of stream.
+    pub fn towards(&self, direction: u8) -> Vec<&(Data, Vec<u8>)> {
+        let wanted = |data: &Data| data.direction == direction && data.flags & data_flags::EOF == 0;
+        self.data.iter().filter(|(data, _)| wanted(data)).collect()
+    }
+
+    /// Bytes of each system call that moved the response, of exchange `exchange`.
+    pub fn chunks(&self, exchange: u32) -> Vec<u64> {
+        let of_response = self.towards(direction::RESPONSE).into_iter();
+        of_response.filter(|(data, _)| data.exchange == exchange).map(|(data, _)| data.len).collect()
+    }
+}
+
+/// Runs `server` on a connection that `client` opens, and waits for both; the server's port.
+pub fn connect(server: impl FnOnce(TcpStream) + Send + 'static, client: impl FnOnce(TcpStream)) -> u16 {
+    connect_at((Ipv4Addr::LOCALHOST, 0).into(), server, client)
+}
+
+pub fn connect_at(
+    address: SocketAddr,
+    server: impl FnOnce(TcpStream) + Send + 'static,
+    client: impl FnOnce(TcpStream),
+) -> u16 {
+    let listener = TcpListener::bind(address).unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = thread::spawn(move || server(listener.accept().unwrap().0));
+    client(TcpStream::connect(address).unwrap());
+    thread.join().unwrap();
+    address.port()
+}
+
+/// Reads until the bytes end with `end`.
+pub fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    while !bytes.ends_with(end) {
+        let len = stream.read(&mut buffer).unwrap();
+        assert!(len > 0, "the other end closed after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&buffer[..len]);
+    }
+    bytes
+}
+
+/// Answers requests without a body, as many as there are responses.
+pub fn answer(mut stream: TcpStream, responses: &[&[u8]]) {
+    for response in responses {
+        read_until(&mut stream, b"\r\n\r\n");
+        stream.write_all(response).unwrap();
+    }
+}
