@@ -8,7 +8,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_log_ebpf::debug;
 use coati_common::event::end_reason::{CLOSED, RESET};
-use coati_common::event::{Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
+use coati_common::event::{Begin, Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 
@@ -256,9 +256,8 @@ fn tell<C: EbpfContext>(
     if !tells && moved.meaning.direction() == direction::REQUEST {
         return None;
     }
-    let record = scratch::data()?;
     let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    let copied = source.copy(moved.len, room, &mut record.payload);
+    let copied = source.copy(moved.len, room);
     connection.keep_tail(moved.meaning, moved.len, copied.last);
     if !tells {
         return None;
@@ -269,6 +268,7 @@ fn tell<C: EbpfContext>(
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
+    let record = scratch::record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, moved.time_ns),
         connection: connection.connection,
@@ -295,12 +295,12 @@ fn tell_begin<C: EbpfContext>(
     source: &Source,
     previous: &Totals,
 ) -> Option<()> {
-    let record = scratch::begin()?;
-    let copied = source.copy(moved.len, connection.room(moved.meaning) as u64, &mut record.payload);
+    let copied = source.copy(moved.len, connection.room(moved.meaning) as u64);
     connection.copied(moved.meaning, copied.len as u16);
     if !copied.readable {
         emit::lost(Loss::PayloadUnreadable);
     }
+    let record = scratch::record::<Begin>()?;
     let head = &mut record.head;
     head.header = emit::header(Kind::Begin, moved.time_ns);
     head.connection = connection.connection;
@@ -331,7 +331,7 @@ fn tell_eof(caller: Caller, connection: &mut Connection) -> Option<()> {
     if connection.role != role::CLIENT || !connection.tells_eof() {
         return None;
     }
-    let record = scratch::data()?;
+    let record = scratch::record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, now()),
         connection: connection.connection,

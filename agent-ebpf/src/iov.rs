@@ -95,9 +95,11 @@ impl Source {
 
     /// Copies the first of the `moved` bytes to `payload`, as many as `room`, and finds the last eight.
     #[inline(always)]
-    pub fn copy(&self, moved: u64, room: u64, payload: &mut Payload) -> Copied {
+    pub fn copy(&self, moved: u64, room: u64) -> Copied {
+        const NOTHING: Copied = Copied { len: 0, readable: false, last: [0; 8] };
         match self.kind {
             kind::BUFFER => {
+                let Some(payload) = scratch::payload() else { return NOTHING };
                 let len = at_most(if moved < room { moved } else { room }, PAYLOAD_BYTES as u64);
                 // SAFETY: `len` is at most half the size of `payload`.
                 let readable = len == 0 || unsafe { user_bytes(payload.as_mut_ptr(), len, self.address) };
@@ -105,23 +107,13 @@ impl Source {
                 let last = if len > 0 && len == moved { end_of(payload, len) } else { last_of(self.address, moved) };
                 Copied { len, readable, last: last.to_be_bytes() }
             }
-            kind::VECTOR => self.copy_vector(moved, room, payload),
+            kind::VECTOR => {
+                let last = copy_vector(self.address, self.count, moved, room);
+                let Some(walk) = scratch::walk() else { return NOTHING };
+                Copied { len: walk.copied, readable: walk.unreadable == 0, last: last.to_be_bytes() }
+            }
             _ => Copied { len: 0, readable: true, last: [0; 8] },
         }
-    }
-
-    #[inline(always)]
-    fn copy_vector(&self, moved: u64, room: u64, payload: &mut Payload) -> Copied {
-        const NOTHING: Copied = Copied { len: 0, readable: false, last: [0; 8] };
-        let Some(walk) = scratch::walk() else { return NOTHING };
-        *walk = Walk { left: moved, copied: 0, room, last: [0; 2], before: [0; 2], unreadable: 0 };
-        for index in 0..BUFFERS {
-            if index >= self.count || !step(walk, self.address + index * IOVEC_SIZE, payload) {
-                break;
-            }
-        }
-        let last = if walk.left == 0 { last_of_two(walk.before, walk.last) } else { 0 };
-        Copied { len: walk.copied, readable: walk.unreadable == 0, last: last.to_be_bytes() }
     }
 }
 
@@ -135,19 +127,35 @@ pub struct Copied {
     pub last: [u8; 8],
 }
 
-/// Takes one buffer; whether the walk goes on.
+/// Copies the first of the `moved` bytes in `count` buffers to the scratch payload, as many as `room`; the last eight
+/// of them as a big-endian number, as far as they are known. The rest of the result is in the scratch [`Walk`].
 ///
-/// Not inlined, and all state lies in the map's memory: there the verifier forgets what it knew of it, so the rounds
-/// look alike to it and it need not follow every combination.
+/// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn step(walk: &mut Walk, iovec: u64, payload: &mut Payload) -> bool {
+pub extern "C" fn copy_vector(address: u64, count: u64, moved: u64, room: u64) -> u64 {
+    let Some(walk) = scratch::walk() else { return 0 };
+    *walk = Walk { left: moved, copied: 0, room, last: [0; 2], before: [0; 2], unreadable: 0 };
+    for index in 0..BUFFERS {
+        if index >= count || step(address + index * IOVEC_SIZE) == 0 {
+            break;
+        }
+    }
+    if walk.left == 0 { last_of_two(walk.before, walk.last) } else { 0 }
+}
+
+/// Takes one buffer; 1 if the walk goes on. Exported for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn step(iovec: u64) -> u64 {
+    let (Some(walk), Some(payload)) = (scratch::walk(), scratch::payload()) else { return 0 };
     let Some([address, len]) = user::<[u64; 2]>(iovec) else {
         walk.unreadable = 1;
-        return false;
+        return 0;
     };
     let len = if len < walk.left { len } else { walk.left };
     if len == 0 {
-        return true;
+        return 1;
     }
     let copied = at_most(walk.copied, PAYLOAD_BYTES as u64);
     let room = walk.room.saturating_sub(copied);
@@ -165,7 +173,7 @@ fn step(walk: &mut Walk, iovec: u64, payload: &mut Payload) -> bool {
     walk.before = walk.last;
     walk.last = [address, len];
     walk.left -= len;
-    walk.left > 0
+    u64::from(walk.left > 0)
 }
 
 /// The last eight of `len` bytes at `address` as a big-endian number, fewer if there are fewer; 0 if unreadable.

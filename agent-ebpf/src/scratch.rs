@@ -3,9 +3,11 @@
 //! Only the programs on system calls use it: they never interrupt each other on a CPU. The program on socket states
 //! may run in an interrupt in the middle of one of them, so it builds its records on the stack.
 
+use core::mem::size_of;
+
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use coati_common::event::{Begin, Connection, Data};
+use coati_common::event::{Begin, Connection};
 use coati_common::limits::PAYLOAD_BYTES;
 
 use crate::exchange::Call;
@@ -37,11 +39,9 @@ pub struct Walk {
     pub unreadable: u64,
 }
 
+/// Room for the largest record; smaller ones end where it ends, so that the payload lies always at the same place.
 #[map]
-static BEGIN: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(1, 0);
-
-#[map]
-static DATA: PerCpuArray<Record<Data>> = PerCpuArray::with_max_entries(1, 0);
+static RECORD: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
@@ -66,14 +66,6 @@ macro_rules! scratch {
 }
 
 scratch!(
-    /// The [`Begin`] under construction.
-    begin, BEGIN, Record<Begin>
-);
-scratch!(
-    /// The [`Data`] under construction.
-    data, DATA, Record<Data>
-);
-scratch!(
     /// The [`Call`] under construction.
     call, CALL, Call
 );
@@ -85,3 +77,20 @@ scratch!(
     /// State of a walk over buffers.
     walk, WALK, Walk
 );
+
+/// The record under construction. Its payload is [`payload`].
+#[inline(always)]
+pub fn record<H>() -> Option<&'static mut Record<H>> {
+    let cell = RECORD.get_ptr_mut(0)?;
+    let unused = size_of::<Record<Begin>>() - size_of::<Record<H>>();
+    // SAFETY: as above; a record of a smaller head fits behind the unused bytes.
+    Some(unsafe { &mut *cell.byte_add(unused).cast() })
+}
+
+/// The payload of the record under construction.
+#[inline(always)]
+pub fn payload() -> Option<&'static mut Payload> {
+    let cell = RECORD.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    Some(unsafe { &mut (*cell).payload })
+}

@@ -1,6 +1,7 @@
 //! Loading the object that `agent-ebpf` is built into.
 
 use std::fs;
+use std::time::Duration;
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
@@ -97,6 +98,19 @@ pub enum LoadError {
     },
 }
 
+/// What a program costs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cost {
+    /// Name of the program.
+    pub program: String,
+    /// How often it ran; 0 unless `kernel.bpf_stats_enabled` is 1.
+    pub runs: u64,
+    /// How long it ran altogether; 0 unless `kernel.bpf_stats_enabled` is 1.
+    pub time: Duration,
+    /// Instructions that the verifier went through: the kernel refuses programs above a million. 0 if unknown.
+    pub verified: u32,
+}
+
 /// Programs that run in the kernel, for as long as this value lives.
 pub struct Programs {
     /// What they share with the agent.
@@ -141,18 +155,23 @@ impl Programs {
         }
     }
 
-    /// The kernel's account of each program: name, runs, time. All zero unless `kernel.bpf_stats_enabled` is 1.
-    pub fn cost(&self) -> Vec<(String, u64, std::time::Duration)> {
-        let mut cost: Vec<_> = self
+    /// The kernel's account of each program that is loaded, by name.
+    pub fn costs(&self) -> Vec<Cost> {
+        let mut costs: Vec<_> = self
             .ebpf
             .programs()
             .filter_map(|(name, program)| {
                 let info = program.info().ok()?;
-                Some((name.to_owned(), info.run_count(), info.run_time()))
+                Some(Cost {
+                    program: name.to_owned(),
+                    runs: info.run_count(),
+                    time: info.run_time(),
+                    verified: info.verified_instruction_count().unwrap_or(0),
+                })
             })
             .collect();
-        cost.sort();
-        cost
+        costs.sort_by(|one, other| one.program.cmp(&other.program));
+        costs
     }
 }
 

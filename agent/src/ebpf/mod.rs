@@ -6,6 +6,6 @@ mod maps;
 pub mod plan;
 
 pub use attach::Attached;
-pub use load::{LoadError, Options, Programs};
+pub use load::{Cost, LoadError, Options, Programs};
 pub use maps::{Maps, MapsError};
 pub use plan::plan;
