@@ -1,0 +1,54 @@
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use thiserror::Error;
+
+use crate::catalog::CatalogError;
+use crate::telemetry::chain;
+use crate::tenant::TenantError;
+
+/// Why a request has no answer. The text is the whole body, as Tempo does it, and clients show it to people.
+#[derive(Debug, Error)]
+pub(super) enum ApiError {
+    /// A wrong parameter or query.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No tenant, or an impossible one.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
+    /// Nothing is at this path.
+    #[error("404 page not found")]
+    NoSuchPath,
+    /// The trace does not exist; the first version of the API says so without words.
+    #[error("")]
+    NoSuchTrace,
+    /// The tag index failed.
+    #[error("tag index cannot be read")]
+    Catalog(#[from] CatalogError),
+    /// The thread that worked on the request ended before it was done.
+    #[error("query was stopped")]
+    Stopped,
+}
+
+impl ApiError {
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::BadRequest(message.into())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::BadRequest(_) | Self::Tenant(TenantError::Invalid | TenantError::Multiple) => StatusCode::BAD_REQUEST,
+            Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
+            Self::Catalog(error) => {
+                tracing::error!(error = chain(error), "tag index cannot be read");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], self.to_string()).into_response()
+    }
+}

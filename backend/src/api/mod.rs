@@ -1,0 +1,97 @@
+//! Tempo's query API: what Grafana and other clients of Tempo call, on port 3200.
+//!
+//! Query paths accept any method and answer in JSON or, with `Accept: application/protobuf`, in protobuf. Errors are plain
+//! text. Nothing of a query runs on the threads that serve connections; one whose client has left stops soon.
+//!
+//! Tempo's streaming gRPC service belongs into this router too, on the same port.
+
+mod error;
+mod json;
+mod params;
+mod render;
+mod respond;
+mod search;
+mod status;
+mod tags;
+pub mod tempopb;
+mod traces;
+mod work;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::any;
+use tokio::sync::Semaphore;
+
+use crate::catalog::Catalog;
+use crate::live::LiveSet;
+use crate::telemetry::{Metrics, Readiness, RequestLabels};
+use crate::tenant::Tenancy;
+use error::ApiError;
+
+/// What the API reads from.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Traces.
+    live: Arc<LiveSet>,
+    /// Names and values of tags.
+    catalog: Arc<dyn Catalog>,
+    tenancy: Tenancy,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    /// One for each query that may run at a time.
+    permits: Arc<Semaphore>,
+}
+
+impl ApiState {
+    /// All that the API needs. As many queries run at a time as there are cores, others wait.
+    pub fn new(
+        live: Arc<LiveSet>,
+        catalog: Arc<dyn Catalog>,
+        tenancy: Tenancy,
+        readiness: Readiness,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { live, catalog, tenancy, readiness, metrics, permits: Arc::new(Semaphore::new(cores)) }
+    }
+}
+
+/// The routes of port 3200.
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/ready", any(status::ready))
+        .route("/metrics", any(status::metrics))
+        .route("/status", any(status::status))
+        .route("/api/echo", any(status::echo))
+        .route("/api/status/buildinfo", any(status::build_info))
+        .route("/api/traces/{id}", any(traces::by_id))
+        .route("/api/v2/traces/{id}", any(traces::by_id_v2))
+        .route("/api/search", any(search::search))
+        .route("/api/search/tags", any(tags::names))
+        .route("/api/v2/search/tags", any(tags::names_v2))
+        // A tag may contain a slash, so what is left of `/values` is cut off by hand.
+        .route("/api/search/tag/{*rest}", any(tags::values))
+        .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route_layer(from_fn_with_state(state.clone(), measure))
+        .fallback(async || ApiError::NoSuchPath)
+        .with_state(state)
+}
+
+/// Tells the metrics how long each request took.
+async fn measure(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let method = request.method().as_str().to_owned();
+    let response = next.run(request).await;
+    let labels = RequestLabels { method, route, status_code: response.status().as_str().to_owned() };
+    state.metrics.request_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! What the program says of itself.
+
+use std::fmt::Write;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use super::ApiState;
+use crate::telemetry::CONTENT_TYPE as OPEN_METRICS;
+
+/// The version of Tempo whose API this is. Clients compare it to find out what they may call, so ours would mislead them.
+const API_VERSION: &str = "2.10.0";
+
+pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) {
+    if state.readiness.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the log is being replayed, or the program stops")
+    }
+}
+
+pub(super) async fn echo() -> &'static str {
+    "echo"
+}
+
+pub(super) async fn build_info() -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "version": API_VERSION,
+        "revision": option_env!("COATI_REVISION").unwrap_or_default(),
+        "branch": option_env!("COATI_BRANCH").unwrap_or_default(),
+        "buildUser": concat!("coati-backend ", env!("CARGO_PKG_VERSION")),
+        "buildDate": "",
+        "goVersion": "",
+    }))
+}
+
+pub(super) async fn metrics(State(state): State<ApiState>) -> Response {
+    match state.metrics.encode() {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+pub(super) async fn status(State(state): State<ApiState>) -> String {
+    let live = state.live.stats();
+    let mut text = format!("coati-backend {}\n", env!("CARGO_PKG_VERSION"));
+    let lines = [
+        ("ready", state.readiness.is_ready().to_string()),
+        ("live traces", live.traces.to_string()),
+        ("live trace bytes", live.bytes.to_string()),
+        ("traces begun", live.created_traces.to_string()),
+        ("traces evicted", live.evicted_traces.to_string()),
+    ];
+    for (name, value) in lines {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name}: {value}");
+    }
+    text
+}

@@ -1,0 +1,101 @@
+//! A trace by its id.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::{HeaderMap, Uri};
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, TracesData};
+
+use super::ApiState;
+use super::error::ApiError;
+use super::params::{Params, trace_id};
+use super::render::TraceV1;
+use super::respond::Format;
+use super::tempopb::{TraceByIdMetrics, TraceByIdResponse};
+use crate::live::Trace;
+
+/// `/api/traces/{id}`: 404 without a word if there is none.
+pub(super) async fn by_id(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let trace = find(&state, &id, &uri, &headers)?.ok_or(ApiError::NoSuchTrace)?;
+    let format = Format::of(&headers);
+    state
+        .run(move |_, _| {
+            let data = traces_data(&trace);
+            format.answer_as(&data, &TraceV1(&data))
+        })
+        .await
+}
+
+/// `/api/v2/traces/{id}`: an empty trace if there is none.
+pub(super) async fn by_id_v2(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let trace = find(&state, &id, &uri, &headers)?;
+    let format = Format::of(&headers);
+    state
+        .run(move |_, _| {
+            let trace = trace.as_deref();
+            let metrics = TraceByIdMetrics { inspected_bytes: trace.map_or(0, |trace| trace.bytes as u64) };
+            let data = trace.map(traces_data).unwrap_or_default();
+            format.answer(&TraceByIdResponse {
+                trace: Some(data),
+                metrics: Some(metrics),
+                status: 0,
+                message: String::new(),
+            })
+        })
+        .await
+}
+
+/// `start` and `end` tell where a trace lies, to save work; what is in memory is found without them.
+fn find(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<Option<Arc<Trace>>, ApiError> {
+    let tenant = state.tenant(headers)?;
+    let id = trace_id(id)?;
+    Params::of(uri)?.window()?;
+    Ok(state.live.trace(&tenant, &id))
+}
+
+/// The trace as OTLP. Every part has all its messages, if empty: clients look into them without asking.
+fn traces_data(trace: &Trace) -> TracesData {
+    let mut resource_spans: Vec<ResourceSpans> = Vec::new();
+    let mut last: Option<&Arc<Resource>> = None;
+    for batch in &trace.batches {
+        let scope_spans = ScopeSpans {
+            scope: Some(InstrumentationScope::clone(&batch.scope)),
+            spans: batch
+                .spans
+                .clone()
+                .into_iter()
+                .map(|mut span| {
+                    span.status.get_or_insert_default();
+                    span
+                })
+                .collect(),
+            schema_url: batch.scope_schema_url.to_string(),
+        };
+        // Scopes that came under one resource stay together.
+        match resource_spans.last_mut() {
+            Some(open) if last.is_some_and(|last| Arc::ptr_eq(last, &batch.resource)) => {
+                open.scope_spans.push(scope_spans);
+            }
+            _ => resource_spans.push(ResourceSpans {
+                resource: Some(Resource::clone(&batch.resource)),
+                scope_spans: vec![scope_spans],
+                schema_url: batch.resource_schema_url.to_string(),
+            }),
+        }
+        last = Some(&batch.resource);
+    }
+    TracesData { resource_spans }
+}

@@ -1,0 +1,43 @@
+//! Runs queries where they do not hinder others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderMap;
+
+use super::ApiState;
+use super::error::ApiError;
+use crate::tenant::TENANT_HEADER;
+
+/// Set when nobody waits for the answer any more.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ApiState {
+    /// Runs `job` on a thread of its own once it is its turn. The flag that it gets is set when the client has left.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Self, &AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| ApiError::Stopped)?;
+        let cancel = Cancel(Arc::default());
+        let cancelled = Arc::clone(&cancel.0);
+        let state = self.clone();
+        let job = move || {
+            let _permit = permit;
+            job(&state, &cancelled)
+        };
+        tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Stopped)
+    }
+
+    /// Whose data a request asks for.
+    pub(super) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
+        let header = headers.get(TENANT_HEADER).map(http::HeaderValue::as_bytes);
+        Ok(self.tenancy.tenant(header)?)
+    }
+}
