@@ -1,8 +1,15 @@
 //! The backend, in the order in which a span travels: `receive` → `wal` → [`live`]; and a query: `traceql` → `query` →
 //! `api`. `server` wires the stages.
 
+pub mod api;
 pub mod catalog;
+pub mod cli;
+pub mod config;
 pub mod live;
+pub mod query;
+pub mod receive;
+pub mod server;
 pub mod telemetry;
+pub mod tenant;
 pub mod traceql;
 pub mod wal;

@@ -61,10 +61,7 @@ impl TagIndex {
     /// The index of what is in `store`. Blocks.
     pub fn open(store: Arc<dyn Catalog>, limits: IndexLimits, metrics: CatalogMetrics) -> Result<Self, CatalogError> {
         let hasher = RandomState::new();
-        let mut known = Known::default();
-        store.for_each(&mut |tenant, seen| {
-            known.note(&hasher, ALL, tenant, &Tag::of(&seen));
-        })?;
+        let known = Known::load(store.as_ref(), &hasher)?;
         Ok(Self { store, limits, metrics, hasher, known: Mutex::new(known) })
     }
 
@@ -108,6 +105,16 @@ impl TagIndex {
         })
     }
 
+    /// Forgets what was last seen before an hour since the epoch. Blocks.
+    pub fn prune(&self, before: u32) -> Result<(), CatalogError> {
+        if self.store.prune(before)? > 0 {
+            // Something that is being recorded at this moment may be missing in what is loaded; it is recorded again.
+            let known = Known::load(self.store.as_ref(), &self.hasher)?;
+            *self.known() = known;
+        }
+        Ok(())
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,6 +134,14 @@ enum ValueNoted {
 }
 
 impl Known {
+    fn load(store: &dyn Catalog, hasher: &RandomState) -> Result<Self, CatalogError> {
+        let mut known = Self::default();
+        store.for_each(&mut |tenant, seen| {
+            known.note(hasher, ALL, tenant, &Tag::of(&seen));
+        })?;
+        Ok(known)
+    }
+
     fn note(&mut self, hasher: &RandomState, limits: IndexLimits, tenant: &str, tag: &Tag<'_>) -> Noted {
         if tag.name.len() > INDEXED_BYTES {
             return Noted { fresh: false, value: ValueNoted::TooLong };
@@ -402,6 +417,19 @@ mod tests {
         let again =
             TagIndex::open(Arc::clone(index.store()), IndexLimits::default(), CatalogMetrics::default()).unwrap();
         assert_eq!(pass(&again, spans(6)), 0, "a restart knows what is in the catalog");
+    }
+
+    #[test]
+    fn what_is_pruned_makes_room_and_is_told_again() {
+        let index = index(IndexLimits { values: 1, ..IndexLimits::default() });
+        let spans = |hour, value| vec![span_at(hour, vec![text("a", value)])];
+        pass(&index, spans(5, "old"));
+        pass(&index, spans(9, "new"));
+        assert_eq!(values(&index, Scope::Span, "a"), [TagValue::String("old".to_owned())]);
+        index.prune(6).unwrap();
+        assert_eq!(values(&index, Scope::Span, "a"), []);
+        pass(&index, spans(9, "new"));
+        assert_eq!(values(&index, Scope::Span, "a"), [TagValue::String("new".to_owned())]);
     }
 
     #[test]

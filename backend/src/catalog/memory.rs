@@ -77,6 +77,14 @@ impl Catalog for MemoryCatalog {
         Ok(())
     }
 
+    fn prune(&self, before: u32) -> Result<u64, CatalogError> {
+        let mut state = self.state();
+        let held = state.names.len() + state.values.len();
+        state.names.retain(|_, hours| hours.last >= before);
+        state.values.retain(|_, hours| hours.last >= before);
+        Ok((held - state.names.len() - state.values.len()) as u64)
+    }
+
     fn checkpoint(&self) -> Result<Option<u64>, CatalogError> {
         Ok(self.state().checkpoint)
     }

@@ -43,6 +43,9 @@ pub trait Catalog: Send + Sync {
     /// Every entry of all tenants, in no particular order.
     fn for_each(&self, visit: &mut dyn FnMut(&str, Seen)) -> Result<(), CatalogError>;
 
+    /// Removes what was last seen before an hour since the epoch; returns how many entries that were.
+    fn prune(&self, before: u32) -> Result<u64, CatalogError>;
+
     /// Sequence number of the log up to which every frame is in the catalog.
     fn checkpoint(&self) -> Result<Option<u64>, CatalogError>;
 

@@ -138,6 +138,22 @@ impl Catalog for SledCatalog {
         Ok(())
     }
 
+    fn prune(&self, before: u32) -> Result<u64, CatalogError> {
+        let mut removed = 0;
+        for (tree, of) in [(&self.names, "names"), (&self.values, "values")] {
+            for entry in tree {
+                let (key, stored) = entry.map_err(CatalogError::Store)?;
+                let hours = parse_hours(&stored).ok_or_else(|| malformed(of, &stored))?;
+                if hours.last < before {
+                    // Unless it has been seen again meanwhile.
+                    let swapped = tree.compare_and_swap(&key, Some(&stored), None::<&[u8]>);
+                    removed += u64::from(swapped.map_err(CatalogError::Store)?.is_ok());
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     fn checkpoint(&self) -> Result<Option<u64>, CatalogError> {
         let Some(stored) = self.meta.get(KEY_CHECKPOINT).map_err(CatalogError::Store)? else { return Ok(None) };
         let sequence = stored.as_ref().try_into().map_err(|_| malformed("meta", &stored))?;
@@ -316,6 +332,7 @@ mod tests {
             entries in prop::collection::vec(any_seen(), 0..40),
             within in prop::option::of((0_u32..6).prop_map(|hour| Hours { first: hour, last: hour })),
             limit in 0_usize..6,
+            before in 0_u32..4,
         ) {
             let dir = tempfile::tempdir().unwrap();
             let (stored, _) = open(dir.path());
@@ -340,6 +357,8 @@ mod tests {
                 all.sort_unstable();
                 all
             };
+            prop_assert_eq!(all(&stored), all(&memory));
+            prop_assert_eq!(stored.prune(before).unwrap(), memory.prune(before).unwrap());
             prop_assert_eq!(all(&stored), all(&memory));
         }
     }

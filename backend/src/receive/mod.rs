@@ -6,6 +6,8 @@ mod http;
 mod ingest;
 mod json;
 mod prepare;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::time::Duration;

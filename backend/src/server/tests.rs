@@ -1,0 +1,177 @@
+//! Whole servers in this process: what survives a restart, and what keeps one from starting.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::config::ByteSize;
+
+fn config(dir: &Path) -> Config {
+    let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    (config.listen.api, config.listen.otlp_grpc, config.listen.otlp_http) = (any_port, any_port, any_port);
+    config
+}
+
+fn request(trace: u8, value: &str) -> ExportTraceServiceRequest {
+    let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
+    let span = Span {
+        trace_id: vec![trace; 16],
+        span_id: vec![trace; 8],
+        name: format!("span {trace}"),
+        start_time_unix_nano: now_ns(),
+        end_time_unix_nano: now_ns(),
+        attributes: vec![KeyValue { key: "a".to_owned(), value: Some(value), key_strindex: 0 }],
+        ..Span::default()
+    };
+    let scope = ScopeSpans { spans: vec![span], ..ScopeSpans::default() };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() }],
+    }
+}
+
+async fn send(server: &Server, requests: impl IntoIterator<Item = ExportTraceServiceRequest>) {
+    let mut client = TraceServiceClient::connect(format!("http://{}", server.addresses().otlp_grpc)).await.unwrap();
+    for request in requests {
+        client.export(request).await.unwrap();
+    }
+}
+
+/// Status line and body.
+async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+async fn values_of_a(server: &Server) -> serde_json::Value {
+    let (_, body) = get(server.addresses().api, "/api/search/tag/a/values").await;
+    let mut answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+    answer["tagValues"].take()
+}
+
+async fn trace_status(server: &Server, trace: u8) -> String {
+    get(server.addresses().api, &format!("/api/traces/{}", format!("{trace:02x}").repeat(16))).await.0
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_found_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(get(server.addresses().api, "/ready").await.0, "HTTP/1.1 200 OK");
+    send(&server, [request(1, "x"), request(2, "y")]).await;
+    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK");
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["x", "y"]));
+    server.stop().await;
+
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK");
+    assert_eq!(trace_status(&server, 3).await, "HTTP/1.1 404 Not Found");
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["x", "y"]));
+    send(&server, [request(3, "z")]).await;
+    assert_eq!(trace_status(&server, 3).await, "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+#[rstest]
+#[case::catalog_deleted(|dir: &Path| fs::remove_dir_all(dir.join("catalog")).unwrap())]
+#[case::catalog_damaged(|dir: &Path| fs::write(dir.join("catalog/conf"), "noise").unwrap())]
+#[tokio::test]
+async fn a_lost_catalog_is_built_from_the_log(#[case] damage: impl Fn(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    send(&server, [request(1, "x")]).await;
+    server.stop().await;
+    damage(dir.path());
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["x"]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_log_does_not_hide_new_tags_from_the_catalog() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    send(&server, (1..=9).map(|trace| request(trace, "x"))).await;
+    server.stop().await;
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    send(&server, [request(1, "new")]).await;
+    server.stop().await;
+    fs::remove_dir_all(dir.path().join("catalog")).unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["new"]));
+    server.stop().await;
+}
+
+/// The replay stops when memory is full, with the newest; the catalog is told of all.
+#[tokio::test]
+async fn a_log_larger_than_memory_is_replayed_from_its_end_and_indexed_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    send(&server, (1..=200).map(|trace| request(trace, &format!("{trace:03}")))).await;
+    server.stop().await;
+    fs::remove_dir_all(dir.path().join("catalog")).unwrap();
+
+    let mut small = config(dir.path());
+    small.live.max_bytes = ByteSize(20_000);
+    let server = Server::start(&small).await.unwrap();
+    assert_eq!(trace_status(&server, 200).await, "HTTP/1.1 200 OK");
+    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 404 Not Found");
+    while server.indexed.finished() < 200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(values_of_a(&server).await.as_array().unwrap().len(), 200);
+    server.stop().await;
+
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK", "what left memory is still in the log");
+    server.stop().await;
+}
+
+async fn refused(config: &Config) -> String {
+    let error = Server::start(config).await.err().unwrap();
+    chain(&error)
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_its_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut config = config(dir.path());
+    config.listen.otlp_http = taken.local_addr().unwrap();
+    let expected = format!(
+        "cannot listen on {} (--otlp-http-listen): Address already in use (os error 98)",
+        config.listen.otlp_http
+    );
+    assert_eq!(refused(&config).await, expected);
+}
+
+#[tokio::test]
+async fn a_data_directory_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    let expected =
+        format!("the data directory {} (--data-dir) is in use by another coati-backend", dir.path().display());
+    assert_eq!(refused(&config(dir.path())).await, expected);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_made_is_refused() {
+    let error = refused(&config(Path::new("/proc/coati"))).await;
+    assert!(error.starts_with("cannot use the data directory /proc/coati (--data-dir): "), "{error}");
+}
