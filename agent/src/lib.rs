@@ -2,10 +2,15 @@
 //! [`span`] → [`export`]. [`pipeline`] wires the stages.
 
 pub mod capture;
+pub mod cli;
+pub mod config;
 pub mod decode;
 pub mod discover;
 pub mod ebpf;
 pub mod export;
 pub mod kernel;
+pub mod pipeline;
+pub mod print;
 pub mod span;
+pub mod stitch;
 pub mod telemetry;
