@@ -1,3 +1,68 @@
 //! The agent binary.
 
-fn main() {}
+use std::{
+    env,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use coati_agent::{
+    cli::{self, Command},
+    config::Config,
+    pipeline::{self, PipelineError},
+};
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// Smaller and faster than the C library's for many short-lived strings.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Something of the configuration is wrong; anything else that keeps the agent from running is 1.
+const WRONG_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let variable = |name: &str| env::var(name).ok();
+    let command = match cli::parse(env::args_os(), &variable) {
+        Ok(command) => command,
+        Err(error) => return fail(&error.into(), WRONG_CONFIGURATION),
+    };
+    let result = match command {
+        Command::Print(text) => std::io::stdout().write_all(text.as_bytes()).context("cannot print"),
+        Command::Run(config) => run(&config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if matches!(error.downcast_ref(), Some(PipelineError::Export(_))) => {
+            fail(&error, WRONG_CONFIGURATION)
+        }
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    log(config)?;
+    Ok(pipeline::run(config)?)
+}
+
+/// Logs to standard error: standard output is for spans.
+fn log(config: &Config) -> anyhow::Result<()> {
+    let level = Level::from(config.log_level);
+    // Libraries tell a lot at `debug` that is about them and not about the node.
+    let mut targets = Targets::new().with_default(level.min(Level::WARN)).with_target("coati_agent", level);
+    if config.kernel_debug {
+        targets = targets.with_target("coati_agent_ebpf", LevelFilter::TRACE);
+    }
+    let stderr = std::io::stderr;
+    let format = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    tracing_subscriber::registry().with(targets).with(format).try_init().context("cannot log")
+}
+
+/// One line, causes and all.
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let line = format!("{error:#}").replace('\n', " ");
+    // Without standard error there is nobody to tell that there is none.
+    let _ = writeln!(std::io::stderr(), "coati-agent: {line}");
+    ExitCode::from(code)
+}

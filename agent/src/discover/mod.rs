@@ -52,9 +52,7 @@ const PORTS_AGAIN: Duration = Duration::from_secs(5);
 /// Times are nanoseconds of `CLOCK_MONOTONIC`, as in the records.
 #[derive(Debug)]
 pub struct Processes {
-    tree: ProcTree,
-    host: Host,
-    selection: Selection,
+    lookup: Lookup,
     entries: HashMap<u32, Entry>,
     looked_ns: u64,
 }
@@ -69,7 +67,7 @@ struct Entry {
     ended_ns: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Known {
     process: Arc<Process>,
     executable_path: Box<str>,
@@ -77,36 +75,44 @@ struct Known {
     selected_ns: u64,
 }
 
+/// How a process is looked at.
+#[derive(Debug)]
+struct Lookup {
+    tree: ProcTree,
+    host: Host,
+    selection: Selection,
+}
+
 impl Processes {
     /// No process is known yet; `tree` is asked for each as it turns up.
     pub fn new(tree: ProcTree, selection: Selection) -> Self {
         let host = Host::of(&tree);
-        Self { tree, host, selection, entries: HashMap::new(), looked_ns: 0 }
+        Self { lookup: Lookup { tree, host, selection }, entries: HashMap::new(), looked_ns: 0 }
     }
 
     /// The process with this id. Always gives one: of a process that has ended already, what its exec record told.
     pub fn get(&mut self, tgid: u32, now_ns: u64) -> Arc<Process> {
-        self.known(tgid, now_ns).process
+        Arc::clone(&self.known(tgid, now_ns).process)
     }
 
     /// Whether the rules say that spans are made of this process.
     pub fn is_selected(&mut self, tgid: u32, now_ns: u64) -> bool {
+        let asks_again = self.may_be_selected_later();
         let known = self.known(tgid, now_ns);
         let age = Duration::from_nanos(now_ns.saturating_sub(known.selected_ns));
-        if known.selected || !self.selection.depends_on_ports() || age < PORTS_AGAIN {
+        if known.selected || !asks_again || age < PORTS_AGAIN {
             return known.selected;
         }
-        let selected = self.selects(tgid, &known.executable_path);
-        if let Some(known) = self.entries.get_mut(&tgid).and_then(|entry| entry.known.as_mut()) {
-            known.selected = selected;
-            known.selected_ns = now_ns;
-        }
+        known.selected_ns = now_ns;
+        let path = known.executable_path.clone();
+        let selected = self.lookup.selects(tgid, &path);
+        self.known(tgid, now_ns).selected = selected;
         selected
     }
 
     /// Whether a process that is not selected may become so without running another program.
     pub fn may_be_selected_later(&self) -> bool {
-        self.selection.depends_on_ports()
+        self.lookup.selection.depends_on_ports()
     }
 
     /// The process has begun to run another program, by this path.
@@ -131,7 +137,7 @@ impl Processes {
         if Duration::from_nanos(now_ns.saturating_sub(self.looked_ns)) >= LOOK_AGAIN {
             self.looked_ns = now_ns;
             for (tgid, entry) in &mut self.entries {
-                if entry.ended_ns.is_none() && !self.tree.has(*tgid) {
+                if entry.ended_ns.is_none() && !self.lookup.tree.has(*tgid) {
                     entry.ended_ns = Some(now_ns);
                 }
             }
@@ -151,20 +157,26 @@ impl Processes {
         self.entries.is_empty()
     }
 
-    fn known(&mut self, tgid: u32, now_ns: u64) -> Known {
-        let entry = self.entries.get(&tgid);
-        if let Some(known) = entry.and_then(|entry| entry.known.as_ref()) {
-            return known.clone();
-        }
-        let executed = entry.and_then(|entry| entry.executed.clone());
-        let known = self.look(tgid, executed.as_deref(), now_ns);
+    fn known(&mut self, tgid: u32, now_ns: u64) -> &mut Known {
         self.make_room(tgid);
-        let entry = self.entries.entry(tgid).or_default();
-        entry.known = Some(known.clone());
-        known
+        let Entry { executed, known, ended_ns: _ } = self.entries.entry(tgid).or_default();
+        known.get_or_insert_with(|| self.lookup.process(tgid, executed.as_deref(), now_ns))
     }
 
-    fn look(&self, tgid: u32, executed: Option<&str>, now_ns: u64) -> Known {
+    fn make_room(&mut self, tgid: u32) {
+        if self.entries.len() < MAX_PROCESSES || self.entries.contains_key(&tgid) {
+            return;
+        }
+        let ended = self.entries.iter().find(|(_, entry)| entry.ended_ns.is_some()).map(|(tgid, _)| *tgid);
+        // Any: a live process that is needed again is read again.
+        if let Some(victim) = ended.or_else(|| self.entries.keys().next().copied()) {
+            self.entries.remove(&victim);
+        }
+    }
+}
+
+impl Lookup {
+    fn process(&self, tgid: u32, executed: Option<&str>, now_ns: u64) -> Known {
         let facts = self.tree.read(tgid);
         let executable_path =
             facts.as_ref().and_then(|facts| facts.executable_path.as_deref()).or(executed).unwrap_or_default();
@@ -182,17 +194,6 @@ impl Processes {
 
     fn selects(&self, tgid: u32, executable_path: &str) -> bool {
         self.selection.selects(executable_path, || self.tree.listening_ports(tgid))
-    }
-
-    fn make_room(&mut self, tgid: u32) {
-        if self.entries.len() < MAX_PROCESSES || self.entries.contains_key(&tgid) {
-            return;
-        }
-        let ended = self.entries.iter().find(|(_, entry)| entry.ended_ns.is_some()).map(|(tgid, _)| *tgid);
-        // Any: a live process that is needed again is read again.
-        if let Some(victim) = ended.or_else(|| self.entries.keys().next().copied()) {
-            self.entries.remove(&victim);
-        }
     }
 }
 

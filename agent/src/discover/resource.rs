@@ -26,6 +26,11 @@ impl Host {
     pub fn of(tree: &ProcTree) -> Self {
         Self { name: tree.host_name(), id: tree.host_id() }
     }
+
+    /// `host.name`, if it could be read.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
 }
 
 /// The process as its spans present it.

@@ -11,7 +11,7 @@ mod backoff;
 mod batch;
 mod grpc;
 mod http;
-mod queue;
+pub(crate) mod queue;
 mod response;
 mod worker;
 

@@ -14,7 +14,8 @@ pub struct SpanQueue {
     telemetry: Telemetry,
 }
 
-pub(super) fn bounded(spans: usize, telemetry: Telemetry) -> (SpanQueue, mpsc::Receiver<FinishedSpan>) {
+/// Both ends of a queue for so many spans.
+pub(crate) fn bounded(spans: usize, telemetry: Telemetry) -> (SpanQueue, mpsc::Receiver<FinishedSpan>) {
     let (sender, receiver) = mpsc::channel(spans);
     (SpanQueue { sender, telemetry }, receiver)
 }

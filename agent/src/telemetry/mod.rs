@@ -47,6 +47,26 @@ pub enum TelemetryError {
     },
 }
 
+/// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
+/// and those of the decoder.
+pub(crate) const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
+    let [a, b, c, d, e, f, g] = Loss::ALL;
+    [
+        a.name(),
+        b.name(),
+        c.name(),
+        d.name(),
+        e.name(),
+        f.name(),
+        g.name(),
+        "record_malformed",
+        "request_unreadable",
+        "evicted",
+        "pipelined",
+        "pipelined_unseen",
+    ]
+};
+
 /// Every kind of record.
 pub(crate) const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
 
@@ -125,6 +145,11 @@ struct CauseLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct LinkLabel {
+    by: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -138,10 +163,14 @@ pub struct Telemetry {
     pub sequence_gaps: Counter,
     /// Messages that looked like HTTP and turned out not to be.
     pub parse_failures: Counter,
-    /// Requests whose span could be made.
+    anomalies: Family<CauseLabel, Counter>,
+    /// Requests that the kernel programs saw begin, told or lost.
+    pub exchanges_begun: Counter,
+    /// Requests that were seen in the records.
     pub exchanges: Counter,
     /// Requests that are under way.
     pub open_exchanges: Gauge,
+    links: Family<LinkLabel, Counter>,
     /// Spans made.
     pub spans: Counter,
     /// Spans that the destination has taken.
@@ -172,8 +201,11 @@ impl Default for Telemetry {
             losses: Family::default(),
             sequence_gaps: Counter::default(),
             parse_failures: Counter::default(),
+            anomalies: Family::default(),
+            exchanges_begun: Counter::default(),
             exchanges: Counter::default(),
             open_exchanges: Gauge::default(),
+            links: Family::default(),
             spans: Counter::default(),
             spans_exported: Counter::default(),
             spans_dropped: Family::default(),
@@ -187,8 +219,8 @@ impl Default for Telemetry {
             readiness: Arc::default(),
         };
         // A series that appears with its first loss is a series on which no alert can be tried out.
-        for loss in Loss::ALL {
-            telemetry.losses(loss);
+        for cause in LOSS_CAUSES {
+            telemetry.losses(cause);
         }
         for kind in RECORD_KINDS {
             telemetry.records(kind);
@@ -209,9 +241,19 @@ impl Telemetry {
         self.records.get_or_create_owned(&KindLabel { kind: kind_name(kind) })
     }
 
-    /// What was lost in the kernel for this cause.
-    pub fn losses(&self, loss: Loss) -> Counter {
-        self.losses.get_or_create_owned(&CauseLabel { cause: loss.name() })
+    /// What was lost for this cause, one of [`LOSS_CAUSES`].
+    pub fn losses(&self, cause: &'static str) -> Counter {
+        self.losses.get_or_create_owned(&CauseLabel { cause })
+    }
+
+    /// What was odd in the records for this cause: of what is missing, what was made of it, and what came too late.
+    pub fn anomalies(&self, cause: &'static str) -> Counter {
+        self.anomalies.get_or_create_owned(&CauseLabel { cause })
+    }
+
+    /// Exchanges that found their place in a trace by this.
+    pub fn links(&self, by: &'static str) -> Counter {
+        self.links.get_or_create_owned(&LinkLabel { by })
     }
 
     /// Spans that were dropped for this cause.
@@ -257,10 +299,13 @@ impl Telemetry {
         all.register_collector(Box::new(process::ProcessMetrics::new(self.started)));
         let agent = all.sub_registry_with_prefix("coati_agent");
         agent.register("records", "Records read from the ring buffer", self.records.clone());
-        agent.register("losses", "What the kernel programs could not tell, by cause", self.losses.clone());
+        agent.register("losses", "Records, requests or bytes that are lost, by cause", self.losses.clone());
         agent.register("ring_sequence_gaps", "Records missing in the ring buffer", self.sequence_gaps.clone());
         agent.register("parse_failures", "Messages that are not the HTTP they began as", self.parse_failures.clone());
-        agent.register("exchanges", "Requests whose span could be made", self.exchanges.clone());
+        agent.register("anomalies", "What is odd in the records, by cause", self.anomalies.clone());
+        agent.register("exchanges_begun", "Requests that the kernel programs saw begin", self.exchanges_begun.clone());
+        agent.register("exchanges", "Requests seen in the records", self.exchanges.clone());
+        agent.register("links", "Requests by how they found their place in a trace", self.links.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
         agent.register("spans", "Spans made", self.spans.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());

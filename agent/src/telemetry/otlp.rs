@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use coati_common::loss::Loss;
 use opentelemetry::{
     KeyValue,
     metrics::{Meter, MeterProvider as _},
@@ -16,7 +15,7 @@ use opentelemetry_sdk::{
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
-use super::{DropCause, RECORD_KINDS, RequestOutcome, Telemetry, TelemetryError, kind_name, process};
+use super::{DropCause, LOSS_CAUSES, RECORD_KINDS, RequestOutcome, Telemetry, TelemetryError, kind_name, process};
 
 /// Where and how often the agent's own metrics are sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,7 +66,7 @@ impl OtlpMetrics {
 /// Nothing is counted twice: the instruments read the cells that `/metrics` shows.
 fn observe(meter: &Meter, telemetry: &Telemetry) {
     let records = RECORD_KINDS.map(|kind| (Some(("kind", kind_name(kind))), telemetry.records(kind)));
-    let losses = Loss::ALL.map(|loss| (Some(("cause", loss.name())), telemetry.losses(loss)));
+    let losses = LOSS_CAUSES.map(|cause| (Some(("cause", cause)), telemetry.losses(cause)));
     let dropped = DropCause::ALL.map(|cause| (Some(("cause", cause.name())), telemetry.spans_dropped(cause)));
     let requests =
         RequestOutcome::ALL.map(|outcome| (Some(("outcome", outcome.name())), telemetry.export_requests(outcome)));

@@ -35,7 +35,7 @@ async fn serve(telemetry: &Telemetry) -> SocketAddr {
 async fn metrics_show_every_counter() {
     let telemetry = Telemetry::default();
     telemetry.records(Kind::Begin).inc_by(3);
-    mirror(&telemetry.losses(Loss::ConnectionsFull), 2);
+    mirror(&telemetry.losses(Loss::ConnectionsFull.name()), 2);
     telemetry.spans_dropped(DropCause::QueueFull).inc();
     telemetry.export_requests(RequestOutcome::Accepted).inc();
     telemetry.export_duration.observe(0.004);
@@ -114,7 +114,7 @@ async fn the_same_numbers_go_by_otlp() {
 
     let telemetry = Telemetry::default();
     telemetry.spans.inc_by(7);
-    telemetry.losses(Loss::RingFullBegin).inc_by(2);
+    telemetry.losses(Loss::RingFullBegin.name()).inc_by(2);
     telemetry.processes.set(4);
     let settings =
         OtlpMetricsSettings { endpoint, interval: Duration::from_hours(1), host_name: Some("node-1".to_owned()) };

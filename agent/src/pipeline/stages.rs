@@ -1,0 +1,224 @@
+//! From records to finished spans: what runs on the capture thread.
+
+use std::{fmt, io::Write};
+
+use coati_common::{event::Kind, loss::Loss};
+use prometheus_client::metrics::counter::Counter;
+
+use crate::{
+    capture::{CaptureError, Record, Source},
+    decode::{Decoder, Event},
+    discover::Processes,
+    export::SpanQueue,
+    print::Printer,
+    span::{Clock, FinishedSpan, SpanBuilder},
+    stitch::Stitcher,
+    telemetry::{Telemetry, mirror},
+};
+
+/// How often the stages look at the time.
+const TICK_NS: u64 = 100_000_000;
+/// How often the kernel's counters are read and old things forgotten.
+const SLOW_TICK_NS: u64 = 1_000_000_000;
+
+/// The stages between the kernel and the queue. One thread has them, so they need no locks.
+#[derive(Debug)]
+pub struct Stages {
+    decoder: Decoder,
+    rest: Rest,
+    records: [Counter; 5],
+    /// Records without a trace at the last look; see [`Stages::count_kernel`].
+    unaccounted: u64,
+    ticked_ns: u64,
+    ticked_slowly_ns: u64,
+}
+
+/// What an event of the decoder needs.
+struct Rest {
+    stitcher: Stitcher,
+    processes: Processes,
+    spans: SpanBuilder,
+    printer: Option<Printer<Box<dyn Write>>>,
+    queue: SpanQueue,
+    telemetry: Telemetry,
+    /// Processes that the rules do not select: the kernel is told to leave them alone.
+    unselected: Vec<u32>,
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Rest").finish_non_exhaustive()
+    }
+}
+
+impl Stages {
+    /// Wires the stages. They end in `queue`, and in `printer` if there is one.
+    pub fn new(
+        decoder: Decoder,
+        stitcher: Stitcher,
+        processes: Processes,
+        spans: SpanBuilder,
+        printer: Option<Printer<Box<dyn Write>>>,
+        queue: SpanQueue,
+        telemetry: Telemetry,
+    ) -> Self {
+        let records = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| telemetry.records(kind));
+        let rest = Rest { stitcher, processes, spans, printer, queue, telemetry, unselected: Vec::new() };
+        Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0 }
+    }
+
+    /// Takes records, in the order of their times, and leaves `records` empty.
+    pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
+        for record in records.drain(..) {
+            let [begin, data, end, exec, exit] = &self.records;
+            match &record {
+                Record::Begin(..) => begin,
+                Record::Data(..) => data,
+                Record::End(_) => end,
+                Record::Exec(..) => exec,
+                Record::Exit(_) => exit,
+            }
+            .inc();
+            match &record {
+                Record::Exec(_, tgid, path) => self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path)),
+                Record::Exit(exit) => self.rest.processes.ended(exit.tgid, exit.header.time_ns),
+                Record::Begin(..) | Record::Data(..) | Record::End(_) => {}
+            }
+            let rest = &mut self.rest;
+            self.decoder.record(record, &mut |event| rest.event(event));
+        }
+        for tgid in self.rest.unselected.drain(..) {
+            source.skip(tgid)?;
+        }
+        self.rest.flush_printer();
+        Ok(())
+    }
+
+    /// Looks at the time; to be called often, usually does nothing. `clock` is what the time means now.
+    pub fn tick(&mut self, now_ns: u64, clock: Clock, source: &mut dyn Source) -> Result<(), CaptureError> {
+        if now_ns.saturating_sub(self.ticked_ns) < TICK_NS {
+            return Ok(());
+        }
+        self.ticked_ns = now_ns;
+        let Self { decoder, rest, .. } = self;
+        let long: Vec<_> = decoder.long_running().collect();
+        for exchange in long {
+            let state = source.connection(exchange.socket, exchange.connection)?;
+            decoder.progress(exchange.connection, state.as_ref(), now_ns, &mut |event| rest.event(event));
+        }
+        decoder.tick(now_ns, &mut |event| rest.event(event));
+        rest.flush_printer();
+        self.count();
+        if now_ns.saturating_sub(self.ticked_slowly_ns) >= SLOW_TICK_NS {
+            self.ticked_slowly_ns = now_ns;
+            self.rest.spans.set_clock(clock);
+            self.rest.stitcher.tick(now_ns);
+            self.rest.processes.forget_ended(now_ns);
+            self.count_kernel(source)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what is open, as far as it is known, and lets the exporter know that nothing more comes.
+    pub fn finish(&mut self, source: &mut dyn Source) -> Result<(), CaptureError> {
+        let Self { decoder, rest, .. } = self;
+        decoder.finish(&mut |event| rest.event(event));
+        rest.flush_printer();
+        self.count();
+        self.count_kernel(source)
+    }
+
+    /// Shows what the stages count for themselves.
+    fn count(&self) {
+        let telemetry = &self.rest.telemetry;
+        let decoded = self.decoder.counters();
+        mirror(&telemetry.exchanges, decoded.exchanges);
+        mirror(&telemetry.parse_failures, decoded.request_malformed + decoded.response_malformed);
+        for (cause, total) in decoded.causes() {
+            mirror(&telemetry.anomalies(cause), total);
+        }
+        // The causes by which a whole exchange is lost that nobody else counts.
+        for (cause, total) in [
+            ("request_unreadable", decoded.request_unreadable),
+            ("evicted", decoded.evicted),
+            ("pipelined", decoded.pipelined),
+            ("pipelined_unseen", decoded.pipelined_unseen),
+        ] {
+            mirror(&telemetry.losses(cause), total);
+        }
+        let stitched = self.rest.stitcher.counters();
+        for (by, total) in [
+            ("header", stitched.by_header),
+            ("position", stitched.by_position),
+            ("process", stitched.in_process),
+            ("none", stitched.roots),
+        ] {
+            mirror(&telemetry.links(by), total);
+        }
+        telemetry.open_exchanges.set(self.decoder.open_exchanges() as i64);
+        telemetry.processes.set(self.rest.processes.len() as i64);
+    }
+
+    /// Shows what the kernel counts.
+    fn count_kernel(&mut self, source: &dyn Source) -> Result<(), CaptureError> {
+        let health = source.health()?;
+        let telemetry = &self.rest.telemetry;
+        for (loss, total) in Loss::ALL.into_iter().zip(health.losses) {
+            mirror(&telemetry.losses(loss.name()), total);
+        }
+        mirror(&telemetry.losses("record_malformed"), health.malformed);
+        mirror(&telemetry.exchanges_begun, health.begun);
+        // Records that are being written are not missing: only what is missing twice is.
+        let missing = health.unaccounted.min(self.unaccounted).max(telemetry.sequence_gaps.get());
+        self.unaccounted = health.unaccounted;
+        mirror(&telemetry.sequence_gaps, missing);
+        Ok(())
+    }
+}
+
+impl Rest {
+    fn event(&mut self, event: Event<'_>) {
+        let (origin, now_ns) = match event {
+            Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
+            Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
+        };
+        // Asked for with the first event already: a process of short life can still be looked at then.
+        if !self.processes.is_selected(origin.tgid, now_ns) {
+            if !self.processes.may_be_selected_later() && !self.unselected.contains(&origin.tgid) {
+                self.unselected.push(origin.tgid);
+            }
+            return;
+        }
+        match event {
+            Event::Opened(origin) => self.stitcher.opened(origin),
+            Event::Began(origin, head) => self.stitcher.began(origin, head),
+            Event::Dropped(origin) => self.stitcher.dropped(origin),
+            Event::Ended(exchange) => {
+                let process = self.processes.get(origin.tgid, now_ns);
+                let ids = self.stitcher.ended(exchange);
+                let span = self.spans.build(exchange, ids, &process);
+                self.print(&span);
+                self.telemetry.spans.inc();
+                self.queue.push(span);
+            }
+        }
+    }
+
+    fn print(&mut self, span: &FinishedSpan) {
+        let result = self.printer.as_mut().map_or(Ok(()), |printer| printer.print(span));
+        self.give_up_printing_on(result);
+    }
+
+    fn flush_printer(&mut self) {
+        let result = self.printer.as_mut().map_or(Ok(()), Printer::flush);
+        self.give_up_printing_on(result);
+    }
+
+    /// Whoever read standard output may have gone; the export goes on.
+    fn give_up_printing_on(&mut self, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "spans are no longer printed");
+            self.printer = None;
+        }
+    }
+}

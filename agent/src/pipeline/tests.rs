@@ -1,0 +1,308 @@
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    fs,
+    sync::Mutex,
+};
+
+use coati_common::{
+    event::{Connection, Exit, Header, Kind},
+    loss::Loss,
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::span::SpanKind,
+};
+use rstest::rstest;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::*;
+use crate::{
+    capture::{Health, Record},
+    decode::testing::{MS, Wire},
+    discover::{Rule, Selection, exe_pattern},
+    export,
+    print::Format,
+    span::{FinishedSpan, SpanConfig},
+    telemetry::DropCause,
+};
+
+/// A kernel that follows a script: what each call of `drain` finds.
+#[derive(Default)]
+struct Script {
+    drains: VecDeque<Vec<Record>>,
+    last: Vec<Record>,
+    connections: HashMap<u64, Connection>,
+    skipped: Vec<u32>,
+    health: Health,
+    /// Set when the script is over.
+    stop: Arc<AtomicBool>,
+}
+
+impl Source for Script {
+    fn drain(&mut self, _: Duration, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
+        match self.drains.pop_front() {
+            Some(records) => sink.extend(records),
+            None => self.stop.store(true, Ordering::Release),
+        }
+        Ok(())
+    }
+
+    fn drain_all(&mut self, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
+        sink.append(&mut self.last);
+        Ok(())
+    }
+
+    fn connection(&self, socket: u64, connection: u64) -> Result<Option<Connection>, CaptureError> {
+        Ok(self.connections.get(&socket).copied().filter(|it| it.connection == connection))
+    }
+
+    fn skip(&mut self, tgid: u32) -> Result<(), CaptureError> {
+        self.skipped.push(tgid);
+        Ok(())
+    }
+
+    fn health(&self) -> Result<Health, CaptureError> {
+        Ok(self.health)
+    }
+}
+
+/// Processes 100 (a server, `shop`) and 200 (a client, `curl`).
+struct Node {
+    proc: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let proc = tempfile::tempdir().unwrap();
+        for (tgid, executable) in [(100, "/usr/bin/shop"), (200, "/usr/bin/curl")] {
+            let directory = proc.path().join(tgid.to_string());
+            fs::create_dir(&directory).unwrap();
+            std::os::unix::fs::symlink(executable, directory.join("exe")).unwrap();
+            fs::write(directory.join("comm"), "comm").unwrap();
+        }
+        Self { proc }
+    }
+
+    fn stages(&self, queue: SpanQueue, telemetry: &Telemetry, selection: Selection) -> Stages {
+        Stages::new(
+            Decoder::new(DecodeConfig::default()),
+            Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
+            Processes::new(ProcTree::new(self.proc.path()), selection),
+            SpanBuilder::new(SpanConfig::default(), Clock::new(0, 1_000_000_000)),
+            None,
+            queue,
+            telemetry.clone(),
+        )
+    }
+}
+
+/// One request through both ends of a connection, and a second that is not answered.
+fn both_ends() -> (Wire, Wire) {
+    let (mut client, mut server) = (Wire::client(1), Wire::server(2));
+    client.request(b"GET /cart/7 HTTP/1.1\r\nhost: shop\r\n\r\n");
+    server.wait(MS / 2).request(b"GET /cart/7 HTTP/1.1\r\nhost: shop\r\n\r\n");
+    server.response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    client.wait(2 * MS).response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    (client, server)
+}
+
+fn spans(mut received: mpsc::Receiver<FinishedSpan>) -> Vec<FinishedSpan> {
+    std::iter::from_fn(|| received.try_recv().ok()).collect()
+}
+
+/// Runs a script to its end.
+fn run_script(script: &mut Script, selection: Selection) -> (Vec<FinishedSpan>, Telemetry) {
+    let telemetry = Telemetry::default();
+    let (queue, received) = export::queue::bounded(100, telemetry.clone());
+    let node = Node::new();
+    let mut stages = node.stages(queue, &telemetry, selection);
+    let stop = Arc::clone(&script.stop);
+    capture(script, &mut stages, &stop, |_| {}).unwrap();
+    (spans(received), telemetry)
+}
+
+#[test]
+fn two_ends_of_a_request_become_two_spans_of_one_trace() {
+    let (client, server) = both_ends();
+    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
+    let (spans, telemetry) = run_script(&mut script, Selection::default());
+    let [server, client] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!((server.process.service_name.as_str(), server.span.kind()), ("shop", SpanKind::Server));
+    assert_eq!((client.process.service_name.as_str(), client.span.kind()), ("curl", SpanKind::Client));
+    assert_eq!(server.span.trace_id, client.span.trace_id);
+    assert_eq!(server.span.parent_span_id, client.span.span_id);
+    assert_eq!(telemetry.spans.get(), 2);
+    assert_eq!(telemetry.exchanges.get(), 2);
+    assert_eq!(telemetry.records(Kind::Begin).get(), 2);
+    assert_eq!(telemetry.links("position").get(), 1);
+    assert_eq!(telemetry.processes.get(), 2);
+    assert_eq!(telemetry.open_exchanges.get(), 0);
+}
+
+#[test]
+fn what_the_kernel_still_has_at_the_end_is_taken() {
+    let (client, server) = both_ends();
+    let mut script = Script { last: Wire::merge(&[&client, &server]), ..Script::default() };
+    assert_eq!(run_script(&mut script, Selection::default()).0.len(), 2);
+}
+
+#[test]
+fn an_open_request_becomes_a_span_at_the_end() {
+    let mut server = Wire::server(2);
+    server.request(b"GET /slow HTTP/1.1\r\nhost: shop\r\n\r\n");
+    let mut script = Script { drains: [server.records].into(), ..Script::default() };
+    let (spans, _) = run_script(&mut script, Selection::default());
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert!(span.span.attributes.iter().any(|attribute| attribute.key == "coati.incomplete"), "{span:?}");
+}
+
+#[test]
+fn a_process_that_is_not_selected_makes_no_spans_and_is_left_alone() {
+    let (client, server) = both_ends();
+    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
+    let rule = Rule { exe_path: Some(exe_pattern("curl").unwrap()), open_ports: None };
+    let (spans, telemetry) = run_script(&mut script, Selection { include: vec![], exclude: vec![rule] });
+    assert_eq!(spans.iter().map(|span| span.process.tgid).collect::<Vec<_>>(), [100]);
+    assert_eq!(script.skipped, [200]);
+    assert_eq!(telemetry.spans.get(), 1);
+}
+
+#[test]
+fn exec_and_exit_records_reach_the_processes() {
+    let header = |kind: Kind, time_ns| Header { kind: kind as u32, time_ns, ..Header::default() };
+    let mut server = Wire::server(2);
+    server.tgid = 300;
+    server.request(b"GET / HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 204 No Content\r\n\r\n");
+    let exec = Record::Exec(header(Kind::Exec, 0), 300, b"/opt/short-lived".to_vec());
+    let exit = Record::Exit(Exit { header: header(Kind::Exit, server.time_ns), tgid: 300, reserved: 0 });
+    let records = [vec![exec], server.records, vec![exit]].concat();
+    let (spans, telemetry) =
+        run_script(&mut Script { drains: [records].into(), ..Script::default() }, Selection::default());
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!(span.process.service_name, "short-lived");
+    assert_eq!((telemetry.records(Kind::Exec).get(), telemetry.records(Kind::Exit).get()), (1, 1));
+}
+
+#[rstest]
+#[case::gone_again(&[2, 0, 0], 0)]
+#[case::there_to_stay(&[2, 2, 3], 2)]
+#[case::never(&[0, 0, 0], 0)]
+fn a_record_is_missing_only_if_it_stays_missing(#[case] readings: &[u64], #[case] expected: u64) {
+    let telemetry = Telemetry::default();
+    let (queue, _received) = export::queue::bounded(100, telemetry.clone());
+    let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
+    let mut script = Script::default();
+    script.health.losses[Loss::ConnectionsFull as usize] = 5;
+    script.health.begun = 9;
+    for (second, unaccounted) in readings.iter().enumerate() {
+        script.health.unaccounted = *unaccounted;
+        stages.tick((second as u64 + 2) * 1000 * MS, Clock::new(0, 0), &mut script).unwrap();
+    }
+    assert_eq!(telemetry.sequence_gaps.get(), expected);
+    assert_eq!(telemetry.losses("connections_full").get(), 5);
+    assert_eq!(telemetry.exchanges_begun.get(), 9);
+}
+
+#[test]
+fn a_response_that_is_only_counted_ends_when_the_kernel_has_counted_it() {
+    let mut server = Wire::server(2);
+    server.request(b"GET /big HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+    for _ in 0..100 {
+        server.response(&[b'x'; 10]);
+    }
+    let telemetry = Telemetry::default();
+    let (queue, mut received) = export::queue::bounded(100, telemetry.clone());
+    let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
+    let mut script = Script::default();
+    stages.take(&mut server.records, &mut script).unwrap();
+    assert!(received.try_recv().is_err(), "the records do not tell the end");
+    script.connections.insert(2 << 8, server.state);
+    stages.tick(server.time_ns + 1000 * MS, Clock::new(0, 0), &mut script).unwrap();
+    let span = received.try_recv().unwrap().span;
+    assert_eq!(span.end_time_unix_nano - 1_000_000_000, server.state.totals.response_last_ns);
+}
+
+/// Standard output whose reader has gone.
+struct Broken<'a>(&'a Cell<u32>);
+
+impl Write for Broken<'_> {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        self.0.set(self.0.get() + 1);
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn spans_are_exported_when_they_cannot_be_printed() {
+    let telemetry = Telemetry::default();
+    let (queue, received) = export::queue::bounded(100, telemetry.clone());
+    let writes: &'static Cell<u32> = Box::leak(Box::new(Cell::new(0)));
+    let node = Node::new();
+    let mut stages = Stages::new(
+        Decoder::new(DecodeConfig::default()),
+        Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
+        Processes::new(ProcTree::new(node.proc.path()), Selection::default()),
+        SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0)),
+        Some(Printer::new(Box::new(Broken(writes)), Format::Text)),
+        queue,
+        telemetry,
+    );
+    let (client, server) = both_ends();
+    stages.take(&mut Wire::merge(&[&client, &server]), &mut Script::default()).unwrap();
+    assert_eq!(spans(received).len(), 2);
+    assert_eq!(writes.get(), 1, "it was tried again");
+}
+
+#[derive(Clone, Default)]
+struct Destination(Arc<Mutex<usize>>);
+
+#[async_trait]
+impl TraceService for Destination {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let groups = request.into_inner().resource_spans;
+        *self.0.lock().unwrap() +=
+            groups.iter().flat_map(|group| &group.scope_spans).map(|scope| scope.spans.len()).sum::<usize>();
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tokio::test]
+async fn records_come_out_as_otlp() {
+    let destination = Destination::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let service = TraceServiceServer::new(destination.clone());
+    let incoming = TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+
+    let variable = |name: &str| (name == "COATI_AGENT_OTLP_ENDPOINT").then(|| endpoint.clone());
+    let config = Config::read(None, &variable).unwrap();
+    let telemetry = Telemetry::default();
+    let (queue, exporter) = exporter(&config.export_settings(), &telemetry, || 0.0).unwrap();
+    let mut stages = Node::new().stages(queue, &telemetry, config.selection());
+    let (_deadline, end) = watch::channel(None);
+    let exporting = tokio::spawn(exporter.run(end));
+
+    let (client, server) = both_ends();
+    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
+    let stop = Arc::clone(&script.stop);
+    capture(&mut script, &mut stages, &stop, |_| {}).unwrap();
+    drop(stages);
+    exporting.await.unwrap();
+    assert_eq!(*destination.0.lock().unwrap(), 2);
+    assert_eq!(telemetry.spans_exported.get(), 2);
+    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 4]);
+}
