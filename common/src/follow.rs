@@ -4,6 +4,8 @@
 //! [`Connection::enter`] (the state changes; for a call that sends, before anything is sent), and
 //! [`Connection::count`] (totals; once it is known how much moved).
 
+#![expect(clippy::inline_always, reason = "called by kernel programs: a call costs stack and a frame of the verifier")]
+
 use crate::event::{Connection, Totals, connection_flags, data_flags, direction, phase, role};
 use crate::limits::{CHUNK_RECORDS, HEAD_BYTES};
 use crate::sniff::{Sniff, Status};
@@ -239,4 +241,160 @@ impl Totals {
         response_chunks: 0,
         reserved: 0,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::sniff::SNIFF_BYTES;
+    use std::vec::Vec;
+
+    fn sniff(bytes: &[u8]) -> Sniff {
+        let mut padded = [0_u8; SNIFF_BYTES];
+        let len = bytes.len().min(SNIFF_BYTES);
+        padded[..len].copy_from_slice(&bytes[..len]);
+        let (first, second) = padded.split_at(8);
+        Sniff::new([first, second].map(|half| u64::from_ne_bytes(half.try_into().unwrap())), len as u32)
+    }
+
+    /// What one call does: the three steps, one after the other.
+    fn step(connection: &mut Connection, direction: u8, bytes: &[u8], time_ns: u64) -> Meaning {
+        let meaning = connection.meaning(direction, &sniff(bytes));
+        connection.enter(meaning, time_ns);
+        connection.count(meaning, bytes.len() as u64, time_ns, time_ns);
+        meaning
+    }
+
+    const REQUEST: u8 = direction::REQUEST;
+    const RESPONSE: u8 = direction::RESPONSE;
+
+    /// The calls of a connection, and what each of them means.
+    fn meanings(calls: &[(u8, &[u8])]) -> (Vec<Meaning>, Connection) {
+        let mut connection = Connection::idle(1, role::SERVER);
+        let found =
+            calls.iter().zip(1..).map(|(&(direction, bytes), time)| step(&mut connection, direction, bytes, time));
+        (found.collect(), connection)
+    }
+
+    #[test]
+    fn exchanges_follow_each_other() {
+        use Meaning::{Begin, First, Request, Response};
+        let (found, connection) = meanings(&[
+            (REQUEST, b"POST / HTTP/1.1\r\n"),
+            (REQUEST, b"GET is in the body"),
+            (RESPONSE, b"HTTP/1.1 200 OK\r\n"),
+            (RESPONSE, b"body"),
+            (REQUEST, b"G"),
+            (REQUEST, b"ET / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 404"),
+        ]);
+        assert_eq!(found, [Begin, Request, First, Response, Begin, Request, First]);
+        assert_eq!(connection.exchange, 2);
+        assert_eq!((connection.totals.request_bytes, connection.totals.response_bytes), (16, 12));
+    }
+
+    /// The server answers before the request is whole: what follows is its rest.
+    #[test]
+    fn a_late_body_begins_nothing() {
+        let (found, connection) = meanings(&[
+            (REQUEST, b"PUT / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 413 Too Large"),
+            (REQUEST, b"rest of the body"),
+        ]);
+        assert_eq!(found[2], Meaning::Request);
+        assert_eq!((connection.exchange, connection.totals.request_bytes), (1, 32));
+    }
+
+    /// An interim answer may have had the final one behind it, so a request may follow; a body may too.
+    #[test]
+    fn after_an_interim_response_a_method_begins_and_a_body_does_not() {
+        use Meaning::{Begin, First, Interim, Request};
+        let (found, connection) = meanings(&[
+            (REQUEST, b"PUT / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (REQUEST, b"P"),
+            (REQUEST, b"body"),
+            (RESPONSE, b"HTTP/1.1 103 Early Hints"),
+            (REQUEST, b"GET / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 200 OK"),
+        ]);
+        assert_eq!(found, [Begin, Interim, Request, Request, Interim, Begin, First]);
+        assert_eq!(connection.totals.response_chunks, 1);
+    }
+
+    #[test]
+    fn an_upgrade_ends_the_exchanges() {
+        use Meaning::{Begin, Request, Response, Upgrade};
+        let (found, connection) = meanings(&[
+            (REQUEST, b"GET / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 101 Switching"),
+            (REQUEST, b"GET / HTTP/1.1\r\n"),
+            (RESPONSE, b"HTTP/1.1 200 OK"),
+        ]);
+        assert_eq!(found, [Begin, Upgrade, Request, Response]);
+        assert_eq!((connection.totals.request_bytes, connection.totals.response_bytes), (32, 37));
+        assert!(!connection.tells(Request) && !connection.tells(Response) && !connection.tells_eof());
+    }
+
+    #[test]
+    fn an_ended_connection_is_only_counted() {
+        let mut connection = Connection::idle(1, role::SERVER);
+        assert!(!connection.finish(), "nothing has begun");
+        connection = Connection::idle(1, role::SERVER);
+        step(&mut connection, REQUEST, b"GET / HTTP/1.1\r\n", 1);
+        assert!(connection.finish());
+        assert!(!connection.finish(), "once");
+        assert_eq!(step(&mut connection, RESPONSE, b"HTTP/1.1 200 OK", 2), Meaning::Response);
+        assert!(!connection.tells(Meaning::Response));
+        assert_eq!(connection.totals.response_bytes, 15);
+    }
+
+    #[test]
+    fn the_longest_gap_is_kept() {
+        let mut connection = Connection::idle(1, role::CLIENT);
+        step(&mut connection, REQUEST, b"GET / HTTP/1.1\r\n", 5);
+        for time in [100, 110, 150, 155] {
+            step(&mut connection, RESPONSE, b"x", time);
+        }
+        let totals = connection.totals;
+        assert_eq!((totals.request_last_ns, totals.response_first_ns, totals.response_last_ns), (5, 100, 155));
+        assert_eq!((totals.longest_gap_ns, totals.response_chunks), (40, 4));
+    }
+
+    /// The tail is the end of everything that moved, however it was cut.
+    #[test]
+    fn the_tail_is_the_end_of_all_chunks() {
+        let whole = b"0123456789abcdef";
+        for cut in 1..whole.len() {
+            for second in cut..=whole.len() {
+                let mut connection = Connection::idle(1, role::SERVER);
+                for part in [&whole[..cut], &whole[cut..second], &whole[second..]] {
+                    let mut last = [0; 8];
+                    let known = part.len().min(8);
+                    last[8 - known..].copy_from_slice(&part[part.len() - known..]);
+                    connection.keep_tail(Meaning::Response, part.len() as u64, last);
+                }
+                assert_eq!(&connection.response_tail, b"89abcdef", "cut at {cut} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn payload_has_a_budget() {
+        let mut connection = Connection::idle(1, role::CLIENT);
+        assert_eq!(connection.room(Meaning::Begin), HEAD_BYTES);
+        connection.enter(Meaning::Begin, 1);
+        connection.copied(Meaning::Begin, 1000);
+        assert_eq!((connection.room(Meaning::Request), connection.tells(Meaning::Request)), (24, true));
+        connection.copied(Meaning::Request, 24);
+        assert_eq!((connection.room(Meaning::Request), connection.tells(Meaning::Request)), (0, false));
+        connection.copied(Meaning::Interim, 500);
+        assert_eq!(connection.room(Meaning::First), HEAD_BYTES);
+        connection.totals.response_chunks = CHUNK_RECORDS;
+        assert!(connection.tells(Meaning::Response));
+        connection.totals.response_chunks += 1;
+        assert!(!connection.tells(Meaning::Response));
+    }
 }

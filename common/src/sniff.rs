@@ -2,27 +2,29 @@
 //!
 //! The kernel programs call this, so it is branches on two words and no loop over bytes.
 
+#![expect(clippy::inline_always, reason = "called by kernel programs: a call costs stack and a frame of the verifier")]
+
 /// Bytes that are looked at: enough for the longest method and for a status line's three digits.
 pub const SNIFF_BYTES: usize = 16;
 
 /// Methods, each with the space that ends it, as the leading bytes of a big-endian word, and how many bytes those are.
 const METHODS: [(u64, u32); 9] = [
-    (word(b"GET \0\0\0\0"), 4),
-    (word(b"POST \0\0\0"), 5),
-    (word(b"PUT \0\0\0\0"), 4),
-    (word(b"HEAD \0\0\0"), 5),
-    (word(b"PATCH \0\0"), 6),
-    (word(b"DELETE \0"), 7),
-    (word(b"OPTIONS "), 8),
-    (word(b"CONNECT "), 8),
-    (word(b"TRACE \0\0"), 6),
+    (word(*b"GET \0\0\0\0"), 4),
+    (word(*b"POST \0\0\0"), 5),
+    (word(*b"PUT \0\0\0\0"), 4),
+    (word(*b"HEAD \0\0\0"), 5),
+    (word(*b"PATCH \0\0"), 6),
+    (word(*b"DELETE \0"), 7),
+    (word(*b"OPTIONS "), 8),
+    (word(*b"CONNECT "), 8),
+    (word(*b"TRACE \0\0"), 6),
 ];
 
 /// `HTTP/1.` and then any minor version.
-const VERSION: u64 = word(b"HTTP/1.\0");
+const VERSION: u64 = word(*b"HTTP/1.\0");
 
-const fn word(bytes: &[u8; 8]) -> u64 {
-    u64::from_be_bytes(*bytes)
+const fn word(bytes: [u8; 8]) -> u64 {
+    u64::from_be_bytes(bytes)
 }
 
 /// What the first line of a response says of it.

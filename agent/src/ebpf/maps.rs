@@ -66,7 +66,7 @@ impl Maps {
 
     /// Connections that are followed now.
     pub fn connections(&self) -> usize {
-        self.connections.keys().filter(Result::is_ok).count()
+        self.connections.keys().flatten().count()
     }
 
     /// Stops watching a process.

@@ -92,7 +92,7 @@ pub struct Location {
 impl Location {
     /// Distance from the start of the struct in bytes, if the field has an address.
     pub const fn bytes(self) -> Option<u32> {
-        if self.is_bit_field || self.bits % 8 != 0 { None } else { Some(self.bits / 8) }
+        if self.is_bit_field || !self.bits.is_multiple_of(8) { None } else { Some(self.bits / 8) }
     }
 }
 

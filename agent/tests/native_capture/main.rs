@@ -2,9 +2,15 @@
 //!
 //! Needs root and a kernel that can run the programs; without, it says what is not covered.
 
+#[cfg(test)]
 mod closing;
+#[cfg(test)]
 mod exchanges;
+#[cfg(test)]
 mod loss;
+#[cfg(test)]
 mod processes;
+#[cfg(test)]
 mod system_calls;
+#[cfg(test)]
 mod watch;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 use coati_common::event::direction;
-use rustix::net::{RecvFlags, SendFlags, recv, recvmsg, send, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg};
 use rustix::pipe::{SpliceFlags, pipe, splice};
 
 use crate::watch::{Watch, connect, read_until};
@@ -51,19 +51,20 @@ fn several_buffers_are_one_message() {
         }
     }
     // The last two of the server's buffers hold five bytes: more is not known.
-    assert_eq!(&server.data[0].0.last, b"\0\0\056789");
+    assert_eq!(&server.data[0].0.last, b"\x00\x00\x0056789");
     // The client's hold more.
     assert_eq!(&client.data[0].0.last, b"23456789");
 }
 
 fn send_message(stream: &TcpStream, parts: &[&[u8]]) {
     let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-    sendmsg(stream, &parts, &mut Default::default(), SendFlags::empty()).unwrap();
+    sendmsg(stream, &parts, &mut SendAncillaryBuffer::default(), SendFlags::empty()).unwrap();
 }
 
 fn receive_message(stream: &TcpStream) {
     let mut buffer = [0; 300];
-    recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut Default::default(), RecvFlags::empty()).unwrap();
+    recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut RecvAncillaryBuffer::default(), RecvFlags::empty())
+        .unwrap();
 }
 
 /// `sendto` and `recvfrom` with flags; looking without taking does not count.
@@ -77,7 +78,9 @@ fn peeking_takes_nothing() {
                 assert!(recv(&stream, &mut buffer[..], RecvFlags::PEEK).unwrap().0 > 0);
             }
             let mut part = [IoSliceMut::new(&mut buffer)];
-            assert!(recvmsg(&stream, &mut part, &mut Default::default(), RecvFlags::PEEK).unwrap().bytes > 0);
+            assert!(
+                recvmsg(&stream, &mut part, &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK).unwrap().bytes > 0
+            );
             read_until(&mut stream, b"\r\n\r\n");
             stream.write_all(HEAD).unwrap();
         },
