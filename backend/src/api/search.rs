@@ -21,13 +21,13 @@ const MAX_RANGE: u64 = 168 * 3_600;
 
 pub(super) async fn search(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     let tenant = state.tenant(&headers)?;
-    let request = request(&Params::of(&uri)?)?;
     let format = Format::of(&headers);
     let answer = state.run(move |state, cancelled| {
+        let request = request(&Params::of(&uri)?)?;
         let result = query::search(&state.live.snapshot(&tenant), &request, cancelled);
-        format.answer(&response(result))
+        Ok(format.answer(&response(result)))
     });
-    answer.await
+    answer.await?
 }
 
 /// Reads and checks the parameters, in Tempo's order.

@@ -120,8 +120,9 @@ struct Names {
 
 async fn find_names(state: &ApiState, uri: &Uri, headers: &HeaderMap) -> Result<Names, ApiError> {
     let tenant = state.tenant(headers)?;
-    let request = TagsRequest::of(&Params::of(uri)?)?;
+    let uri = uri.clone();
     let found = state.run(move |state, cancelled| {
+        let request = TagsRequest::of(&Params::of(&uri)?)?;
         let hours = request.hours();
         let mut metrics = MetadataMetrics::default();
         let mut scopes: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
@@ -195,13 +196,14 @@ struct Values {
 
 async fn find_values(state: &ApiState, field: Field, uri: &Uri, headers: &HeaderMap) -> Result<Values, ApiError> {
     let tenant = state.tenant(headers)?;
-    let request = TagsRequest::of(&Params::of(uri)?)?;
-    if let Some(keywords) = keywords(&field) {
-        let value = |name: &str| TagValue { r#type: "keyword".to_owned(), value: name.to_owned() };
-        let values = keywords.into_iter().take(request.limit).map(value).collect();
-        return Ok(Values { values, metrics: MetadataMetrics::default() });
-    }
+    let uri = uri.clone();
     let found = state.run(move |state, cancelled| {
+        let request = TagsRequest::of(&Params::of(&uri)?)?;
+        if let Some(keywords) = keywords(&field) {
+            let value = |name: &str| TagValue { r#type: "keyword".to_owned(), value: name.to_owned() };
+            let values = keywords.into_iter().take(request.limit).map(value).collect();
+            return Ok(Values { values, metrics: MetadataMetrics::default() });
+        }
         let mut metrics = MetadataMetrics::default();
         let values = match indexed(&field) {
             Some(index) if request.plan.is_none() => {

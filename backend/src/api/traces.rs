@@ -15,7 +15,8 @@ use super::params::{Params, trace_id};
 use super::render::TraceV1;
 use super::respond::Format;
 use super::tempopb::{TraceByIdMetrics, TraceByIdResponse};
-use crate::live::Trace;
+use crate::live::{Batch, Trace};
+use crate::query::distinct_spans;
 
 /// `/api/traces/{id}`: 404 without a word if there is none.
 pub(super) async fn by_id(
@@ -69,33 +70,30 @@ fn find(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<Op
 /// The trace as OTLP. Every part has all its messages, if empty: clients look into them without asking.
 fn traces_data(trace: &Trace) -> TracesData {
     let mut resource_spans: Vec<ResourceSpans> = Vec::new();
-    let mut last: Option<&Arc<Resource>> = None;
-    for batch in &trace.batches {
-        let scope_spans = ScopeSpans {
-            scope: Some(InstrumentationScope::clone(&batch.scope)),
-            spans: batch
-                .spans
-                .clone()
-                .into_iter()
-                .map(|mut span| {
-                    span.status.get_or_insert_default();
-                    span
-                })
-                .collect(),
-            schema_url: batch.scope_schema_url.to_string(),
-        };
-        // Scopes that came under one resource stay together.
-        match resource_spans.last_mut() {
-            Some(open) if last.is_some_and(|last| Arc::ptr_eq(last, &batch.resource)) => {
-                open.scope_spans.push(scope_spans);
-            }
-            _ => resource_spans.push(ResourceSpans {
+    let mut last: Option<&Arc<Batch>> = None;
+    for (batch, span) in distinct_spans(trace) {
+        // What came under one resource and one scope stays together.
+        if last.is_none_or(|last| !Arc::ptr_eq(&last.resource, &batch.resource)) {
+            resource_spans.push(ResourceSpans {
                 resource: Some(Resource::clone(&batch.resource)),
-                scope_spans: vec![scope_spans],
+                scope_spans: Vec::new(),
                 schema_url: batch.resource_schema_url.to_string(),
-            }),
+            });
         }
-        last = Some(&batch.resource);
+        let Some(ResourceSpans { scope_spans, .. }) = resource_spans.last_mut() else { continue };
+        if scope_spans.is_empty() || last.is_none_or(|last| !Arc::ptr_eq(last, batch)) {
+            scope_spans.push(ScopeSpans {
+                scope: Some(InstrumentationScope::clone(&batch.scope)),
+                spans: Vec::new(),
+                schema_url: batch.scope_schema_url.to_string(),
+            });
+        }
+        if let Some(open) = scope_spans.last_mut() {
+            let mut span = span.clone();
+            span.status.get_or_insert_default();
+            open.spans.push(span);
+        }
+        last = Some(batch);
     }
     TracesData { resource_spans }
 }

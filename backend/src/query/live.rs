@@ -1,6 +1,8 @@
 //! Spans of the live set, as queries see them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -26,16 +28,10 @@ pub struct LiveSpan<'a> {
 impl<'a> LiveSpan<'a> {
     /// All spans of a trace, in the order of arrival. `nested` says whether their places in the tree are needed.
     pub fn of_trace(trace: &'a Trace, nested: bool) -> Vec<Self> {
-        let mut spans = Vec::with_capacity(trace.span_count);
-        for batch in &trace.batches {
-            spans.extend(batch.spans.iter().map(|span| LiveSpan {
-                trace,
-                batch,
-                span,
-                nested: NestedSet::default(),
-                children: 0,
-            }));
-        }
+        let nowhere = NestedSet::default();
+        let spans = distinct_spans(trace).into_iter();
+        let spans = spans.map(|(batch, span)| LiveSpan { trace, batch, span, nested: nowhere, children: 0 });
+        let mut spans: Vec<_> = spans.collect();
         if nested {
             place(&mut spans);
         }
@@ -49,10 +45,7 @@ impl<'a> LiveSpan<'a> {
 
     /// `service.name` of its resource, empty if it has none.
     pub fn service_name(&self) -> &'a str {
-        match attribute(&self.batch.resource.attributes, "service.name") {
-            Value::String(Cow::Borrowed(name)) => name,
-            _ => "",
-        }
+        self.batch.service_name().unwrap_or_default()
     }
 
     /// Whether the span failed.
@@ -89,6 +82,32 @@ impl<'a> LiveSpan<'a> {
     }
 }
 
+/// All spans of a trace with their batches, in the order of arrival, without those that came again: a sender that did not
+/// hear the acknowledgement sends the same once more. Spans that differ in anything are all there.
+pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
+    let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
+    let mut known: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (number, batch) in trace.batches.iter().enumerate() {
+        for span in &batch.spans {
+            // One batch alone repeats nothing, and most traces have few.
+            if trace.batches.len() > 1 {
+                let same_id = known.entry(&span.span_id).or_default();
+                let is_again = |(other, before): &(&Arc<Batch>, &Span)| {
+                    *before == span && other.resource == batch.resource && other.scope == batch.scope
+                };
+                // An id that is given to many spans must not cost the square of their number.
+                let mut candidates = same_id.iter().take(16).filter_map(|index| distinct.get(*index));
+                if number > 0 && candidates.any(is_again) {
+                    continue;
+                }
+                same_id.push(distinct.len());
+            }
+            distinct.push((batch, span));
+        }
+    }
+    distinct
+}
+
 /// Numbers the spans, and counts their children.
 fn place(spans: &mut [LiveSpan<'_>]) {
     let links: Vec<_> = spans
@@ -96,7 +115,7 @@ fn place(spans: &mut [LiveSpan<'_>]) {
         .map(|s| Link { id: &s.span.span_id, parent: &s.span.parent_span_id, start_ns: s.span.start_time_unix_nano })
         .collect();
     let numbers = number(&links);
-    let mut children = std::collections::HashMap::new();
+    let mut children = HashMap::new();
     for number in &numbers {
         *children.entry(number.parent).or_insert(0) += 1;
     }

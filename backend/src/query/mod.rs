@@ -13,7 +13,7 @@ mod span;
 mod tags;
 mod value;
 
-pub use live::LiveSpan;
+pub use live::{LiveSpan, distinct_spans};
 pub use nested::NestedSet;
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};

@@ -1,5 +1,7 @@
 //! From the tree of a query to something that can be run.
 
+use std::collections::HashSet;
+
 use thiserror::Error;
 
 use super::expr::Expr;
@@ -79,8 +81,8 @@ impl Plan {
         let stages = planner.stages(stages)?;
         Ok(Self {
             stages,
-            referenced: planner.referenced,
-            selected: planner.selected,
+            referenced: planner.referenced.list,
+            selected: planner.selected.list,
             needs_nested: planner.needs_nested,
         })
     }
@@ -88,8 +90,8 @@ impl Plan {
 
 #[derive(Default)]
 struct Planner {
-    referenced: Vec<Field>,
-    selected: Vec<Field>,
+    referenced: Fields,
+    selected: Fields,
     needs_nested: bool,
 }
 
@@ -105,7 +107,7 @@ impl Planner {
                 Stage::Select(fields) => {
                     for field in fields {
                         self.look_at(field);
-                        remember(&mut self.selected, field);
+                        self.selected.add(field);
                     }
                     continue;
                 }
@@ -147,7 +149,7 @@ impl Planner {
             FieldExpr::Literal(_) => {}
             FieldExpr::Field(field) => {
                 self.look_at(field);
-                remember(&mut self.referenced, field);
+                self.referenced.add(field);
             }
             FieldExpr::All(list) | FieldExpr::Any(list) => list.iter().for_each(|item| self.reference(item)),
             FieldExpr::Binary { left, right, .. } => {
@@ -173,8 +175,17 @@ impl Planner {
     }
 }
 
-fn remember(fields: &mut Vec<Field>, field: &Field) {
-    if !fields.contains(field) {
-        fields.push(field.clone());
+/// Fields in order, each once.
+#[derive(Default)]
+struct Fields {
+    list: Vec<Field>,
+    known: HashSet<Field>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field) {
+        if self.known.insert(field.clone()) {
+            self.list.push(field.clone());
+        }
     }
 }

@@ -159,6 +159,16 @@ fn spans_whose_parent_never_came_are_no_roots() {
     assert_eq!(sets(&trace, "{ rootName = \"step\" }"), Vec::<Vec<u8>>::new());
 }
 
+#[test]
+fn spans_that_came_again_count_once() {
+    let again = trace([shop(), shop()].concat());
+    assert_eq!(again.span_count, 12);
+    assert_eq!(sets(&again, "{} | count() = 6"), [[1, 2, 3, 4, 5, 6]]);
+    let mut changed = shop();
+    changed[0].scope_spans[0].spans[0].name = "GET /other".to_owned();
+    assert_eq!(sets(&trace([shop(), changed].concat()), "{}"), [[1, 1, 2, 3, 4, 5, 6]]);
+}
+
 #[rstest]
 #[case("{} | count() + 1 > 2", "scalar filter (count() + 1 > 2) not yet supported")]
 #[case("1 < 2", "scalar filter (1 < 2) not yet supported")]
