@@ -39,7 +39,7 @@ use crate::{
     stitch::{RandomIds, StitchConfig, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
 };
-pub use stages::Stages;
+pub use stages::{Out, Stages};
 
 /// How long the agent takes to end at most; who manages it kills it a little later.
 const END_WITHIN: Duration = Duration::from_millis(4500);
@@ -169,6 +169,7 @@ impl CaptureThread {
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
         let options = Options { skip, debug: config.kernel_debug, ..Options::default() };
         let mut source = Capture::new(Programs::load(&options)?);
+        let since_ns = monotonic_ns();
         telemetry.set_attached();
         let printer =
             config.print.map(|format| Printer::new(Box::new(BufWriter::new(io::stdout())) as Box<dyn Write>, format));
@@ -178,9 +179,8 @@ impl CaptureThread {
             Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
             Processes::new(tree, config.selection()),
             SpanBuilder::new(config.span_config(), clock()),
-            printer,
-            queue,
-            telemetry,
+            Out { queue, printer, telemetry },
+            since_ns,
         );
         capture(&mut source, &mut stages, &stop, thread::sleep)?;
         Ok(())

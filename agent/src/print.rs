@@ -68,9 +68,10 @@ impl fmt::Display for Line<'_> {
         };
         write!(formatter, "{hour:02}:{minute:02}:{second:02}.{millisecond:03} {arrow} {}", process.service_name)?;
         write!(formatter, " {}", text(span, names::HTTP_REQUEST_METHOD).unwrap_or("-"))?;
-        // A client knows no route; the path tells more than nothing.
-        let route = text(span, names::HTTP_ROUTE).or_else(|| text(span, names::URL_PATH)).unwrap_or("-");
-        write!(formatter, " {route}")?;
+        let target = text(span, names::HTTP_ROUTE).or_else(|| text(span, names::URL_PATH));
+        // A client has no route of its own, but it knows whom it asks.
+        let target = target.or_else(|| text(span, names::URL_FULL).map(without_scheme_and_query));
+        write!(formatter, " {}", target.unwrap_or("-"))?;
         match attribute(span, names::HTTP_RESPONSE_STATUS_CODE) {
             Some(Value::IntValue(status)) => write!(formatter, " {status}")?,
             _ => write!(formatter, " -")?,
@@ -146,6 +147,11 @@ fn text<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
     }
 }
 
+fn without_scheme_and_query(url: &str) -> &str {
+    let url = url.split_once("://").map_or(url, |(_, rest)| rest);
+    url.split('?').next().unwrap_or(url)
+}
+
 struct Hexadecimal<'a>(&'a [u8]);
 
 impl fmt::Display for Hexadecimal<'_> {
@@ -214,10 +220,10 @@ mod tests {
     #[case::client_without_a_route(
         finished(SpanKind::Client, vec![
             pair("http.request.method", string("POST")),
-            pair("url.path", string("/pay")),
+            pair("url.full", string("http://bank:8080/pay?card=REDACTED")),
             pair("http.response.status_code", Value::IntValue(404)),
         ]),
-        "12:30:01.123 ← shop POST /pay 404 3.2ms 4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b\n"
+        "12:30:01.123 ← shop POST bank:8080/pay 404 3.2ms 4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b\n"
     )]
     #[case::nothing_known(
         finished(SpanKind::Unspecified, vec![]),

@@ -33,16 +33,25 @@ pub struct Stages {
     ticked_slowly_ns: u64,
 }
 
+/// Where spans go.
+pub struct Out {
+    /// To be exported.
+    pub queue: SpanQueue,
+    /// To be printed.
+    pub printer: Option<Printer<Box<dyn Write>>>,
+    /// Where they are counted.
+    pub telemetry: Telemetry,
+}
+
 /// What an event of the decoder needs.
 struct Rest {
     stitcher: Stitcher,
     processes: Processes,
     spans: SpanBuilder,
-    printer: Option<Printer<Box<dyn Write>>>,
-    queue: SpanQueue,
-    telemetry: Telemetry,
+    out: Out,
     /// Processes that the rules do not select: the kernel is told to leave them alone.
     unselected: Vec<u32>,
+    since_ns: u64,
 }
 
 impl fmt::Debug for Rest {
@@ -52,18 +61,21 @@ impl fmt::Debug for Rest {
 }
 
 impl Stages {
-    /// Wires the stages. They end in `queue`, and in `printer` if there is one.
+    /// Wires the stages.
+    ///
+    /// What began before `since_ns` makes no span: kernel programs are attached one after the other, and before the last
+    /// one some see requests whose responses none sees.
     pub fn new(
         decoder: Decoder,
         stitcher: Stitcher,
         processes: Processes,
         spans: SpanBuilder,
-        printer: Option<Printer<Box<dyn Write>>>,
-        queue: SpanQueue,
-        telemetry: Telemetry,
+        out: Out,
+        since_ns: u64,
     ) -> Self {
-        let records = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| telemetry.records(kind));
-        let rest = Rest { stitcher, processes, spans, printer, queue, telemetry, unselected: Vec::new() };
+        let records =
+            [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
+        let rest = Rest { stitcher, processes, spans, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0 }
     }
 
@@ -130,7 +142,7 @@ impl Stages {
 
     /// Shows what the stages count for themselves.
     fn count(&self) {
-        let telemetry = &self.rest.telemetry;
+        let telemetry = &self.rest.out.telemetry;
         let decoded = self.decoder.counters();
         mirror(&telemetry.exchanges, decoded.exchanges);
         mirror(&telemetry.parse_failures, decoded.request_malformed + decoded.response_malformed);
@@ -162,7 +174,7 @@ impl Stages {
     /// Shows what the kernel counts.
     fn count_kernel(&mut self, source: &dyn Source) -> Result<(), CaptureError> {
         let health = source.health()?;
-        let telemetry = &self.rest.telemetry;
+        let telemetry = &self.rest.out.telemetry;
         for (loss, total) in Loss::ALL.into_iter().zip(health.losses) {
             mirror(&telemetry.losses(loss.name()), total);
         }
@@ -182,6 +194,9 @@ impl Rest {
             Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
+        if origin.begin_ns < self.since_ns {
+            return;
+        }
         // Asked for with the first event already: a process of short life can still be looked at then.
         if !self.processes.is_selected(origin.tgid, now_ns) {
             if !self.processes.may_be_selected_later() && !self.unselected.contains(&origin.tgid) {
@@ -198,19 +213,19 @@ impl Rest {
                 let ids = self.stitcher.ended(exchange);
                 let span = self.spans.build(exchange, ids, &process);
                 self.print(&span);
-                self.telemetry.spans.inc();
-                self.queue.push(span);
+                self.out.telemetry.spans.inc();
+                self.out.queue.push(span);
             }
         }
     }
 
     fn print(&mut self, span: &FinishedSpan) {
-        let result = self.printer.as_mut().map_or(Ok(()), |printer| printer.print(span));
+        let result = self.out.printer.as_mut().map_or(Ok(()), |printer| printer.print(span));
         self.give_up_printing_on(result);
     }
 
     fn flush_printer(&mut self) {
-        let result = self.printer.as_mut().map_or(Ok(()), Printer::flush);
+        let result = self.out.printer.as_mut().map_or(Ok(()), Printer::flush);
         self.give_up_printing_on(result);
     }
 
@@ -218,7 +233,7 @@ impl Rest {
     fn give_up_printing_on(&mut self, result: std::io::Result<()>) {
         if let Err(error) = result {
             tracing::warn!(%error, "spans are no longer printed");
-            self.printer = None;
+            self.out.printer = None;
         }
     }
 }

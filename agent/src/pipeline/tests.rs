@@ -95,9 +95,8 @@ impl Node {
             Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
             Processes::new(ProcTree::new(self.proc.path()), selection),
             SpanBuilder::new(SpanConfig::default(), Clock::new(0, 1_000_000_000)),
-            None,
-            queue,
-            telemetry.clone(),
+            Out { queue, printer: None, telemetry: telemetry.clone() },
+            MS,
         )
     }
 }
@@ -150,6 +149,20 @@ fn what_the_kernel_still_has_at_the_end_is_taken() {
     let (client, server) = both_ends();
     let mut script = Script { last: Wire::merge(&[&client, &server]), ..Script::default() };
     assert_eq!(run_script(&mut script, Selection::default()).0.len(), 2);
+}
+
+#[test]
+fn what_began_before_every_program_was_attached_makes_no_span() {
+    let mut early = Wire::client(3);
+    early.time_ns = 0;
+    early.request(b"GET /early HTTP/1.1\r\n\r\n");
+    for record in &mut early.records {
+        let Record::Begin(begin, _) = record else { panic!("{record:?}") };
+        begin.header.time_ns = MS - 1;
+    }
+    early.wait(20 * MS).close();
+    let mut script = Script { drains: [early.records].into(), ..Script::default() };
+    assert!(run_script(&mut script, Selection::default()).0.is_empty());
 }
 
 #[test]
@@ -253,9 +266,8 @@ fn spans_are_exported_when_they_cannot_be_printed() {
         Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
         Processes::new(ProcTree::new(node.proc.path()), Selection::default()),
         SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0)),
-        Some(Printer::new(Box::new(Broken(writes)), Format::Text)),
-        queue,
-        telemetry,
+        Out { queue, printer: Some(Printer::new(Box::new(Broken(writes)), Format::Text)), telemetry },
+        0,
     );
     let (client, server) = both_ends();
     stages.take(&mut Wire::merge(&[&client, &server]), &mut Script::default()).unwrap();
