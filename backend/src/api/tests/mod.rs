@@ -1,0 +1,296 @@
+//! Every endpoint, through the router, on the shop and the job of the query tests.
+
+mod search;
+mod tags;
+mod traces;
+
+use std::io::Read;
+use std::sync::Arc;
+
+use axum::body::Body;
+use flate2::read::GzDecoder;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use prost::Message;
+use rstest::rstest;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+use crate::catalog::{Hours, MemoryCatalog, Scope, Seen, TagValue};
+use crate::live::Limits;
+use crate::query::fixture;
+use crate::tenant::SINGLE_TENANT;
+
+/// The shop started in this second.
+const SECOND: u64 = fixture::EPOCH / 1_000_000_000;
+const SHOP: &str = "a1b02030405060708090a0b0c0d0e";
+
+fn catalog() -> MemoryCatalog {
+    let text = |text: &str| Some(TagValue::String(text.to_owned()));
+    let seen = |scope, name: &str, value, hours| Seen { scope, name: name.to_owned(), value, hours };
+    let shop = Hours::from_seconds(SECOND, SECOND);
+    let job = Hours::from_seconds(SECOND + 3_600, SECOND + 3_600);
+    let catalog = MemoryCatalog::default();
+    let tags = [
+        seen(Scope::Resource, "service.name", text("frontend"), shop),
+        seen(Scope::Resource, "service.name", text("cart"), shop),
+        seen(Scope::Resource, "service.name", text("job"), job),
+        seen(Scope::Resource, "region", text("eu"), shop),
+        seen(Scope::Span, "http.status_code", Some(TagValue::Int(500)), shop),
+        seen(Scope::Span, "http.status_code", Some(TagValue::Int(200)), shop),
+        seen(Scope::Span, "http.status_code", text("teapot"), shop),
+        seen(Scope::Span, "a/b c", text(""), shop),
+        seen(Scope::Event, "exception.message", text("locked"), shop),
+        seen(Scope::Intrinsic, "name", text("SELECT"), shop),
+        seen(Scope::Intrinsic, "rootServiceName", text("frontend"), shop),
+    ];
+    catalog.put(SINGLE_TENANT, &tags).unwrap();
+    catalog
+}
+
+fn api_of(tenancy: Tenancy, ready: bool) -> Router {
+    let readiness = Readiness::default();
+    readiness.set(ready);
+    router(ApiState::new(Arc::new(fixture::live()), Arc::new(catalog()), tenancy, readiness, Arc::default()))
+}
+
+fn api() -> Router {
+    api_of(Tenancy::new(false), true)
+}
+
+async fn send(api: Router, request: Request<Body>) -> (StatusCode, http::HeaderMap, Vec<u8>) {
+    let response = api.oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    (head.status, head.headers, body.collect().await.unwrap().to_bytes().to_vec())
+}
+
+async fn get_with(path: &str, headers: &[(&str, &str)]) -> (StatusCode, http::HeaderMap, Vec<u8>) {
+    let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
+    send(api(), request.body(Body::empty()).unwrap()).await
+}
+
+/// Status, content type and text.
+async fn get(path: &str) -> (u16, String, String) {
+    let (status, headers, body) = get_with(path, &[]).await;
+    let content_type = headers.get("content-type").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+    (status.as_u16(), content_type, String::from_utf8(body).unwrap())
+}
+
+async fn json(path: &str) -> String {
+    let (status, content_type, body) = get(path).await;
+    assert_eq!((status, content_type.as_str()), (200, "application/json"), "{body}");
+    body
+}
+
+async fn protobuf<M: Message + Default>(path: &str) -> (M, Vec<u8>) {
+    let (status, headers, body) = get_with(path, &[("accept", "application/protobuf")]).await;
+    assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "application/protobuf"));
+    (M::decode(&*body).unwrap(), body)
+}
+
+fn encoded(query: &str) -> String {
+    query.bytes().fold(String::new(), |all, byte| format!("{all}%{byte:02x}"))
+}
+
+async fn search(query: &str, more: &str) -> String {
+    json(&format!("/api/search?q={}{more}", encoded(query))).await
+}
+
+fn pretty(json: &str) -> String {
+    serde_json::to_string_pretty(&serde_json::from_str::<Value>(json).unwrap()).unwrap()
+}
+
+// Status.
+
+#[tokio::test]
+async fn says_when_it_is_ready() {
+    let (status, _, body) = send(api(), Request::get("/ready").body(Body::empty()).unwrap()).await;
+    assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"ready"[..]));
+    let starting = api_of(Tenancy::new(false), false);
+    let (status, ..) = send(starting, Request::get("/ready").body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn echoes() {
+    assert_eq!(get("/api/echo").await, (200, "text/plain; charset=utf-8".to_owned(), "echo".to_owned()));
+}
+
+#[tokio::test]
+async fn build_info_has_all_keys_and_a_version_that_unlocks_grafana() {
+    let info: Value = serde_json::from_str(&json("/api/status/buildinfo").await).unwrap();
+    let keys: Vec<_> = info.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["branch", "buildDate", "buildUser", "goVersion", "revision", "version"]);
+    let version: Vec<u32> = info["version"].as_str().unwrap().split('.').map(|part| part.parse().unwrap()).collect();
+    assert_eq!(version.len(), 3);
+    assert!(version >= vec![2, 10, 0]);
+}
+
+#[tokio::test]
+async fn shows_its_status_and_metrics() {
+    let (status, _, body) = get("/status").await;
+    assert!(status == 200 && body.contains("live traces: 2\n"), "{body}");
+    let api = api();
+    for path in ["/api/echo", "/metrics"] {
+        let (status, headers, body) = send(api.clone(), Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::OK);
+        if path == "/metrics" {
+            assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+            let body = String::from_utf8(body).unwrap();
+            let count =
+                "tempo_request_duration_seconds_count{method=\"GET\",route=\"/api/echo\",status_code=\"200\"} 1";
+            assert!(body.contains(count), "{body}");
+        }
+    }
+}
+
+// Errors.
+
+#[rstest]
+#[case(
+    "/api/search?q=%7B+.a+%3D",
+    "invalid TraceQL query: parse error at line 1, col 7: syntax error: unexpected $end, expecting an attribute, an intrinsic or a value"
+)]
+#[case(
+    "/api/search?q=%7B+name+%3D+1+%7D",
+    "invalid TraceQL query: binary operations must operate on the same type: name = 1"
+)]
+#[case("/api/search?q=%7B+parent.a+%7D", "invalid TraceQL query: parent not yet supported")]
+#[case("/api/search?q=1+%3C+2", "invalid TraceQL query: scalar filter (1 < 2) not yet supported")]
+#[case("/api/search?q=%7B%7D&tags=a%3Db", "invalid request: can't specify tags and q in the same query")]
+#[case("/api/search?tags=%3Db", "invalid tags: unexpected '=' at pos 1")]
+#[case("/api/search?tags=a%3Db+a%3Dc", "invalid tags: tag a has been set twice")]
+#[case("/api/search?limit=0", "invalid limit: must be a positive number")]
+#[case("/api/search?limit=-3", "invalid limit: must be a positive number")]
+#[case("/api/search?limit=x", "invalid limit: strconv.Atoi: parsing \"x\": invalid syntax")]
+#[case("/api/search?limit=300000", "limit 300000 exceeds max limit 262144")]
+#[case(
+    "/api/search?limit=99999999999999999999",
+    "invalid limit: strconv.Atoi: parsing \"99999999999999999999\": value out of range"
+)]
+#[case("/api/search?spss=101", "spans per span set exceeds 100. received 101")]
+#[case("/api/search?spss=-1", "invalid spss: must be a non-negative number")]
+#[case("/api/search?start=5&end=4", "http parameter start must be before end. received start=5 end=4")]
+#[case("/api/search?start=abc", "invalid start: strconv.ParseInt: parsing \"abc\": invalid syntax")]
+#[case("/api/search?end=1767225600000", "invalid end: strconv.ParseInt: parsing \"1767225600000\": value out of range")]
+#[case(
+    "/api/search?start=1&end=604802",
+    "range specified by start and end exceeds 168h0m0s. received start=1 end=604802"
+)]
+#[case("/api/search?minDuration=5", "invalid minDuration: time: invalid duration \"5\"")]
+#[case("/api/search?maxDuration=-5s", "invalid maxDuration: time: invalid duration \"-5s\"")]
+#[case("/api/search?minDuration=2s&maxDuration=1s", "invalid maxDuration: must be greater than minDuration")]
+#[case("/api/traces/12xz", "trace IDs can only contain hex characters: invalid character 'x' at position 3")]
+#[case("/api/v2/traces/12xz", "trace IDs can only contain hex characters: invalid character 'x' at position 3")]
+#[case("/api/traces/000a1b02030405060708090a0b0c0d0e0", "trace IDs can't be larger than 128 bits")]
+#[case("/api/traces/abc?start=9&end=3", "http parameter start must be before end. received start=9 end=3")]
+#[case("/api/traces/abc?start=x", "invalid start: strconv.ParseInt: parsing \"x\": invalid syntax")]
+#[case("/api/search/tags?scope=bogus", "invalid scope: bogus")]
+#[case("/api/v2/search/tags?scope=bogus", "invalid scope: bogus")]
+#[case("/api/v2/search/tags?limit=0", "invalid limit: must be a positive number")]
+#[case(
+    "/api/v2/search/tag/foo/values",
+    "please provide a valid tagName: failed to parse identifier foo: parse error at line 1, col 1: syntax error: \
+     unexpected \"foo\", expecting an intrinsic or a value; attributes have a scope: \".foo\", \"span.foo\""
+)]
+#[tokio::test]
+async fn what_is_wrong_is_said_in_plain_text(#[case] path: &str, #[case] text: &str) {
+    assert_eq!(get(path).await, (400, "text/plain; charset=utf-8".to_owned(), text.to_owned()));
+}
+
+#[rstest]
+#[case("/")]
+#[case("/api")]
+#[case("/api/unknown")]
+#[case("/api/traces/")]
+#[case("/api/metrics/summary")]
+#[case("/status/unknown")]
+#[case("/api/search/tag/foo")]
+#[case("/api/v2/search/tag/.foo/value")]
+#[tokio::test]
+async fn unknown_paths(#[case] path: &str) {
+    assert_eq!(get(path).await, (404, "text/plain; charset=utf-8".to_owned(), "404 page not found".to_owned()));
+}
+
+#[rstest]
+#[case(Method::POST)]
+#[case(Method::PUT)]
+#[case(Method::DELETE)]
+#[case(Method::OPTIONS)]
+#[tokio::test]
+async fn any_method_is_accepted(#[case] method: Method) {
+    for path in ["/api/search?limit=1", "/api/traces/a1b02030405060708090a0b0c0d0e", "/api/v2/search/tags", "/api/echo"]
+    {
+        let request = Request::builder().method(method.clone()).uri(path).body(Body::from("ignored")).unwrap();
+        assert_eq!(send(api(), request).await.0, StatusCode::OK, "{path}");
+    }
+}
+
+// Form of the answer.
+
+#[tokio::test]
+async fn long_answers_are_compressed_for_those_who_ask() {
+    let path = format!("/api/v2/traces/{SHOP}");
+    let (_, headers, plain) = get_with(&path, &[]).await;
+    assert_eq!(headers.get("content-encoding"), None);
+    let (status, headers, packed) = get_with(&path, &[("accept-encoding", "gzip, deflate")]).await;
+    assert_eq!((status, headers["content-encoding"].to_str().unwrap()), (StatusCode::OK, "gzip"));
+    assert!(packed.len() < plain.len() / 2);
+    let mut unpacked = Vec::new();
+    GzDecoder::new(&*packed).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain);
+    let (_, headers, short) = get_with("/api/v2/traces/abc", &[("accept-encoding", "gzip")]).await;
+    assert_eq!((headers.get("content-encoding"), short.as_slice()), (None, &br#"{"trace":{},"metrics":{}}"#[..]));
+}
+
+// Tenants.
+
+#[tokio::test]
+async fn tenants_see_their_own_traces_only() {
+    let api = api_of(Tenancy::new(true), true);
+    let request = |tenant: Option<&str>| {
+        let request = Request::get(format!("/api/traces/{SHOP}"));
+        let request = tenant.into_iter().fold(request, |request, tenant| request.header("X-Scope-OrgID", tenant));
+        send(api.clone(), request.body(Body::empty()).unwrap())
+    };
+    assert_eq!(request(Some("single-tenant")).await.0, StatusCode::OK);
+    assert_eq!(request(Some("other")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(request(Some("a b")).await.0, StatusCode::BAD_REQUEST);
+    let (status, _, body) = request(None).await;
+    assert_eq!((status, body.as_slice()), (StatusCode::UNAUTHORIZED, &b"no org id"[..]));
+}
+
+#[tokio::test]
+async fn without_tenants_the_header_is_ignored() {
+    let (status, ..) = get_with(&format!("/api/traces/{SHOP}"), &[("X-Scope-OrgID", "other")]).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+// Work.
+
+#[tokio::test]
+async fn a_query_whose_client_left_is_told_so() {
+    let state = ApiState::new(
+        Arc::new(LiveSet::new(Limits::default())),
+        Arc::new(MemoryCatalog::default()),
+        Tenancy::new(false),
+        Readiness::default(),
+        Arc::default(),
+    );
+    let (started, wait_started) = tokio::sync::oneshot::channel();
+    let (stopped, wait_stopped) = tokio::sync::oneshot::channel();
+    let query = tokio::spawn(async move {
+        let job = state.run(move |_, cancelled| {
+            started.send(()).unwrap();
+            while !cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            stopped.send(()).unwrap();
+        });
+        job.await
+    });
+    wait_started.await.unwrap();
+    query.abort();
+    wait_stopped.await.unwrap();
+}
