@@ -139,21 +139,22 @@ impl Body {
 
     /// Takes the bytes of `moved` that belong to the body.
     pub(super) fn take(&mut self, moved: &mut Moved<'_>, tail: &mut Tail) {
-        let used = self.take_known(moved.payload, tail);
-        moved.payload = moved.payload.get(used..).unwrap_or_default();
-        if !moved.payload.is_empty() {
-            return;
-        }
-        if moved.gap > 0 {
-            let used = self.take_unknown(moved.gap);
-            moved.gap -= used;
-            if used > 0 {
-                tail.forget();
+        while !moved.is_empty() {
+            let before = moved.len();
+            let known = moved.known();
+            if known.is_empty() {
+                let used = self.take_unknown(moved.gap);
+                moved.gap -= used;
+                if used > 0 {
+                    tail.forget();
+                }
+            } else {
+                let used = self.take_known(known, tail);
+                moved.skip_known(used);
             }
-        }
-        if moved.gap == 0 {
-            let used = self.take_known(moved.last, tail);
-            moved.last = moved.last.get(used..).unwrap_or_default();
+            if moved.len() == before {
+                return;
+            }
         }
     }
 

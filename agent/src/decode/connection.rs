@@ -17,6 +17,8 @@ use super::{
 const PIPELINE_LIMIT: usize = 64;
 /// A connection's state in the kernel is read only after so long a silence: it is not written in one piece.
 const QUIET_NS: u64 = 20_000_000;
+/// How long a closed connection waits for the records of calls that were interrupted by the close.
+const CLOSE_NS: u64 = 100_000_000;
 /// Silence after which a response that has probably ended is taken for complete.
 const SETTLE_NS: u64 = 1_000_000_000;
 
@@ -28,13 +30,19 @@ pub(super) struct Connection {
     pub(super) number: u32,
     /// When something was last heard of it.
     pub(super) last_ns: u64,
-    /// The socket is closed: whatever still comes is late.
+    /// The socket is closed.
     pub(super) is_closed: bool,
+    /// When and how it was closed, if exchanges are still to be ended by that.
+    closing: Option<(u64, Failure)>,
     /// Requests without a complete response, in the order in which they will be answered.
     pending: VecDeque<Box<Open>>,
     /// Bytes of the kernel's newest exchange that were handed out, by direction.
     request_seen: u64,
     response_seen: u64,
+    /// Requests that followed the kernel's newest one before it was answered.
+    followers: u32,
+    /// Where the next request begins is not known.
+    is_request_lost: bool,
     /// The kernel's totals of the newest exchange are those of several requests.
     is_shared: bool,
     /// What follows is not HTTP, or its beginning is missing.
@@ -60,8 +68,13 @@ impl Connection {
         self.number = begin.exchange;
         self.request_seen = begin.len;
         self.response_seen = 0;
+        self.followers = 0;
+        self.is_request_lost = false;
         (self.is_shared, self.is_deaf, self.is_missing) = (false, false, false);
-        if self.open(Origin::new(begin), out) {
+        // The body of an upload may have lines that begin like a request.
+        let is_body = self.pending.back().is_some_and(|open| open.request.is_surely_incomplete());
+        out.counters.begin_in_body += u64::from(is_body);
+        if is_body || self.open(Origin::new(begin), out) {
             let len = begin.len.max(payload.len() as u64);
             self.take_request(Moved::new(len, payload, &begin.last), begin.header.time_ns, out);
         }
@@ -81,7 +94,9 @@ impl Connection {
             }
         } else {
             self.catch_up_request(data.totals.request_bytes, data.totals.request_last_ns, out);
-            let moment = Moment { first_ns: time_ns, last_ns: time_ns, totals: &data.totals };
+            // A send that had to wait for room ended later than it began.
+            let last_ns = time_ns.max(data.totals.response_last_ns);
+            let moment = Moment { first_ns: time_ns, last_ns, calls: 1, totals: Some(&data.totals) };
             if data.flags & data_flags::INTERIM != 0 {
                 self.resynchronise(payload, out);
                 self.take_response(moved, moment, out);
@@ -101,8 +116,12 @@ impl Connection {
         self.catch_up(&end.totals, [0; 8], out);
         let failure =
             if end.reason == end_reason::RESET { Failure::ConnectionReset } else { Failure::ConnectionClosed };
-        self.close(end.header.time_ns, failure, out);
         self.is_closed = true;
+        self.closing = Some((end.header.time_ns, failure));
+        let is_whole = |open: &Open| open.response.has_begun() && !open.response.is_surely_incomplete();
+        if self.pending.front().is_none_or(|front| is_whole(front)) {
+            self.close_pending(out);
+        }
     }
 
     /// What the kernel says of the connection now; `None` if it does not know it.
@@ -125,11 +144,13 @@ impl Connection {
         }
     }
 
-    /// Ends a response of which only a long silence tells that it is over.
+    /// Ends what only the time that has passed tells to be over.
     pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
-        let is_over = |front: &Open| {
-            front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS
-        };
+        if self.closing.is_some_and(|(time_ns, _)| now_ns.saturating_sub(time_ns) >= CLOSE_NS) {
+            self.close_pending(out);
+        }
+        let is_over =
+            |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;
         if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
             front.finish(Ending::Framing, out);
         }
@@ -137,6 +158,7 @@ impl Connection {
 
     /// Ends what is open without knowing how it went on.
     pub(super) fn abandon(&mut self, out: &mut Out<'_>) {
+        self.close_pending(out);
         for open in self.pending.drain(..) {
             open.finish(Ending::Unknown, out);
         }
@@ -154,6 +176,11 @@ impl Connection {
     /// The oldest exchange that is open and the bytes that are still to come, where that is known.
     pub(super) fn oldest(&self) -> Option<(&Origin, Option<u64>)> {
         self.pending.front().map(|front| (&front.origin, front.response.left()))
+    }
+
+    /// Whatever still comes is late.
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_closed && self.closing.is_none()
     }
 
     /// Exchanges that are open.
@@ -184,9 +211,23 @@ impl Connection {
             // Without an open exchange this is the rest of a request that was answered early.
             let Some(open) = self.pending.back_mut() else { return };
             if open.request.is_complete() {
-                let origin = open.origin.pipelined(open.request.bytes, at_ns);
-                let is_http = open.method() != Method::Connect;
-                if !is_http || !begins_request(&mut moved, out) || !self.open(origin, out) {
+                if open.method() == Method::Connect || self.is_request_lost {
+                    return;
+                }
+                let position = open.request.bytes;
+                let line_ends = skip_line_ends(&mut moved);
+                let Some(first) = moved.known().first() else {
+                    self.is_request_lost = !moved.is_empty();
+                    out.counters.pipelined_unseen += u64::from(!moved.is_empty());
+                    return;
+                };
+                if !first.is_ascii_uppercase() {
+                    return;
+                }
+                self.followers += 1;
+                out.counters.followers += 1;
+                let origin = open.origin.pipelined(self.number, self.followers, position + line_ends, at_ns);
+                if !self.open(origin, out) {
                     return;
                 }
                 continue;
@@ -199,6 +240,7 @@ impl Connection {
                     if let Some(open) = self.pending.pop_back() {
                         open.refuse(error, out);
                     }
+                    self.is_request_lost = true;
                     self.is_deaf |= self.pending.is_empty();
                     return;
                 }
@@ -303,7 +345,11 @@ impl Connection {
         if self.response_seen == 0 {
             self.resynchronise(&[], out);
         }
-        self.take_response(Moved::new(unseen, &[], &last), Moment { first_ns, last_ns, totals }, out);
+        self.take_response(
+            Moved::new(unseen, &[], &last),
+            Moment { first_ns, last_ns, calls: 0, totals: Some(totals) },
+            out,
+        );
         self.response_seen = totals.response_bytes;
     }
 
@@ -319,11 +365,11 @@ impl Connection {
     fn skip_response(&mut self, to: u64, at: Moment<'_>, out: &mut Out<'_>) {
         let unseen = to.saturating_sub(self.response_seen);
         if unseen > 0 {
-            let first_ns = match self.response_seen {
-                0 if at.totals.response_first_ns > 0 => at.totals.response_first_ns,
+            let first_ns = match at.totals {
+                Some(totals) if self.response_seen == 0 => totals.response_first_ns,
                 _ => at.first_ns,
             };
-            self.take_response(Moved::unknown(unseen), Moment { first_ns, ..at }, out);
+            self.take_response(Moved::unknown(unseen), Moment { first_ns, calls: 0, totals: None, ..at }, out);
         }
     }
 
@@ -335,6 +381,12 @@ impl Connection {
             front.finish(Ending::NextRequest, out);
             // Where its response ended is not known, so neither is which bytes answered those behind it.
             self.drop_pipelined(out);
+        }
+    }
+
+    fn close_pending(&mut self, out: &mut Out<'_>) {
+        if let Some((time_ns, failure)) = self.closing.take() {
+            self.close(time_ns, failure, out);
         }
     }
 
@@ -357,13 +409,9 @@ impl Connection {
     }
 }
 
-/// Bytes behind a complete request begin another one. Empty lines before it are skipped (RFC 9112 §2.2).
-fn begins_request(moved: &mut Moved<'_>, out: &mut Out<'_>) -> bool {
-    let line_ends = moved.known().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    moved.skip_known(line_ends);
-    if let Some(byte) = moved.known().first() {
-        return byte.is_ascii_uppercase();
-    }
-    out.counters.pipelined_unseen += u64::from(!moved.is_empty());
-    false
+/// Empty lines before a request are not part of it (RFC 9112 §2.2); gives their bytes.
+fn skip_line_ends(moved: &mut Moved<'_>) -> u64 {
+    let count = moved.known().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    moved.skip_known(count);
+    count as u64
 }

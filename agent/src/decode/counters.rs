@@ -5,6 +5,8 @@
 pub struct DecodeCounters {
     /// Requests that were seen.
     pub exchanges: u64,
+    /// Of these: pipelined requests that the kernel did not tell from the one before.
+    pub followers: u64,
     /// Exchanges that were handed on.
     pub ended: u64,
     /// Dropped: what began like a request is not HTTP/1.
@@ -22,6 +24,8 @@ pub struct DecodeCounters {
     pub begin_missing: u64,
     /// Not used: `Begin` records that came behind those of a later exchange.
     pub begin_late: u64,
+    /// Not requests: `Begin` records of bytes that belong to the body of an upload.
+    pub begin_in_body: u64,
     /// Flagged `response`: what began like a response is not HTTP/1.
     pub response_malformed: u64,
     /// Flagged `response`: no record has the start of the response.
@@ -41,7 +45,7 @@ impl DecodeCounters {
     }
 
     /// Everything that was lost or is flawed, each with its value for the `cause` label.
-    pub fn causes(&self) -> [(&'static str, u64); 12] {
+    pub fn causes(&self) -> [(&'static str, u64); 13] {
         [
             ("request_malformed", self.request_malformed),
             ("request_unreadable", self.request_unreadable),
@@ -50,6 +54,7 @@ impl DecodeCounters {
             ("pipelined_unseen", self.pipelined_unseen),
             ("begin_missing", self.begin_missing),
             ("begin_late", self.begin_late),
+            ("begin_in_body", self.begin_in_body),
             ("response_malformed", self.response_malformed),
             ("response_missing", self.response_missing),
             ("end_missing", self.end_missing),

@@ -78,9 +78,8 @@ impl Origin {
     }
 
     /// The request that follows this one, `request_bytes` long, before this one was answered.
-    pub(super) fn pipelined(mut self, request_bytes: u64, begin_ns: u64) -> Self {
-        self.id.place += 1;
-        self.begin_ns = begin_ns;
+    pub(super) fn pipelined(mut self, number: u32, place: u32, request_bytes: u64, begin_ns: u64) -> Self {
+        (self.id.number, self.id.place, self.begin_ns) = (number, place, begin_ns);
         if let Some(key) = &mut self.key {
             // Sequence numbers wrap.
             key.client_position = key.client_position.wrapping_add(request_bytes as u32);

@@ -97,6 +97,11 @@ impl RequestStream {
         self.head = Some(head);
     }
 
+    /// The next byte belongs to this request's body.
+    pub(super) fn is_surely_incomplete(&self) -> bool {
+        matches!(&self.stage, Stage::Body(body) if body.is_surely_incomplete(self.tail))
+    }
+
     /// The last byte has moved, so the next one belongs to another request.
     pub(super) fn is_complete(&self) -> bool {
         matches!(&self.stage, Stage::Body(body) if body.is_complete(self.tail))

@@ -36,12 +36,15 @@ pub(super) enum Ending {
     Unknown,
 }
 
-/// When bytes moved, and what the kernel has counted if it counted this response alone.
+/// When bytes moved.
 #[derive(Clone, Copy)]
 pub(super) struct Moment<'a> {
     pub(super) first_ns: u64,
     pub(super) last_ns: u64,
-    pub(super) totals: &'a Totals,
+    /// System calls, 0 if it is not known how many.
+    pub(super) calls: u32,
+    /// What the kernel has counted up to then.
+    pub(super) totals: Option<&'a Totals>,
 }
 
 /// An exchange that is not over.
@@ -109,10 +112,10 @@ impl Open {
             self.longest_gap_ns = self.longest_gap_ns.max(at.first_ns.saturating_sub(self.last_ns));
         }
         self.last_ns = self.last_ns.max(at.last_ns);
-        self.chunks = self.chunks.saturating_add(1);
-        if is_alone {
-            self.chunks = self.chunks.max(at.totals.response_chunks);
-            self.longest_gap_ns = self.longest_gap_ns.max(at.totals.longest_gap_ns);
+        self.chunks = self.chunks.saturating_add(at.calls);
+        if let Some(totals) = at.totals.filter(|_| is_alone) {
+            self.chunks = self.chunks.max(totals.response_chunks);
+            self.longest_gap_ns = self.longest_gap_ns.max(totals.longest_gap_ns);
         }
     }
 

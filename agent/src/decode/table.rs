@@ -181,7 +181,7 @@ impl Decoder {
     fn data(&mut self, data: Data, payload: Vec<u8>, emit: &mut dyn FnMut(Event<'_>)) {
         let (id, exchange) = (data.connection, data.exchange);
         match self.connections.get_mut(&id) {
-            Some(connection) if exchange < connection.number || connection.is_closed => self.counters.data_late += 1,
+            Some(connection) if exchange < connection.number || connection.is_over() => self.counters.data_late += 1,
             Some(connection) if exchange == connection.number => {
                 connection.data(&data, &payload, &mut Out { counters: &mut self.counters, emit });
                 if connection.is_only_counted() {
@@ -213,10 +213,11 @@ impl Decoder {
 
     /// Takes the records that waited for this `Begin`. Those of earlier exchanges of the connection wait in vain.
     fn replay(&mut self, connection: u64, exchange: u32, is_new: bool, emit: &mut dyn FnMut(Event<'_>)) {
-        let (due, held): (VecDeque<Held>, _) = std::mem::take(&mut self.held)
+        let (mut due, held): (Vec<Held>, Vec<Held>) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|held| held.connection == connection && held.exchange <= exchange);
-        self.held = held;
+        self.held = held.into();
+        due.sort_by_key(|held| held.record.header().time_ns);
         let mut missing = 0;
         for held in due {
             if held.exchange < exchange {
@@ -259,10 +260,10 @@ impl Decoder {
             connection.settle_silent(now_ns, &mut out);
             if connection.open_exchanges() == 0 {
                 polled.remove(id);
-            } else if now_ns.saturating_sub(connection.last_ns) >= audit_ns {
+            } else if !connection.is_closed && now_ns.saturating_sub(connection.last_ns) >= audit_ns {
                 polled.insert(*id);
             }
-            !connection.is_closed
+            !connection.is_over()
         });
     }
 

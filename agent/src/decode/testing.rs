@@ -1,8 +1,9 @@
 //! Makes the records that the kernel programs would write for calls on a connection.
 
 use coati_common::{
-    event::{Begin, Data, End, Header, Kind, Totals, data_flags, direction, end_reason, role},
-    limits::{CHUNK_RECORDS, HEAD_BYTES},
+    event::{Begin, Connection, Data, End, Header, Kind, Totals, data_flags, direction, end_reason, role},
+    follow::Meaning,
+    sniff::{SNIFF_BYTES, Sniff},
 };
 
 use super::{DecodeConfig, DecodeCounters, Decoder, Event, Exchange};
@@ -11,25 +12,18 @@ use crate::capture::Record;
 /// One millisecond: every call on a [`Wire`] takes place that much after the one before.
 pub(crate) const MS: u64 = 1_000_000;
 
-/// One end of a connection, as the kernel programs follow it.
+/// One end of a connection, followed as the kernel programs do it.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
     pub(crate) records: Vec<Record>,
     pub(crate) time_ns: u64,
     pub(crate) tgid: u32,
-    pub(crate) totals: Totals,
-    pub(crate) exchange: u32,
-    pub(crate) tail: [u8; 8],
+    pub(crate) state: Connection,
     pub(crate) client_position: u32,
     pub(crate) server_position: u32,
     pub(crate) positions_known: bool,
     pub(crate) local: ([u8; 16], u16),
     pub(crate) remote: ([u8; 16], u16),
-    connection: u64,
-    role: u8,
-    is_answering: bool,
-    request_copied: usize,
-    response_copied: usize,
 }
 
 impl Wire {
@@ -39,26 +33,20 @@ impl Wire {
             records: Vec::new(),
             time_ns: 10 * MS,
             tgid: 100,
-            totals: Totals::default(),
-            exchange: 0,
-            tail: [0; 8],
+            state: Connection::idle(connection, role::SERVER),
             client_position: 1_000,
             server_position: 5_000,
             positions_known: true,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
-            connection,
-            role: role::SERVER,
-            is_answering: true,
-            request_copied: 0,
-            response_copied: 0,
         }
     }
 
     /// The end of a process that asks 10.0.0.2:8080.
     pub(crate) fn client(connection: u64) -> Self {
         let server = Self::server(connection);
-        Self { role: role::CLIENT, tgid: 200, local: server.remote, remote: server.local, ..server }
+        let state = Connection::idle(connection, role::CLIENT);
+        Self { state, tgid: 200, local: server.remote, remote: server.local, ..server }
     }
 
     pub(crate) fn wait(&mut self, ns: u64) -> &mut Self {
@@ -68,65 +56,22 @@ impl Wire {
 
     /// Bytes of a request.
     pub(crate) fn request(&mut self, bytes: &[u8]) -> &mut Self {
-        let header = self.header(Kind::Begin);
-        let is_begin = self.is_answering
-            && ["GET ", "POST ", "HEAD ", "PUT ", "CONNECT ", "OPTIONS "]
-                .iter()
-                .any(|method| bytes.starts_with(method.as_bytes()));
-        if is_begin {
-            let previous = std::mem::take(&mut self.totals);
-            self.exchange += 1;
-            self.is_answering = false;
-            (self.request_copied, self.response_copied, self.tail) = (0, 0, [0; 8]);
-            self.count_request(bytes, header.time_ns);
-            let payload = budget(&mut self.request_copied, bytes);
-            let begin = Begin {
-                header,
-                connection: self.connection,
-                socket: self.connection << 8,
-                exchange: self.exchange,
-                tgid: self.tgid,
-                tid: self.tgid + 1,
-                netns: 1,
-                client_position: self.client_position,
-                server_position: self.server_position,
-                local_address: self.local.0,
-                remote_address: self.remote.0,
-                local_port: self.local.1,
-                remote_port: self.remote.1,
-                role: self.role,
-                positions_known: self.positions_known.into(),
-                payload_len: payload.len() as u16,
-                len: bytes.len() as u64,
-                last: last(bytes),
-                previous,
-            };
-            self.records.push(Record::Begin(Box::new(begin), payload));
-        } else {
-            self.count_request(bytes, header.time_ns);
-            if self.request_copied < HEAD_BYTES {
-                let payload = budget(&mut self.request_copied, bytes);
-                self.data(direction::REQUEST, 0, bytes.len() as u64, last(bytes), payload, header.time_ns);
-            }
-        }
-        self.client_position = self.client_position.wrapping_add(bytes.len() as u32);
-        self
+        self.moved(direction::REQUEST, bytes, bytes.len() as u64, last(bytes), 0)
     }
 
     /// Bytes of responses.
     pub(crate) fn response(&mut self, bytes: &[u8]) -> &mut Self {
-        let payload = budget(&mut self.response_copied, bytes);
-        self.answer(
-            bytes.len() as u64,
-            last(bytes),
-            payload,
-            bytes.starts_with(b"HTTP/1.1 10") && !bytes.starts_with(b"HTTP/1.1 101"),
-        )
+        self.moved(direction::RESPONSE, bytes, bytes.len() as u64, last(bytes), 0)
+    }
+
+    /// Bytes of responses, sent by a call that had to wait for room.
+    pub(crate) fn response_blocked(&mut self, bytes: &[u8], wait_ns: u64) -> &mut Self {
+        self.moved(direction::RESPONSE, bytes, bytes.len() as u64, last(bytes), wait_ns)
     }
 
     /// Bytes of a response that no system call has in a buffer.
     pub(crate) fn sendfile(&mut self, len: u64) -> &mut Self {
-        self.answer(len, [0; 8], Vec::new(), false)
+        self.moved(direction::RESPONSE, &[], len, [0; 8], 0)
     }
 
     /// Bytes that no program sees: a system call without a hook.
@@ -137,9 +82,10 @@ impl Wire {
 
     /// A receive that returned 0.
     pub(crate) fn eof(&mut self) -> &mut Self {
-        let header = self.header(Kind::Data);
-        let direction = if self.role == role::CLIENT { direction::RESPONSE } else { direction::REQUEST };
-        self.data(direction, data_flags::EOF, 0, [0; 8], Vec::new(), header.time_ns);
+        self.time_ns += MS;
+        if self.state.role == role::CLIENT && self.state.tells_eof() {
+            self.tell(direction::RESPONSE, data_flags::EOF, 0, [0; 8], Vec::new());
+        }
         self
     }
 
@@ -158,36 +104,61 @@ impl Wire {
         records
     }
 
-    fn answer(&mut self, len: u64, last: [u8; 8], payload: Vec<u8>, is_interim: bool) -> &mut Self {
-        let time_ns = self.header(Kind::Data).time_ns;
-        self.server_position = self.server_position.wrapping_add(len as u32);
-        if is_interim && self.totals.response_bytes == 0 {
-            self.data(direction::RESPONSE, data_flags::INTERIM, len, last, payload, time_ns);
-            return self;
+    fn moved(&mut self, towards: u8, bytes: &[u8], len: u64, last: [u8; 8], wait_ns: u64) -> &mut Self {
+        self.time_ns += MS;
+        let first_ns = self.time_ns;
+        let meaning = self.state.meaning(towards, &sniff(bytes));
+        let previous = self.state.totals;
+        self.state.enter(meaning, first_ns);
+        self.state.count(meaning, len, first_ns, first_ns + wait_ns);
+        let room = bytes.len().min(self.state.room(meaning));
+        let payload = bytes[..room].to_vec();
+        self.state.keep_tail(meaning, len, last);
+        self.state.last_ns = first_ns + wait_ns;
+        if meaning == Meaning::Begin {
+            self.state.copied(meaning, room as u16);
+            self.begin(len, last, payload, previous);
+        } else if self.state.tells(meaning) {
+            self.state.copied(meaning, room as u16);
+            self.tell(towards, meaning.flags(), len, last, payload);
         }
-        self.is_answering = true;
-        let totals = &mut self.totals;
-        let flags = if totals.response_bytes == 0 { data_flags::FIRST } else { 0 };
-        if totals.response_bytes == 0 {
-            totals.response_first_ns = time_ns;
-        } else {
-            totals.longest_gap_ns = totals.longest_gap_ns.max(time_ns - totals.response_last_ns);
-        }
-        totals.response_bytes += len;
-        totals.response_last_ns = time_ns;
-        totals.response_chunks += 1;
-        self.tail = last;
-        if totals.response_chunks <= CHUNK_RECORDS {
-            self.data(direction::RESPONSE, flags, len, last, payload, time_ns);
-        }
+        self.time_ns += wait_ns;
+        let position =
+            if towards == direction::REQUEST { &mut self.client_position } else { &mut self.server_position };
+        *position = position.wrapping_add(len as u32);
         self
     }
 
-    fn data(&mut self, direction: u8, flags: u8, len: u64, last: [u8; 8], payload: Vec<u8>, time_ns: u64) {
+    fn begin(&mut self, len: u64, last: [u8; 8], payload: Vec<u8>, previous: Totals) {
+        let begin = Begin {
+            header: self.header(Kind::Begin),
+            connection: self.state.connection,
+            socket: self.state.connection << 8,
+            exchange: self.state.exchange,
+            tgid: self.tgid,
+            tid: self.tgid + 1,
+            netns: 1,
+            client_position: self.client_position,
+            server_position: self.server_position,
+            local_address: self.local.0,
+            remote_address: self.remote.0,
+            local_port: self.local.1,
+            remote_port: self.remote.1,
+            role: self.state.role,
+            positions_known: self.positions_known.into(),
+            payload_len: payload.len() as u16,
+            len,
+            last,
+            previous,
+        };
+        self.records.push(Record::Begin(Box::new(begin), payload));
+    }
+
+    fn tell(&mut self, direction: u8, flags: u8, len: u64, last: [u8; 8], payload: Vec<u8>) {
         let data = Data {
-            header: Header { kind: Kind::Data as u32, time_ns, ..Header::default() },
-            connection: self.connection,
-            exchange: self.exchange,
+            header: self.header(Kind::Data),
+            connection: self.state.connection,
+            exchange: self.state.exchange,
             tgid: self.tgid,
             tid: self.tgid + 1,
             payload_len: payload.len() as u16,
@@ -195,27 +166,37 @@ impl Wire {
             flags,
             len,
             last,
-            totals: self.totals,
+            totals: self.state.totals,
         };
         self.records.push(Record::Data(data, payload));
     }
 
     fn end(&mut self, reason: u32) -> &mut Self {
-        let header = self.header(Kind::End);
-        let (connection, exchange, totals) = (self.connection, self.exchange, self.totals);
-        self.records.push(Record::End(End { header, connection, exchange, reason, totals }));
+        self.time_ns += MS;
+        if self.state.finish() {
+            let Connection { connection, exchange, totals, .. } = self.state;
+            self.records.push(Record::End(End {
+                header: self.header(Kind::End),
+                connection,
+                exchange,
+                reason,
+                totals,
+            }));
+        }
         self
     }
 
-    fn count_request(&mut self, bytes: &[u8], time_ns: u64) {
-        self.totals.request_bytes += bytes.len() as u64;
-        self.totals.request_last_ns = time_ns;
-    }
-
-    fn header(&mut self, kind: Kind) -> Header {
-        self.time_ns += MS;
+    fn header(&self, kind: Kind) -> Header {
         Header { kind: kind as u32, cpu: 0, cpu_seq: self.records.len() as u64, time_ns: self.time_ns }
     }
+}
+
+fn sniff(bytes: &[u8]) -> Sniff {
+    let mut start = [0; SNIFF_BYTES];
+    let len = bytes.len().min(SNIFF_BYTES);
+    start[..len].copy_from_slice(&bytes[..len]);
+    let word = |at: usize| u64::from_ne_bytes(start[at..at + 8].try_into().unwrap());
+    Sniff::new([word(0), word(8)], len as u32)
 }
 
 fn mapped(address: [u8; 4]) -> [u8; 16] {
@@ -227,12 +208,6 @@ fn last(bytes: &[u8]) -> [u8; 8] {
     let count = bytes.len().min(8);
     last[8 - count..].copy_from_slice(&bytes[bytes.len() - count..]);
     last
-}
-
-fn budget(copied: &mut usize, bytes: &[u8]) -> Vec<u8> {
-    let count = bytes.len().min(HEAD_BYTES - *copied);
-    *copied += count;
-    bytes[..count].to_vec()
 }
 
 /// A decoder and what it told.
@@ -248,9 +223,12 @@ impl Run {
         Self { decoder: Decoder::new(config), told: Vec::new(), exchanges: Vec::new() }
     }
 
+    /// What becomes of `records`, and of the time after them.
     pub(crate) fn of(records: &[Record]) -> Self {
         let mut run = Self::new(DecodeConfig::default());
         run.feed(records);
+        let last_ns = records.iter().map(|record| record.header().time_ns).max().unwrap_or_default();
+        run.tick(last_ns + 5_000 * MS);
         run
     }
 

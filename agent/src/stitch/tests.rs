@@ -25,14 +25,17 @@ impl Run {
         let mut stitcher = Stitcher::new(config, RandomIds::new([1, 2, 3, 4]));
         let mut spans = Vec::new();
         let mut decoder = Decoder::new(DecodeConfig::default());
+        let mut emit = |event: Event<'_>| match event {
+            Event::Opened(origin) => stitcher.opened(origin),
+            Event::Began(origin, head) => stitcher.began(origin, head),
+            Event::Ended(exchange) => spans.push((exchange.origin.id.connection, stitcher.ended(exchange))),
+            Event::Dropped(origin) => stitcher.dropped(origin),
+        };
         for record in records {
-            decoder.record(record, &mut |event| match event {
-                Event::Opened(origin) => stitcher.opened(origin),
-                Event::Began(origin, head) => stitcher.began(origin, head),
-                Event::Ended(exchange) => spans.push((exchange.origin.id.connection, stitcher.ended(exchange))),
-                Event::Dropped(origin) => stitcher.dropped(origin),
-            });
+            decoder.tick(record.header().time_ns, &mut emit);
+            decoder.record(record, &mut emit);
         }
+        decoder.finish(&mut emit);
         Self { stitcher, spans }
     }
 
@@ -161,7 +164,7 @@ fn a_server_before_its_client_is_another_exchange() {
 fn a_client_that_gave_up_is_still_the_parent() {
     let mut client = Wire::client(1);
     client.request(GET).close();
-    let mut server = wire(Wire::server(2), SHOP, 20);
+    let mut server = wire(Wire::server(2), SHOP, 5_000);
     server.request(GET).response(OK);
     let mut run = Run::new(&[&client, &server]);
     assert_child(run.span(2), run.span(1));
