@@ -319,3 +319,123 @@ impl ChunkState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::Index};
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Bytes of a body as one call after the other moves them, of which only `seen` at the start of each are known.
+    fn take(body: &mut Body, calls: &[&[u8]], seen: usize) -> (bool, u64) {
+        let mut tail = Tail::default();
+        let mut left = 0;
+        for call in calls {
+            let mut last = [0; 8];
+            let known = call.len().min(8);
+            last[8 - known..].copy_from_slice(&call[call.len() - known..]);
+            let mut moved = Moved::new(call.len() as u64, &call[..call.len().min(seen)], &last);
+            assert_eq!(moved.len(), call.len() as u64);
+            body.take(&mut moved, &mut tail);
+            left += moved.len();
+        }
+        (body.is_complete(tail), left)
+    }
+
+    fn chunked() -> Body {
+        Body::Chunked(Chunked::default())
+    }
+
+    #[rstest]
+    #[case::one_chunk(b"5\r\nhello\r\n0\r\n\r\n", true, 0)]
+    #[case::two_chunks(b"1\r\na\r\nA\r\n0123456789\r\n0\r\n\r\n", true, 0)]
+    #[case::empty(b"0\r\n\r\n", true, 0)]
+    #[case::leading_zeros(b"0005\r\nhello\r\n000\r\n\r\n", true, 0)]
+    #[case::extension(b"5;a=\"b\"\r\nhello\r\n0;c\r\n\r\n", true, 0)]
+    #[case::space_behind_the_size(b"5 \r\nhello\r\n0\r\n\r\n", true, 0)]
+    #[case::trailers(b"0\r\nA: b\r\nC: d\r\n\r\n", true, 0)]
+    #[case::line_feeds(b"5\nhello\n0\n\n", true, 0)]
+    #[case::more_behind(b"0\r\n\r\nHTTP", true, 4)]
+    #[case::data_like_the_end(b"9\r\nx\r\n0\r\n\r\n\r\n", false, 0)]
+    #[case::no_end(b"5\r\nhello\r\n0\r\n", false, 0)]
+    #[case::in_the_data(b"5\r\nhel", false, 0)]
+    #[case::no_chunks_ends_like_one(b"zzz\r\n0\r\n\r\n", true, 0)]
+    #[case::no_chunks(b"zzz\r\n", false, 0)]
+    #[case::size_too_large(b"fffffffffffffffff\r\nx", false, 0)]
+    fn chunked_framing(#[case] bytes: &[u8], #[case] complete: bool, #[case] left: u64) {
+        let at_once = take(&mut chunked(), &[bytes], usize::MAX);
+        assert_eq!(at_once, (complete, left));
+        let singly: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(take(&mut chunked(), &singly, usize::MAX), (complete, left));
+    }
+
+    #[test]
+    fn a_chunked_body_ends_at_its_last_byte_only() {
+        let bytes = b"5\r\nhello\r\n3;x\r\nabc\r\n0\r\nA: b\r\n\r\n";
+        for end in 0..bytes.len() {
+            assert_eq!(take(&mut chunked(), &[&bytes[..end]], usize::MAX), (false, 0), "{end} bytes");
+        }
+    }
+
+    #[rstest]
+    #[case::data_in_the_gap(30, true)]
+    #[case::framing_in_the_gap_but_a_plain_end(0, true)]
+    fn unknown_bytes(#[case] seen: usize, #[case] complete: bool) {
+        let bytes = [b"400\r\n", &[b'x'; 1024][..], b"\r\n0\r\n\r\n"].concat();
+        assert_eq!(take(&mut chunked(), &[&bytes], seen).0, complete);
+    }
+
+    #[test]
+    fn the_end_may_come_in_pieces_behind_unknown_bytes() {
+        let chunk = [b"400\r\n", &[b'x'; 1024][..], b"\r\n"].concat();
+        let calls: [&[u8]; 4] = [&chunk, &chunk, b"0\r\n\r", b"\n"];
+        assert_eq!(take(&mut chunked(), &calls[..3], 0), (false, 0));
+        assert_eq!(take(&mut chunked(), &calls, 0), (true, 0));
+    }
+
+    #[rstest]
+    #[case::whole(5, b"hello", true, 0)]
+    #[case::short(5, b"hel", false, 0)]
+    #[case::more_behind(5, b"hello you", true, 4)]
+    #[case::none(0, b"", true, 0)]
+    fn counted(#[case] length: u64, #[case] bytes: &[u8], #[case] complete: bool, #[case] left: u64) {
+        for seen in 0..=bytes.len() {
+            assert_eq!(take(&mut Body::Length(length), &[bytes], seen), (complete, left), "{seen} bytes seen");
+        }
+    }
+
+    #[test]
+    fn a_length_ends_in_the_middle_of_unknown_bytes() {
+        let mut moved = Moved::unknown(10);
+        let mut body = Body::Length(4);
+        body.take(&mut moved, &mut Tail::default());
+        assert_eq!((body, moved.len(), moved.known()), (Body::Length(0), 6, &b""[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn framing_that_is_seen_is_followed_exactly(
+            sizes in proptest::collection::vec(1_usize..2000, 0..6),
+            cuts in proptest::collection::vec(any::<Index>(), 0..8),
+        ) {
+            let mut bytes = Vec::new();
+            for size in &sizes {
+                bytes.extend(format!("{size:x}\r\n").bytes());
+                // Data that could be taken for the end of the body.
+                bytes.extend(b"\r\n0\r\n\r\n".iter().cycle().take(*size));
+                bytes.extend(b"\r\n");
+            }
+            bytes.extend(b"0\r\n\r\n");
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let calls: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            for end in 1..calls.len() {
+                let is_whole = calls[end..].iter().all(|call| call.is_empty());
+                prop_assert_eq!(take(&mut chunked(), &calls[..end], usize::MAX), (is_whole, 0));
+            }
+            prop_assert_eq!(take(&mut chunked(), &calls, usize::MAX), (true, 0));
+        }
+    }
+}

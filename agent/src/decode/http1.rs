@@ -357,7 +357,7 @@ impl Head for RequestHead {
             // Servers take any byte in a target, the parser only UTF-8.
             let line_end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
             let mut plain = bytes.to_vec();
-            plain.iter_mut().take(line_end).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+            plain.iter_mut().take(line_end).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'_');
             if plain != bytes {
                 outcome = parse_request::<MANY_HEADERS>(bytes, &plain);
             }
@@ -439,7 +439,7 @@ impl Head for ResponseHead {
         let closed = match close(bytes) {
             Some(closed) => closed,
             // A status line without its end: the code is known if a complete one is there.
-            None => [bytes, b"\r\n\r\n"].concat(),
+            None => [bytes.trim_ascii_end(), b"\r\n\r\n"].concat(),
         };
         let mut head = Self::parse(&closed)?.ok_or(HeadError::Unreadable { len: bytes.len() })?;
         head.cut = true;

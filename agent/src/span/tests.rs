@@ -1,1 +1,307 @@
+use insta::assert_snapshot;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use rstest::rstest;
 
+use super::*;
+use crate::{
+    capture::Record,
+    decode::{
+        DecodeConfig, Decoder, Event,
+        testing::{MS, Wire},
+    },
+};
+
+/// The wall clock when the kernel's shows 0: the start of 2026.
+const EPOCH_NS: u64 = 1_767_225_600_000_000_000;
+
+const OK5: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+fn ids() -> Ids {
+    Ids {
+        trace_id: [0xab; 16],
+        span_id: [0xcd; 8],
+        parent_span_id: Some([0xef; 8]),
+        trace_state: "a=1".into(),
+        flags: 1,
+        is_parent_remote: Some(true),
+    }
+}
+
+fn spans_with(config: SpanConfig, records: &[Record]) -> Vec<Span> {
+    let process = Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default() });
+    let mut builder = SpanBuilder::new(config, Clock::new(0, EPOCH_NS));
+    let mut decoder = Decoder::new(DecodeConfig::default());
+    let mut spans = Vec::new();
+    let mut emit = |event: Event<'_>| {
+        if let Event::Ended(exchange) = event {
+            spans.push(builder.build(exchange, ids(), &process).span);
+        }
+    };
+    for record in records {
+        decoder.record(record.clone(), &mut emit);
+    }
+    decoder.finish(&mut emit);
+    spans
+}
+
+fn span(wire: &Wire) -> Span {
+    let [span] = spans_with(SpanConfig::default(), &wire.records).try_into().unwrap();
+    span
+}
+
+fn attribute<'a>(span: &'a Span, key: &str) -> Option<&'a Value> {
+    span.attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
+}
+
+fn text<'a>(span: &'a Span, key: &str) -> Option<&'a str> {
+    match attribute(span, key)? {
+        Value::StringValue(text) => Some(text),
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+/// Everything that a span says, in lines.
+fn describe(span: &Span) -> String {
+    let mut lines = vec![
+        format!("{} {:?} flags {:#x} trace state {}", span.name, span.kind(), span.flags, span.trace_state),
+        format!("{} ms..{} ms", (span.start_time_unix_nano - EPOCH_NS) / MS, (span.end_time_unix_nano - EPOCH_NS) / MS),
+    ];
+    if let Some(status) = &span.status {
+        lines.push(format!("{:?} {}", status.code(), status.message));
+    }
+    for KeyValue { key, value, .. } in &span.attributes {
+        lines.push(match value.as_ref().unwrap().value.as_ref().unwrap() {
+            Value::StringValue(text) => format!("{key} = {text:?}"),
+            Value::IntValue(number) => format!("{key} = {number}"),
+            Value::DoubleValue(number) => format!("{key} = {number:?}"),
+            other => panic!("{key} is {other:?}"),
+        });
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn ids_are_those_that_were_given() {
+    let span = span(Wire::server(1).request(b"GET / HTTP/1.1\r\n\r\n").response(OK5));
+    assert_eq!((span.trace_id, span.span_id, span.parent_span_id), (vec![0xab; 16], vec![0xcd; 8], vec![0xef; 8]));
+}
+
+#[test]
+fn server() {
+    let span = span(
+        Wire::server(1)
+            .request(b"POST /users/42?token=secret&verbose HTTP/1.1\r\nHost: shop.local:80\r\nUser-Agent: curl/8.5\r\nContent-Length: 3\r\n\r\nabc")
+            .response(b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\n")
+            .response(b"hello"),
+    );
+    assert_snapshot!(describe(&span), @r#"
+    POST /users/{id} Server flags 0x301 trace state a=1
+    11 ms..13 ms
+    http.request.method = "POST"
+    url.path = "/users/42"
+    url.query = "token=REDACTED&verbose"
+    url.scheme = "http"
+    http.route = "/users/{id}"
+    client.address = "10.0.0.1"
+    client.port = 40000
+    server.address = "shop.local"
+    server.port = 80
+    network.protocol.version = "1.1"
+    user_agent.original = "curl/8.5"
+    http.request.body.size = 3
+    http.response.status_code = 201
+    http.response.body.size = 5
+    coati.http.time_to_first_byte = 0.001
+    coati.http.response.duration = 0.001
+    coati.http.response.chunks = 2
+    "#);
+}
+
+#[test]
+fn client() {
+    let span = span(
+        Wire::client(1)
+            .request(b"GET /users/42?token=secret HTTP/1.1\r\nHost: user:pw@shop.local\r\n\r\n")
+            .response(OK5),
+    );
+    assert_snapshot!(describe(&span), @r#"
+    GET /users/{id} Client flags 0x301 trace state a=1
+    11 ms..12 ms
+    http.request.method = "GET"
+    url.full = "http://shop.local/users/42?token=REDACTED"
+    network.peer.address = "10.0.0.2"
+    network.peer.port = 8080
+    server.address = "shop.local"
+    server.port = 8080
+    network.protocol.version = "1.1"
+    http.request.body.size = 0
+    http.response.status_code = 200
+    http.response.body.size = 5
+    coati.http.time_to_first_byte = 0.001
+    coati.http.response.duration = 0.0
+    coati.http.response.chunks = 1
+    "#);
+}
+
+#[test]
+fn server_without_host() {
+    let span = span(Wire::server(1).request(b"GET / HTTP/1.0\r\n\r\n").response(b"HTTP/1.0 200 OK\r\n\r\nhi").close());
+    assert_snapshot!(describe(&span), @r#"
+    GET / Server flags 0x301 trace state a=1
+    11 ms..12 ms
+    http.request.method = "GET"
+    url.path = "/"
+    url.scheme = "http"
+    http.route = "/"
+    client.address = "10.0.0.1"
+    client.port = 40000
+    server.address = "10.0.0.2"
+    server.port = 8080
+    network.protocol.version = "1.0"
+    http.request.body.size = 0
+    http.response.status_code = 200
+    http.response.body.size = 2
+    coati.http.time_to_first_byte = 0.001
+    coati.http.response.duration = 0.0
+    coati.http.response.chunks = 1
+    "#);
+}
+
+#[test]
+fn client_without_host() {
+    let span = span(Wire::client(1).request(b"GET / HTTP/1.0\r\n\r\n").response(OK5));
+    assert_eq!(text(&span, key::URL_FULL), Some("http://10.0.0.2:8080/"));
+    assert_eq!(text(&span, key::SERVER_ADDRESS), Some("10.0.0.2"));
+}
+
+#[test]
+fn ipv6() {
+    let mut wire = Wire::client(1);
+    wire.remote = (std::net::Ipv6Addr::LOCALHOST.octets(), 8080);
+    let span = span(wire.request(b"GET / HTTP/1.0\r\n\r\n").response(OK5));
+    assert_eq!(text(&span, key::URL_FULL), Some("http://[::1]:8080/"));
+    assert_eq!(text(&span, key::NETWORK_PEER_ADDRESS), Some("::1"));
+}
+
+#[test]
+fn no_answer() {
+    let span = span(Wire::client(1).request(b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").wait(20 * MS).eof());
+    assert_snapshot!(describe(&span), @r#"
+    GET /a Client flags 0x301 trace state a=1
+    11 ms..32 ms
+    Error connection closed before the response was complete
+    http.request.method = "GET"
+    url.full = "http://shop/a"
+    network.peer.address = "10.0.0.2"
+    network.peer.port = 8080
+    server.address = "shop"
+    server.port = 8080
+    network.protocol.version = "1.1"
+    http.request.body.size = 0
+    error.type = "connection_closed"
+    "#);
+}
+
+#[test]
+fn answer_without_its_head() {
+    let mut wire = Wire::server(1);
+    wire.request(b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").response(OK5).close();
+    wire.records.remove(1);
+    assert_snapshot!(describe(&span(&wire)), @r#"
+    GET /a Server flags 0x301 trace state a=1
+    11 ms..12 ms
+    http.request.method = "GET"
+    url.path = "/a"
+    url.scheme = "http"
+    http.route = "/a"
+    client.address = "10.0.0.1"
+    client.port = 40000
+    server.address = "shop"
+    server.port = 8080
+    network.protocol.version = "1.1"
+    http.request.body.size = 0
+    coati.http.time_to_first_byte = 0.001
+    coati.http.response.duration = 0.0
+    coati.http.response.chunks = 1
+    coati.incomplete = "response"
+    "#);
+}
+
+#[test]
+fn proxy() {
+    let span = span(
+        Wire::client(1)
+            .request(b"CONNECT db:5432 HTTP/1.1\r\nHost: other\r\n\r\n")
+            .response(b"HTTP/1.1 200 Connected\r\n\r\n"),
+    );
+    assert_eq!(span.name, "CONNECT");
+    assert_eq!((text(&span, key::SERVER_ADDRESS), text(&span, key::URL_FULL)), (Some("db"), None));
+    assert_eq!(attribute(&span, key::SERVER_PORT), Some(&Value::IntValue(5432)));
+}
+
+#[test]
+fn absolute_target() {
+    let span =
+        span(Wire::client(1).request(b"GET HTTP://user:pw@shop/a?b=c HTTP/1.1\r\nHost: proxy\r\n\r\n").response(OK5));
+    assert_eq!(text(&span, key::URL_FULL), Some("http://shop/a?b=REDACTED"));
+}
+
+#[test]
+fn queries_are_shown_if_wanted() {
+    let config = SpanConfig { redact_query: false, ..SpanConfig::default() };
+    let wire = Wire::server(1).request(b"GET /a?token=secret HTTP/1.1\r\n\r\n").response(OK5).clone();
+    let spans = spans_with(config, &wire.records);
+    assert_eq!(text(&spans[0], key::URL_QUERY), Some("token=secret"));
+}
+
+/// The kernel follows the well-known methods only; heads are read whatever the method is.
+#[test]
+fn unknown_method() {
+    let mut wire = Wire::server(1);
+    wire.request(b"GET /a HTTP/1.1\r\n\r\n").response(OK5);
+    if let Record::Begin(_, payload) = &mut wire.records[0] {
+        payload[..3].copy_from_slice(b"FOO");
+    }
+    let span = span(&wire);
+    assert_eq!(span.name, "HTTP /a");
+    assert_eq!(text(&span, key::HTTP_REQUEST_METHOD), Some("_OTHER"));
+    assert_eq!(text(&span, key::HTTP_REQUEST_METHOD_ORIGINAL), Some("FOO"));
+}
+
+#[test]
+fn unknown_paths_have_no_route() {
+    let mut wire = Wire::server(1);
+    wire.request(b"GET /wp-admin HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");
+    let span = span(&wire);
+    assert_eq!((span.name.as_str(), text(&span, key::HTTP_ROUTE)), ("GET", None));
+}
+
+#[rstest]
+#[case::fine(200, None, None)]
+#[case::redirect(302, None, None)]
+#[case::refused(404, None, Some("404"))]
+#[case::failed(500, Some("500"), Some("500"))]
+#[case::beyond(599, Some("599"), Some("599"))]
+fn status(#[case] code: u16, #[case] at_server: Option<&str>, #[case] at_client: Option<&str>) {
+    let response = format!("HTTP/1.1 {code} What\r\nContent-Length: 0\r\n\r\n");
+    for (mut wire, expected) in [(Wire::server(1), at_server), (Wire::client(1), at_client)] {
+        let span = span(wire.request(b"GET /a HTTP/1.1\r\n\r\n").response(response.as_bytes()));
+        assert_eq!(text(&span, key::ERROR_TYPE), expected);
+        assert_eq!(span.status.map(|status| status.code()), expected.map(|_| StatusCode::Error));
+    }
+}
+
+#[rstest]
+#[case::own_process(Some(false), 0x101)]
+#[case::other_process(Some(true), 0x301)]
+#[case::unknown(None, 0x1)]
+fn remote_flag(#[case] is_parent_remote: Option<bool>, #[case] expected: u32) {
+    assert_eq!(flags(&Ids { is_parent_remote, ..ids() }), expected);
+}
+
+#[test]
+fn clocks_may_be_set_again() {
+    let mut builder = SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0));
+    builder.set_clock(Clock::new(0, EPOCH_NS));
+    assert_eq!(builder.clock.unix_ns(1), EPOCH_NS + 1);
+}
