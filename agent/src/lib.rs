@@ -8,6 +8,8 @@ pub mod decode;
 pub mod discover;
 pub mod ebpf;
 pub mod export;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kernel;
 pub mod pipeline;
 pub mod print;

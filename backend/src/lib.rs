@@ -5,6 +5,8 @@ pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod live;
 pub mod query;
 pub mod receive;

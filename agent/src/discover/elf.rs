@@ -7,7 +7,7 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 
 /// Toolchains that leave a mark in their executables, stripped or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Toolchain {
+pub(crate) enum Toolchain {
     /// The section `.go.buildinfo`.
     Go,
     /// `rustc version …` in the section `.comment`.
@@ -25,7 +25,7 @@ const HEADER_SIZE: usize = 64;
 const SECTION_HEADER_SIZE: u16 = 64;
 
 /// The toolchain that made the executable, `None` if it is another one or the file is no little-endian ELF64 file.
-pub(super) fn toolchain(file: &impl ReadAt) -> Option<Toolchain> {
+pub(crate) fn toolchain(file: &impl ReadAt) -> Option<Toolchain> {
     let header = read(file, 0, HEADER_SIZE)?;
     (header.get(..6)? == b"\x7fELF\x02\x01").then_some(())?;
     let table_offset = u64_at(&header, 40)?;
@@ -53,7 +53,7 @@ pub(super) fn toolchain(file: &impl ReadAt) -> Option<Toolchain> {
 }
 
 /// Something that can be read at an offset; a file, or bytes in tests.
-pub(super) trait ReadAt {
+pub(crate) trait ReadAt {
     /// Fills `buffer` from `offset`, or fails.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }

@@ -5,7 +5,7 @@
 
 mod attributes;
 mod container;
-mod elf;
+pub(crate) mod elf;
 mod language;
 mod name;
 mod proc_tree;

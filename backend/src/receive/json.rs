@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// The request in `body`.
-pub(super) fn decode(body: &[u8]) -> Result<ExportTraceServiceRequest, serde_json::Error> {
+pub(crate) fn decode(body: &[u8]) -> Result<ExportTraceServiceRequest, serde_json::Error> {
     let request: Request = serde_json::from_slice(body)?;
     Ok(ExportTraceServiceRequest { resource_spans: convert(request.resource_spans) })
 }

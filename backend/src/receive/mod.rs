@@ -4,7 +4,7 @@ mod compression;
 mod grpc;
 mod http;
 mod ingest;
-mod json;
+pub(crate) mod json;
 mod prepare;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,80 @@
+//! The parsers of outside bytes, one function each: for the fuzz targets in `fuzz/`, and for the test that replays
+//! their corpus. None of them may panic, whatever the bytes.
+
+use std::io;
+
+use crate::capture::Record;
+use crate::decode::{Head, RequestHead, ResponseHead};
+use crate::discover::elf::{ReadAt, toolchain};
+use crate::kernel::btf::Btf;
+use crate::stitch::TraceParent;
+
+/// A parser of outside bytes.
+pub type Target = fn(&[u8]);
+
+/// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("btf", btf),
+    ("elf", elf),
+    ("http1_request", http1_request),
+    ("http1_response", http1_response),
+    ("record", record),
+    ("traceparent", traceparent),
+];
+
+/// The kernel's type information.
+pub fn btf(bytes: &[u8]) {
+    if let Ok(btf) = Btf::parse(bytes) {
+        let _ = btf.field("task_struct", "files.fdt");
+    }
+}
+
+/// The executable of a process.
+pub fn elf(bytes: &[u8]) {
+    struct Bytes<'a>(&'a [u8]);
+    impl ReadAt for Bytes<'_> {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            let start = usize::try_from(offset).map_err(io::Error::other)?;
+            let found = start.checked_add(buffer.len()).and_then(|end| self.0.get(start..end));
+            buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+    let _ = toolchain(&Bytes(bytes));
+}
+
+/// The head of a request, whole or cut by the capture.
+pub fn http1_request(bytes: &[u8]) {
+    let heads = [RequestHead::parse(bytes), RequestHead::parse_cut(bytes).map(Some)];
+    for head in heads.into_iter().flatten().flatten() {
+        let _ = (head.method_text(), head.path(), head.query(), head.host(), head.user_agent(), head.tracestate());
+        assert!(
+            head.cut || head.size() <= bytes.len(),
+            "a whole head is no longer than the bytes that it was read from"
+        );
+    }
+}
+
+/// The head of a response, whole or cut by the capture.
+pub fn http1_response(bytes: &[u8]) {
+    let heads = [ResponseHead::parse(bytes), ResponseHead::parse_cut(bytes).map(Some)];
+    for head in heads.into_iter().flatten().flatten() {
+        let _ = head.content_type();
+        assert!(
+            head.cut || head.size() <= bytes.len(),
+            "a whole head is no longer than the bytes that it was read from"
+        );
+    }
+}
+
+/// A record of the kernel programs.
+pub fn record(bytes: &[u8]) {
+    let _ = Record::parse(bytes);
+}
+
+/// The header that continues a trace.
+pub fn traceparent(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = TraceParent::parse(text);
+    }
+}

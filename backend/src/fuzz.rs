@@ -1,0 +1,36 @@
+//! The parsers of outside bytes, one function each: for the fuzz targets in `fuzz/`, and for the test that replays
+//! their corpus. None of them may panic, whatever the bytes.
+
+use crate::receive::json;
+use crate::{traceql, wal};
+
+/// A parser of outside bytes.
+pub type Target = fn(&[u8]);
+
+/// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
+pub const TARGETS: &[(&str, Target)] = &[("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+
+/// An OTLP/JSON request.
+pub fn otlp_json(bytes: &[u8]) {
+    let _ = json::decode(bytes);
+}
+
+/// A query; what was read prints as something that reads the same.
+pub fn traceql(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = traceql::filter_of_unfinished(text);
+    let _ = traceql::parse_field(text);
+    if let Ok(query) = traceql::parse(text) {
+        assert_eq!(traceql::parse(&query.to_string()).ok(), Some(query), "{text}");
+    }
+}
+
+/// Frames of the log, from any offset and with any salt.
+pub fn wal(bytes: &[u8]) {
+    let salt = bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
+    for piece in wal::scan(bytes, 0, salt) {
+        if let wal::Piece::Frame(_, frame) = piece {
+            let _ = frame.request();
+        }
+    }
+}
