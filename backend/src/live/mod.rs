@@ -6,6 +6,8 @@
 mod group;
 mod set;
 mod size;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 pub use group::{TraceBatch, group, ungroup};
