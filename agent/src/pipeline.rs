@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The end is ordered: the capture thread takes what the kernel still has, ends what is open and drops the queue; the
-//! exporter sends what is in it, until [`END_WITHIN`] after the signal.
+//! exporter sends what is in it, until four seconds after the signal.
 
 mod stages;
 
@@ -42,9 +42,9 @@ use crate::{
 pub use stages::{Out, Stages};
 
 /// How long the agent takes to end at most; who manages it kills it a little later.
-const END_WITHIN: Duration = Duration::from_millis(4500);
+const END_WITHIN: Duration = Duration::from_millis(4300);
 /// What of it is left for all that comes after the last span.
-const AFTER_EXPORT: Duration = Duration::from_millis(700);
+const AFTER_EXPORT: Duration = Duration::from_millis(500);
 
 /// How long the capture thread waits for the first record.
 const WAIT: Duration = Duration::from_millis(20);

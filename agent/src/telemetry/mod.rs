@@ -49,7 +49,7 @@ pub enum TelemetryError {
 
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
 /// and those of the decoder.
-pub(crate) const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
+pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
     let [a, b, c, d, e, f, g] = Loss::ALL;
     [
         a.name(),
@@ -68,7 +68,7 @@ pub(crate) const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
 };
 
 /// Every kind of record.
-pub(crate) const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
+const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {

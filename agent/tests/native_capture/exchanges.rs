@@ -51,7 +51,7 @@ fn both_ends_of_a_keep_alive_connection_tell_the_same() {
             assert_eq!(data.exchange, begin.0.exchange);
             assert_eq!((data.direction, data.flags), (direction::RESPONSE, data_flags::FIRST));
             assert_eq!(payload, RESPONSE);
-            assert_eq!(&data.last, b"\r\n\r\nhello"[1..].as_ref());
+            assert_eq!(data.last[..], b"\r\n\r\nhello"[1..]);
             assert!(data.header.time_ns > begin.0.header.time_ns);
             assert_eq!(data.totals.response_first_ns, data.header.time_ns);
             assert_eq!(data.totals.request_last_ns, begin.0.header.time_ns);
