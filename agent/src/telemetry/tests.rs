@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, async_trait, transport};
 use super::*;
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
     let answer = client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
