@@ -13,6 +13,7 @@ use crate::commands::execute;
 /// Debian's compiler comes with the sources of `core`, and its LLVM is the one that bpf-linker is built with.
 const CARGO: &str = "/usr/bin/cargo";
 const RUSTC: &str = "/usr/bin/rustc";
+const OBJCOPY: &str = "/usr/lib/llvm-22/bin/llvm-objcopy";
 const TARGET: &str = "bpfel-unknown-none";
 
 /// Where the agent's build script finds the object.
@@ -39,7 +40,10 @@ pub(crate) fn build() -> Result<()> {
     }
     execute(&mut command)?;
     let built = folder.join("target").join(TARGET).join("release/coati-agent-ebpf");
-    let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
+    // The linker makes BTF from the debug information; only BTF is of use to the kernel, and it is a fifth of the size.
+    let stripped = built.with_extension("stripped");
+    execute(Command::new(OBJCOPY).arg("--strip-debug").arg(&built).arg(&stripped))?;
+    let bytes = fs::read(&stripped).with_context(|| stripped.display().to_string())?;
     let object = object();
     // The same bytes keep their date, so that the agent is not built again for nothing.
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
