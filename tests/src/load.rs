@@ -95,7 +95,9 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
                 response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
             };
             let body = buffer.get(head..).unwrap_or_default();
-            let whole = if let Some(length) = header("content-length") {
+            let whole = if matches!(status, 204 | 304) {
+                true
+            } else if let Some(length) = header("content-length") {
                 body.len() >= std::str::from_utf8(length)?.trim().parse::<usize>()?
             } else if header("transfer-encoding").is_some() {
                 body.ends_with(b"0\r\n\r\n")

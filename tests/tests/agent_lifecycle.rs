@@ -27,8 +27,9 @@ fn send(sample: &Sample, requests: usize) -> Result<()> {
 }
 
 /// TraceQL for the spans of the Go server.
-fn server_spans() -> String {
-    format!("{{ kind = server && resource.service.name = \"{}\" }}", Server::Go.service_name())
+fn server_spans(sample: &Sample) -> String {
+    let (service, port) = (Server::Go.service_name(), sample.address(Server::Go).port());
+    format!("{{ kind = server && resource.service.name = \"{service}\" && span.server.port = {port} }}")
 }
 
 #[test]
@@ -43,7 +44,7 @@ fn sigterm_hands_over_everything_and_ends_well_within_five_seconds() -> Result<(
     let taken = begin.elapsed();
     ensure!(status.code() == Some(0), "it ended with {status}:\n{}", agent.process.output());
     ensure!(taken < Duration::from_secs(5), "it took {taken:?}");
-    let found = backend.count(&server_spans())?;
+    let found = backend.count(&server_spans(&sample))?;
     ensure!(found == 1000, "{found} of 1000 spans were handed over:\n{}", agent.process.output());
     Ok(())
 }
@@ -134,7 +135,7 @@ fn spans_wait_for_a_backend_that_comes_later() -> Result<()> {
     ensure!(agent.metric("coati_agent_spans_exported_total", &[])? == 0.0, "exported to nobody");
 
     let backend = Backend::start_at(&binaries(), folder.path(), &[], addresses)?;
-    let found = backend.wait_for_count(&server_spans(), 300, Duration::from_secs(35))?;
+    let found = backend.wait_for_count(&server_spans(&sample), 300, Duration::from_secs(35))?;
     ensure!(found == 300, "{found} of 300 spans came:\n{}", agent.metrics()?);
     let metrics = agent.metrics()?;
     let sum = |name: &str, labels: &[&str]| coati_tests::agent::sum(&metrics, name, labels);
@@ -142,7 +143,7 @@ fn spans_wait_for_a_backend_that_comes_later() -> Result<()> {
     ensure!(sum("coati_agent_spans_dropped_total", &[]) == 0.0, "{metrics}");
     ensure!(sum("coati_agent_export_requests_total", &["outcome=\"retried\""]) >= 1.0, "{metrics}");
     ensure!(agent.stop()?.code() == Some(0), "{}", agent.process.output());
-    ensure!(backend.count(&server_spans())? == 300, "spans came twice");
+    ensure!(backend.count(&server_spans(&sample))? == 300, "spans came twice");
     Ok(())
 }
 
@@ -187,7 +188,7 @@ fn it_captures_again_after_a_restart(#[case] protocol: &str) -> Result<()> {
     for round in 1..=2 {
         let mut agent = Agent::start(folder.path(), &format!("http://{endpoint}"), &["--otlp-protocol", protocol])?;
         send(&sample, 200)?;
-        let found = backend.wait_for_count(&server_spans(), 200 * round, ARRIVES_WITHIN)?;
+        let found = backend.wait_for_count(&server_spans(&sample), 200 * round, ARRIVES_WITHIN)?;
         ensure!(found == 200 * round, "{found} of {} spans:\n{}", 200 * round, agent.process.output());
         // The second time without a chance to clean up.
         if round == 1 {

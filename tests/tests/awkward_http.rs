@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use coati_tests::agent::Agent;
@@ -54,9 +54,11 @@ impl Awkward {
             }
             stream.write_all(piece)?;
         }
-        // The server sees the end of the requests, answers, and hangs up too.
+        let mut answer = vec![0; 100];
+        let count = stream.read(&mut answer)?;
+        answer.truncate(count);
+        // The server sees that there is no other request, and hangs up too.
         stream.shutdown(Shutdown::Write)?;
-        let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
@@ -168,6 +170,7 @@ fn cases() -> Vec<Case> {
         (&["/a/early-hints"], one(&["/a/early-hints"]), GET),
         (&["/a/silent"], one(&["/a/silent"]), Expected { status: "", broken: true, response_bytes: None, ..GET }),
         (&["/a/half"], one(&["/a/half"]), Expected { broken: true, response_bytes: Some(10), ..GET }),
+        (&["/odd/plain"], vec![b"GET /odd/plain HTTP/1.1\r\nno colon here\r\n\r\n".to_vec()], GET),
         (&["/bytewise/plain"], get("/bytewise/plain").into_iter().map(|byte| vec![byte]).collect(), GET),
         (&["/large/plain"], vec![format!("GET /large/plain HTTP/1.1\r\nCookie: {cookie}\r\n\r\n").into_bytes()], GET),
         (
@@ -210,7 +213,7 @@ fn every_shape_of_exchange_is_one_span_on_either_side() -> Result<()> {
     for (paths, pieces, expected) in &cases {
         let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
         let answer = scene.server.exchange(&pieces).with_context(|| format!("{paths:?}"))?;
-        ensure!(answer.contains(&format!(" {}", expected.status)), "{paths:?}: {answer:?}");
+        ensure!(answer.contains(expected.status), "{paths:?}: {answer:?}");
     }
     let paths = cases.iter().map(|(paths, ..)| paths.len() as u64).sum::<u64>();
     let spans = scene.finish(2 * paths)?;
@@ -273,6 +276,22 @@ impl Expected {
     }
 }
 
+/// `nc -N` does this: the end of the stream comes with the request.
+#[test]
+fn a_client_that_half_closes_with_its_request_is_linked() -> Result<()> {
+    let mut scene = Scene::start()?;
+    let mut stream = scene.server.connect()?;
+    stream.write_all(&get("/half-closed/chunked"))?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    let spans = scene.finish(2)?;
+    let (server, client) = sides(&spans)?;
+    ensure!(server.parent_span_id == client.span_id && server.trace_id == client.trace_id, "{spans:#?}");
+    Ok(())
+}
+
 #[test]
 fn what_is_not_http_is_no_span_and_what_looked_like_it_is_counted() -> Result<()> {
     let mut scene = Scene::start()?;
@@ -287,15 +306,14 @@ fn what_is_not_http_is_no_span_and_what_looked_like_it_is_counted() -> Result<()
         b"GETTING /x HTTP/1.1\r\n\r\n",
         &random,
     ];
-    let looks_like_http: [&[u8]; 4] = [
-        b"GET /x HTTP/1.1\r\nno colon here\r\n\r\n",
-        b"GET /x HTTP/7.3\r\n\r\n",
-        b"GET \xff\xfe\x00 HTTP/1.1\r\n\r\n",
-        b"POST / / / HTTP/1.1\r\n\r\n",
-    ];
+    let looks_like_http: [&[u8]; 3] =
+        [b"GET /version HTTP/7.3\r\n\r\n", b"GET \xff\xfe\x00 HTTP/1.1\r\n\r\n", b"POST / / / HTTP/1.1\r\n\r\n"];
     for bytes in noise.iter().chain(&looks_like_http) {
-        // The server may hang up without an answer.
-        let _ = scene.server.exchange(&[bytes]);
+        // The server hangs up at the end of it, with an answer or without.
+        let mut stream = scene.server.connect()?;
+        stream.write_all(bytes)?;
+        stream.shutdown(Shutdown::Write)?;
+        let _ = stream.read_to_end(&mut Vec::new());
     }
     scene.server.exchange(&[&get("/after/plain")])?;
     scene.backend.wait_for_count(&scene.query(), 2, ARRIVES_WITHIN)?;
@@ -410,7 +428,9 @@ fn a_traceparent_is_honoured_and_a_query_is_redacted() -> Result<()> {
     let traced: Vec<_> = spans.iter().filter(|span| span.path() == "/traced/plain").cloned().collect();
     let (server, client) = sides(&traced)?;
     ensure!(server.trace_id == TRACE && client.trace_id == TRACE, "{traced:#?}");
-    ensure!(server.parent_span_id == PARENT, "the server's parent is not that of the header: {traced:#?}");
+    // The client's span is between the span that the header names and the server's.
+    ensure!(client.parent_span_id == PARENT, "the client's parent is not that of the header: {traced:#?}");
+    ensure!(server.parent_span_id == client.span_id, "{traced:#?}");
     let everything = format!("{spans:?}");
     ensure!(!everything.contains("s3cr3t"), "a secret is told: {traced:#?}");
     ensure!(server.attribute("url.query").contains("token"), "{server:#?}");
@@ -476,28 +496,35 @@ fn captured_and_counted_losses_are_all_requests_when_the_ring_is_full() -> Resul
     ensure!(outcome.statuses.len() == REQUESTS, "{} answers", outcome.statuses.len());
 
     let lost = |metrics: &str| {
-        let of = |cause: &str| {
-            coati_tests::agent::sum(metrics, "coati_agent_losses_total", &[&format!("cause=\"{cause}\"")])
-        };
-        let kernel = of("ring_full_begin") + of("connections_full") + of("calls_full");
-        (kernel + coati_tests::agent::sum(metrics, "coati_agent_spans_dropped_total", &[])) as u64
+        let sum = |name: &str, labels: &[&str]| coati_tests::agent::sum(metrics, name, labels);
+        // Without these a span is there, but knows less.
+        let partly = ["ring_full_data", "ring_full_end", "ring_full_process", "payload_unreadable"]
+            .map(|cause| sum("coati_agent_losses_total", &[&format!("cause=\"{cause}\"")]));
+        let whole = sum("coati_agent_losses_total", &[]) - partly.iter().sum::<f64>();
+        (whole + sum("coati_agent_spans_dropped_total", &[])) as u64
     };
-    let query = format!(
-        "{{ (kind = server && resource.service.name = \"{}\") || (kind = client && resource.process.pid = {} && span.server.port = {}) }}",
-        Server::Go.service_name(),
-        std::process::id(),
-        address.port()
-    );
+    // The client names the port in the `Host` header, so both sides know it.
+    let query = format!("{{ span.server.port = {} }}", address.port());
     let all = 2 * REQUESTS as u64;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while backend.count(&query)? + lost(&agent.metrics()?) < all && begin.elapsed() < Duration::from_secs(20) {
         thread::sleep(Duration::from_millis(200));
     }
     let metrics = agent.metrics()?;
     ensure!(agent.stop()?.code() == Some(0), "the agent did not end well:\n{}", agent.process.output());
     let (captured, lost) = (backend.count(&query)?, lost(&metrics));
+    // Whatever else speaks HTTP on the node has its losses in the same counters.
+    let seen = coati_tests::agent::sum(&metrics, "coati_agent_exchanges_begun_total", &[]) as u64;
+    println!(
+        "{captured} spans and {lost} counted losses of {all}, and {} requests of others",
+        seen.saturating_sub(all)
+    );
     ensure!(lost > 0, "nothing was lost, so nothing was tried");
-    ensure!(captured + lost == all, "{captured} spans and {lost} counted losses of {all} (both sides)\n{metrics}");
+    ensure!(captured <= all, "{captured} spans of {all}: some are invented");
+    ensure!(
+        (all..=seen).contains(&(captured + lost)),
+        "{captured} spans and {lost} counted losses of {all}\n{metrics}"
+    );
     // The agent recovers: what comes now is captured.
     let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
     load::run(&Plan { address, paths: vec!["/stock/2".to_owned()], requests: 100, rate: 1000.0, connections: 2 })?;
