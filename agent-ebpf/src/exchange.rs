@@ -110,7 +110,7 @@ pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
             (connection, meaning)
         }
         None => {
-            if !sock::is_tcp(socket) || !source.sniff(u64::MAX).is_method() || caller.is_skipped() {
+            if !sock::is_tcp(socket) || !source.sniff(u64::MAX).may_begin() || caller.is_skipped() {
                 return None;
             }
             (follow(socket, role::CLIENT)?, Meaning::Begin)
@@ -202,7 +202,7 @@ pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source
             (connection, meaning)
         }
         None => {
-            if len == 0 || !sock::is_tcp(socket) || !source.sniff(len).is_method() || caller.is_skipped() {
+            if len == 0 || !sock::is_tcp(socket) || !source.sniff(len).may_begin() || caller.is_skipped() {
                 return None;
             }
             (follow(socket, role::SERVER)?, Meaning::Begin)
@@ -213,15 +213,18 @@ pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source
     let time_ns = now();
     connection.enter(meaning, time_ns);
     connection.count(meaning, len, time_ns, time_ns);
-    // What this call took is already behind the receive position.
-    let Positions { send, receive, known } =
-        if meaning == Meaning::Begin { sock::positions(socket) } else { Positions { send: 0, receive: 0, known: 0 } };
+    // What this call took is already behind the receive position, and so is the peer's close if it came with that.
+    let (Positions { send, receive, known }, close) = if meaning == Meaning::Begin {
+        (sock::positions(socket), u32::from(sock::has_read_close(socket)))
+    } else {
+        (Positions { send: 0, receive: 0, known: 0 }, 0)
+    };
     let moved = Moved {
         socket,
         meaning,
         len,
         time_ns,
-        client_position: receive.wrapping_sub(len as u32),
+        client_position: receive.wrapping_sub(len as u32).wrapping_sub(close),
         server_position: send,
         positions_known: known,
     };

@@ -53,6 +53,8 @@ offsets! {
     SOCK_LOCAL_PORT,
     /// `sock.__sk_common.skc_dport`
     SOCK_REMOTE_PORT,
+    /// `sock.__sk_common.skc_state`
+    SOCK_STATE,
     /// `sock.__sk_common.skc_net`
     SOCK_NET,
     /// `net.ns.inum`

@@ -13,6 +13,7 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const TCP_CLOSE_WAIT: u8 = 8;
 
 /// Bytes from the start of a `struct sock` that are read at once: most fields that are wanted lie there.
 const HEAD_WORDS: usize = 5;
@@ -82,6 +83,14 @@ pub fn has_unread(sk: u64) -> bool {
         return false;
     }
     field::<u32>(sk, rcv_nxt) != field::<u32>(sk, copied_seq)
+}
+
+/// Whether the process has read all that the peer sent, and that it closed its side: that takes a sequence number.
+#[inline(always)]
+pub fn has_read_close(sk: u64) -> bool {
+    let state = at::SOCK_STATE.load();
+    let is_known = state != at::ABSENT && at::TCP_RCV_NXT.load() != at::ABSENT;
+    is_known && field::<u8>(sk, state) == Some(TCP_CLOSE_WAIT) && !has_unread(sk)
 }
 
 /// Fills in addresses, ports and network namespace; what cannot be read is zero.

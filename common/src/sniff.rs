@@ -72,6 +72,12 @@ impl Sniff {
         METHODS.iter().any(|&(method, len)| self.len < len && self.first >> unused == method >> unused)
     }
 
+    /// A request may begin here: a method, or all that has come of one (a request can come byte by byte).
+    #[inline(always)]
+    pub fn may_begin(&self) -> bool {
+        self.is_method() || self.is_method_prefix()
+    }
+
     /// What the bytes say if they are the beginning of a response.
     #[inline(always)]
     pub const fn status(&self) -> Status {

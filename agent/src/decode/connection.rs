@@ -106,6 +106,7 @@ impl Connection {
         }
         let is_client = self.pending.front().is_some_and(|front| front.origin.role == Role::Client);
         if data.flags & data_flags::EOF != 0 && is_client {
+            self.catch_up(&data.totals, data.last, out);
             self.close(time_ns, Failure::ConnectionClosed, out);
         }
     }

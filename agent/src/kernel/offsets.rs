@@ -39,12 +39,13 @@ const fn useful(global: &'static str, name: &'static str, path: &'static str, wi
 
 const POSITIONS: &str = "positions in the TCP streams: both ends of a connection on this node are not paired";
 const UNREAD: &str = "unread bytes: what a client reads after its connection was closed is not seen";
+const CLOSE: &str = "states of sockets: a request that comes with its client's close is not paired with the client's";
 const NAMESPACE: &str = "network namespaces";
 const THREADS: &str = "the count of a process's threads: one that outlives its first thread seems to end early";
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
-const FIELDS: [Field; 25] = [
+const FIELDS: [Field; 26] = [
     needed("TASK_FILES", "task_struct", "files"),
     needed("FILES_FDT", "files_struct", "fdt"),
     needed("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
@@ -62,6 +63,7 @@ const FIELDS: [Field; 25] = [
     useful("SOCK_LOCAL_V6", "sock", "__sk_common.skc_v6_rcv_saddr", IPV6),
     useful("SOCK_REMOTE_V6", "sock", "__sk_common.skc_v6_daddr", IPV6),
     useful("SOCK_PROTOCOL", "sock", "sk_protocol", "the protocol of stream sockets: all are taken for TCP"),
+    useful("SOCK_STATE", "sock", "__sk_common.skc_state", CLOSE),
     useful("SOCK_NET", "sock", "__sk_common.skc_net.net", NAMESPACE),
     useful("NET_INUM", "net", "ns.inum", NAMESPACE),
     useful("TCP_WRITE_SEQ", "tcp_sock", "write_seq", POSITIONS),

@@ -148,6 +148,14 @@ fn long_head(status_and_headers: &str, filler: usize) -> Vec<u8> {
     client(|w| { w.request(GET).response(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello").eof().wait(40 * MS).close(); }),
     &["GET /a 200 11..12..12 0→5 in 1"]
 )]
+#[case::end_of_file_behind_more_calls_than_records(
+    client(|w| {
+        w.request(GET).response(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+        (0..100).for_each(|_| { w.response(&[b'x'; 10]); });
+        w.eof().close();
+    }),
+    &["GET /a 200 11..12..112 0→1000 in 101"]
+)]
 #[case::client_shuts_its_side(
     server(|w| { w.request(GET).eof().response(OK5).close(); }),
     &["GET /a 200 11..13..13 0→5 in 1"]
