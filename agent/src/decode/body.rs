@@ -55,11 +55,14 @@ pub(super) struct Tail([u8; 8]);
 
 impl Tail {
     fn push(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().skip(bytes.len().saturating_sub(self.0.len())) {
-            self.0.rotate_left(1);
-            if let Some(last) = self.0.last_mut() {
-                *last = *byte;
-            }
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = *last;
+            return;
+        }
+        self.0.rotate_left(bytes.len());
+        let kept = self.0.len() - bytes.len();
+        if let Some(new) = self.0.get_mut(kept..) {
+            new.copy_from_slice(bytes);
         }
     }
 

@@ -4,7 +4,7 @@
 //! is read with `parse`, which says whether more is needed; a head of which no more will come is read with `parse_cut`.
 //! Both are as lenient as common servers are: bare line feeds, several spaces and invalid header lines are accepted.
 
-use std::{borrow::Cow, mem::MaybeUninit};
+use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Request, Response, Status};
 
@@ -186,20 +186,19 @@ impl Field {
         }
     }
 
-    fn text(self, whole: &[u8]) -> Cow<'_, str> {
-        String::from_utf8_lossy(whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default())
+    fn text(self, whole: &str) -> &str {
+        whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
     }
 }
 
-/// Head of a request. Texts that are not UTF-8 are given with replacement characters.
+/// Head of a request. Bytes that are not UTF-8 are given as `_`.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    raw: Box<[u8]>,
+    text: Box<str>,
     method_text: Field,
     target: Target,
     host: Option<Field>,
     user_agent: Option<Field>,
-    content_type: Option<Field>,
     traceparent: Option<Field>,
     traceparents: u8,
     tracestate: Vec<Field>,
@@ -215,65 +214,60 @@ pub struct RequestHead {
 
 impl RequestHead {
     /// The method as it was sent.
-    pub fn method_text(&self) -> Cow<'_, str> {
-        self.method_text.text(&self.raw)
+    pub fn method_text(&self) -> &str {
+        self.method_text.text(&self.text)
     }
 
     /// Path of the target, `/` if an absolute target has none; `None` for `*` and for the authority of a `CONNECT`.
-    pub fn path(&self) -> Option<Cow<'_, str>> {
+    pub fn path(&self) -> Option<&str> {
         match self.target {
-            Target::Path { path: Some(path), .. } => Some(path.text(&self.raw)),
-            Target::Path { path: None, .. } => Some(Cow::Borrowed("/")),
+            Target::Path { path: Some(path), .. } => Some(path.text(&self.text)),
+            Target::Path { path: None, .. } => Some("/"),
             Target::Authority(_) | Target::Asterisk => None,
         }
     }
 
     /// Query of the target, without the question mark.
-    pub fn query(&self) -> Option<Cow<'_, str>> {
+    pub fn query(&self) -> Option<&str> {
         match self.target {
-            Target::Path { query, .. } => query.map(|query| query.text(&self.raw)),
+            Target::Path { query, .. } => query.map(|query| query.text(&self.text)),
             Target::Authority(_) | Target::Asterisk => None,
         }
     }
 
     /// Scheme of an absolute target.
-    pub fn scheme(&self) -> Option<Cow<'_, str>> {
+    pub fn scheme(&self) -> Option<&str> {
         match self.target {
-            Target::Path { scheme, .. } => scheme.map(|scheme| scheme.text(&self.raw)),
+            Target::Path { scheme, .. } => scheme.map(|scheme| scheme.text(&self.text)),
             Target::Authority(_) | Target::Asterisk => None,
         }
     }
 
     /// Authority that the request is for: that of the target if it has one (RFC 9112 §3.2.2), else the `Host` header.
-    pub fn host(&self) -> Option<Cow<'_, str>> {
+    pub fn host(&self) -> Option<&str> {
         let of_target = match self.target {
             Target::Path { authority, .. } => authority,
             Target::Authority(authority) => Some(authority),
             Target::Asterisk => None,
         };
-        of_target.or(self.host).map(|host| host.text(&self.raw)).filter(|host| !host.is_empty())
+        of_target.or(self.host).map(|host| host.text(&self.text)).filter(|host| !host.is_empty())
     }
 
     /// `User-Agent`.
-    pub fn user_agent(&self) -> Option<Cow<'_, str>> {
-        self.user_agent.map(|field| field.text(&self.raw))
-    }
-
-    /// `Content-Type`.
-    pub fn content_type(&self) -> Option<Cow<'_, str>> {
-        self.content_type.map(|field| field.text(&self.raw))
+    pub fn user_agent(&self) -> Option<&str> {
+        self.user_agent.map(|field| field.text(&self.text))
     }
 
     /// `traceparent`, unchecked; `None` too if there are several, as which one counts is undefined.
-    pub fn traceparent(&self) -> Option<Cow<'_, str>> {
-        if self.traceparents == 1 { self.traceparent.map(|field| field.text(&self.raw)) } else { None }
+    pub fn traceparent(&self) -> Option<&str> {
+        if self.traceparents == 1 { self.traceparent.map(|field| field.text(&self.text)) } else { None }
     }
 
     /// `tracestate`, unchecked; several headers are joined in their order. Empty if there is none.
     pub fn tracestate(&self) -> String {
         let mut joined = String::new();
         for field in &self.tracestate {
-            let value = field.text(&self.raw);
+            let value = field.text(&self.text);
             if !joined.is_empty() && !value.is_empty() {
                 joined.push(',');
             }
@@ -282,17 +276,16 @@ impl RequestHead {
         joined
     }
 
-    /// Reads the head out of what the parser found in `view`, whose bytes stand where those of `raw` do.
-    fn new(raw: &[u8], view: &[u8], request: &Request<'_, '_>) -> Self {
+    /// Reads the head, `size` bytes, out of what the parser found in `bytes`.
+    fn new(bytes: &[u8], size: usize, request: &Request<'_, '_>) -> Self {
         let method_text = request.method.unwrap_or_default();
-        let target = Target::parse(request.path.unwrap_or_default(), method_text, |part| Field::of(view, part));
+        let target = Target::parse(request.path.unwrap_or_default(), method_text, |part| Field::of(bytes, part));
         let mut head = Self {
-            raw: raw.into(),
-            method_text: Field::of(view, method_text.as_bytes()),
+            text: text(bytes.get(..size).unwrap_or(bytes)),
+            method_text: Field::of(bytes, method_text.as_bytes()),
             target,
             host: None,
             user_agent: None,
-            content_type: None,
             traceparent: None,
             traceparents: 0,
             tracestate: Vec::new(),
@@ -302,7 +295,7 @@ impl RequestHead {
             cut: false,
         };
         for Header { name, value } in request.headers.iter() {
-            head.header(name, value, Field::of(view, value));
+            head.header(name, value, Field::of(bytes, value));
         }
         head
     }
@@ -322,7 +315,6 @@ impl RequestHead {
                 self.traceparent = Some(field);
                 self.traceparents = self.traceparents.saturating_add(1);
             }
-            12 if is("content-type") => self.content_type = Some(field),
             14 if is("content-length") => self.framing.content_length(value),
             17 if is("transfer-encoding") => self.framing.transfer_encoding(value),
             _ => {}
@@ -349,18 +341,13 @@ impl RequestHead {
 impl Head for RequestHead {
     fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError> {
         let bytes = bytes.get(..HEAD_LIMIT).unwrap_or(bytes);
-        let mut outcome = parse_request::<HEADERS>(bytes, bytes);
+        let mut outcome = parse_request::<HEADERS>(bytes);
         if matches!(outcome, Err(httparse::Error::TooManyHeaders)) {
-            outcome = parse_request::<MANY_HEADERS>(bytes, bytes);
+            outcome = parse_request::<MANY_HEADERS>(bytes);
         }
-        if matches!(outcome, Err(httparse::Error::Token)) {
+        if matches!(outcome, Err(httparse::Error::Token)) && std::str::from_utf8(bytes).is_err() {
             // Servers take any byte in a target, the parser only UTF-8.
-            let line_end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-            let mut plain = bytes.to_vec();
-            plain.iter_mut().take(line_end).filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'_');
-            if plain != bytes {
-                outcome = parse_request::<MANY_HEADERS>(bytes, &plain);
-            }
+            outcome = parse_request::<MANY_HEADERS>(text(bytes).as_bytes());
         }
         outcome.map_err(|source| HeadError::Malformed { len: bytes.len(), source })
     }
@@ -373,15 +360,14 @@ impl Head for RequestHead {
     }
 
     fn size(&self) -> usize {
-        self.raw.len()
+        self.text.len()
     }
 }
 
 /// Head of a response.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
-    raw: Box<[u8]>,
-    content_type: Option<Field>,
+    size: usize,
     /// Status code.
     pub status: u16,
     /// Version.
@@ -393,20 +379,14 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// `Content-Type`.
-    pub fn content_type(&self) -> Option<Cow<'_, str>> {
-        self.content_type.map(|field| field.text(&self.raw))
-    }
-
     /// Another response to the same request follows.
     pub const fn is_interim(&self) -> bool {
         self.status >= 100 && self.status < 200 && self.status != 101
     }
 
-    fn new(raw: &[u8], response: &Response<'_, '_>) -> Self {
+    fn new(size: usize, response: &Response<'_, '_>) -> Self {
         let mut head = Self {
-            raw: raw.into(),
-            content_type: None,
+            size,
             status: response.code.unwrap_or_default(),
             version: Version::from_minor(response.version.unwrap_or(1)),
             framing: Framing::default(),
@@ -415,7 +395,6 @@ impl ResponseHead {
         for Header { name, value } in response.headers.iter() {
             let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
             match name.len() {
-                12 if is("content-type") => head.content_type = Some(Field::of(raw, value)),
                 14 if is("content-length") => head.framing.content_length(value),
                 17 if is("transfer-encoding") => head.framing.transfer_encoding(value),
                 _ => {}
@@ -447,18 +426,18 @@ impl Head for ResponseHead {
     }
 
     fn size(&self) -> usize {
-        self.raw.len()
+        self.size
     }
 }
 
-fn parse_request<const N: usize>(raw: &[u8], view: &[u8]) -> Result<Option<RequestHead>, httparse::Error> {
+fn parse_request<const N: usize>(bytes: &[u8]) -> Result<Option<RequestHead>, httparse::Error> {
     let mut config = ParserConfig::default();
     config.allow_multiple_spaces_in_request_line_delimiters(true).ignore_invalid_headers_in_requests(true);
     let mut headers = [const { MaybeUninit::uninit() }; N];
     let mut request = Request::new(&mut []);
-    match config.parse_request_with_uninit_headers(&mut request, view, &mut headers)? {
+    match config.parse_request_with_uninit_headers(&mut request, bytes, &mut headers)? {
         Status::Partial => Ok(None),
-        Status::Complete(len) => Ok(Some(RequestHead::new(raw.get(..len).unwrap_or(raw), view, &request))),
+        Status::Complete(size) => Ok(Some(RequestHead::new(bytes, size, &request))),
     }
 }
 
@@ -473,8 +452,21 @@ fn parse_response<const N: usize>(bytes: &[u8]) -> Result<Option<ResponseHead>, 
     let mut response = Response::new(&mut []);
     match config.parse_response_with_uninit_headers(&mut response, bytes, &mut headers)? {
         Status::Partial => Ok(None),
-        Status::Complete(len) => Ok(Some(ResponseHead::new(bytes.get(..len).unwrap_or(bytes), &response))),
+        Status::Complete(size) => Ok(Some(ResponseHead::new(size, &response))),
     }
+}
+
+/// `bytes` as text in which everything stands where it did: what is not UTF-8 becomes `_`, byte by byte.
+fn text(bytes: &[u8]) -> Box<str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '_'));
+    }
+    text.into()
 }
 
 /// The complete lines of a cut head with the empty line that ends a head; `None` without a complete line.

@@ -119,13 +119,13 @@ impl Open {
         }
     }
 
-    pub(super) fn give_up(self, out: &mut Out<'_>) {
+    pub(super) fn give_up(self: Box<Self>, out: &mut Out<'_>) {
         if self.announced != Announced::Nothing {
             (out.emit)(Event::Dropped(&self.origin));
         }
     }
 
-    pub(super) fn refuse(self, error: HeadError, out: &mut Out<'_>) {
+    pub(super) fn refuse(self: Box<Self>, error: HeadError, out: &mut Out<'_>) {
         match error {
             HeadError::Malformed { .. } => out.counters.request_malformed += 1,
             HeadError::Unreadable { .. } => out.counters.request_unreadable += 1,
@@ -142,7 +142,7 @@ impl Open {
         Ok(())
     }
 
-    pub(super) fn finish(mut self, ending: Ending, out: &mut Out<'_>) {
+    pub(super) fn finish(mut self: Box<Self>, ending: Ending, out: &mut Out<'_>) {
         if let Err(error) = self.cut_request(out) {
             return self.refuse(error, out);
         }

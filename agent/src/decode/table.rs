@@ -1,11 +1,12 @@
 //! The table of connections: finds the one that a record is about, and bounds what is kept.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{VecDeque, hash_map::Entry},
     time::Duration,
 };
 
 use coati_common::event::{self, Begin, Data, End};
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::{DecodeCounters, Event, connection::Connection, open::Out};
 use crate::capture::Record;
@@ -152,7 +153,7 @@ impl Decoder {
 
     /// Exchanges that are open now.
     pub fn open_exchanges(&self) -> usize {
-        self.connections.values().map(Connection::open_exchanges).sum()
+        (self.counters.exchanges - self.counters.ended - self.counters.dropped()) as usize
     }
 
     /// Connections that are followed now.

@@ -275,7 +275,7 @@ impl Run {
 
 /// `METHOD target status [first byte, end] request body → response body bytes`, then what is wrong; times in ms.
 fn line(exchange: &Exchange) -> String {
-    let path = exchange.request.path().unwrap_or_else(|| exchange.request.host().unwrap_or_default());
+    let path = exchange.request.path().or(exchange.request.host()).unwrap_or_default();
     let ms = |ns: u64| ns / MS;
     let first = exchange.response_first_ns.map_or("-".into(), |ns| ms(ns).to_string());
     let size = |bytes: Option<u64>| bytes.map_or("?".into(), |bytes| bytes.to_string());

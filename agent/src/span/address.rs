@@ -1,5 +1,7 @@
 //! Names and ports out of the `Host` header.
 
+use std::net::IpAddr;
+
 /// `host[:port]`, of a `Host` header or an absolute target.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Authority<'a> {
@@ -26,15 +28,40 @@ impl<'a> Authority<'a> {
     }
 }
 
+/// `address` as text. Nearly all are IPv4, and every span has one or two: this is several times faster than `to_string`.
+pub(super) fn text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for octet in address.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for divisor in [100, 10, 1] {
+            if octet >= divisor || divisor == 1 {
+                text.push(char::from(b'0' + octet / divisor % 10));
+            }
+        }
+    }
+    text
+}
+
 fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port > 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn addresses_are_written_as_everywhere(address: IpAddr) {
+            prop_assert_eq!(text(address), address.to_string());
+        }
+    }
 
     #[rstest]
     #[case::name("shop", "shop", "shop", None)]

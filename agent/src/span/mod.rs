@@ -80,7 +80,7 @@ impl SpanBuilder {
         let role = exchange.origin.role;
         let status_code = exchange.response.as_ref().map(|response| response.status);
         let path = request.path();
-        let route = path.as_deref().and_then(|path| {
+        let route = path.and_then(|path| {
             // Paths that the server does not know would use up the words that it does.
             let is_known = status_code != Some(404);
             self.routes.route(&process.service_name, role, path, is_known)
@@ -94,7 +94,7 @@ impl SpanBuilder {
             },
             start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
             end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
-            attributes: self.attributes(exchange, path.as_deref(), route, error.as_ref()),
+            attributes: self.attributes(exchange, path, route, error.as_ref()),
             status: error.map(Error::status),
             flags: flags(&ids),
             trace_id: ids.trace_id.to_vec(),
@@ -114,8 +114,7 @@ impl SpanBuilder {
         error: Option<&Error>,
     ) -> Vec<KeyValue> {
         let Exchange { origin, request, response, .. } = exchange;
-        let host = request.host();
-        let host = host.as_deref().map(Authority::parse);
+        let host = request.host().map(Authority::parse);
         let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
 
         attributes.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
@@ -136,7 +135,7 @@ impl SpanBuilder {
                 if let Some(route) = route {
                     attributes.text(key::HTTP_ROUTE, route);
                 }
-                attributes.text(key::CLIENT_ADDRESS, origin.remote.ip().to_string());
+                attributes.text(key::CLIENT_ADDRESS, address::text(origin.remote.ip()));
                 attributes.int(key::CLIENT_PORT, origin.remote.port());
                 origin.local
             }
@@ -144,14 +143,14 @@ impl SpanBuilder {
                 if request.method != Method::Connect {
                     attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
                 }
-                attributes.text(key::NETWORK_PEER_ADDRESS, origin.remote.ip().to_string());
+                attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
                 attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
                 origin.remote
             }
         };
         match host {
             Some(host) => attributes.text(key::SERVER_ADDRESS, host.name),
-            None => attributes.text(key::SERVER_ADDRESS, server.ip().to_string()),
+            None => attributes.text(key::SERVER_ADDRESS, address::text(server.ip())),
         }
         attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
         if let Some(version) = request.version {
@@ -183,8 +182,8 @@ impl SpanBuilder {
         attributes.0
     }
 
-    fn query<'a>(&self, query: Cow<'a, str>) -> Cow<'a, str> {
-        if self.redact_query { redact::query(&query).into() } else { query }
+    fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
+        if self.redact_query { redact::query(query).into() } else { query.into() }
     }
 }
 

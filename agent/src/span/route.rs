@@ -3,7 +3,7 @@
 //! Segments that look like ids become `{id}`; so do words, once a place in the path has seen too many of them. What was
 //! a route once stays one, so the same request keeps its name.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::decode::Role;
 

@@ -10,8 +10,9 @@ mod traceparent;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use foldhash::{HashMap, HashMapExt as _};
 pub use ids::{Ids, RandomIds, client_span_id};
 pub use traceparent::TraceParent;
 
@@ -340,5 +341,5 @@ impl Stitcher {
 }
 
 fn traceparent(head: &RequestHead) -> Option<TraceParent> {
-    TraceParent::parse(&head.traceparent()?)
+    TraceParent::parse(head.traceparent()?)
 }
