@@ -271,7 +271,7 @@ impl RequestHead {
             if !joined.is_empty() && !value.is_empty() {
                 joined.push(',');
             }
-            joined.push_str(&value);
+            joined.push_str(value);
         }
         joined
     }
