@@ -30,7 +30,7 @@ fn an_acknowledged_span_is_found_within_a_second() -> Result<()> {
         let measured = measure(&backend);
         stop.store(true, Ordering::Relaxed);
         let requests = noise.join().map_err(|_| anyhow::anyhow!("the noise's thread panicked"))??;
-        ensure!(requests > ROUNDS, "only {requests} other requests came meanwhile");
+        ensure!(requests >= ROUNDS / 4, "only {requests} other requests came meanwhile");
         measured
     })
 }
@@ -43,7 +43,7 @@ fn noise(url: &str, stop: &AtomicBool) -> Result<u64> {
         let spans = (0..20).map(|number| otlp::span(u128::from(requests) << 64, number + 1, "noise")).collect();
         let answer = http::post(url, otlp::PROTOBUF, &otlp::request("noise", spans).encode_to_vec())?;
         ensure!(answer.status == 200, "status {}: {}", answer.status, answer.text());
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(requests)
 }
