@@ -11,6 +11,7 @@ use coati_common::event::end_reason::{CLOSED, RESET};
 use coati_common::event::{Begin, Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
+use coati_common::sniff::Sniff;
 
 use crate::emit;
 use crate::globals;
@@ -38,8 +39,8 @@ pub struct Call {
     pub source: Source,
     /// The connection as it was before.
     pub before: Connection,
-    /// What its bytes are.
-    pub meaning: Meaning,
+    /// What its bytes are, a [`Meaning`]; 0 if that is known only when it returns.
+    pub meaning: u32,
     /// Where the streams stood.
     pub positions: Positions,
 }
@@ -95,36 +96,67 @@ fn follow(socket: u64, role: u8) -> Option<&'static mut Connection> {
     followed(socket)
 }
 
+/// What bytes are that begin at `source`, and whose connection they move on.
+enum Found {
+    /// Nothing that is followed.
+    Nothing,
+    /// The bytes cannot be read now, and it depends on them.
+    Unreadable,
+    /// These.
+    Bytes(&'static mut Connection, Meaning),
+}
+
+/// Looks at the first of `len` bytes that move on `socket`. Where a connection begins to be followed by them, this end
+/// is a `new_role`.
+#[inline(always)]
+fn find(caller: Caller, socket: u64, source: &Source, len: u64, new_role: u8) -> Found {
+    let Some(connection) = followed(socket) else {
+        if !sock::is_tcp(socket) {
+            return Found::Nothing;
+        }
+        let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
+        if !sniff.may_begin() || caller.is_skipped() {
+            return Found::Nothing;
+        }
+        return match follow(socket, new_role) {
+            Some(connection) => Found::Bytes(connection, Meaning::Begin),
+            None => Found::Nothing,
+        };
+    };
+    let towards = if new_role == role::CLIENT { connection.sends() } else { connection.receives() };
+    let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Some(Sniff::default()) };
+    let Some(sniff) = sniff else { return Found::Unreadable };
+    let meaning = connection.meaning(towards, &sniff);
+    if meaning == Meaning::Begin && caller.is_skipped() {
+        return Found::Nothing;
+    }
+    Found::Bytes(connection, meaning)
+}
+
 /// A call that sends from `source` through `fd` was entered.
 #[inline(always)]
 pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
     let socket = sock::of_descriptor(fd)?;
-    let (connection, meaning) = match followed(socket) {
-        Some(connection) => {
-            let towards = connection.sends();
-            let sniff = if connection.must_sniff(towards) { source.sniff(u64::MAX) } else { Default::default() };
-            let meaning = connection.meaning(towards, &sniff);
-            if meaning == Meaning::Begin && caller.is_skipped() {
-                return None;
-            }
-            (connection, meaning)
-        }
-        None => {
-            if !sock::is_tcp(socket) || !source.sniff(u64::MAX).may_begin() || caller.is_skipped() {
-                return None;
-            }
-            (follow(socket, role::CLIENT)?, Meaning::Begin)
-        }
-    };
-
+    let found = find(caller, socket, &source, u64::MAX, role::CLIENT);
     let time_ns = now();
     let call = scratch::call()?;
-    *call = Call { socket, time_ns, source, before: *connection, meaning, positions: sock::positions(socket) };
+    call.socket = socket;
+    call.time_ns = time_ns;
+    call.source = source;
+    call.positions = sock::positions(socket);
+    match found {
+        Found::Nothing => return None,
+        Found::Unreadable => call.meaning = 0,
+        Found::Bytes(connection, meaning) => {
+            call.before = *connection;
+            call.meaning = meaning as u32;
+            connection.enter(meaning, time_ns);
+        }
+    }
     if CALLS.insert(caller.pid_tgid, &*call, 0).is_err() {
         emit::lost(Loss::CallsFull);
-        return None;
+        take_back(call);
     }
-    connection.enter(meaning, time_ns);
     Some(())
 }
 
@@ -132,9 +164,9 @@ pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
 #[inline(always)]
 pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let call = CALLS.get_ptr(pid_tgid)?;
+    let call = CALLS.get_ptr_mut(pid_tgid)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
-    let call = unsafe { &*call };
+    let call = unsafe { &mut *call };
     if result > 0 {
         finish(ctx, Caller { pid_tgid }, call, result as u64);
     } else {
@@ -144,23 +176,41 @@ pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
 }
 
 #[inline(always)]
-fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &Call, len: u64) -> Option<()> {
-    let connection = match followed(call.socket).filter(|found| found.connection == call.before.connection) {
+fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &mut Call, len: u64) -> Option<()> {
+    if call.meaning == 0 {
+        // The kernel has read the bytes in the meantime, so now they are there.
+        match find(caller, call.socket, &call.source, len, role::CLIENT) {
+            Found::Nothing => return None,
+            Found::Unreadable => {
+                emit::lost(Loss::PayloadUnreadable);
+                return None;
+            }
+            Found::Bytes(connection, meaning) => {
+                call.before = *connection;
+                call.meaning = meaning as u32;
+                connection.enter(meaning, call.time_ns);
+            }
+        }
+    }
+    let meaning = Meaning::from_u32(call.meaning)?;
+    let exchange = call.before.exchange + u32::from(meaning == Meaning::Begin);
+    let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
+    let connection = match followed(call.socket).filter(is_same) {
         Some(connection) => connection,
-        // Closed while the call ran: its bytes were taken all the same.
+        // Closed while the call ran, or another thread is with the next request: the bytes were taken all the same.
         None => {
             let connection = scratch::connection()?;
             *connection = call.before;
-            connection.enter(call.meaning, call.time_ns);
+            connection.enter(meaning, call.time_ns);
             connection
         }
     };
     let end_ns = now();
     let last_ns = if end_ns - call.time_ns > BLOCKED_NS { end_ns } else { call.time_ns };
-    connection.count(call.meaning, len, call.time_ns, last_ns);
+    connection.count(meaning, len, call.time_ns, last_ns);
     let moved = Moved {
         socket: call.socket,
-        meaning: call.meaning,
+        meaning,
         len,
         time_ns: call.time_ns,
         client_position: call.positions.send,
@@ -173,6 +223,9 @@ fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &Call, len: u64) -> Opt
 /// Nothing was sent: undoes what [`send`] did, unless something else has happened on the connection since.
 #[inline(always)]
 fn take_back(call: &Call) {
+    if call.meaning == 0 {
+        return;
+    }
     let Some(connection) = followed(call.socket) else { return };
     if connection.connection != call.before.connection || connection.last_ns != call.time_ns {
         return;
@@ -188,25 +241,16 @@ fn take_back(call: &Call) {
 #[inline(always)]
 pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source, len: u64) -> Option<()> {
     let socket = sock::of_descriptor(fd)?;
-    let (connection, meaning) = match followed(socket) {
-        Some(connection) => {
-            if len == 0 {
-                return tell_eof(caller, connection);
-            }
-            let towards = connection.receives();
-            let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Default::default() };
-            let meaning = connection.meaning(towards, &sniff);
-            if meaning == Meaning::Begin && caller.is_skipped() {
-                return None;
-            }
-            (connection, meaning)
+    if len == 0 {
+        return tell_eof(caller, followed(socket)?);
+    }
+    let (connection, meaning) = match find(caller, socket, &source, len, role::SERVER) {
+        Found::Nothing => return None,
+        Found::Unreadable => {
+            emit::lost(Loss::PayloadUnreadable);
+            return None;
         }
-        None => {
-            if len == 0 || !sock::is_tcp(socket) || !source.sniff(len).may_begin() || caller.is_skipped() {
-                return None;
-            }
-            (follow(socket, role::SERVER)?, Meaning::Begin)
-        }
+        Found::Bytes(connection, meaning) => (connection, meaning),
     };
 
     let previous = connection.totals;

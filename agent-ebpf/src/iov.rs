@@ -3,7 +3,7 @@
 use coati_common::limits::PAYLOAD_BYTES;
 use coati_common::sniff::{SNIFF_BYTES, Sniff};
 
-use crate::kread::{at_most, user, user_bytes};
+use crate::kread::{at_most, opaque, user, user_bytes};
 use crate::scratch::{self, Payload, Walk};
 
 /// Buffers of one call that are walked; bytes beyond are counted, not read.
@@ -60,37 +60,37 @@ impl Source {
         Some(Self::vector(address, count))
     }
 
-    /// The first of the `moved` bytes; empty if they cannot be read.
+    /// The first of the `moved` bytes; `None` if they cannot be read, which before a send may only mean that nobody has
+    /// touched the page yet.
     #[inline(always)]
-    pub fn sniff(&self, moved: u64) -> Sniff {
+    pub fn sniff(&self, moved: u64) -> Option<Sniff> {
         let (address, len) = match self.kind {
             kind::BUFFER => (self.address, self.count),
-            kind::VECTOR => self.first_buffer(),
+            kind::VECTOR => self.first_buffer()?,
             _ => (0, 0),
         };
         let len = if len < moved { len } else { moved };
         let len = at_most(len, SNIFF_BYTES as u64);
         let mut words = [0_u64; 2];
         // SAFETY: `len` is at most the size of `words`.
-        if len == 0 || !unsafe { user_bytes(words.as_mut_ptr().cast(), len, address) } {
-            return Sniff::default();
+        if len > 0 && !unsafe { user_bytes(words.as_mut_ptr().cast(), len, address) } {
+            return None;
         }
-        Sniff::new(words, len as u32)
+        Some(Sniff::new(words, len as u32))
     }
 
     #[inline(always)]
-    fn first_buffer(&self) -> (u64, u64) {
+    fn first_buffer(&self) -> Option<(u64, u64)> {
         for index in 0..FIRST_BUFFERS {
             if index >= self.count {
                 break;
             }
-            match user::<[u64; 2]>(self.address + index * IOVEC_SIZE) {
-                Some([address, len]) if len > 0 => return (address, len),
-                Some(_) => {}
-                None => break,
+            let [address, len] = user::<[u64; 2]>(self.address + index * IOVEC_SIZE)?;
+            if len > 0 {
+                return Some((address, len));
             }
         }
-        (0, 0)
+        Some((0, 0))
     }
 
     /// Copies the first of the `moved` bytes to `payload`, as many as `room`, and finds the last eight.
@@ -137,7 +137,8 @@ pub extern "C" fn copy_vector(address: u64, count: u64, moved: u64, room: u64) -
     let Some(walk) = scratch::walk() else { return 0 };
     *walk = Walk { left: moved, copied: 0, room, last: [0; 2], before: [0; 2], unreadable: 0 };
     for index in 0..BUFFERS {
-        if index >= count || step(address + index * IOVEC_SIZE) == 0 {
+        // Hidden, or the two ends of the loop become one that the verifier of Linux 6.1 cannot bound.
+        if index >= opaque(count) || step(address + index * IOVEC_SIZE) == 0 {
             break;
         }
     }

@@ -29,6 +29,20 @@ pub enum Meaning {
 }
 
 impl Meaning {
+    /// The meaning that `value` stands for.
+    #[inline(always)]
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::Begin),
+            2 => Some(Self::Request),
+            3 => Some(Self::First),
+            4 => Some(Self::Upgrade),
+            5 => Some(Self::Interim),
+            6 => Some(Self::Response),
+            _ => None,
+        }
+    }
+
     /// One of [`direction`].
     #[inline(always)]
     pub const fn direction(self) -> u8 {
@@ -137,7 +151,10 @@ impl Connection {
         match meaning {
             Meaning::Begin | Meaning::Request => {
                 self.totals.request_bytes += len;
-                self.totals.request_last_ns = last_ns;
+                // A thread that lost its CPU in the call looks as if it had waited. But what was answered had been sent.
+                let answered_ns = self.totals.response_first_ns;
+                self.totals.request_last_ns =
+                    if answered_ns > first_ns && answered_ns < last_ns { first_ns } else { last_ns };
             }
             Meaning::First | Meaning::Upgrade | Meaning::Response => {
                 let gap = first_ns.saturating_sub(self.totals.response_last_ns);
@@ -349,6 +366,17 @@ mod tests {
         assert_eq!(step(&mut connection, RESPONSE, b"HTTP/1.1 200 OK", 2), Meaning::Response);
         assert!(!connection.tells(Meaning::Response));
         assert_eq!(connection.totals.response_bytes, 15);
+    }
+
+    #[test]
+    fn a_request_that_was_answered_had_been_sent() {
+        for (first_ns, last_ns, expected) in [(10, 90, 10), (10, 40, 40), (60, 90, 90)] {
+            let mut connection = Connection::idle(1, role::CLIENT);
+            connection.enter(Meaning::Begin, first_ns);
+            connection.count(Meaning::First, 1, 50, 50);
+            connection.count(Meaning::Begin, 1, first_ns, last_ns);
+            assert_eq!(connection.totals.request_last_ns, expected, "sent from {first_ns} to {last_ns}");
+        }
     }
 
     #[test]

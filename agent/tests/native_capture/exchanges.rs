@@ -54,7 +54,8 @@ fn both_ends_of_a_keep_alive_connection_tell_the_same() {
             assert_eq!(data.last[..], b"\r\n\r\nhello"[1..]);
             assert!(data.header.time_ns > begin.0.header.time_ns);
             assert_eq!(data.totals.response_first_ns, data.header.time_ns);
-            assert_eq!(data.totals.request_last_ns, begin.0.header.time_ns);
+            // Later than the first one only if the thread lost its CPU for long in the call.
+            assert!((begin.0.header.time_ns..data.header.time_ns).contains(&data.totals.request_last_ns));
         }
         assert_eq!(seen.ends[0].exchange, 3);
         assert_eq!(seen.ends[0].reason, end_reason::CLOSED);
@@ -303,8 +304,7 @@ fn other_protocols_give_nothing() {
         },
         |mut stream| {
             stream.write_all(b"\x16\x03\x01\x02\x00").unwrap();
-            stream.write_all(b"G").unwrap();
-            stream.write_all(b"end").unwrap();
+            stream.write_all(b"the end").unwrap();
             stream.read_to_end(&mut Vec::new()).unwrap();
         },
     );

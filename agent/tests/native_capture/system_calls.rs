@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::process::Command;
 
 use coati_common::event::direction;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg};
@@ -221,4 +222,32 @@ fn a_first_request_that_fails_is_forgotten() {
     let (client, _) = sides.only();
     assert_eq!(client.begins.len(), 1);
     assert_eq!((client.ends[0].exchange, client.ends[0].totals.request_bytes), (1, REQUEST.len() as u64));
+}
+
+/// A request in a page that nobody has touched: before the call it cannot be read, after it it can.
+#[test]
+fn a_request_in_an_untouched_page_is_seen() {
+    let Some(mut watch) = Watch::start("requests sent from pages that are not present") else { return };
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(REQUEST).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = "import mmap, socket, sys; file = open(sys.argv[2], 'rb'); \
+        page = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE); \
+        stream = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); stream.sendall(page); stream.recv(100)";
+    let child = Command::new("python3").args(["-c", script, &port.to_string()]).arg(file.path()).spawn();
+    let Ok(mut child) = child else {
+        println!("SKIPPED: there is no python3; not covered: requests sent from pages that are not present");
+        return;
+    };
+    let mut stream = listener.accept().unwrap().0;
+    read_until(&mut stream, b"\r\n\r\n");
+    stream.write_all(HEAD).unwrap();
+    drop(stream);
+    assert!(child.wait().unwrap().success());
+    let sides = watch.wait(port, |sides| sides.ended(1));
+    let (client, server) = sides.only();
+    assert_eq!(client.begins[0].1, REQUEST);
+    assert_eq!(client.begins[0].0.client_position, server.begins[0].0.client_position);
+    assert_eq!(client.chunks(1), [HEAD.len() as u64]);
 }

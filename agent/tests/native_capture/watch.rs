@@ -18,34 +18,34 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A running capture.
-pub struct Watch {
-    pub capture: Capture,
+pub(crate) struct Watch {
+    pub(crate) capture: Capture,
     records: Vec<Record>,
     _turn: MutexGuard<'static, ()>,
 }
 
 /// What was told of one end of one connection.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub begins: Vec<(Begin, Vec<u8>)>,
-    pub data: Vec<(Data, Vec<u8>)>,
-    pub ends: Vec<End>,
+pub(crate) struct Seen {
+    pub(crate) begins: Vec<(Begin, Vec<u8>)>,
+    pub(crate) data: Vec<(Data, Vec<u8>)>,
+    pub(crate) ends: Vec<End>,
 }
 
 /// What was told of the connections of one server, in the order in which they began.
 #[derive(Debug, Default)]
-pub struct Sides {
-    pub client: Vec<Seen>,
-    pub server: Vec<Seen>,
+pub(crate) struct Sides {
+    pub(crate) client: Vec<Seen>,
+    pub(crate) server: Vec<Seen>,
 }
 
 impl Watch {
     /// Starts capturing, this process included. `None`, and a line that says so, where that is impossible.
-    pub fn start(covers: &str) -> Option<Self> {
+    pub(crate) fn start(covers: &str) -> Option<Self> {
         Self::start_with(covers, |_| {})
     }
 
-    pub fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
+    pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut options = Options { own_tgid: None, ..Options::default() };
         change(&mut options);
@@ -60,7 +60,7 @@ impl Watch {
     }
 
     /// Waits until what is told of the server at `port` is as `done` wants it.
-    pub fn wait(&mut self, port: u16, done: impl Fn(&Sides) -> bool) -> Sides {
+    pub(crate) fn wait(&mut self, port: u16, done: impl Fn(&Sides) -> bool) -> Sides {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
@@ -73,13 +73,13 @@ impl Watch {
     }
 
     /// Everything that was told until now of the server at `port`, when nothing is under way.
-    pub fn now(&mut self, port: u16) -> Sides {
+    pub(crate) fn now(&mut self, port: u16) -> Sides {
         self.capture.drain_all(&mut self.records).unwrap();
         sides(&self.records, port)
     }
 
     /// Waits for a record, whatever it is about.
-    pub fn wait_for<T>(&mut self, find: impl Fn(&Record) -> Option<T>) -> T {
+    pub(crate) fn wait_for<T>(&mut self, find: impl Fn(&Record) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
@@ -91,7 +91,7 @@ impl Watch {
     }
 
     /// Every record so far.
-    pub fn records(&self) -> &[Record] {
+    pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
 }
@@ -145,13 +145,13 @@ fn sides(records: &[Record], port: u16) -> Sides {
 
 impl Sides {
     /// Both ends of `count` connections are over.
-    pub fn ended(&self, count: usize) -> bool {
+    pub(crate) fn ended(&self, count: usize) -> bool {
         let over = |side: &[Seen]| side.iter().filter(|seen| !seen.ends.is_empty()).count() == count;
         over(&self.client) && over(&self.server)
     }
 
     /// The only connection.
-    pub fn only(&self) -> (&Seen, &Seen) {
+    pub(crate) fn only(&self) -> (&Seen, &Seen) {
         assert_eq!((self.client.len(), self.server.len()), (1, 1), "{self:#?}");
         (&self.client[0], &self.server[0])
     }
@@ -159,24 +159,24 @@ impl Sides {
 
 impl Seen {
     /// Data records in one direction, without ends of stream.
-    pub fn towards(&self, direction: u8) -> Vec<&(Data, Vec<u8>)> {
+    pub(crate) fn towards(&self, direction: u8) -> Vec<&(Data, Vec<u8>)> {
         let wanted = |data: &Data| data.direction == direction && data.flags & data_flags::EOF == 0;
         self.data.iter().filter(|(data, _)| wanted(data)).collect()
     }
 
     /// Bytes of each system call that moved the response, of exchange `exchange`.
-    pub fn chunks(&self, exchange: u32) -> Vec<u64> {
+    pub(crate) fn chunks(&self, exchange: u32) -> Vec<u64> {
         let of_response = self.towards(direction::RESPONSE).into_iter();
         of_response.filter(|(data, _)| data.exchange == exchange).map(|(data, _)| data.len).collect()
     }
 }
 
 /// Runs `server` on a connection that `client` opens, and waits for both; the server's port.
-pub fn connect(server: impl FnOnce(TcpStream) + Send + 'static, client: impl FnOnce(TcpStream)) -> u16 {
+pub(crate) fn connect(server: impl FnOnce(TcpStream) + Send + 'static, client: impl FnOnce(TcpStream)) -> u16 {
     connect_at((Ipv4Addr::LOCALHOST, 0).into(), server, client)
 }
 
-pub fn connect_at(
+pub(crate) fn connect_at(
     address: SocketAddr,
     server: impl FnOnce(TcpStream) + Send + 'static,
     client: impl FnOnce(TcpStream),
@@ -190,7 +190,7 @@ pub fn connect_at(
 }
 
 /// Reads until the bytes end with `end`.
-pub fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+pub(crate) fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     while !bytes.ends_with(end) {
@@ -202,7 +202,7 @@ pub fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
 }
 
 /// Answers requests without a body, as many as there are responses.
-pub fn answer(mut stream: TcpStream, responses: &[&[u8]]) {
+pub(crate) fn answer(mut stream: TcpStream, responses: &[&[u8]]) {
     for response in responses {
         read_until(&mut stream, b"\r\n\r\n");
         stream.write_all(response).unwrap();
