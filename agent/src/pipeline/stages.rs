@@ -194,7 +194,10 @@ impl Rest {
             Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
+        // `begun = spans + dropped + open + ignored + losses` must hold, so what is left out is counted as well.
+        let is_last = matches!(event, Event::Ended(_) | Event::Dropped(_));
         if origin.begin_ns < self.since_ns {
+            self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
             return;
         }
         // Asked for with the first event already: a process of short life can still be looked at then.
@@ -202,6 +205,7 @@ impl Rest {
             if !self.processes.may_be_selected_later() && !self.unselected.contains(&origin.tgid) {
                 self.unselected.push(origin.tgid);
             }
+            self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
             return;
         }
         match event {

@@ -170,6 +170,8 @@ pub struct Telemetry {
     pub exchanges: Counter,
     /// Requests that are under way.
     pub open_exchanges: Gauge,
+    /// Exchanges of processes that are not observed, or begun before all programs were attached.
+    pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
     /// Spans made.
     pub spans: Counter,
@@ -205,6 +207,7 @@ impl Default for Telemetry {
             exchanges_begun: Counter::default(),
             exchanges: Counter::default(),
             open_exchanges: Gauge::default(),
+            ignored_exchanges: Counter::default(),
             links: Family::default(),
             spans: Counter::default(),
             spans_exported: Counter::default(),
@@ -306,6 +309,8 @@ impl Telemetry {
         agent.register("exchanges_begun", "Requests that the kernel programs saw begin", self.exchanges_begun.clone());
         agent.register("exchanges", "Requests seen in the records", self.exchanges.clone());
         agent.register("links", "Requests by how they found their place in a trace", self.links.clone());
+        let help = "Requests of processes that are not observed, or under way when the agent started";
+        agent.register("exchanges_ignored", help, self.ignored_exchanges.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
         agent.register("spans", "Spans made", self.spans.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());
