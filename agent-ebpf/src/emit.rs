@@ -62,7 +62,7 @@ pub fn header(kind: Kind, time_ns: u64) -> Header {
 /// Writes a record with `payload_len` bytes of its payload.
 #[inline(always)]
 pub fn record<H>(record: &Record<H>, payload_len: u64, cause: Loss) {
-    let len = size_of::<H>() as u64 + at_most(payload_len, PAYLOAD_BYTES as u64);
+    let len = size_of::<H>() as u64 + at_most::<{ PAYLOAD_BYTES as u64 }>(payload_len);
     write((&raw const *record).cast(), len, cause);
 }
 

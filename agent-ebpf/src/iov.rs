@@ -70,7 +70,7 @@ impl Source {
             _ => (0, 0),
         };
         let len = if len < moved { len } else { moved };
-        let len = at_most(len, SNIFF_BYTES as u64);
+        let len = at_most::<{ SNIFF_BYTES as u64 }>(len);
         let mut words = [0_u64; 2];
         // SAFETY: `len` is at most the size of `words`.
         if len > 0 && !unsafe { user_bytes(words.as_mut_ptr().cast(), len, address) } {
@@ -100,7 +100,7 @@ impl Source {
         match self.kind {
             kind::BUFFER => {
                 let Some(payload) = scratch::payload() else { return NOTHING };
-                let len = at_most(if moved < room { moved } else { room }, PAYLOAD_BYTES as u64);
+                let len = at_most::<{ PAYLOAD_BYTES as u64 }>(if moved < room { moved } else { room });
                 // SAFETY: `len` is at most half the size of `payload`.
                 let readable = len == 0 || unsafe { user_bytes(payload.as_mut_ptr(), len, self.address) };
                 let len = if readable { len } else { 0 };
@@ -158,9 +158,9 @@ pub extern "C" fn step(iovec: u64) -> u64 {
     if len == 0 {
         return 1;
     }
-    let copied = at_most(walk.copied, PAYLOAD_BYTES as u64);
+    let copied = at_most::<{ PAYLOAD_BYTES as u64 }>(walk.copied);
     let room = walk.room.saturating_sub(copied);
-    let take = at_most(if len < room { len } else { room }, PAYLOAD_BYTES as u64);
+    let take = at_most::<{ PAYLOAD_BYTES as u64 }>(if len < room { len } else { room });
     if take > 0 {
         // SAFETY: offset and length are each at most half the size of `payload`.
         if unsafe { user_bytes(payload.as_mut_ptr().add(copied as usize), take, address) } {
@@ -180,7 +180,7 @@ pub extern "C" fn step(iovec: u64) -> u64 {
 /// The last eight of `len` bytes at `address` as a big-endian number, fewer if there are fewer; 0 if unreadable.
 #[inline(always)]
 fn last_of(address: u64, len: u64) -> u64 {
-    let count = at_most(len, 8);
+    let count = at_most::<8>(len);
     let mut bytes = 0_u64;
     // SAFETY: `count` is at most the size of `bytes`.
     if count == 0 || !unsafe { user_bytes((&raw mut bytes).cast(), count, address + len - count) } {
@@ -192,7 +192,7 @@ fn last_of(address: u64, len: u64) -> u64 {
 /// The last eight of the first `len` bytes of `payload` as a big-endian number.
 #[inline(always)]
 fn end_of(payload: &Payload, len: u64) -> u64 {
-    let start = at_most(len.saturating_sub(8), PAYLOAD_BYTES as u64);
+    let start = at_most::<{ PAYLOAD_BYTES as u64 }>(len.saturating_sub(8));
     // SAFETY: eight bytes from at most the middle of `payload` on.
     let end = u64::from_be(unsafe { payload.as_ptr().add(start as usize).cast::<u64>().read_unaligned() });
     if len >= 8 { end } else { end >> (64 - 8 * len) }

@@ -88,9 +88,22 @@ pub fn opaque(value: u64) -> u64 {
     hidden
 }
 
-/// `value`, but at most `max`, in a way that the verifier follows.
+/// `value`, but at most `MAX`.
+///
+/// In one piece, so that every use is of the register that was compared: the compiler would keep copies from before, of
+/// which older verifiers know nothing.
 #[inline(always)]
-pub fn at_most(value: u64, max: u64) -> u64 {
-    let value = opaque(value);
-    if value > max { max } else { value }
+pub fn at_most<const MAX: u64>(value: u64) -> u64 {
+    let mut bounded = value;
+    // SAFETY: a comparison and a move.
+    unsafe {
+        core::arch::asm!(
+            "if {0} <= {max} goto +1",
+            "{0} = {max}",
+            inout(reg) bounded,
+            max = const MAX,
+            options(pure, nomem, nostack)
+        );
+    }
+    bounded
 }
