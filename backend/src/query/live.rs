@@ -135,6 +135,10 @@ impl SpanView for LiveSpan<'_> {
         }
     }
 
+    fn each_attribute(&self, scope: Scope, visit: &mut dyn FnMut(&str, Value<'_>)) {
+        self.attributes(scope).for_each(|kv| visit(&kv.key, Value::of(kv.value.as_ref())));
+    }
+
     fn intrinsic(&self, intrinsic: Intrinsic) -> Value<'_> {
         let (span, trace) = (self.span, self.trace);
         let borrowed = |text| Value::String(Cow::Borrowed(text));

@@ -4,6 +4,7 @@
 
 mod expr;
 mod live;
+mod metrics;
 mod nested;
 mod pipeline;
 mod plan;
@@ -14,16 +15,21 @@ mod tags;
 mod value;
 
 pub use live::{LiveSpan, distinct_spans};
+pub use metrics::{
+    Exemplar, Intervals, Label, LabelValue, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Partial, Series,
+    default_step, query_metrics,
+};
 pub use nested::NestedSet;
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
 pub use scan::{TagScan, scan_names, scan_values};
 pub use search::{
     Inspected, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch, Window, search,
+    search_part,
 };
 pub use span::SpanView;
 pub use tags::expression_of_tags;
-pub use value::Value;
+pub use value::{Value, go_duration};
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -76,7 +76,7 @@ impl Plan {
         Self::of_stages(&[Stage::Spansets(expr)])
     }
 
-    fn of_stages(stages: &[Stage]) -> Result<Self, PlanError> {
+    pub(super) fn of_stages(stages: &[Stage]) -> Result<Self, PlanError> {
         let mut planner = Planner::default();
         let stages = planner.stages(stages)?;
         Ok(Self {
@@ -163,16 +163,18 @@ impl Planner {
     }
 
     fn look_at(&mut self, field: &Field) {
-        self.needs_nested |= matches!(
-            field,
-            Field::Intrinsic(
-                Intrinsic::NestedSetLeft
-                    | Intrinsic::NestedSetRight
-                    | Intrinsic::NestedSetParent
-                    | Intrinsic::ChildCount
-            )
-        );
+        self.needs_nested |= is_nested(field);
     }
+}
+
+/// Whether a field is known only when the spans of a trace are numbered.
+pub(super) fn is_nested(field: &Field) -> bool {
+    matches!(
+        field,
+        Field::Intrinsic(
+            Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent | Intrinsic::ChildCount
+        )
+    )
 }
 
 /// Fields in order, each once.

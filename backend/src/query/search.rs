@@ -126,9 +126,20 @@ pub struct SpanMatch {
 /// Searches traces in the order in which they are given, and stops at the limit, or soon after `cancelled` is set.
 pub fn search(traces: &[Arc<Trace>], request: &SearchRequest, cancelled: &AtomicBool) -> SearchResult {
     let mut result = SearchResult::default();
+    search_part(traces, request, &mut result, cancelled);
+    result
+}
+
+/// Searches some more traces. Returns whether the search may go on.
+pub fn search_part(
+    traces: &[Arc<Trace>],
+    request: &SearchRequest,
+    result: &mut SearchResult,
+    cancelled: &AtomicBool,
+) -> bool {
     for trace in traces {
         if result.traces.len() >= request.limit || cancelled.load(Ordering::Relaxed) {
-            break;
+            return false;
         }
         let duration_ns = trace.end_ns.saturating_sub(trace.start_ns);
         let long_enough = request.min_duration_ns.is_none_or(|min| duration_ns >= min);
@@ -141,7 +152,7 @@ pub fn search(traces: &[Arc<Trace>], request: &SearchRequest, cancelled: &Atomic
         result.inspected.spans += trace.span_count as u64;
         result.traces.extend(match_trace(trace, request, duration_ns));
     }
-    result
+    result.traces.len() < request.limit
 }
 
 fn match_trace(trace: &Trace, request: &SearchRequest, duration_ns: u64) -> Option<TraceMatch> {

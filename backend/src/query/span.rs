@@ -9,6 +9,10 @@ pub trait SpanView {
     /// An attribute of one scope, which is never [`Scope::Any`]. Of events and links, one value for each that has it.
     fn attribute(&self, scope: Scope, name: &str) -> Value<'_>;
 
+    /// Shows all attributes of one scope, which is never [`Scope::Any`], with their names. Of events and links, a name may
+    /// come more than once.
+    fn each_attribute(&self, scope: Scope, visit: &mut dyn FnMut(&str, Value<'_>));
+
     /// A property. Of events and links, one value for each.
     fn intrinsic(&self, intrinsic: Intrinsic) -> Value<'_>;
 

@@ -227,7 +227,7 @@ fn compare_list<'a>(values: &[Value<'a>], op: BinaryOp, holds: impl Fn(&Value<'a
 }
 
 /// A duration as Go prints it: `1m30s`, `446.979497ms`, `0s`.
-pub(super) fn go_duration(nanos: i64) -> String {
+pub fn go_duration(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let nanos = nanos.unsigned_abs();
     let fraction = |unit: u64, digits: usize| {

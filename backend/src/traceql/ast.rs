@@ -452,7 +452,7 @@ pub enum MetricsExpr {
     Literal(Literal),
     /// Arithmetic between series, or a series and a number.
     Binary {
-        /// `+ - * /`.
+        /// `+ - * /`; between two constants `% ^` too.
         op: BinaryOp,
         /// Left side.
         left: Box<MetricsExpr>,

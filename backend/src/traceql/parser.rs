@@ -491,7 +491,19 @@ fn combine(left: Operand, sign: &'static str, right: Operand) -> Option<Operand>
 fn metrics_of(operand: Operand) -> Option<MetricsExpr> {
     match operand {
         Operand::Metrics(metrics) => Some(metrics),
-        Operand::Scalar(ScalarExpr::Literal(literal)) => Some(MetricsExpr::Literal(literal)),
-        _ => None,
+        Operand::Scalar(scalar) => constant_of(scalar),
+        Operand::Spanset(_) => None,
+    }
+}
+
+/// A number, or arithmetic between numbers.
+fn constant_of(scalar: ScalarExpr) -> Option<MetricsExpr> {
+    match scalar {
+        ScalarExpr::Literal(literal) => Some(MetricsExpr::Literal(literal)),
+        ScalarExpr::Binary { op, left, right } => {
+            let (left, right) = (Box::new(constant_of(*left)?), Box::new(constant_of(*right)?));
+            Some(MetricsExpr::Binary { op, left, right })
+        }
+        ScalarExpr::Aggregate(_) | ScalarExpr::Pipeline(..) => None,
     }
 }

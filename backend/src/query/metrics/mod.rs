@@ -1,0 +1,253 @@
+//! Metrics queries: spans in, numbers over time out.
+//!
+//! ```text
+//! traces ─► Partial::observe ─┐
+//! traces ─► Partial::observe ─┴► Partial::merge ─► Partial::finish ─► MetricsResult
+//! ```
+//!
+//! A span counts in the interval of its own start, whenever it came. Quantiles come from sketches and are within 1 %;
+//! everything else is exact. The same data gives the same answer, however the work is divided.
+
+mod compare;
+mod exemplar;
+mod groups;
+mod intervals;
+mod label;
+mod memory;
+mod plan;
+mod series;
+mod sketch;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use exemplar::Exemplar;
+pub use intervals::{Intervals, default_step};
+pub use label::{Label, LabelValue};
+pub use plan::MetricsPlan;
+pub use series::Series;
+
+use self::compare::Comparison;
+use self::groups::{Context, Groups};
+use self::memory::Memory;
+use self::plan::Node;
+use self::series::Operand;
+use super::live::LiveSpan;
+use super::search::Inspected;
+use super::span::SpanView;
+use crate::live::Trace;
+
+/// Most exemplars of an answer.
+pub const MAX_EXEMPLARS: usize = 100;
+
+/// What is asked, and within which limits.
+#[derive(Clone, Debug)]
+pub struct MetricsRequest {
+    /// What.
+    pub plan: MetricsPlan,
+    /// When.
+    pub intervals: Intervals,
+    /// Most exemplars; the query may ask for another number, up to [`MAX_EXEMPLARS`].
+    pub exemplars: usize,
+    /// Most series in the answer; 0 for any number.
+    pub max_series: usize,
+    /// Most memory for partial results, bytes.
+    pub max_bytes: usize,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetricsResult {
+    /// Those that have a value, in the order of their labels.
+    pub series: Vec<Series>,
+    /// What was looked at for it.
+    pub inspected: Inspected,
+    /// Why something is missing.
+    pub partial: Option<String>,
+}
+
+/// What was counted on a part of all spans.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    leaves: Vec<Leaf>,
+    inspected: Inspected,
+    memory: Memory,
+}
+
+#[derive(Clone, Debug)]
+enum Leaf {
+    Groups(Groups),
+    Comparison(Comparison),
+}
+
+impl MetricsRequest {
+    /// Most exemplars of the answer.
+    fn most_exemplars(&self) -> usize {
+        if self.intervals.is_instant() { 0 } else { self.plan.exemplars.unwrap_or(self.exemplars).min(MAX_EXEMPLARS) }
+    }
+}
+
+impl Partial {
+    /// Nothing counted yet.
+    pub fn new(request: &MetricsRequest) -> Self {
+        let leaves = request.plan.leaves.iter().map(|leaf| match leaf.compare {
+            Some(_) => Leaf::Comparison(Comparison::default()),
+            None => Leaf::Groups(Groups::default()),
+        });
+        Self { leaves: leaves.collect(), inspected: Inspected::default(), memory: Memory::new(request.max_bytes) }
+    }
+
+    /// Counts the spans of one whole trace.
+    pub fn observe<S: SpanView>(&mut self, spans: &[S], request: &MetricsRequest) {
+        let exemplars = request.most_exemplars();
+        for (plan, leaf) in request.plan.leaves.iter().zip(&mut self.leaves) {
+            let query = Context { leaf: plan, intervals: &request.intervals, exemplars };
+            let sets = plan.spans.run(spans);
+            for span in sets.iter().flat_map(|set| &set.spans).filter_map(|index| spans.get(*index)) {
+                match (&mut *leaf, &plan.compare) {
+                    (Leaf::Groups(groups), _) => groups.observe(span, query, &mut self.memory),
+                    (Leaf::Comparison(comparison), Some(compare)) => {
+                        comparison.observe(span, compare, query, &mut self.memory);
+                    }
+                    // Leaves are made from their plans.
+                    (Leaf::Comparison(_), None) => {}
+                }
+            }
+        }
+    }
+
+    /// Counts those of the live traces that can have spans in the time range.
+    pub fn observe_traces(&mut self, traces: &[Arc<Trace>], request: &MetricsRequest, cancelled: &AtomicBool) {
+        let (start, end) = request.intervals.bounds();
+        for trace in traces {
+            if cancelled.load(Ordering::Relaxed) {
+                break;
+            }
+            // A span without an end has nothing to do with the end of its trace.
+            let ended_before = trace.end_ns < start && trace.start_ns <= trace.end_ns;
+            if ended_before || trace.start_ns > end {
+                continue;
+            }
+            self.inspected.traces += 1;
+            self.inspected.bytes += trace.bytes as u64;
+            self.inspected.spans += trace.span_count as u64;
+            self.observe(&LiveSpan::of_trace(trace, request.plan.needs_nested), request);
+        }
+    }
+
+    /// Adds what was counted on other spans for the same request.
+    pub fn merge(&mut self, other: Self, request: &MetricsRequest) {
+        self.inspected.traces += other.inspected.traces;
+        self.inspected.bytes += other.inspected.bytes;
+        self.inspected.spans += other.inspected.spans;
+        self.memory.merge(&other.memory);
+        for (ours, theirs) in self.leaves.iter_mut().zip(other.leaves) {
+            match (ours, theirs) {
+                (Leaf::Groups(ours), Leaf::Groups(theirs)) => {
+                    ours.merge(theirs, request.most_exemplars(), &mut self.memory);
+                }
+                (Leaf::Comparison(ours), Leaf::Comparison(theirs)) => ours.merge(theirs, &mut self.memory),
+                // The same request has the same leaves.
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes the answer.
+    pub fn finish(self, request: &MetricsRequest) -> MetricsResult {
+        let intervals = &request.intervals;
+        let mut leaves: Vec<Vec<Series>> = Vec::with_capacity(self.leaves.len());
+        for (plan, leaf) in request.plan.leaves.iter().zip(self.leaves) {
+            leaves.push(match (leaf, &plan.compare) {
+                (Leaf::Groups(groups), _) => {
+                    let groups = groups.into_series(plan, intervals).into_iter();
+                    groups.flat_map(|group| series::finish_group(group, plan, intervals)).collect()
+                }
+                (Leaf::Comparison(comparison), Some(compare)) => comparison.into_series(compare),
+                (Leaf::Comparison(_), None) => Vec::new(),
+            });
+        }
+        let mut series = match evaluate(&request.plan.root, &mut leaves) {
+            Operand::Series(series) => series,
+            Operand::Number(number) => {
+                let name = ("__name__".to_owned(), LabelValue::Text(number.to_string()));
+                vec![Series::new(vec![name], vec![number; intervals.count()])]
+            }
+        };
+        series.retain(|series| series.values.iter().any(|value| !value.is_nan()));
+        series::sort(&mut series);
+        let mut partial = self.memory.exceeded().then(|| {
+            format!(
+                "Query exceeds the memory limit of {} bytes, a partial response is returned. Warning: the accuracy of \
+                 each individual value is not guaranteed.",
+                request.max_bytes
+            )
+        });
+        if request.max_series > 0 && series.len() > request.max_series {
+            series.truncate(request.max_series);
+            partial.get_or_insert_with(|| {
+                format!(
+                    "Response exceeds maximum series limit of {}, a partial response is returned. Warning: the \
+                     accuracy of each individual value is not guaranteed.",
+                    request.max_series
+                )
+            });
+        }
+        for series in &mut series {
+            series::settle_exemplars(series, intervals);
+        }
+        share_exemplars(&mut series, request.most_exemplars());
+        MetricsResult { series, inspected: self.inspected, partial }
+    }
+}
+
+/// Answers a metrics query from live traces; incomplete soon after `cancelled` is set.
+pub fn query_metrics(traces: &[Arc<Trace>], request: &MetricsRequest, cancelled: &AtomicBool) -> MetricsResult {
+    let mut partial = Partial::new(request);
+    partial.observe_traces(traces, request, cancelled);
+    partial.finish(request)
+}
+
+/// Every leaf is used once.
+fn evaluate(node: &Node, leaves: &mut [Vec<Series>]) -> Operand {
+    let on_series = |operand: Operand, change: &dyn Fn(Vec<Series>) -> Vec<Series>| match operand {
+        Operand::Series(series) => Operand::Series(change(series)),
+        number @ Operand::Number(_) => number,
+    };
+    match node {
+        Node::Leaf(index) => Operand::Series(leaves.get_mut(*index).map(std::mem::take).unwrap_or_default()),
+        Node::Number(number) => Operand::Number(*number),
+        Node::Binary { op, left, right } => {
+            let left = evaluate(left, leaves);
+            series::combine(*op, left, evaluate(right, leaves))
+        }
+        Node::Top { most, largest, of } => {
+            on_series(evaluate(of, leaves), &|series| series::top(series, *most, *largest))
+        }
+        Node::Filter { op, bound, of } => {
+            on_series(evaluate(of, leaves), &|series| series::filter(series, *op, *bound))
+        }
+    }
+}
+
+/// Leaves no more exemplars than asked for, to every series as many.
+fn share_exemplars(series: &mut [Series], most: usize) {
+    let with = series.iter().filter(|series| !series.exemplars.is_empty()).count();
+    let share = (most / with.max(1)).max(1);
+    let mut left = most;
+    for exemplars in series.iter_mut().map(|series| &mut series.exemplars) {
+        let share = share.min(left);
+        // Evenly spread, since they are sorted by time.
+        let len = exemplars.len().max(1);
+        let mut index = 0;
+        exemplars.retain(|_| {
+            let keep = share > 0 && (index == 0 || index * share / len != (index - 1) * share / len);
+            index += 1;
+            keep
+        });
+        exemplars.truncate(share);
+        left -= exemplars.len();
+    }
+}
