@@ -25,6 +25,9 @@ pub(super) enum ApiError {
     /// The tag index failed.
     #[error("tag index cannot be read")]
     Catalog(#[from] CatalogError),
+    /// One message cannot hold the answer.
+    #[error("answer is larger than 4 MiB: ask for fewer series, with topk() for example")]
+    TooLarge,
     /// The thread that worked on the request ended before it was done.
     #[error("query was stopped")]
     Stopped,
@@ -36,6 +39,15 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Tells the log what is not the asker's fault.
+    pub(super) fn log(&self) {
+        if let Self::Catalog(error) = self {
+            tracing::error!(error = chain(error), "tag index cannot be read");
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = match &self {
@@ -43,12 +55,10 @@ impl IntoResponse for ApiError {
             Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
-            Self::Catalog(error) => {
-                tracing::error!(error = chain(error), "tag index cannot be read");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            Self::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooLarge => StatusCode::TOO_MANY_REQUESTS,
+            Self::Catalog(_) | Self::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
         };
+        self.log();
         (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], self.to_string()).into_response()
     }
 }

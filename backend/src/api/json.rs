@@ -72,6 +72,20 @@ impl Object<'_> {
         }
     }
 
+    /// A number in a string; left away if it is 0.
+    pub(super) fn i64(&mut self, name: &str, value: i64) {
+        if value != 0 {
+            self.oneof_string(name, &value.to_string());
+        }
+    }
+
+    /// A floating-point number; left away if it is 0.
+    pub(super) fn f64(&mut self, name: &str, value: f64) {
+        if value != 0.0 {
+            self.oneof_f64(name, value);
+        }
+    }
+
     /// A floating-point number.
     pub(super) fn oneof_f64(&mut self, name: &str, value: f64) {
         self.key(name);

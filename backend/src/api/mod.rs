@@ -3,11 +3,14 @@
 //! Query paths accept any method and answer in JSON or, with `Accept: application/protobuf`, in protobuf. Errors are plain
 //! text. Nothing of a query runs on the threads that serve connections; one whose client has left stops soon.
 //!
-//! Tempo's streaming gRPC service belongs into this router too, on the same port.
+//! Tempo's streaming gRPC service is in this router too, on the same port: see [`grpc`].
 
 mod error;
+mod grpc;
 mod json;
+mod metrics;
 mod params;
+mod range;
 mod render;
 mod respond;
 mod search;
@@ -18,7 +21,7 @@ mod traces;
 mod work;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -45,6 +48,7 @@ pub struct ApiState {
     metrics: Arc<Metrics>,
     /// One for each query that may run at a time.
     permits: Arc<Semaphore>,
+    clock: fn() -> SystemTime,
 }
 
 impl ApiState {
@@ -57,7 +61,14 @@ impl ApiState {
         metrics: Arc<Metrics>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { live, catalog, tenancy, readiness, metrics, permits: Arc::new(Semaphore::new(cores)) }
+        let permits = Arc::new(Semaphore::new(cores));
+        Self { live, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
+    }
+
+    /// Nanoseconds since the epoch.
+    fn now_ns(&self) -> u64 {
+        let since = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -72,11 +83,14 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/traces/{id}", any(traces::by_id))
         .route("/api/v2/traces/{id}", any(traces::by_id_v2))
         .route("/api/search", any(search::search))
+        .route("/api/metrics/query_range", any(metrics::query_range))
+        .route("/api/metrics/query", any(metrics::query))
         .route("/api/search/tags", any(tags::names))
         .route("/api/v2/search/tags", any(tags::names_v2))
         // A tag may contain a slash, so what is left of `/values` is cut off by hand.
         .route("/api/search/tag/{*rest}", any(tags::values))
         .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route("/tempopb.StreamingQuerier/{method}", any(grpc::call))
         .route_layer(from_fn_with_state(state.clone(), measure))
         .fallback(async || ApiError::NoSuchPath)
         .with_state(state)

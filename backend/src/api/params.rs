@@ -17,6 +17,11 @@ impl Params {
         Query::try_from_uri(uri).map(|Query(params)| Self(params)).map_err(|error| ApiError::bad(error.body_text()))
     }
 
+    /// Parameters that did not come in a URI.
+    pub(super) fn of_pairs(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
         (!value.is_empty()).then_some(value)
@@ -86,7 +91,7 @@ impl Params {
 }
 
 /// A number, with the words of Go's `strconv` if it is none.
-fn go_integer(function: &str, text: &str) -> Result<i64, String> {
+pub(super) fn go_integer(function: &str, text: &str) -> Result<i64, String> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("strconv.{function}: parsing {text:?}: invalid syntax"));

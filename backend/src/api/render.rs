@@ -8,8 +8,9 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 
 use super::json::{Object, ToJson};
 use super::tempopb::{
-    MetadataMetrics, PartialStatus, SearchMetrics, SearchResponse, SearchTagValuesResponse, SearchTagValuesV2Response,
-    SearchTagsResponse, SearchTagsV2Response, SearchTagsV2Scope, ServiceStats, Span as FoundSpan, SpanSet, TagValue,
+    Exemplar, InstantSeries, MetadataMetrics, PartialStatus, QueryInstantResponse, QueryRangeResponse, Sample,
+    SearchMetrics, SearchResponse, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse,
+    SearchTagsV2Response, SearchTagsV2Scope, ServiceStats, Span as FoundSpan, SpanSet, TagValue, TimeSeries,
     TraceByIdMetrics, TraceByIdResponse, TraceSearchMetadata,
 };
 
@@ -166,10 +167,7 @@ impl ToJson for TraceByIdResponse {
         if let Some(metrics) = &self.metrics {
             object.message("metrics", metrics);
         }
-        if self.status == PartialStatus::Partial as i32 {
-            object.string("status", "PARTIAL");
-        }
-        object.string("message", &self.message);
+        partial(object, self.status, &self.message);
     }
 }
 
@@ -294,4 +292,62 @@ impl ToJson for TagValue {
         object.string("type", &self.r#type);
         object.string("value", &self.value);
     }
+}
+
+impl ToJson for QueryRangeResponse {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.list("series", &self.series);
+        if let Some(metrics) = &self.metrics {
+            object.message("metrics", metrics);
+        }
+        partial(object, self.status, &self.message);
+    }
+}
+
+impl ToJson for TimeSeries {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.messages("labels", &self.labels);
+        object.messages("samples", &self.samples);
+        object.messages("exemplars", &self.exemplars);
+    }
+}
+
+impl ToJson for Sample {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.i64("timestampMs", self.timestamp_ms);
+        object.f64("value", self.value);
+    }
+}
+
+impl ToJson for Exemplar {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.messages("labels", &self.labels);
+        object.f64("value", self.value);
+        object.i64("timestampMs", self.timestamp_ms);
+    }
+}
+
+impl ToJson for QueryInstantResponse {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.list("series", &self.series);
+        if let Some(metrics) = &self.metrics {
+            object.message("metrics", metrics);
+        }
+        partial(object, self.status, &self.message);
+    }
+}
+
+impl ToJson for InstantSeries {
+    fn fields(&self, object: &mut Object<'_>) {
+        object.messages("labels", &self.labels);
+        object.f64("value", self.value);
+    }
+}
+
+/// Whether something is missing, and why. Nothing is written of an answer that is complete.
+fn partial(object: &mut Object<'_>, status: i32, message: &str) {
+    if status == PartialStatus::Partial as i32 {
+        object.string("status", "PARTIAL");
+    }
+    object.string("message", message);
 }

@@ -1,5 +1,7 @@
 //! `/api/search`.
 
+use std::sync::atomic::AtomicBool;
+
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Uri};
@@ -7,9 +9,8 @@ use http::{HeaderMap, Uri};
 use super::ApiState;
 use super::error::ApiError;
 use super::params::Params;
-use super::respond::Format;
 use super::tempopb::{SearchMetrics, SearchResponse, ServiceStats, Span, SpanSet, TraceSearchMetadata};
-use crate::query::{self, Plan, SearchRequest, SearchResult, SpanMatch, SpansetMatch, TraceMatch, Window};
+use crate::query::{self, Inspected, Plan, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
 use crate::traceql::{self, TraceQlError};
 
 const DEFAULT_LIMIT: usize = 20;
@@ -20,18 +21,17 @@ const MAX_SPANS_PER_SPANSET: usize = 100;
 const MAX_RANGE: u64 = 168 * 3_600;
 
 pub(super) async fn search(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
-    let tenant = state.tenant(&headers)?;
-    let format = Format::of(&headers);
-    let answer = state.run(move |state, cancelled| {
-        let request = request(&Params::of(&uri)?)?;
-        let result = query::search(&state.live.snapshot(&tenant), &request, cancelled);
-        Ok(format.answer(&response(result)))
-    });
-    answer.await?
+    let job = |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
+        let request = request(params)?;
+        let result = query::search(&state.live.snapshot(tenant), &request, cancelled);
+        let metrics = metrics(result.inspected, 1, 1);
+        Ok(SearchResponse { traces: result.traces.into_iter().map(trace).collect(), metrics: Some(metrics) })
+    };
+    state.answer(uri, &headers, job).await
 }
 
 /// Reads and checks the parameters, in Tempo's order.
-fn request(params: &Params) -> Result<SearchRequest, ApiError> {
+pub(super) fn request(params: &Params) -> Result<SearchRequest, ApiError> {
     let window = params.window()?;
     let plan = params.get("q").map(plan_of).transpose()?;
     if plan.is_some() && params.get("tags").is_some() {
@@ -78,22 +78,19 @@ fn plan_of(text: &str) -> Result<Plan, ApiError> {
     Plan::new(&query).map_err(|error| ApiError::bad(format!("invalid TraceQL query: {error}")))
 }
 
-fn response(result: SearchResult) -> SearchResponse {
-    let SearchResult { traces, inspected } = result;
-    SearchResponse {
-        traces: traces.into_iter().map(trace).collect(),
-        metrics: Some(SearchMetrics {
-            inspected_traces: inspected.traces,
-            inspected_bytes: inspected.bytes,
-            completed_jobs: 1,
-            total_jobs: 1,
-            inspected_spans: inspected.spans,
-            ..SearchMetrics::default()
-        }),
+/// What was looked at; `done` of `jobs` parts of the work are done.
+pub(super) fn metrics(inspected: Inspected, done: u32, jobs: u32) -> SearchMetrics {
+    SearchMetrics {
+        inspected_traces: inspected.traces,
+        inspected_bytes: inspected.bytes,
+        completed_jobs: done,
+        total_jobs: jobs,
+        inspected_spans: inspected.spans,
+        ..SearchMetrics::default()
     }
 }
 
-fn trace(found: TraceMatch) -> TraceSearchMetadata {
+pub(super) fn trace(found: TraceMatch) -> TraceSearchMetadata {
     let (root_service_name, root_trace_name) = match found.root {
         Some(root) => (root.service_name.to_string(), root.span_name.to_string()),
         None => ("<root span not yet received>".to_owned(), String::new()),

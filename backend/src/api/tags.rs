@@ -1,6 +1,7 @@
 //! Names and values of tags, for completion.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -9,7 +10,6 @@ use http::{HeaderMap, Uri};
 use super::ApiState;
 use super::error::ApiError;
 use super::params::Params;
-use super::respond::Format;
 use super::tempopb::{
     MetadataMetrics, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse, SearchTagsV2Response,
     SearchTagsV2Scope, TagValue,
@@ -88,14 +88,7 @@ fn plan_of_unfinished(text: Option<&str>) -> Option<Plan> {
 }
 
 pub(super) async fn names(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
-    let format = Format::of(&headers);
-    let found = find_names(&state, &uri, &headers).await?;
-    let scopes = found.scopes.into_iter().filter(|(scope, _)| !found.all || *scope != Scope::Intrinsic.name());
-    let names: BTreeSet<String> = scopes.flat_map(|(_, names)| names).collect();
-    Ok(format.answer(&SearchTagsResponse {
-        tag_names: names.into_iter().take(found.limit).collect(),
-        metrics: Some(found.metrics),
-    }))
+    state.answer(uri, &headers, tag_names).await
 }
 
 pub(super) async fn names_v2(
@@ -103,11 +96,102 @@ pub(super) async fn names_v2(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let format = Format::of(&headers);
-    let found = find_names(&state, &uri, &headers).await?;
+    state.answer(uri, &headers, tag_names_v2).await
+}
+
+pub(super) async fn values(
+    State(state): State<ApiState>,
+    Path(rest): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
+    let job = move |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
+        tag_values(state, tenant, &name, params, cancelled)
+    };
+    state.answer(uri, &headers, job).await
+}
+
+pub(super) async fn values_v2(
+    State(state): State<ApiState>,
+    Path(rest): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
+    let job = move |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
+        tag_values_v2(state, tenant, &name, params, cancelled)
+    };
+    state.answer(uri, &headers, job).await
+}
+
+/// Names of all scopes in one list, or of the scope that was chosen.
+pub(super) fn tag_names(
+    state: &ApiState,
+    tenant: &str,
+    params: &Params,
+    cancelled: &AtomicBool,
+) -> Result<SearchTagsResponse, ApiError> {
+    let found = find_names(state, tenant, params, cancelled)?;
+    let scopes = found.scopes.into_iter().filter(|(scope, _)| !found.all || *scope != Scope::Intrinsic.name());
+    let names: BTreeSet<String> = scopes.flat_map(|(_, names)| names).collect();
+    Ok(SearchTagsResponse { tag_names: names.into_iter().take(found.limit).collect(), metrics: Some(found.metrics) })
+}
+
+/// Names by scope.
+pub(super) fn tag_names_v2(
+    state: &ApiState,
+    tenant: &str,
+    params: &Params,
+    cancelled: &AtomicBool,
+) -> Result<SearchTagsV2Response, ApiError> {
+    let found = find_names(state, tenant, params, cancelled)?;
     let scopes = found.scopes.into_iter().filter(|(_, tags)| !tags.is_empty());
     let scopes = scopes.map(|(name, tags)| SearchTagsV2Scope { name: name.to_owned(), tags }).collect();
-    Ok(format.answer(&SearchTagsV2Response { scopes, metrics: Some(found.metrics) }))
+    Ok(SearchTagsV2Response { scopes, metrics: Some(found.metrics) })
+}
+
+/// Values of a name, which may lack its scope, as texts.
+pub(super) fn tag_values(
+    state: &ApiState,
+    tenant: &str,
+    name: &str,
+    params: &Params,
+    cancelled: &AtomicBool,
+) -> Result<SearchTagValuesResponse, ApiError> {
+    let field = match name {
+        "root.name" => Field::Intrinsic(Intrinsic::RootName),
+        "root.service.name" => Field::Intrinsic(Intrinsic::RootService),
+        "status.code" => Field::Intrinsic(Intrinsic::Status),
+        _ => match traceql::parse_field(name) {
+            Ok(field @ Field::Intrinsic(_)) => field,
+            _ => Field::Attribute(Attribute { parent: false, scope: traceql::Scope::Any, name: name.to_owned() }),
+        },
+    };
+    let found = find_values(state, tenant, &field, params, cancelled)?;
+    let mut values: Vec<String> = found.values.into_iter().map(|value| value.value).collect();
+    if name == "error" && values.is_empty() {
+        // The old search knows it as a name for the status.
+        values.push("true".to_owned());
+    }
+    values.sort_unstable();
+    values.dedup();
+    Ok(SearchTagValuesResponse { tag_values: values, metrics: Some(found.metrics) })
+}
+
+/// Values of a field, with their types.
+pub(super) fn tag_values_v2(
+    state: &ApiState,
+    tenant: &str,
+    name: &str,
+    params: &Params,
+    cancelled: &AtomicBool,
+) -> Result<SearchTagValuesV2Response, ApiError> {
+    let field = traceql::parse_field(name).map_err(|error| {
+        ApiError::bad(format!("please provide a valid tagName: failed to parse identifier {name}: {error}"))
+    })?;
+    let found = find_values(state, tenant, &field, params, cancelled)?;
+    Ok(SearchTagValuesV2Response { tag_values: found.values, metrics: Some(found.metrics) })
 }
 
 struct Names {
@@ -118,75 +202,27 @@ struct Names {
     metrics: MetadataMetrics,
 }
 
-async fn find_names(state: &ApiState, uri: &Uri, headers: &HeaderMap) -> Result<Names, ApiError> {
-    let tenant = state.tenant(headers)?;
-    let uri = uri.clone();
-    let found = state.run(move |state, cancelled| {
-        let request = TagsRequest::of(&Params::of(&uri)?)?;
-        let hours = request.hours();
-        let mut metrics = MetadataMetrics::default();
-        let mut scopes: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-        let wanted = |scope: Scope| request.scope.is_none_or(|wanted| wanted == scope);
-        if wanted(Scope::Intrinsic) {
-            scopes.insert(Scope::Intrinsic.name(), INTRINSICS.map(str::to_owned).to_vec());
-        }
-        if let Some(plan) = request.plan {
-            let scan = TagScan { plan: Some(plan), window: request.window, limit: request.limit };
-            let (names, inspected) = scan_names(&state.live.snapshot(&tenant), &scan, cancelled);
-            metrics.inspected_bytes = inspected.bytes;
-            let names = names.into_iter().filter(|(name, _)| request.scope.is_none_or(|scope| scope.name() == *name));
-            scopes.extend(names.map(|(scope, names)| (scope, names.into_iter().collect())));
-        } else {
-            for scope in Scope::ALL.into_iter().filter(|scope| *scope != Scope::Intrinsic && wanted(*scope)) {
-                scopes.insert(scope.name(), state.catalog.tag_names(&tenant, scope, hours, request.limit)?);
-            }
-        }
-        Ok(Names { scopes, all: request.scope.is_none(), limit: request.limit, metrics })
-    });
-    found.await?
-}
-
-pub(super) async fn values(
-    State(state): State<ApiState>,
-    Path(rest): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let format = Format::of(&headers);
-    let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?;
-    let field = match name {
-        "root.name" => Field::Intrinsic(Intrinsic::RootName),
-        "root.service.name" => Field::Intrinsic(Intrinsic::RootService),
-        "status.code" => Field::Intrinsic(Intrinsic::Status),
-        _ => match traceql::parse_field(name) {
-            Ok(field @ Field::Intrinsic(_)) => field,
-            _ => Field::Attribute(Attribute { parent: false, scope: traceql::Scope::Any, name: name.to_owned() }),
-        },
-    };
-    let found = find_values(&state, field, &uri, &headers).await?;
-    let mut values: Vec<String> = found.values.into_iter().map(|value| value.value).collect();
-    if name == "error" && values.is_empty() {
-        // The old search knows it as a name for the status.
-        values.push("true".to_owned());
+fn find_names(state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool) -> Result<Names, ApiError> {
+    let request = TagsRequest::of(params)?;
+    let hours = request.hours();
+    let mut metrics = MetadataMetrics::default();
+    let mut scopes: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    let wanted = |scope: Scope| request.scope.is_none_or(|wanted| wanted == scope);
+    if wanted(Scope::Intrinsic) {
+        scopes.insert(Scope::Intrinsic.name(), INTRINSICS.map(str::to_owned).to_vec());
     }
-    values.sort_unstable();
-    values.dedup();
-    Ok(format.answer(&SearchTagValuesResponse { tag_values: values, metrics: Some(found.metrics) }))
-}
-
-pub(super) async fn values_v2(
-    State(state): State<ApiState>,
-    Path(rest): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let format = Format::of(&headers);
-    let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?;
-    let field = traceql::parse_field(name).map_err(|error| {
-        ApiError::bad(format!("please provide a valid tagName: failed to parse identifier {name}: {error}"))
-    })?;
-    let found = find_values(&state, field, &uri, &headers).await?;
-    Ok(format.answer(&SearchTagValuesV2Response { tag_values: found.values, metrics: Some(found.metrics) }))
+    if let Some(plan) = request.plan {
+        let scan = TagScan { plan: Some(plan), window: request.window, limit: request.limit };
+        let (names, inspected) = scan_names(&state.live.snapshot(tenant), &scan, cancelled);
+        metrics.inspected_bytes = inspected.bytes;
+        let names = names.into_iter().filter(|(name, _)| request.scope.is_none_or(|scope| scope.name() == *name));
+        scopes.extend(names.map(|(scope, names)| (scope, names.into_iter().collect())));
+    } else {
+        for scope in Scope::ALL.into_iter().filter(|scope| *scope != Scope::Intrinsic && wanted(*scope)) {
+            scopes.insert(scope.name(), state.catalog.tag_names(tenant, scope, hours, request.limit)?);
+        }
+    }
+    Ok(Names { scopes, all: request.scope.is_none(), limit: request.limit, metrics })
 }
 
 struct Values {
@@ -194,39 +230,39 @@ struct Values {
     metrics: MetadataMetrics,
 }
 
-async fn find_values(state: &ApiState, field: Field, uri: &Uri, headers: &HeaderMap) -> Result<Values, ApiError> {
-    let tenant = state.tenant(headers)?;
-    let uri = uri.clone();
-    let found = state.run(move |state, cancelled| {
-        let request = TagsRequest::of(&Params::of(&uri)?)?;
-        if let Some(keywords) = keywords(&field) {
-            let value = |name: &str| TagValue { r#type: "keyword".to_owned(), value: name.to_owned() };
-            let values = keywords.into_iter().take(request.limit).map(value).collect();
-            return Ok(Values { values, metrics: MetadataMetrics::default() });
+fn find_values(
+    state: &ApiState,
+    tenant: &str,
+    field: &Field,
+    params: &Params,
+    cancelled: &AtomicBool,
+) -> Result<Values, ApiError> {
+    let request = TagsRequest::of(params)?;
+    if let Some(keywords) = keywords(field) {
+        let value = |name: &str| TagValue { r#type: "keyword".to_owned(), value: name.to_owned() };
+        let values = keywords.into_iter().take(request.limit).map(value).collect();
+        return Ok(Values { values, metrics: MetadataMetrics::default() });
+    }
+    let mut metrics = MetadataMetrics::default();
+    let values = match indexed(field) {
+        Some(index) if request.plan.is_none() => {
+            let mut values = BTreeSet::new();
+            for (scope, name) in index {
+                let hours = request.hours();
+                values.extend(state.catalog.tag_values(tenant, scope, name, hours, request.limit)?);
+            }
+            values.into_iter().take(request.limit).collect()
         }
-        let mut metrics = MetadataMetrics::default();
-        let values = match indexed(&field) {
-            Some(index) if request.plan.is_none() => {
-                let mut values = BTreeSet::new();
-                for (scope, name) in index {
-                    let hours = request.hours();
-                    values.extend(state.catalog.tag_values(&tenant, scope, name, hours, request.limit)?);
-                }
-                values.into_iter().take(request.limit).collect()
-            }
-            None if is_endless(&field) => Vec::new(),
-            _ => {
-                let scan = TagScan { plan: request.plan, window: request.window, limit: request.limit };
-                let (values, inspected) = scan_values(&state.live.snapshot(&tenant), &field, &scan, cancelled);
-                metrics.inspected_bytes = inspected.bytes;
-                values
-            }
-        };
-        let value =
-            |value: catalog::TagValue| TagValue { r#type: value.type_name().to_owned(), value: value.to_string() };
-        Ok(Values { values: values.into_iter().map(value).collect(), metrics })
-    });
-    found.await?
+        None if is_endless(field) => Vec::new(),
+        _ => {
+            let scan = TagScan { plan: request.plan, window: request.window, limit: request.limit };
+            let (values, inspected) = scan_values(&state.live.snapshot(tenant), field, &scan, cancelled);
+            metrics.inspected_bytes = inspected.bytes;
+            values
+        }
+    };
+    let value = |value: catalog::TagValue| TagValue { r#type: value.type_name().to_owned(), value: value.to_string() };
+    Ok(Values { values: values.into_iter().map(value).collect(), metrics })
 }
 
 /// Values that are a closed list.

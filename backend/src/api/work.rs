@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderMap;
+use axum::response::Response;
+use http::{HeaderMap, Uri};
+use prost::Message;
 
 use super::ApiState;
 use super::error::ApiError;
+use super::json::ToJson;
+use super::params::Params;
+use super::respond::Format;
 use crate::tenant::TENANT_HEADER;
 
 /// Set when nobody waits for the answer any more.
@@ -33,6 +38,22 @@ impl ApiState {
             job(&state, &cancelled)
         };
         tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Stopped)
+    }
+
+    /// Answers a request with the message that `job` makes of its tenant and parameters.
+    pub(super) async fn answer<T: Message + ToJson>(
+        &self,
+        uri: Uri,
+        headers: &HeaderMap,
+        job: impl FnOnce(&Self, &str, &Params, &AtomicBool) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let tenant = self.tenant(headers)?;
+        let format = Format::of(headers);
+        let answer = self.run(move |state, cancelled| {
+            let params = Params::of(&uri)?;
+            Ok(format.answer(&job(state, &tenant, &params, cancelled)?))
+        });
+        answer.await?
     }
 
     /// Whose data a request asks for.

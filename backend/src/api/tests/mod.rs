@@ -1,5 +1,8 @@
 //! Every endpoint, through the router, on the shop and the job of the query tests.
 
+mod drilldown;
+mod grpc;
+mod metrics;
 mod search;
 mod tags;
 mod traces;

@@ -1,9 +1,15 @@
-//! Messages of Tempo's `tempopb` package, as far as the API answers with them. Numbers are Tempo's.
+//! Messages of Tempo's `tempopb` package, as far as the API reads or writes them. Numbers are Tempo's.
+
+mod metrics;
+mod requests;
 
 use std::collections::BTreeMap;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
+
+pub use metrics::{Exemplar, InstantSeries, QueryInstantResponse, QueryRangeResponse, Sample, TimeSeries};
+pub use requests::{QueryInstantRequest, QueryRangeRequest, SearchRequest, SearchTagValuesRequest, SearchTagsRequest};
 
 /// Answer to a trace by id, second version. `trace` is always there, even if it is empty: clients rely on it.
 #[derive(Clone, PartialEq, prost::Message)]
