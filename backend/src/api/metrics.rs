@@ -28,7 +28,7 @@ const MAX_RANGE_NS: u64 = 24 * 3_600 * 1_000_000_000;
 const MAX_INTERVALS: u64 = 10_000;
 
 /// Most memory for what a query has counted so far.
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 pub(super) async fn query_range(
     State(state): State<ApiState>,

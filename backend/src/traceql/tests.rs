@@ -88,6 +88,7 @@ const CORPUS: [&str; 62] = [
     "{ duration > 90s && duration > 1500us && duration > 0s }"
 )]
 #[case::compare("{} | compare({ .a })", "{ true } | compare({ .a }, 10)")]
+#[case::constants("7 / 2 * ({} | rate())", "(7 / 2) * ({ true } | rate())")]
 #[case::spanset_brackets("(({ .a }) && ({ .b } >> { .c }))", "{ .a } && ({ .b } >> { .c })")]
 #[case::number("{ .a = 0010 }", "{ .a = 10 }")]
 fn prints(#[case] text: &str, #[case] printed: &str) {
