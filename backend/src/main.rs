@@ -10,6 +10,11 @@ use coati_backend::server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+/// Spans are made on one thread and freed on another, which glibc's allocator pays for with locks and fragments: with
+/// this one ingest takes a third less processor time and the replay a quarter of its time (`cargo xtask bench ingest`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code for a wrong flag, file or key.
 const USAGE: u8 = 2;
 

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -60,7 +61,7 @@ struct Name {
 impl TagIndex {
     /// The index of what is in `store`. Blocks.
     pub fn open(store: Arc<dyn Catalog>, limits: IndexLimits, metrics: CatalogMetrics) -> Result<Self, CatalogError> {
-        let hasher = RandomState::new();
+        let hasher = RandomState::default();
         let known = Known::load(store.as_ref(), &hasher)?;
         Ok(Self { store, limits, metrics, hasher, known: Mutex::new(known) })
     }
@@ -146,9 +147,17 @@ impl Known {
         if tag.name.len() > INDEXED_BYTES {
             return Noted { fresh: false, value: ValueNoted::TooLong };
         }
-        let name_key = hasher.hash_one((tenant, tag.scope, tag.name));
+        let too_long = matches!(tag.value, Some(Borrowed::String(text)) if text.len() > INDEXED_BYTES);
+        let value = tag.value.filter(|_| !too_long);
+        let value_key = value.map(|value| hasher.hash_one((tenant, tag.scope, tag.name, value)));
+        // Almost every tag ends here. Hours of a value are hours of its name too.
+        if let Some(hours) = value_key.and_then(|key| self.values.get(&key))
+            && hours.contains(tag.hours)
+        {
+            return Noted { fresh: false, value: ValueNoted::Indexed };
+        }
         let mut fresh = false;
-        let name = match self.names.entry(name_key) {
+        let name = match self.names.entry(hasher.hash_one((tenant, tag.scope, tag.name))) {
             Entry::Occupied(name) => {
                 let name = name.into_mut();
                 fresh |= widen(&mut name.hours, tag.hours);
@@ -164,11 +173,11 @@ impl Known {
                 vacant.insert(Name { hours: tag.hours, values: 0 })
             }
         };
-        let Some(value) = tag.value else { return Noted { fresh, value: ValueNoted::Indexed } };
-        if matches!(value, Borrowed::String(text) if text.len() > INDEXED_BYTES) {
+        if too_long {
             return Noted { fresh, value: ValueNoted::TooLong };
         }
-        match self.values.entry(hasher.hash_one((name_key, value))) {
+        let Some(value_key) = value_key else { return Noted { fresh, value: ValueNoted::Indexed } };
+        match self.values.entry(value_key) {
             Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
             Entry::Vacant(_) if name.values >= limits.values => {
                 return Noted { fresh, value: ValueNoted::OverLimit };

@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
@@ -295,6 +296,8 @@ fn index_the_rest(
 
 async fn serve_http(name: &'static str, listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
     let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
+    // With Nagle's algorithm an answer of two small writes waits for the client's delayed acknowledgement: 40 ms.
+    let listener = listener.tap_io(|connection| _ = connection.set_nodelay(true));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         error!(listener = name, error = %chain(&error), "listener broke off");
     }
@@ -304,9 +307,8 @@ async fn serve_grpc(listener: TcpListener, receiver: GrpcReceiver, mut stopped: 
     let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
     let server = tonic::transport::Server::builder()
         .http2_adaptive_window(Some(true))
-        .tcp_nodelay(true)
         .add_service(receiver)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop);
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
     if let Err(error) = server.await {
         error!(listener = "otlp-grpc", error = %chain(&error), "listener broke off");
     }

@@ -116,7 +116,7 @@ impl Writer {
     }
 
     /// Group commit without a timer: while one sync runs the next requests queue up, and the sync after it takes them
-    /// all. Waiting for more on an idle disk would only add delay (measured: `docs/adr/0004-wal.md`).
+    /// all. Waiting for more on an idle disk would only add delay (measured: `docs/adr/0005-log.md`).
     fn run(mut self, commands: &Receiver<Command>) {
         let mut batch = Vec::new();
         while let Ok(command) = commands.recv() {
