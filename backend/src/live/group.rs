@@ -40,8 +40,9 @@ pub fn group(request: ExportTraceServiceRequest) -> Vec<TraceBatch> {
             let shared = size::scope(&scope);
             let scope = Arc::new(scope);
             let scope_schema_url: Arc<str> = schema_url.into();
-            groups.extend(by_trace(spans).into_iter().map(|Group { id, spans, bytes }| TraceBatch {
+            groups.extend(by_trace(spans).into_iter().map(|(id, spans)| TraceBatch {
                 id,
+                bytes: size_of::<Batch>() + size::list(&spans, size::span),
                 batch: Arc::new(Batch {
                     resource: Arc::clone(&resource),
                     resource_schema_url: Arc::clone(&resource_schema_url),
@@ -49,7 +50,6 @@ pub fn group(request: ExportTraceServiceRequest) -> Vec<TraceBatch> {
                     scope_schema_url: Arc::clone(&scope_schema_url),
                     spans,
                 }),
-                bytes: size_of::<Batch>() + bytes,
             }));
             share(&mut groups, first, shared);
         }
@@ -72,24 +72,17 @@ pub fn ungroup(groups: &[TraceBatch]) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
 }
 
-struct Group {
-    id: TraceId,
-    spans: Vec<Span>,
-    bytes: usize,
-}
-
-fn by_trace(spans: Vec<Span>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+fn by_trace(spans: Vec<Span>) -> Vec<(TraceId, Vec<Span>)> {
+    let mut groups: Vec<(TraceId, Vec<Span>)> = Vec::new();
     let mut index: HashMap<TraceId, usize> = HashMap::new();
     for span in spans {
         let Ok(id) = TraceId::try_from(span.trace_id.as_slice()) else { continue };
         let position = *index.entry(id).or_insert_with(|| {
-            groups.push(Group { id, spans: Vec::new(), bytes: 0 });
+            groups.push((id, Vec::new()));
             groups.len() - 1
         });
-        if let Some(group) = groups.get_mut(position) {
-            group.bytes += size::span(&span);
-            group.spans.push(span);
+        if let Some((_, group)) = groups.get_mut(position) {
+            group.push(span);
         }
     }
     groups

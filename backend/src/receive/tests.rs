@@ -266,11 +266,11 @@ async fn a_trace_that_is_too_large_is_rejected_and_others_are_not() {
     let one = group(request(vec![span(1, 1)]))[0].bytes;
     let limits = Limits { trace_bytes: 4 * one, ..Limits::default() };
     let stages = Stages::with(IngestConfig::default(), limits, Arc::new(RealDisk));
-    let large = (1..=8).map(|id| span(1, id)).chain([span(2, 1)]).collect();
+    let large = (1..=40).map(|id| span(1, id)).chain([span(2, 1)]).collect();
     let answer = stages.post(&[PROTOBUF], request(large).encode_to_vec()).await;
     let partial = ExportTraceServiceResponse::decode(answer.body).unwrap().partial_success.unwrap();
-    assert_eq!(partial.rejected_spans, 8);
-    assert!(partial.error_message.starts_with("8 rejected as trace_too_large"), "{}", partial.error_message);
+    assert_eq!(partial.rejected_spans, 40);
+    assert!(partial.error_message.starts_with("40 rejected as trace_too_large"), "{}", partial.error_message);
     assert_eq!(stages.stored(SINGLE_TENANT), [span(2, 1)]);
     let mut taken = 0;
     while stages.stored(SINGLE_TENANT).len() == taken + 1 {
