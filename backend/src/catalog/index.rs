@@ -17,7 +17,7 @@ use crate::telemetry::CatalogMetrics;
 /// Longest name and longest value that are indexed, bytes.
 const INDEXED_BYTES: usize = 1024;
 
-const ALL: IndexLimits = IndexLimits { names: u32::MAX, values: u32::MAX };
+const ALL: IndexLimits = IndexLimits { names: u32::MAX, values: u32::MAX, all_values: usize::MAX };
 
 /// How much is indexed. What is beyond is still stored and found by queries, it is only not offered for completion.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,12 +26,14 @@ pub struct IndexLimits {
     pub names: u32,
     /// Values of a name.
     pub values: u32,
+    /// Values of all names and tenants; each costs some 20 bytes of memory and a few hundred of disk.
+    pub all_values: usize,
 }
 
 impl Default for IndexLimits {
-    /// 5,000 names, 10,000 values each.
+    /// 5,000 names, 10,000 values each, 500,000 in all.
     fn default() -> Self {
-        Self { names: 5_000, values: 10_000 }
+        Self { names: 5_000, values: 10_000, all_values: 500_000 }
     }
 }
 
@@ -176,10 +178,11 @@ impl Known {
         if too_long {
             return Noted { fresh, value: ValueNoted::TooLong };
         }
+        let full = self.values.len() >= limits.all_values || name.values >= limits.values;
         let Some(value_key) = value_key else { return Noted { fresh, value: ValueNoted::Indexed } };
         match self.values.entry(value_key) {
             Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
-            Entry::Vacant(_) if name.values >= limits.values => {
+            Entry::Vacant(_) if full => {
                 return Noted { fresh, value: ValueNoted::OverLimit };
             }
             Entry::Vacant(vacant) => {
@@ -429,6 +432,17 @@ mod tests {
     }
 
     #[test]
+    fn all_values_together_have_a_limit() {
+        // The span's name and the service's are values of three intrinsics, the service's one of an attribute too.
+        let index = index(IndexLimits { all_values: 7, ..IndexLimits::default() });
+        for name in ["a", "b", "c", "d"] {
+            pass(&index, vec![span_at(5, vec![text(name, "x")])]);
+        }
+        let stored = ["a", "b", "c", "d"].map(|name| values(&index, Scope::Span, name).len());
+        assert_eq!(stored, [1, 1, 0, 0]);
+    }
+
+    #[test]
     fn what_is_pruned_makes_room_and_is_told_again() {
         let index = index(IndexLimits { values: 1, ..IndexLimits::default() });
         let spans = |hour, value| vec![span_at(hour, vec![text("a", value)])];
@@ -443,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_over_a_limit_is_counted_and_its_name_is_indexed_nevertheless() {
-        let index = index(IndexLimits { names: 7, values: 3 });
+        let index = index(IndexLimits { names: 7, values: 3, ..IndexLimits::default() });
         let spans = |name: &str, value: String| vec![span_at(5, vec![text(name, &value)])];
         for value in 0..5 {
             pass(&index, spans("a", value.to_string()));
