@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use coati_backend::config::Config;
-use coati_backend::server::Server;
+use coati_backend::server::{self, Server};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -101,7 +101,7 @@ fn whole_path(requests: usize) -> Result<Whole> {
     let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     (config.listen.api, config.listen.otlp_grpc, config.listen.otlp_http) = (any_port, any_port, any_port);
-    let runtime = Runtime::new()?;
+    let runtime = server::runtime()?;
     let server = runtime.block_on(Server::start(&config))?;
     let mut sender = Command::new(env::current_exe()?)
         .env(SEND_TO, server.addresses().otlp_grpc.to_string())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use coati_backend::cli::{self, Command};
 use coati_backend::config::Config;
-use coati_backend::server::Server;
+use coati_backend::server::{self, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -45,7 +45,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime = server::runtime().context("cannot start the runtime")?;
     let outcome = runtime.block_on(serve(config));
     // A replay that was cut short must not hold the end up; it changes nothing on disk that counts.
     runtime.shutdown_timeout(Duration::from_millis(500));

@@ -193,6 +193,7 @@ fn success(format: Format, answer: &ExportTraceServiceResponse) -> Response {
 
 fn failure(format: Format, error: &ExportError) -> Response {
     let status = match error.code() {
+        Code::ResourceExhausted if error.retry_after().is_none() => StatusCode::PAYLOAD_TOO_LARGE,
         Code::InvalidArgument => StatusCode::BAD_REQUEST,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

@@ -9,6 +9,7 @@ mod prepare;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod weight;
 
 use std::time::Duration;
 
@@ -43,6 +44,16 @@ pub enum ExportError {
     /// It is not OTLP in protobuf.
     #[error("body is not a valid ExportTraceServiceRequest: {0}")]
     Protobuf(#[source] prost::DecodeError),
+    /// It would take too much memory: many messages that hold nothing.
+    #[error("request of {bytes} bytes would take {decoded} bytes when decoded, more than the limit of {limit} bytes")]
+    TooLarge {
+        /// Size of the request.
+        bytes: usize,
+        /// Its messages in memory.
+        decoded: usize,
+        /// What they may take.
+        limit: usize,
+    },
     /// The log did not take it. Passes.
     #[error("{0}")]
     Wal(#[source] WalError),
@@ -54,7 +65,7 @@ impl ExportError {
         match self {
             Self::Internal => tonic::Code::Internal,
             Self::Json(_) | Self::Protobuf(_) => tonic::Code::InvalidArgument,
-            Self::Overloaded { .. } => tonic::Code::ResourceExhausted,
+            Self::Overloaded { .. } | Self::TooLarge { .. } => tonic::Code::ResourceExhausted,
             Self::Wal(_) => tonic::Code::Unavailable,
         }
     }
@@ -62,7 +73,7 @@ impl ExportError {
     /// When to try again, if that can help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Internal | Self::Json(_) | Self::Protobuf(_) => None,
+            Self::Internal | Self::Json(_) | Self::Protobuf(_) | Self::TooLarge { .. } => None,
             Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
         }
     }
@@ -73,6 +84,7 @@ impl ExportError {
             Self::Internal => "internal",
             Self::Json(_) | Self::Protobuf(_) => "malformed",
             Self::Overloaded { .. } => "overloaded",
+            Self::TooLarge { .. } => "too_large",
             Self::Wal(_) => "log",
         }
     }

@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::compression::pack;
 use super::validate::{Reason, Rejections, remove_invalid};
-use super::{ExportError, json};
+use super::{ExportError, json, weight};
 use crate::live::{LiveSet, TraceBatch, TraceId, group, ungroup};
 
 /// How a request is written.
@@ -37,6 +37,7 @@ pub(super) struct Prepared {
 }
 
 pub(super) fn prepare(body: Bytes, format: Format, live: &LiveSet, tenant: &str) -> Result<Prepared, ExportError> {
+    weight::check(&body, format)?;
     let mut request = match format {
         Format::Protobuf => ExportTraceServiceRequest::decode(body.clone()).map_err(ExportError::Protobuf)?,
         Format::Json => json::decode(&body).map_err(ExportError::Json)?,

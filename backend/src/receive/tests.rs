@@ -365,6 +365,19 @@ async fn requests_that_are_too_large_are_refused_with_the_sizes(
     );
 }
 
+#[tokio::test]
+async fn what_is_large_only_when_decoded_is_refused_for_good() {
+    let stages = Stages::new();
+    let request = request(vec![Span::default(); 1 << 20]);
+    let headers = [("content-type", "application/x-protobuf"), ("content-encoding", "gzip")];
+    let answer = stages.post(&headers, gzip(&request.encode_to_vec())).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+
+    let refused = stages.grpc(Tenancy::new(false)).await.export(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.get_details_retry_info().is_none());
+}
+
 #[rstest]
 #[case::get("GET", "/v1/traces", StatusCode::METHOD_NOT_ALLOWED)]
 #[case::other_signal("POST", "/v1/metrics", StatusCode::NOT_FOUND)]

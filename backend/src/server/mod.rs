@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -46,6 +47,14 @@ const SEGMENTS: u64 = 8;
 
 /// Largest segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Threads for what blocks. tokio's 512 would each keep memory of their own for the allocator.
+const BLOCKING_THREADS: usize = 16;
+
+/// The runtime that a server is to run on.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
+}
 
 /// Why the backend does not run.
 #[derive(Debug, thiserror::Error)]
