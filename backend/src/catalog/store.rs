@@ -12,7 +12,7 @@ use sled::{Db, IVec, Tree};
 use tracing::error;
 
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
-use crate::telemetry::CatalogMetrics;
+use crate::telemetry::{CatalogMetrics, chain};
 
 /// Format of keys and values; a store with another one is built anew.
 const FORMAT: &[u8] = b"1";
@@ -32,24 +32,27 @@ pub struct SledCatalog {
 }
 
 impl SledCatalog {
-    /// Opens the store in `dir`. One that cannot be opened, or has another format, is moved to `<dir>.broken` (where the
-    /// one before it is deleted), counted, and begun anew.
-    pub fn open(dir: &Path, metrics: &CatalogMetrics) -> Result<Self, CatalogError> {
+    /// Opens the store in `dir` and gives it to `read`, which is to read whatever the start needs: sled reads most pages
+    /// only then, so damage is often found no earlier. If either fails or panics, the store is moved to `<dir>.broken`
+    /// (where the one before it is deleted), counted, and begun anew, once.
+    ///
+    /// Nobody else may have the store open; the lock of the data directory sees to that.
+    pub fn open<T>(
+        dir: &Path,
+        metrics: &CatalogMetrics,
+        read: impl Fn(Self) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let attempt = || Self::try_open(dir).and_then(&read);
         // sled panics on some kinds of damage.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(dir)));
-        let cause = match opened {
-            Ok(Ok(catalog)) => return Ok(catalog),
-            // Somebody else has it open: that is no damage.
-            Ok(Err(CatalogError::Store(sled::Error::Io(error)))) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(CatalogError::Store(sled::Error::Io(error)));
-            }
-            Ok(Err(error)) => error.to_string(),
+        let cause = match catch_unwind(AssertUnwindSafe(attempt)) {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => chain(&error),
             Err(_) => "the store panicked".to_owned(),
         };
         error!(dir = %dir.display(), cause, "catalog moved aside, it is built anew from the log");
         metrics.rebuilds.inc();
         move_aside(dir).map_err(|error| CatalogError::Store(sled::Error::Io(error)))?;
-        Self::try_open(dir)
+        attempt()
     }
 
     fn try_open(dir: &Path) -> Result<Self, CatalogError> {
@@ -296,8 +299,60 @@ mod tests {
 
     fn open(dir: &Path) -> (SledCatalog, u64) {
         let metrics = CatalogMetrics::default();
-        let catalog = SledCatalog::open(&dir.join("catalog"), &metrics).unwrap();
+        let catalog = SledCatalog::open(&dir.join("catalog"), &metrics, Ok).unwrap();
         (catalog, metrics.rebuilds.get())
+    }
+
+    #[rstest]
+    #[case::malformed_entry(b"x", b"y")]
+    #[case::malformed_hours(b"\x01tr\x00\x01n", b"short")]
+    fn damage_that_only_reading_finds_is_moved_aside(#[case] key: &[u8], #[case] hours: &[u8]) {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).0.names.insert(key, hours).unwrap();
+        let metrics = CatalogMetrics::default();
+        let read = |catalog: SledCatalog| catalog.for_each(&mut |_, _| {});
+        SledCatalog::open(&dir.path().join("catalog"), &metrics, read).unwrap();
+        assert_eq!(metrics.rebuilds.get(), 1);
+        assert!(dir.path().join("catalog.broken").is_dir());
+    }
+
+    #[test]
+    fn a_panic_while_reading_is_caught_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = std::cell::Cell::new(true);
+        let metrics = CatalogMetrics::default();
+        let read = |catalog| {
+            assert!(!first.replace(false), "a damaged page");
+            Ok(catalog)
+        };
+        SledCatalog::open(&dir.path().join("catalog"), &metrics, read).unwrap();
+        assert_eq!(metrics.rebuilds.get(), 1);
+    }
+
+    #[test]
+    fn ruined_data_pages_never_keep_it_from_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(dir.path());
+        for number in 0..2_000_u32 {
+            catalog
+                .names
+                .insert(name_key("t", Scope::Span, &number.to_string()), encode_hours(Hours { first: 1, last: 2 }))
+                .unwrap();
+        }
+        catalog.set_checkpoint(7).unwrap();
+        drop(catalog);
+        let db = dir.path().join("catalog/db");
+        let mut bytes = fs::read(&db).unwrap();
+        let (third, len) = (bytes.len() / 3, bytes.len());
+        for byte in &mut bytes[third..len * 2 / 3] {
+            *byte ^= 0x55;
+        }
+        fs::write(&db, bytes).unwrap();
+        let read = |catalog: SledCatalog| {
+            catalog.checkpoint()?;
+            catalog.for_each(&mut |_, _| {})
+        };
+        SledCatalog::open(&dir.path().join("catalog"), &CatalogMetrics::default(), read).unwrap();
     }
 
     fn seen(scope: Scope, name: &str, value: TagValue, hour: u32) -> Seen {

@@ -265,8 +265,10 @@ async fn blocking<T: Send + 'static>(
 async fn open_tags(dir: PathBuf, metrics: &Metrics) -> Result<Arc<TagIndex>, ServerError> {
     let metrics = metrics.catalog.clone();
     let opened = blocking("opening the catalog", move || {
-        let store: Arc<dyn Catalog> = Arc::new(SledCatalog::open(&dir, &metrics)?);
-        TagIndex::open(store, IndexLimits::default(), metrics)
+        SledCatalog::open(&dir, &metrics, |store| {
+            store.checkpoint()?;
+            TagIndex::open(Arc::new(store), IndexLimits::default(), metrics.clone())
+        })
     });
     Ok(Arc::new(opened.await?.map_err(ServerError::Catalog)?))
 }
