@@ -114,7 +114,8 @@ impl Log {
         for piece in scan(bytes, HEADER_BYTES, segment.salt) {
             match piece {
                 Piece::Frame(_, frame) => frames.push(frame),
-                Piece::Damaged(range, damage) => self.set_aside(&segment.path, bytes, range, damage),
+                // An error is reported; the range stays in its segment, copied or not.
+                Piece::Damaged(range, damage) => _ = self.set_aside(&segment.path, bytes, range, damage),
             }
         }
         frames
@@ -133,8 +134,11 @@ impl Log {
             }
             Err(HeaderDamage::Checksum) => {
                 let content = fs::read(&path).map_err(read_error)?;
-                self.set_aside(&path, &content, 0..content.len(), Damage::Checksum);
-                return Ok(());
+                // Without its salt no frame can be told from garbage. Once the copy is safe the segment only takes room.
+                return match self.set_aside(&path, &content, 0..content.len(), Damage::Checksum) {
+                    Ok(()) => self.disk.remove(&path).map_err(read_error),
+                    Err(_) => Ok(()), // Reported; tried again at the next start.
+                };
             }
         };
         let Header { salt, first_sequence, created_ns } = header;
@@ -153,23 +157,27 @@ impl Log {
             self.next_sequence = self.next_sequence.max(segment.first_sequence);
             let bytes = fs::read(&segment.path).map_err(read_error)?;
             let mut sound_end = HEADER_BYTES;
-            let mut frames = 0_usize;
+            let mut keep = false;
             for piece in scan(&bytes, HEADER_BYTES, segment.salt) {
                 match piece {
                     Piece::Frame(offset, frame) => {
                         sound_end = offset + super::format::FRAME_OVERHEAD + frame.tenant.len() + frame.payload.len();
                         self.next_sequence = self.next_sequence.max(frame.sequence + 1);
                         segment.newest_ns = segment.newest_ns.max(frame.received_ns);
-                        frames += 1;
+                        keep = true;
                     }
                     Piece::Damaged(range, damage) if range.end == bytes.len() => {
-                        self.cut(&segment.path, &bytes, range, damage).map_err(read_error)?;
+                        if !self.cut(&segment.path, &bytes, range, damage).map_err(read_error)? {
+                            // Left whole: new frames go to a new segment anyway.
+                            sound_end = bytes.len();
+                            keep = true;
+                        }
                     }
                     Piece::Damaged(..) => {} // Set aside by `newest_first`.
                 }
             }
             segment.bytes = sound_end as u64;
-            if frames > 0 {
+            if keep {
                 self.segments.push(segment);
                 return Ok(());
             }
@@ -181,22 +189,27 @@ impl Log {
 
     /// Removes the damaged end of the newest segment; what a crash left of the last write, nothing acknowledged.
     ///
-    /// It could also be an acknowledged frame that was damaged later: so it is kept aside like every damage.
-    fn cut(&self, path: &Path, bytes: &[u8], range: Range<usize>, damage: Damage) -> io::Result<()> {
+    /// It could also be an acknowledged frame that was damaged later: so it is kept aside like every damage, and left
+    /// where it is if that fails: false.
+    fn cut(&self, path: &Path, bytes: &[u8], range: Range<usize>, damage: Damage) -> io::Result<bool> {
         let keep = range.start as u64;
         let cut = range.len() as u64;
-        warn!(segment = %path.display(), offset = keep, bytes = cut, "torn end of the log cut off");
         if damage != Damage::Incomplete || bytes.len() - range.start > super::format::FRAME_OVERHEAD {
-            self.set_aside(path, bytes, range, damage);
+            let saved = self.set_aside(path, bytes, range, damage);
+            if saved.is_err() {
+                return Ok(false);
+            }
         }
+        warn!(segment = %path.display(), offset = keep, bytes = cut, "torn end of the log cut off");
         self.metrics.truncated_bytes.inc_by(cut);
         let mut file = self.disk.open(path)?;
         file.truncate(keep)?;
-        file.sync()
+        file.sync()?;
+        Ok(true)
     }
 
-    /// Copies damaged bytes to `quarantine/`, named by segment and position; the segment stays as it is.
-    fn set_aside(&self, path: &Path, bytes: &[u8], range: Range<usize>, damage: Damage) {
+    /// Copies damaged bytes to `quarantine/`, named by segment and position, and syncs the copy; the segment stays as it is.
+    fn set_aside(&self, path: &Path, bytes: &[u8], range: Range<usize>, damage: Damage) -> io::Result<()> {
         let (offset, len) = (range.start, range.len());
         let damaged = bytes.get(range).unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -204,10 +217,23 @@ impl Log {
         let copy = directory.join(format!("{name}.{offset}"));
         error!(segment = %path.display(), offset, bytes = len, ?damage, copy = %copy.display(), "damaged part of the log set aside");
         self.metrics.damaged_ranges.inc();
-        let saved = fs::create_dir_all(&directory).and_then(|()| fs::write(&copy, damaged));
-        if let Err(error) = saved {
+        self.save(&copy, damaged).inspect_err(|error| {
             error!(copy = %copy.display(), %error, "damaged part of the log could not be copied; it stays in its segment");
+        })
+    }
+
+    fn save(&self, copy: &Path, damaged: &[u8]) -> io::Result<()> {
+        if let Some(directory) = copy.parent() {
+            fs::create_dir_all(directory)?;
+            sync_parent(directory)?;
         }
+        if copy.exists() {
+            // Of the same range at an earlier start, perhaps not whole.
+            self.disk.remove(copy)?;
+        }
+        let mut file = self.disk.create(copy)?;
+        file.append(damaged)?;
+        file.sync()
     }
 }
 

@@ -145,6 +145,40 @@ fn a_segment_without_a_sound_header_is_copied_aside() {
     let log = open(dir.path());
     assert_eq!(read(&log), []);
     assert_eq!(fs::read(dir.path().join("quarantine/0000000000000001.wal.0")).unwrap(), bytes);
+    assert_eq!(log_files(dir.path()), 0, "once the copy is safe the segment goes");
+}
+
+fn log_files(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count()
+}
+
+#[rstest]
+#[case::no_room(Faults { room: Some(3), ..Faults::default() })]
+#[case::not_created(Faults { failing_creates: 1, ..Faults::default() })]
+#[case::not_synced(Faults { failing_syncs: 1, ..Faults::default() })]
+fn damage_stays_in_its_file_until_its_copy_is_safe(
+    #[case] faults: Faults,
+    #[values("end", "only frame", "header")] what: &str,
+) {
+    let frames = if what == "only frame" { three()[..1].to_vec() } else { three() };
+    let (mut bytes, starts) = segment(&frames);
+    if what == "header" {
+        bytes[0] ^= 1;
+        bytes[HEADER_BYTES / 2] ^= 1;
+    } else {
+        *bytes.last_mut().unwrap() ^= 1;
+    }
+    let (dir, path) = with_file(&bytes);
+    let disk = FaultyDisk::default();
+    disk.set(|set| *set = faults);
+    Log::open(dir.path(), Arc::new(disk.clone()), WalMetrics::default()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes, "nothing is cut without a copy");
+    disk.set(|set| *set = Faults::default());
+    Log::open(dir.path(), Arc::new(disk), WalMetrics::default()).unwrap();
+    let start = if what == "header" { 0 } else { *starts.last().unwrap() };
+    let copy = dir.path().join(format!("quarantine/0000000000000001.wal.{start}"));
+    assert_eq!(fs::read(copy).unwrap(), bytes[start..]);
+    assert_eq!(path.exists(), what == "end");
 }
 
 #[test]
