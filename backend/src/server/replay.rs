@@ -43,7 +43,8 @@ pub(super) fn replay(
 ) -> Result<Replayed, ServerError> {
     let started = Instant::now();
     let next_sequence = log.next_sequence();
-    let indexed = indexed(tags, next_sequence)?;
+    let first_sequence = log.segments().first().map(|segment| segment.first_sequence);
+    let indexed = indexed(tags, first_sequence, next_sequence)?;
     let (mut frames, mut raw_bytes, mut held) = (0_u64, 0_u64, 0);
     let mut pending = Vec::new();
     let mut index_failure = None;
@@ -112,15 +113,26 @@ pub(super) fn index(
 }
 
 /// Number up to which the catalog knows the log.
-fn indexed(tags: &TagIndex, next_sequence: u64) -> Result<u64, ServerError> {
+fn indexed(tags: &TagIndex, first_sequence: Option<u64>, next_sequence: u64) -> Result<u64, ServerError> {
     let store = tags.store();
     let indexed = store.checkpoint().map_err(ServerError::Catalog)?.unwrap_or_default();
     if indexed < next_sequence {
         return Ok(indexed);
     }
-    // The log was deleted and its numbers begin again; the catalog must not take new frames for old ones.
-    store.set_checkpoint(0).map_err(ServerError::Catalog)?;
-    Ok(0)
+    // The catalog must not take new frames for old ones.
+    let known = known_of(first_sequence, next_sequence);
+    store.set_checkpoint(known).map_err(ServerError::Catalog)?;
+    Ok(known)
+}
+
+/// What the catalog knows of a log that ends below the checkpoint.
+fn known_of(first_sequence: Option<u64>, next_sequence: u64) -> u64 {
+    match first_sequence {
+        // The log has lost its end, and the catalog has seen the rest.
+        Some(first) if first > 1 => next_sequence - 1,
+        // The log was deleted and its numbers begin again.
+        Some(_) | None => 0,
+    }
 }
 
 fn decode(frame: &Frame<'_>) -> Option<Vec<TraceBatch>> {
@@ -140,4 +152,18 @@ fn decode(frame: &Frame<'_>) -> Option<Vec<TraceBatch>> {
 fn observe(tags: &TagIndex, tenant: &str, batches: &[TraceBatch]) -> Result<(), ServerError> {
     let fresh = tags.observe(tenant, batches.iter().map(|batch| batch.batch.as_ref()));
     tags.record(tenant, &fresh).map_err(ServerError::Catalog)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::deleted(None, 1, 0)]
+    #[case::begun_again(Some(1), 9, 0)]
+    #[case::end_lost(Some(5), 9, 8)]
+    fn a_log_below_the_checkpoint(#[case] first: Option<u64>, #[case] next: u64, #[case] known: u64) {
+        assert_eq!(known_of(first, next), known);
+    }
 }
