@@ -259,7 +259,7 @@ impl Connection {
             };
             let outcome = front.cut_request(out);
             if outcome.is_ok() {
-                front.take_response(&mut moved, at, is_alone);
+                front.take_response(&mut moved, at, is_alone, out);
                 if !front.response.is_complete() {
                     return;
                 }

@@ -34,6 +34,9 @@ pub enum Event<'a> {
     Opened(&'a Origin),
     /// The head of a request was read.
     Began(&'a Origin, &'a RequestHead),
+    /// The first byte of a response was seen, at this time, and more of it must come. Told again where that turns out to
+    /// have been an interim response.
+    Answered(&'a Origin, u64),
     /// Nothing more will be known of the exchange.
     Ended(&'a Exchange),
     /// The exchange is lost; a counter says why.

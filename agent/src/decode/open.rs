@@ -97,7 +97,13 @@ impl Open {
         self.request.head.as_ref().map_or(Method::Other, |head| head.method)
     }
 
-    pub(super) fn take_response(&mut self, moved: &mut Moved<'_>, at: Moment<'_>, is_alone: bool) {
+    pub(super) fn take_response(
+        &mut self,
+        moved: &mut Moved<'_>,
+        at: Moment<'_>,
+        is_alone: bool,
+        out: &mut Out<'_>,
+    ) {
         let before = moved.len();
         let interim = self.response.take(moved, self.method());
         if interim {
@@ -108,6 +114,10 @@ impl Open {
         }
         if self.first_ns == 0 {
             self.first_ns = at.first_ns;
+            // Of what is over there is no need to tell that it has begun.
+            if !self.response.is_complete() {
+                (out.emit)(Event::Answered(&self.origin, self.first_ns));
+            }
         } else {
             self.longest_gap_ns = self.longest_gap_ns.max(at.first_ns.saturating_sub(self.last_ns));
         }

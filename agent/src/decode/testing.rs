@@ -248,6 +248,7 @@ impl Run {
             let (word, origin) = match event {
                 Event::Opened(origin) => ("opened", origin),
                 Event::Began(origin, _) => ("began", origin),
+                Event::Answered(origin, _) => ("answered", origin),
                 Event::Ended(exchange) => {
                     exchanges.push(exchange.clone());
                     ("ended", &exchange.origin)

@@ -192,6 +192,7 @@ impl Rest {
     fn event(&mut self, event: Event<'_>) {
         let (origin, now_ns) = match event {
             Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
+            Event::Answered(origin, first_ns) => (origin, first_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
         // `begun = spans + dropped + open + ignored + losses` must hold, so what is left out is counted as well.
@@ -211,6 +212,7 @@ impl Rest {
         match event {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => self.stitcher.began(origin, head),
+            Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Dropped(origin) => self.stitcher.dropped(origin),
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);

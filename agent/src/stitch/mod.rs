@@ -1,7 +1,8 @@
 //! Gives every exchange its place in a trace.
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
-//! positions of its first byte; for a client the only server request that its process has open; else it is a root.
+//! positions of its first byte; for a client the only server request that its process has open, if its response has not
+//! begun; else it is a root.
 //! A link that is not certain is not made. ADR 0003 says why.
 
 mod ids;
@@ -45,7 +46,7 @@ pub struct StitchCounters {
     pub by_header: u64,
     /// Server exchanges that are the other end of a client's on this node, told by the stream positions.
     pub by_position: u64,
-    /// Client exchanges of a process with one open server exchange.
+    /// Client exchanges of a process with one open server exchange whose response had not begun.
     pub in_process: u64,
     /// Roots.
     pub roots: u64,
@@ -61,6 +62,8 @@ pub struct StitchCounters {
 #[derive(Debug)]
 struct Open {
     begin_ns: u64,
+    /// First byte of the final response, `None` before it came.
+    answered_ns: Option<u64>,
     /// `None` until its head is read.
     ids: Option<Ids>,
     /// A span of its trace was made below it, so it must stay in that trace.
@@ -117,7 +120,7 @@ impl Stitcher {
             self.untracked_servers += u64::from(origin.role == Role::Server);
             return;
         }
-        self.open.insert(origin.id, Open { begin_ns: origin.begin_ns, ids: None, has_children: false });
+        self.open.insert(origin.id, Open { begin_ns: origin.begin_ns, answered_ns: None, ids: None, has_children: false });
         if origin.role == Role::Server {
             self.servers.entry(origin.tgid).or_default().push(origin.id);
         }
@@ -131,6 +134,13 @@ impl Stitcher {
         let ids = self.decide(origin, head);
         if let Some(open) = self.open.get_mut(&origin.id) {
             open.ids = Some(ids);
+        }
+    }
+
+    /// A response has begun, at `first_ns`.
+    pub fn answered(&mut self, origin: &Origin, first_ns: u64) {
+        if let Some(open) = self.open.get_mut(&origin.id) {
+            open.answered_ns = Some(first_ns);
         }
     }
 
@@ -249,6 +259,9 @@ impl Stitcher {
     }
 
     /// The place below the only server exchange that the process has open.
+    ///
+    /// What a response needs is asked for before its first byte, as a rule. A stream can stay open for hours, and what
+    /// its process does meanwhile has mostly nothing to do with it: such calls get no link rather than a wrong one.
     fn in_process(&mut self, origin: &Origin) -> Option<Ids> {
         let span_id = self.span_id(origin);
         let servers = self.servers.get(&origin.tgid)?;
@@ -258,7 +271,8 @@ impl Stitcher {
         };
         let server = self.open.get_mut(server)?;
         let parent = server.ids.as_ref()?;
-        if self.untracked_servers > 0 || server.begin_ns > origin.begin_ns {
+        let is_answered = server.answered_ns.is_some_and(|first_ns| first_ns <= origin.begin_ns);
+        if self.untracked_servers > 0 || server.begin_ns > origin.begin_ns || is_answered {
             return None;
         }
         server.has_children = true;

@@ -28,6 +28,7 @@ impl Run {
         let mut emit = |event: Event<'_>| match event {
             Event::Opened(origin) => stitcher.opened(origin),
             Event::Began(origin, head) => stitcher.began(origin, head),
+            Event::Answered(origin, first_ns) => stitcher.answered(origin, first_ns),
             Event::Ended(exchange) => spans.push((exchange.origin.id.connection, stitcher.ended(exchange))),
             Event::Dropped(origin) => stitcher.dropped(origin),
         };
@@ -317,6 +318,51 @@ fn a_call_from_before_or_after_the_request_is_a_root() {
     let run = Run::new(&[&server, &before, &after]);
     assert_root(run.span(1));
     assert_root(run.span(3));
+}
+
+/// Streams stay open for hours: what a process asks meanwhile is not theirs.
+#[test]
+fn a_call_behind_the_start_of_the_response_is_a_root() {
+    let mut server = wire(Wire::server(2), SHOP, 0);
+    server.request(GET).wait(10 * MS).response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    server.wait(90 * MS).response(b"0\r\n\r\n");
+    let mut before = wire(Wire::client(1), SHOP, 2);
+    before.client_position = 77;
+    before.request(GET).wait(20 * MS).response(OK);
+    let mut after = wire(Wire::client(3), SHOP, 50);
+    after.client_position = 78;
+    after.request(GET).response(OK);
+    let run = Run::new(&[&server, &before, &after]);
+    assert_child(run.span(1), run.span(2));
+    assert_root(run.span(3));
+    assert!(run.is_empty());
+    assert_eq!(run.stitcher.counters().ambiguous, 0);
+}
+
+/// Its record may come behind that of the response: the call's own time counts.
+#[test]
+fn a_call_from_before_the_response_may_be_told_of_late() {
+    let mut server = wire(Wire::server(2), SHOP, 0);
+    server.request(GET).wait(10 * MS).response(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").wait(90 * MS);
+    let mut client = wire(Wire::client(1), SHOP, 2);
+    client.client_position = 77;
+    client.request(GET).wait(20 * MS).response(OK);
+    let mut records = Wire::merge(&[&server, &client]);
+    records.swap(1, 2);
+    let run = Run::of(StitchConfig::default(), records);
+    assert_child(run.span(1), run.span(2));
+}
+
+/// What an interim response announces is still being made.
+#[test]
+fn a_call_behind_an_interim_response_belongs_to_the_request() {
+    let mut server = wire(Wire::server(2), SHOP, 0);
+    server.request(GET).response(b"HTTP/1.1 103 Early Hints\r\n\r\n").wait(20 * MS).response(OK);
+    let mut client = wire(Wire::client(1), SHOP, 5);
+    client.client_position = 77;
+    client.request(GET).response(OK);
+    let run = Run::new(&[&server, &client]);
+    assert_child(run.span(1), run.span(2));
 }
 
 #[test]
