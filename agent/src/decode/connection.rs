@@ -21,6 +21,9 @@ const QUIET_NS: u64 = 20_000_000;
 const CLOSE_NS: u64 = 100_000_000;
 /// Silence after which a response that has probably ended is taken for complete.
 const SETTLE_NS: u64 = 1_000_000_000;
+/// Silence after which a response is given up of which nothing tells the end. While it is open it makes the calls of its
+/// process ambiguous, so this is short.
+const END_UNKNOWN_NS: u64 = 3_000_000_000;
 
 /// A connection whose exchanges are followed.
 #[derive(Debug, Default)]
@@ -137,8 +140,8 @@ impl Connection {
             None => self.is_missing = true,
             Some(state) => {
                 self.is_missing = false;
+                self.last_ns = self.last_ns.max(state.last_ns.min(now_ns));
                 if state.exchange == self.number && now_ns.saturating_sub(state.last_ns) >= QUIET_NS {
-                    self.last_ns = self.last_ns.max(state.last_ns);
                     self.catch_up(&state.totals, state.response_tail, out);
                 }
             }
@@ -154,6 +157,16 @@ impl Connection {
             |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;
         if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
             front.finish(Ending::Framing, out);
+        }
+        // A download of which the kernel only counts the bytes is not silent.
+        let heard_ns = self.last_ns;
+        let is_given_up = |front: &Open| {
+            front.response.is_end_unknown() && now_ns.saturating_sub(heard_ns.max(front.last_ns)) >= END_UNKNOWN_NS
+        };
+        if let Some(front) = self.pending.pop_front_if(|front| is_given_up(front)) {
+            front.finish(Ending::Unknown, out);
+            // The answers to those behind it may have been among its bytes.
+            self.drop_pipelined(out);
         }
     }
 

@@ -179,6 +179,11 @@ impl ResponseStream {
         matches!(&self.stage, Stage::Body(Body::AtLeast(bytes)) if self.bytes >= *bytes)
     }
 
+    /// Bytes came, and nothing will tell which one is the last: the head, or what of it would tell, is missing.
+    pub(super) const fn is_end_unknown(&self) -> bool {
+        self.has_begun() && matches!(&self.stage, Stage::Body(Body::Unknown))
+    }
+
     /// Bytes came, but the start of the response is unknown.
     pub(super) const fn is_headless(&self) -> bool {
         self.head.is_none() && matches!(&self.stage, Stage::Body(_))

@@ -97,13 +97,7 @@ impl Open {
         self.request.head.as_ref().map_or(Method::Other, |head| head.method)
     }
 
-    pub(super) fn take_response(
-        &mut self,
-        moved: &mut Moved<'_>,
-        at: Moment<'_>,
-        is_alone: bool,
-        out: &mut Out<'_>,
-    ) {
+    pub(super) fn take_response(&mut self, moved: &mut Moved<'_>, at: Moment<'_>, is_alone: bool, out: &mut Out<'_>) {
         let before = moved.len();
         let interim = self.response.take(moved, self.method());
         if interim {

@@ -120,7 +120,8 @@ impl Stitcher {
             self.untracked_servers += u64::from(origin.role == Role::Server);
             return;
         }
-        self.open.insert(origin.id, Open { begin_ns: origin.begin_ns, answered_ns: None, ids: None, has_children: false });
+        self.open
+            .insert(origin.id, Open { begin_ns: origin.begin_ns, answered_ns: None, ids: None, has_children: false });
         if origin.role == Role::Server {
             self.servers.entry(origin.tgid).or_default().push(origin.id);
         }

@@ -266,6 +266,34 @@ fn a_response_whose_head_is_cut_ends_by_silence() {
     assert_eq!(run.lines(), ["GET /a 200 11..12..13 0→5 in 2"]);
 }
 
+#[rstest]
+#[case::cut_head(&long_head("200 OK", 2000), "GET /a 200 11..12..13 0→? in 2 incomplete=end")]
+#[case::no_head(b"hello", "GET /a - 11..12..13 0→? in 2 incomplete=response")]
+fn a_response_of_unknown_length_is_given_up_after_a_silence(#[case] response: &[u8], #[case] expected: &str) {
+    let mut run = Run::new(DecodeConfig::default());
+    let mut wire = Wire::server(7);
+    wire.request(GET).response(response).response(b"hello");
+    run.feed(&wire.records);
+    run.tick(3_012 * MS);
+    assert_eq!(run.lines(), Vec::<String>::new());
+    run.tick(4_500 * MS);
+    assert_eq!(run.lines(), [expected]);
+    assert_eq!(run.decoder.open_exchanges(), 0);
+}
+
+#[test]
+fn a_response_of_unknown_length_that_moves_is_not_silent() {
+    let (mut run, mut wire) = streaming(&long_head("200 OK", 2000));
+    for _ in 0..5 {
+        wire.wait(2_000 * MS).response(b"more");
+        poll(&mut run, &wire, 0);
+        run.tick(wire.time_ns + MS);
+    }
+    assert_eq!(run.lines(), Vec::<String>::new());
+    run.tick(wire.time_ns + 4_000 * MS);
+    assert_eq!(run.exchanges.len(), 1);
+}
+
 #[test]
 fn what_is_open_at_the_end_is_told_as_far_as_it_is_known() {
     let mut run = Run::new(DecodeConfig::default());
