@@ -42,6 +42,12 @@ impl<'a> Moved<'a> {
         if self.payload.is_empty() && self.gap == 0 { self.last } else { self.payload }
     }
 
+    /// The bytes end with an empty line; `None` if their end is unknown.
+    pub(super) fn ends_with_empty_line(&self) -> Option<bool> {
+        let end = if self.last.is_empty() && self.gap == 0 { self.payload } else { self.last };
+        (!end.is_empty()).then(|| end.ends_with(b"\r\n\r\n"))
+    }
+
     /// Takes `count` of the [`known`](Self::known) bytes off the front.
     pub(super) fn skip_known(&mut self, count: usize) {
         let front = if self.payload.is_empty() && self.gap == 0 { &mut self.last } else { &mut self.payload };

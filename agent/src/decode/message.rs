@@ -129,10 +129,13 @@ impl ResponseStream {
         while let Stage::Head(buffer) = &mut self.stage {
             match buffer.take::<ResponseHead>(moved) {
                 Ok(None) => break,
-                Ok(Some(head)) if head.is_interim() && !head.cut => {
+                Ok(Some(head)) if head.is_interim() => {
                     interim = true;
-                    before = moved.len();
                     self.bytes = 0;
+                    if head.cut {
+                        self.skip_interim(moved);
+                    }
+                    before = moved.len();
                 }
                 Ok(Some(head)) => self.set_head(head, method),
                 Err(error) => {
@@ -147,6 +150,16 @@ impl ResponseStream {
         }
         self.bytes += before - moved.len();
         interim
+    }
+
+    /// The end of an interim head is unknown. As a rule it is alone in its call, and then that ends with an empty line;
+    /// else the start of the final response is behind it, and lost.
+    fn skip_interim(&mut self, moved: &mut Moved<'_>) {
+        if moved.ends_with_empty_line() == Some(false) {
+            self.stage = Stage::Body(Body::Unknown);
+        } else {
+            *moved = Moved::unknown(0);
+        }
     }
 
     /// Takes the response's first bytes, which come behind later ones that were counted already.
@@ -192,9 +205,9 @@ impl ResponseStream {
     /// Nothing more of the head will come.
     pub(super) fn cut(&mut self, method: Method) {
         if let Stage::Head(buffer) = &mut self.stage {
-            match buffer.cut() {
-                Ok(head) => self.set_head(head, method),
-                Err(_) => self.stage = Stage::Body(Body::Unknown),
+            match buffer.cut::<ResponseHead>() {
+                Ok(head) if !head.is_interim() => self.set_head(head, method),
+                _ => self.stage = Stage::Body(Body::Unknown),
             }
         }
     }

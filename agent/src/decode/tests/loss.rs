@@ -281,6 +281,25 @@ fn a_response_of_unknown_length_is_given_up_after_a_silence(#[case] response: &[
     assert_eq!(run.decoder.open_exchanges(), 0);
 }
 
+/// The final response begins where nothing is seen: that there was one is all that is known, and it is not the interim
+/// one.
+#[rstest]
+#[case::then_silence(false, &["GET /a - 11..12..12 0→? in 1 incomplete=response"])]
+#[case::then_the_next_request(
+    true,
+    &["GET /a - 11..12..12 0→? in 1 incomplete=response", "GET /a 200 13..14..14 0→5 in 1"]
+)]
+fn a_final_response_behind_an_interim_one_that_is_cut(#[case] goes_on: bool, #[case] expected: &[&str]) {
+    let run = Run::of(&server(|w| {
+        w.request(GET).response(&[&long_head("103 Early Hints", 2000), OK5].concat());
+        if goes_on {
+            w.request(GET).response(OK5);
+        }
+    }));
+    assert_eq!(run.lines(), expected);
+    assert_eq!(run.causes(), ["response_missing"]);
+}
+
 #[test]
 fn a_response_of_unknown_length_that_moves_is_not_silent() {
     let (mut run, mut wire) = streaming(&long_head("200 OK", 2000));

@@ -95,6 +95,18 @@ fn long_head(status_and_headers: &str, filler: usize) -> Vec<u8> {
     }),
     &["GET /a 200 11..14..14 0→5 in 1"]
 )]
+#[case::early_hints_over_the_limit(
+    server(|w| { w.request(GET).response(&long_head("103 Early Hints", 2000)).wait(40 * MS).response(OK5); }),
+    &["GET /a 200 11..53..53 0→5 in 1"]
+)]
+#[case::early_hints_over_the_limit_twice(
+    client(|w| {
+        w.request(GET).response(&long_head("103 Early Hints", 2000)).response(&long_head("103 Early Hints", 3000));
+        w.response(&OK5[..20]).response(&OK5[20..]);
+        w.request(GET).response(OK5);
+    }),
+    &["GET /a 200 11..14..15 0→5 in 2", "GET /a 200 16..17..17 0→5 in 1"]
+)]
 #[case::final_behind_interim(
     client(|w| { w.request(GET).response(&[b"HTTP/1.1 100 Continue\r\n\r\n", OK5].concat()); }),
     &["GET /a 200 11..12..12 0→5 in 1"]
