@@ -366,6 +366,19 @@ async fn requests_that_are_too_large_are_refused_with_the_sizes(
 }
 
 #[tokio::test]
+async fn an_id_that_is_no_hex_costs_only_its_span() {
+    let stages = Stages::new();
+    let (good, bad) = ("5b8efff798038103d269b633813fc60c", "W47/95gDgQPSabYzgT/GDA==");
+    let span = |trace| format!(r#"{{"traceId":"{trace}","spanId":"eee19b7ec3c1b174"}}"#);
+    let spans = format!("{},{}", span(bad), span(good));
+    let answer =
+        stages.post(&[JSON], format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.text().contains(r#""rejectedSpans":"1""#), "{}", answer.text());
+    assert_eq!(stages.stored(SINGLE_TENANT).len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_large_only_when_decoded_is_refused_for_good() {
     let stages = Stages::new();
     let request = request(vec![Span::default(); 1 << 20]);

@@ -75,8 +75,7 @@ fn enums(#[case] fields: &str, #[case] kind: i32, #[case] code: i32) {
 }
 
 #[rstest]
-#[case::id_in_base64(r#""traceId":"W47/95gDgQPSabYzgT/GDA==""#)]
-#[case::odd_id(r#""spanId":"abc""#)]
+#[case::id_that_is_no_text(r#""traceId":17"#)]
 #[case::number_too_large(r#""flags":4294967296"#)]
 #[case::negative_time(r#""startTimeUnixNano":-1"#)]
 #[case::fraction(r#""droppedEventsCount":1.5"#)]
@@ -85,6 +84,15 @@ fn enums(#[case] fields: &str, #[case] kind: i32, #[case] code: i32) {
 #[case::bad_base64(r#""attributes":[{"key":"k","value":{"bytesValue":"*"}}]"#)]
 fn refused(#[case] fields: &str) {
     assert!(span(fields).is_err());
+}
+
+#[rstest]
+#[case::base64("W47/95gDgQPSabYzgT/GDA==")]
+#[case::odd("abc")]
+#[case::no_hex("5b8efff798038103d269b633813fc60x")]
+fn text_that_is_no_id_has_the_length_of_none(#[case] id: &str) {
+    let span = span(&format!(r#""traceId":"{id}","spanId":"{id}","parentSpanId":"{id}""#)).unwrap();
+    assert_eq!([span.trace_id.len(), span.span_id.len(), span.parent_span_id.len()], [1; 3]);
 }
 
 #[rstest]
