@@ -43,6 +43,8 @@ pub(super) fn of_status(status: &Status) -> Answer {
     let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let reason = format!("{:?}: {}", status.code(), status.message());
     let retryable = match status.code() {
+        // The server said nothing: the connection broke while it was at work, whatever code tonic makes of that.
+        _ if std::error::Error::source(status).is_some() => true,
         Code::Cancelled
         | Code::DeadlineExceeded
         | Code::Aborted

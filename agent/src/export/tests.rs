@@ -25,6 +25,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use rstest::rstest;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     sync::watch,
     task::JoinHandle,
@@ -316,6 +317,37 @@ async fn an_outage_loses_only_what_does_not_fit(#[values(Protocol::Grpc, Protoco
     idle(&bench.telemetry).await;
     assert_eq!(destination.names(), (1..=105).collect::<Vec<_>>());
     assert_eq!(bench.telemetry.spans_exported.get(), 105);
+}
+
+/// Takes a connection, reads a request and hangs up.
+async fn die_in_a_request(listener: &TcpListener, protocol: Protocol) {
+    let (mut connection, _) = listener.accept().await.unwrap();
+    if protocol == Protocol::Grpc {
+        const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        connection.write_all(&EMPTY_SETTINGS).await.unwrap();
+    }
+    let mut read = Vec::new();
+    // The name of the process is in the body.
+    while !read.windows(4).any(|window| window == b"shop") {
+        assert!(connection.read_buf(&mut read).await.unwrap() > 0, "the client hung up");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_an_endpoint_had_taken_when_it_died_is_sent_again(
+    #[values(Protocol::Grpc, Protocol::HttpProtobuf)] protocol: Protocol,
+) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench::start(&settings(listener.local_addr().unwrap(), protocol));
+    bench.push(1..=5);
+    timeout(Duration::from_secs(10), die_in_a_request(&listener, protocol)).await.unwrap();
+    let destination = Destination::default();
+    serve(&destination, protocol, listener);
+    idle(&bench.telemetry).await;
+    assert_eq!(destination.names(), [1, 2, 3, 4, 5]);
+    assert_eq!(bench.telemetry.spans_exported.get(), 5);
+    assert!(bench.telemetry.export_requests(RequestOutcome::Retried).get() >= 1);
 }
 
 #[rstest]
