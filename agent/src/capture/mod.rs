@@ -31,6 +31,9 @@ pub trait Source {
     /// Stops watching a process.
     fn skip(&mut self, tgid: u32) -> Result<(), CaptureError>;
 
+    /// Forgets that a process was not to be watched: it has ended, and another may get its number.
+    fn unskip(&mut self, tgid: u32);
+
     /// Counters since the start.
     fn health(&self) -> Result<Health, CaptureError>;
 }

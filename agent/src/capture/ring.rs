@@ -124,6 +124,10 @@ impl Source for Capture {
         Ok(self.programs.maps.skip(tgid)?)
     }
 
+    fn unskip(&mut self, tgid: u32) {
+        self.programs.maps.unskip(tgid);
+    }
+
     fn health(&self) -> Result<Health, CaptureError> {
         let losses = self.programs.maps.losses()?;
         let told = [Loss::RingFullBegin, Loss::RingFullData, Loss::RingFullEnd, Loss::RingFullProcess];

@@ -110,6 +110,11 @@ impl Processes {
         selected
     }
 
+    /// Whether there is a process with this id now.
+    pub fn is_running(&self, tgid: u32) -> bool {
+        self.lookup.tree.has(tgid)
+    }
+
     /// Whether a process that is not selected may become so without running another program.
     pub fn may_be_selected_later(&self) -> bool {
         self.lookup.selection.depends_on_ports()

@@ -74,6 +74,11 @@ impl Maps {
         self.skipped.insert(tgid, 1, 0).map_err(|source| MapsError::Refused { name: "SKIPPED", source })
     }
 
+    /// Watches a process again; nothing happens if it is watched.
+    pub fn unskip(&mut self, tgid: u32) {
+        let _none_is_usual = self.skipped.remove(&tgid);
+    }
+
     /// What was lost, in the order of [`Loss::ALL`].
     pub fn losses(&self) -> Result<[u64; Loss::ALL.len()], MapsError> {
         let mut losses = [0; Loss::ALL.len()];

@@ -31,6 +31,8 @@ pub struct Stages {
     unaccounted: u64,
     ticked_ns: u64,
     ticked_slowly_ns: u64,
+    /// The first process that could not be skipped was worth a line; the others are like it.
+    told_of_skip: bool,
 }
 
 /// Where spans go.
@@ -76,7 +78,7 @@ impl Stages {
         let records =
             [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, out, unselected: Vec::new(), since_ns };
-        Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0 }
+        Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
     }
 
     /// Takes records, in the order of their times, and leaves `records` empty.
@@ -93,17 +95,36 @@ impl Stages {
             .inc();
             match &record {
                 Record::Exec(_, tgid, path) => self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path)),
-                Record::Exit(exit) => self.rest.processes.ended(exit.tgid, exit.header.time_ns),
+                Record::Exit(exit) => {
+                    self.rest.processes.ended(exit.tgid, exit.header.time_ns);
+                    self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
+                    source.unskip(exit.tgid);
+                }
                 Record::Begin(..) | Record::Data(..) | Record::End(_) => {}
             }
             let rest = &mut self.rest;
             self.decoder.record(record, &mut |event| rest.event(event));
         }
-        for tgid in self.rest.unselected.drain(..) {
-            source.skip(tgid)?;
-        }
+        self.skip_unselected(source);
         self.rest.flush_printer();
         Ok(())
+    }
+
+    /// Has the kernel leave the processes alone that no rule selects: an economy, so where it fails they are watched on
+    /// and their exchanges ignored here.
+    fn skip_unselected(&mut self, source: &mut dyn Source) {
+        for tgid in self.rest.unselected.drain(..) {
+            // One that is gone would keep its place in the kernel's small map: its exit has been there already.
+            if !self.rest.processes.is_running(tgid) {
+                continue;
+            }
+            if let Err(error) = source.skip(tgid)
+                && !self.told_of_skip
+            {
+                self.told_of_skip = true;
+                tracing::warn!(%error, tgid, "a process that no rule selects stays watched");
+            }
+        }
     }
 
     /// Looks at the time; to be called often, usually does nothing. `clock` is what the time means now.

@@ -39,6 +39,8 @@ struct Script {
     last: Vec<Record>,
     connections: HashMap<u64, Connection>,
     skipped: Vec<u32>,
+    /// Processes that the kernel has no room to skip.
+    unskippable: Vec<u32>,
     health: Health,
     /// Set when the script is over.
     stop: Arc<AtomicBool>,
@@ -63,8 +65,15 @@ impl Source for Script {
     }
 
     fn skip(&mut self, tgid: u32) -> Result<(), CaptureError> {
+        if self.unskippable.contains(&tgid) {
+            return Err(CaptureError::Wait { source: io::ErrorKind::StorageFull.into() });
+        }
         self.skipped.push(tgid);
         Ok(())
+    }
+
+    fn unskip(&mut self, tgid: u32) {
+        self.skipped.retain(|skipped| *skipped != tgid);
     }
 
     fn health(&self) -> Result<Health, CaptureError> {
@@ -184,6 +193,42 @@ fn a_process_that_is_not_selected_makes_no_spans_and_is_left_alone() {
     assert_eq!(spans.iter().map(|span| span.process.tgid).collect::<Vec<_>>(), [100]);
     assert_eq!(script.skipped, [200]);
     assert_eq!(telemetry.spans.get(), 1);
+}
+
+#[rstest]
+#[case::running(200, &[], &[], &[200])]
+#[case::no_room(200, &[200], &[], &[])]
+#[case::gone_already(300, &[], &[], &[])]
+#[case::ends_in_the_same_batch(200, &[], &[200], &[])]
+fn only_a_running_process_is_skipped(
+    #[case] tgid: u32,
+    #[case] unskippable: &[u32],
+    #[case] exits: &[u32],
+    #[case] skipped: &[u32],
+) {
+    let mut client = Wire::client(1);
+    client.tgid = tgid;
+    client.request(b"GET / HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 204 No Content\r\n\r\n");
+    let end = client.time_ns;
+    let exit = |tgid: &u32| {
+        let header = Header { kind: Kind::Exit as u32, time_ns: end, ..Header::default() };
+        Record::Exit(Exit { header, tgid: *tgid, reserved: 0 })
+    };
+    let records = [client.records, exits.iter().map(exit).collect()].concat();
+    let mut script = Script { drains: [records].into(), unskippable: unskippable.to_vec(), ..Script::default() };
+    let rule = Rule { exe_path: Some(exe_pattern("shop").unwrap()), open_ports: None };
+    let (spans, _) = run_script(&mut script, Selection { include: vec![rule], exclude: vec![] });
+    assert!(spans.is_empty(), "{spans:?}");
+    assert_eq!(script.skipped, skipped);
+}
+
+#[test]
+fn a_process_that_has_ended_is_no_longer_skipped() {
+    let mut script = Script { skipped: vec![200], ..Script::default() };
+    let header = Header { kind: Kind::Exit as u32, time_ns: MS, ..Header::default() };
+    script.drains.push_back(vec![Record::Exit(Exit { header, tgid: 200, reserved: 0 })]);
+    run_script(&mut script, Selection::default());
+    assert!(script.skipped.is_empty());
 }
 
 #[test]
