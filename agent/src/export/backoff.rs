@@ -31,15 +31,14 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// A request failed: how long to wait. What the server `asked_for` wins.
+    /// A request failed: how long to wait. What the server `asked_for` can only make it longer: with 0, or a
+    /// date that has passed, the same request would be repeated without end.
     pub(super) fn next(&mut self, asked_for: Option<Duration>) -> Duration {
         let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
-        if let Some(asked_for) = asked_for {
-            return asked_for.min(LONGEST_ASKED_FOR);
-        }
         let longest = doubled.min(LONGEST);
-        longest.mul_f64(1.0 - (self.random)().clamp(0.0, 1.0) / 2.0)
+        let own = longest.mul_f64(1.0 - (self.random)().clamp(0.0, 1.0) / 2.0);
+        asked_for.unwrap_or_default().min(LONGEST_ASKED_FOR).max(own)
     }
 }
 
@@ -59,10 +58,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_wins() {
+    fn what_the_server_asks_for_makes_it_longer() {
         let mut backoff = Backoff::new(|| 0.5);
         assert_eq!(backoff.next(Some(Duration::from_secs(7))), Duration::from_secs(7));
-        assert_eq!(backoff.next(Some(Duration::ZERO)), Duration::ZERO);
+        assert_eq!(backoff.next(Some(Duration::ZERO)), Duration::from_millis(150));
+        assert_eq!(backoff.next(Some(Duration::from_millis(1))), Duration::from_millis(300));
         assert_eq!(backoff.next(Some(Duration::MAX)), LONGEST_ASKED_FOR);
     }
 
