@@ -36,6 +36,12 @@ use crate::wal::{Log, RealDisk, Retention, Wal, WalConfig, WalError};
 /// Time between looks at retention and checkpoint.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
+/// Requests of one connection at once: each may hold a whole request in memory before it counts as being in work.
+const STREAMS: u32 = 32;
+
+/// Time between looks whether a silent sender is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// How long requests in work may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -318,8 +324,13 @@ async fn serve_grpc(listener: TcpListener, receiver: GrpcReceiver, mut stopped: 
     let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
     let server = tonic::transport::Server::builder()
         .http2_adaptive_window(Some(true))
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(receiver)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE)),
+            stop,
+        );
     if let Err(error) = server.await {
         error!(listener = "otlp-grpc", error = %chain(&error), "listener broke off");
     }

@@ -274,6 +274,11 @@ const NO_GROUP: &str = "grouping field expressions must reference the span";
 #[case("{ .a =~ .b }", "the right side of a regular expression match must be a string", ".a =~ .b")]
 #[case("{ .a =~ \"[\" }", "invalid regex", "[: unclosed character class")]
 #[case("{ .a =~ \"a)(b\" }", "invalid regex", "a)(b: unopened group")]
+#[case(
+    "{ .a =~ \"(\\\\w{100}){100}\" }",
+    "invalid regex",
+    "(\\w{100}){100}: Compiled regex exceeds size limit of 1048576 bytes."
+)]
 #[case("{ name = nil }", "name = nil is never true", "every span has intrinsics")]
 #[case(
     "{ resource.service.name = nil }",

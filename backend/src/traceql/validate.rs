@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use super::ast::{
     Aggregate, Attribute, BinaryOp, Field, FieldExpr, Intrinsic, Literal, MetricsExpr, MetricsFunction, MetricsQuery,
@@ -219,6 +219,9 @@ fn binary(expr: &FieldExpr, op: BinaryOp, left: &FieldExpr, right: &FieldExpr) -
     Ok(if left_type == Type::Unknown { right_type } else { left_type })
 }
 
+/// Memory of one compiled expression; a query may have many.
+const REGEX_BYTES: usize = 1 << 20;
+
 /// Compiles the right side of `=~`. The whole value must match.
 pub fn regex_of(pattern: &str) -> Result<Regex, String> {
     // RE2's `\z` and `\C` are rare; the rest of its syntax is the same. Compiled alone first, so that
@@ -227,8 +230,9 @@ pub fn regex_of(pattern: &str) -> Result<Regex, String> {
         let text = error.to_string();
         text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
     };
-    Regex::new(pattern).map_err(last_line)?;
-    Regex::new(&format!("^(?s:{pattern})$")).map_err(last_line)
+    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_BYTES).build().map_err(last_line);
+    compile(pattern)?;
+    compile(&format!("^(?s:{pattern})$"))
 }
 
 /// Whether an operator can be applied to a type.
