@@ -7,24 +7,56 @@
 /// Bytes that are looked at: enough for the longest method and for a status line's three digits.
 pub const SNIFF_BYTES: usize = 16;
 
-/// Methods, each with the space that ends it, as the leading bytes of a big-endian word, and how many bytes those are.
-const METHODS: [(u64, u32); 9] = [
-    (word(*b"GET \0\0\0\0"), 4),
-    (word(*b"POST \0\0\0"), 5),
-    (word(*b"PUT \0\0\0\0"), 4),
-    (word(*b"HEAD \0\0\0"), 5),
-    (word(*b"PATCH \0\0"), 6),
-    (word(*b"DELETE \0"), 7),
-    (word(*b"OPTIONS "), 8),
-    (word(*b"CONNECT "), 8),
-    (word(*b"TRACE \0\0"), 6),
-];
+/// Whether one of `$method` passes `$test`. Written out, as a loop over a table is one that the verifier walks.
+macro_rules! any {
+    ($sniff:ident.$test:ident: $($method:literal)*) => {
+        $($sniff.$test(const { Method::new($method) }))||*
+    };
+}
+
+/// The methods of RFC 9110 and RFC 5789.
+macro_rules! any_common {
+    ($sniff:ident.$test:ident) => {
+        any!($sniff.$test: b"GET " b"POST " b"PUT " b"HEAD " b"PATCH " b"DELETE " b"OPTIONS " b"CONNECT " b"TRACE ")
+    };
+}
+
+/// `WebDAV` with its extensions (calendars, versions, searches, links), `QUERY`, and what caches are purged with. Other
+/// words are not taken for methods: FTP and its like have commands of the same form.
+macro_rules! any_other {
+    ($sniff:ident.$test:ident) => {
+        any!($sniff.$test:
+            b"PROPFIND " b"PROPPATCH " b"MKCOL " b"COPY " b"MOVE " b"LOCK " b"UNLOCK " b"REPORT " b"SEARCH " b"QUERY "
+            b"PURGE " b"BAN " b"ACL " b"LINK " b"UNLINK " b"MERGE " b"CHECKOUT " b"MKACTIVITY " b"MKCALENDAR ")
+    };
+}
 
 /// `HTTP/1.` and then any minor version.
 const VERSION: u64 = word(*b"HTTP/1.\0");
 
 const fn word(bytes: [u8; 8]) -> u64 {
     u64::from_be_bytes(bytes)
+}
+
+/// A method and the space that ends it, as two big-endian words with zeros behind.
+#[derive(Clone, Copy)]
+struct Method {
+    first: u64,
+    second: u64,
+    len: u32,
+}
+
+impl Method {
+    const fn new(text: &[u8]) -> Self {
+        let mut both = 0_u128;
+        let mut rest = text;
+        while let [byte, behind @ ..] = rest {
+            both = both << 8 | *byte as u128;
+            rest = behind;
+        }
+        both <<= 8 * (SNIFF_BYTES - text.len());
+        Self { first: (both >> 64) as u64, second: both as u64, len: text.len() as u32 }
+    }
 }
 
 /// What the first line of a response says of it.
@@ -57,25 +89,41 @@ impl Sniff {
     /// The bytes begin with an HTTP method and the space after it.
     #[inline(always)]
     pub fn is_method(&self) -> bool {
-        METHODS.iter().any(|&(method, len)| self.first >> (64 - 8 * len) == method >> (64 - 8 * len))
+        any_common!(self.begins_with) || any_other!(self.begins_with)
     }
 
-    /// The bytes are all of them the beginning of a method.
+    /// The bytes are all of them the beginning of a method, and fewer than eight.
     ///
     /// Servers that wait for the next request with a read of one byte (Go's `net/http` does) cut it there.
     #[inline(always)]
     pub fn is_method_prefix(&self) -> bool {
-        if self.len == 0 || self.len >= 8 {
+        any_common!(self.begins) || any_other!(self.begins)
+    }
+
+    /// A connection's first request may begin here: a method, or all that has come of a common one (a request can come
+    /// byte by byte). With all of them, most capital letters that another protocol sends would begin a connection.
+    #[inline(always)]
+    pub fn may_begin(&self) -> bool {
+        self.is_method() || any_common!(self.begins)
+    }
+
+    #[inline(always)]
+    const fn begins_with(&self, method: Method) -> bool {
+        if method.len <= 8 {
+            let unused = 64 - 8 * method.len;
+            return self.first >> unused == method.first >> unused;
+        }
+        let unused = 128 - 8 * method.len;
+        self.first == method.first && self.second >> unused == method.second >> unused
+    }
+
+    #[inline(always)]
+    const fn begins(&self, method: Method) -> bool {
+        if self.len == 0 || self.len >= 8 || self.len >= method.len {
             return false;
         }
         let unused = 64 - 8 * self.len;
-        METHODS.iter().any(|&(method, len)| self.len < len && self.first >> unused == method >> unused)
-    }
-
-    /// A request may begin here: a method, or all that has come of one (a request can come byte by byte).
-    #[inline(always)]
-    pub fn may_begin(&self) -> bool {
-        self.is_method() || self.is_method_prefix()
+        self.first >> unused == method.first >> unused
     }
 
     /// What the bytes say if they are the beginning of a response.
@@ -105,11 +153,16 @@ mod tests {
         Sniff::new(words, len as u32)
     }
 
-    const NAMES: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    const COMMON: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    #[rustfmt::skip]
+    const OTHERS: [&str; 19] = [
+        "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "QUERY", "PURGE", "BAN",
+        "ACL", "LINK", "UNLINK", "MERGE", "CHECKOUT", "MKACTIVITY", "MKCALENDAR",
+    ];
 
     #[test]
     fn every_method_is_recognised() {
-        for name in NAMES {
+        for name in COMMON.into_iter().chain(OTHERS) {
             let line = [name, " / HTTP/1.1\r\n"].concat();
             assert!(sniff(line.as_bytes()).is_method(), "{name}");
             assert!(sniff([name, " "].concat().as_bytes()).is_method(), "{name} alone");
@@ -118,8 +171,12 @@ mod tests {
 
     #[test]
     fn what_is_no_method_is_not_recognised() {
-        let others: [&[u8]; 9] = [
+        let others: [&[u8]; 13] = [
             b"",
+            b"PROPFIND",
+            b"PROPFINDS /",
+            b"PROPFIN /",
+            b"RETR /file",
             b"GET",
             b"GETS /",
             b"get / HTTP/1.1",
@@ -137,19 +194,29 @@ mod tests {
     /// At every length: a prefix is a prefix until the space, and then it is a method.
     #[test]
     fn a_method_is_prefix_and_then_method() {
-        for name in NAMES {
+        for name in COMMON.into_iter().chain(OTHERS) {
             let line = [name, " / HTTP/1.1\r\n"].concat();
             for len in 0..line.len() {
                 let cut = sniff(&line.as_bytes()[..len]);
-                assert_eq!(cut.is_method_prefix(), (1..=name.len()).contains(&len), "{name} cut at {len}");
+                assert_eq!(cut.is_method_prefix(), (1..=name.len().min(7)).contains(&len), "{name} cut at {len}");
                 assert_eq!(cut.is_method(), len > name.len(), "{name} cut at {len}");
             }
         }
     }
 
     #[test]
+    fn a_connection_begins_with_a_method_or_with_bytes_of_a_common_one() {
+        for name in COMMON.into_iter().chain(OTHERS) {
+            assert!(sniff([name, " /"].concat().as_bytes()).may_begin(), "{name}");
+        }
+        for (bytes, expected) in [(&b"G"[..], true), (b"PAT", true), (b"L", false), (b"PROPF", false)] {
+            assert_eq!(sniff(bytes).may_begin(), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn other_short_reads_are_no_prefix() {
-        for bytes in [&b"x"[..], b"g", b"GX", b"\r\n", b"0\r\n\r\n", b"\0"] {
+        for bytes in [&b"x"[..], b"g", b"GX", b"LX", b"\r\n", b"0\r\n\r\n", b"\0"] {
             assert!(!sniff(bytes).is_method_prefix(), "{bytes:?}");
         }
     }

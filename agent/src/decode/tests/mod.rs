@@ -36,6 +36,12 @@ fn long_head(status_and_headers: &str, filler: usize) -> Vec<u8> {
     server(|w| { w.request(GET).response(OK5).request(GET).response(OK5); }),
     &["GET /a 200 11..12..12 0→5 in 1", "GET /a 200 13..14..14 0→5 in 1"]
 )]
+#[case::webdav_between_others(
+    server(|w| {
+        w.request(GET).response(OK5).request(b"PROPFIND /a HTTP/1.1\r\n\r\n").response(OK5).request(GET).response(OK5);
+    }),
+    &["GET /a 200 11..12..12 0→5 in 1", "PROPFIND /a 200 13..14..14 0→5 in 1", "GET /a 200 15..16..16 0→5 in 1"]
+)]
 #[case::request_in_pieces(
     server(|w| { w.request(b"GET /a HT").request(b"TP/1.1\r\nHost: shop\r\n").request(b"\r\n").response(OK5); }),
     &["GET /a 200 11..14..14 0→5 in 1"]
