@@ -21,6 +21,12 @@ impl Order {
         self.held.push(record);
     }
 
+    /// The latest time of what is held; 0 if nothing is. Stands for now while the ring buffer
+    /// is not read to its end.
+    pub(super) fn newest_ns(&self) -> u64 {
+        self.held.iter().map(|record| record.header().time_ns).max().unwrap_or(0)
+    }
+
     /// Appends to `sink`, sorted, what happened long enough before `now_ns`.
     pub(super) fn release(&mut self, now_ns: u64, sink: &mut Vec<Record>) {
         let until = now_ns.saturating_sub(self.hold_ns);
@@ -39,6 +45,20 @@ mod tests {
 
     fn at(time_ns: u64) -> Record {
         Record::Exit(Exit { header: Header { time_ns, ..Header::default() }, ..Exit::default() })
+    }
+
+    #[test]
+    fn what_was_left_unread_finds_its_place() {
+        let (mut order, mut sink) = (Order::new(5), Vec::new());
+        assert_eq!(order.newest_ns(), 0);
+        for time_ns in [10, 30, 20] {
+            order.push(at(time_ns));
+        }
+        order.release(order.newest_ns(), &mut sink);
+        // Left in the ring buffer for the next time: written after 30, so not older than 25.
+        order.push(at(26));
+        order.release(1000, &mut sink);
+        assert_eq!(times(&sink), [10, 20, 26, 30]);
     }
 
     fn times(records: &[Record]) -> Vec<u64> {

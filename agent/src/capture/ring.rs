@@ -18,6 +18,13 @@ use crate::ebpf::{MapsError, Programs};
 /// that does not wait takes.
 const HOLD: Duration = Duration::from_millis(5);
 
+/// Records that are read before the caller may look at the time, and whether it is meant to stop: under load the ring
+/// buffer is never empty.
+const READ_AT_ONCE: usize = 16_384;
+
+/// How often as many are read at the end; more than any ring buffer holds.
+const READS_AT_THE_END: usize = 256;
+
 /// Why records cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -69,9 +76,13 @@ impl Capture {
         &self.programs
     }
 
-    /// Reads everything that the ring buffer holds.
-    fn read(&mut self) {
-        while let Some(item) = self.programs.maps.records.next() {
+    /// Reads `most` records that the ring buffer holds, or all. Gives how many there were.
+    fn read(&mut self, most: usize) -> usize {
+        let mut read = 0;
+        while read < most
+            && let Some(item) = self.programs.maps.records.next()
+        {
+            read += 1;
             match Record::parse(&item) {
                 Ok(record) => {
                     let header = record.header();
@@ -85,6 +96,7 @@ impl Capture {
             }
         }
         self.programs.flush_log();
+        read
     }
 
     fn wait(&self, timeout: Duration) -> Result<(), CaptureError> {
@@ -103,13 +115,20 @@ impl Capture {
 impl Source for Capture {
     fn drain(&mut self, timeout: Duration, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
         self.wait(timeout)?;
-        self.read();
-        self.order.release(monotonic_ns(), sink);
+        let is_behind = self.read(READ_AT_ONCE) == READ_AT_ONCE;
+        // What is left was written after what was read, but maybe long before now.
+        let now_ns = if is_behind { self.order.newest_ns() } else { monotonic_ns() };
+        self.order.release(now_ns, sink);
         Ok(())
     }
 
     fn drain_all(&mut self, sink: &mut Vec<Record>) -> Result<(), CaptureError> {
-        self.read();
+        // Without end, if the programs that are still attached write faster than this reads.
+        for _ in 0..READS_AT_THE_END {
+            if self.read(READ_AT_ONCE) < READ_AT_ONCE {
+                break;
+            }
+        }
         self.order.release(u64::MAX, sink);
         Ok(())
     }
