@@ -200,11 +200,11 @@ fn without_version(stem: &str) -> &str {
 }
 
 /// A process that has overwritten its command line with a title: `puma 6.4 (tcp://[::]:3000) [shop]`,
-/// `gunicorn: worker [orders]`, `next-server (v15.1)`.
+/// `gunicorn: worker [orders]`, `next-server (v15.1)`, `[celeryd: orders@host:MainProcess] -active-`.
 fn title_name(arguments: &[String]) -> Option<String> {
     let title = arguments.join(" ");
     let application = title.trim_end().strip_suffix(']').and_then(|title| title.rsplit_once('[')).map(|(_, name)| name);
-    let program = title.split_whitespace().next().map(|word| file_name(word).trim_end_matches(':'));
+    let program = title.split_whitespace().next().map(|word| file_name(word).trim_matches(['[', ']', ':']));
     application.filter(|name| !name.is_empty() && !is_generic(name)).or(program).map(str::to_owned)
 }
 
@@ -291,6 +291,7 @@ mod tests {
     #[case::gunicorn_without_application("python3.11", "python3 /venv/bin/gunicorn -c conf.py", "/srv/x", "gunicorn")]
     #[case::gunicorn_title("python3.11", "gunicorn: worker [orders]", "/", "orders")]
     #[case::gunicorn_generic_title("python3.11", "gunicorn: master [app]", "/", "gunicorn")]
+    #[case::celery_title("python3.11", "[celeryd: orders@host:MainProcess] -active- (worker)", "/", "celeryd")]
     #[case::node_script("node", "node /srv/cart/cart.js", "/", "cart")]
     #[case::node_generic_script(
         "node",

@@ -59,7 +59,9 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts) -> Process {
     attributes.of_process(host, tgid);
     attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
     attributes.optional(names::PROCESS_EXECUTABLE_PATH, facts.executable_path.as_deref());
-    attributes.optional(names::PROCESS_COMMAND, facts.arguments.first().map(String::as_str));
+    // A process that sets its title puts all of it into the first argument, passwords of its command line included.
+    let command = facts.arguments.first().and_then(|argument| argument.split_whitespace().next());
+    attributes.optional(names::PROCESS_COMMAND, command);
     attributes.optional(names::CONTAINER_ID, facts.container_id.as_deref());
     Process { tgid, service_name, resource: attributes.into_resource() }
 }

@@ -46,6 +46,16 @@ fn a_resource_tells_who_and_where() {
     assert_eq!(attributes, expected.map(|(key, value)| (key, Some(value.to_owned()))));
 }
 
+#[test]
+fn a_title_gives_no_more_than_its_first_word() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/python3.11", &["[worker: orders --password secret"], &[]);
+    let process = processes(&fake).get(42, 0);
+    assert_eq!(attribute(&process, "process.command").as_deref(), Some("[worker:"));
+    assert_eq!(process.service_name, "worker");
+    assert!(!format!("{:?}", process.resource).contains("secret"), "{process:?}");
+}
+
 #[rstest]
 #[case::service_name_first(&["OTEL_SERVICE_NAME=a", "OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "a")]
 #[case::resource_attributes(&["OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "b")]
