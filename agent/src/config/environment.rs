@@ -88,7 +88,7 @@ impl Environment<'_> {
         let value = T::from_text(&text).ok_or_else(|| ConfigError::Value {
             place: format!("environment variable {name}"),
             expected: T::EXPECTED,
-            found: text,
+            found: T::shown(&text),
         })?;
         Ok(Some(value))
     }
@@ -114,6 +114,11 @@ impl Value for Headers {
             (!name.trim().is_empty()).then(|| (name.trim().to_owned(), value.into_owned()))
         });
         pairs.collect::<Option<_>>().map(Self)
+    }
+
+    /// Headers hold tokens.
+    fn shown(_: &str) -> String {
+        "***".to_owned()
     }
 }
 

@@ -364,7 +364,7 @@ pub(crate) fn set_flag<T: Value>(target: &mut T, name: &str, text: Option<&str>)
         *target = T::from_text(text).ok_or_else(|| ConfigError::Value {
             place: format!("--{name}"),
             expected: T::EXPECTED,
-            found: text.to_owned(),
+            found: T::shown(text),
         })?;
     }
     Ok(())

@@ -193,6 +193,16 @@ fn mistakes_in_the_environment_are_named(#[case] name: &str, #[case] value: &str
     assert!(error.starts_with(expected), "{error}");
 }
 
+#[rstest]
+#[case::headers("OTEL_EXPORTER_OTLP_HEADERS", "secret", "found `***`")]
+#[case::endpoint("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:secret@tempo:4317", "found `***@tempo:4317`")]
+#[case::own_endpoint("COATI_AGENT_OTLP_ENDPOINT", "http://secret@tempo:4317", "found `***@tempo:4317`")]
+fn mistakes_are_named_without_secrets(#[case] name: &str, #[case] value: &str, #[case] found: &str) {
+    let error = of_environment(&[(name, value)]).unwrap_err();
+    assert!(error.contains(name) && error.ends_with(found), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
+
 #[test]
 fn an_empty_variable_is_not_set() {
     let config = of_environment(&[("COATI_AGENT_LISTEN", ""), ("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap();

@@ -20,6 +20,11 @@ pub(crate) trait Value: Sized {
 
     /// Reads the notation, `None` if it is none.
     fn from_text(text: &str) -> Option<Self>;
+
+    /// A text that is not this notation, as a message shows it: without secrets.
+    fn shown(text: &str) -> String {
+        text.to_owned()
+    }
 }
 
 /// For `#[serde(deserialize_with = …)]`: a scalar of a file, read as everywhere else.
@@ -34,7 +39,7 @@ pub(super) fn optional<'de, D: Deserializer<'de>, T: Value>(deserializer: D) -> 
 }
 
 fn parsed<T: Value, E: de::Error>(text: &str) -> Result<T, E> {
-    T::from_text(text).ok_or_else(|| E::custom(format_args!("expected {}, found `{text}`", T::EXPECTED)))
+    T::from_text(text).ok_or_else(|| E::custom(format_args!("expected {}, found `{}`", T::EXPECTED, T::shown(text))))
 }
 
 impl Value for bool {
@@ -125,7 +130,13 @@ impl Value for Endpoint {
     fn from_text(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
         let is_plain = uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty());
-        (is_plain && uri.query().is_none()).then(|| Self { url: text.to_owned(), is_whole: false })
+        // A password would be logged wherever the endpoint is, and is sent by neither transport: headers are for that.
+        let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        (is_plain && !has_user && uri.query().is_none()).then(|| Self { url: text.to_owned(), is_whole: false })
+    }
+
+    fn shown(text: &str) -> String {
+        text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"))
     }
 }
 
@@ -135,6 +146,10 @@ impl Value for Option<Endpoint> {
 
     fn from_text(text: &str) -> Option<Self> {
         Endpoint::from_text(text).map(Some)
+    }
+
+    fn shown(text: &str) -> String {
+        Endpoint::shown(text)
     }
 }
 
@@ -214,6 +229,7 @@ mod tests {
     #[case("tempo:4317", false)]
     #[case("http://", false)]
     #[case("http://tempo?x=1", false)]
+    #[case("http://user:password@tempo:4317", false)]
     #[case("", false)]
     fn endpoints(#[case] text: &str, #[case] good: bool) {
         assert_eq!(Endpoint::from_text(text).is_some(), good);
