@@ -10,7 +10,7 @@ use std::path::Path;
 use super::language::Language;
 
 /// Names that tell services apart no better than the interpreter's name does.
-const GENERIC: [&str; 38] = [
+const GENERIC: [&str; 43] = [
     "api",
     "app",
     "application",
@@ -23,11 +23,13 @@ const GENERIC: [&str; 38] = [
     "cmd",
     "code",
     "current",
+    "debug",
     "dist",
     "home",
     "index",
     "launcher",
     "lib",
+    "local",
     "main",
     "manage",
     "opt",
@@ -40,11 +42,14 @@ const GENERIC: [&str; 38] = [
     "release",
     "root",
     "run",
+    "sbin",
     "server",
     "service",
     "src",
     "srv",
     "start",
+    "target",
+    "tmp",
     "usr",
     "var",
     "web",
@@ -80,14 +85,19 @@ pub(super) fn service_name(invocation: Invocation<'_>) -> String {
         return if program.is_empty() { executable_name.to_owned() } else { program.to_owned() };
     }
     let Some(language) = Language::of_interpreter(executable_name) else {
-        return executable_name.to_owned();
+        // A path tells where the executable lies; a bare name was found on the search path.
+        return arguments
+            .first()
+            .filter(|path| path.contains('/') && file_name(path) == executable_name)
+            .and_then(|path| path_name(path, directory))
+            .unwrap_or_else(|| executable_name.to_owned());
     };
     let name = if Language::of_interpreter(program).is_none() {
         title_name(arguments)
     } else {
         match language {
             Language::Python => python_name(rest, directory),
-            Language::Java => java_name(rest),
+            Language::Java => java_name(rest, directory),
             Language::Nodejs => script(rest, &NODE_VALUES, &["run"]).and_then(|path| path_name(path, directory)),
             Language::Ruby => script(rest, &["-I", "-r", "-C", "-E"], &[]).and_then(|path| path_name(path, directory)),
             Language::Php => script(rest, &["-c", "-d", "-S", "-t", "-z"], &[])
@@ -101,8 +111,8 @@ pub(super) fn service_name(invocation: Invocation<'_>) -> String {
 }
 
 /// Options of Node.js, Deno and Bun whose value is the next argument.
-const NODE_VALUES: [&str; 7] =
-    ["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions"];
+const NODE_VALUES: [&str; 8] =
+    ["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions", "--env-file"];
 
 /// The first argument that is neither an option, nor the value of one, nor a subcommand.
 fn script<'a>(arguments: &'a [String], with_value: &[&str], subcommands: &[&str]) -> Option<&'a str> {
@@ -166,13 +176,18 @@ fn module_name(module: &str, directory: Option<&Path>) -> String {
         .unwrap_or_else(|| module.to_owned())
 }
 
-fn java_name(arguments: &[String]) -> Option<String> {
+fn java_name(arguments: &[String], directory: Option<&Path>) -> Option<String> {
     const WITH_VALUE: [&str; 8] =
         ["-cp", "-classpath", "--class-path", "-p", "--module-path", "--add-modules", "--add-opens", "--add-exports"];
     let mut arguments = arguments.iter().map(String::as_str);
     while let Some(argument) = arguments.next() {
         match argument {
-            "-jar" => return arguments.next().map(|jar| without_version(&stem_of(jar)).to_owned()),
+            "-jar" => {
+                let jar = arguments.next()?;
+                let stem = stem_of(jar);
+                let name = without_version(&stem);
+                return if is_generic(name) { path_name_of(name, jar, directory) } else { Some(name.to_owned()) };
+            }
             "-m" | "--module" => {
                 let module = arguments.next()?;
                 return Some(module.split('/').next()?.rsplit('.').next()?.to_owned());
@@ -210,12 +225,14 @@ fn title_name(arguments: &[String]) -> Option<String> {
 
 /// The name of a script: its stem, or that of the nearest directory that says more.
 fn path_name(script: &str, directory: Option<&Path>) -> Option<String> {
-    let path = directory.map_or_else(|| script.into(), |directory| directory.join(script));
     let stem = stem_of(script);
-    if !is_generic(&stem) {
-        return Some(stem);
-    }
-    path.parent().and_then(directory_name).or(Some(stem))
+    if is_generic(&stem) { path_name_of(&stem, script, directory) } else { Some(stem) }
+}
+
+/// The name of the nearest directory of `path` that says more than `generic` does, else that.
+fn path_name_of(generic: &str, path: &str, directory: Option<&Path>) -> Option<String> {
+    let path = directory.map_or_else(|| path.into(), |directory| directory.join(path));
+    path.parent().and_then(directory_name).or_else(|| Some(generic.to_owned()))
 }
 
 /// The nearest of a few directories whose name says something.
@@ -262,6 +279,12 @@ mod tests {
     #[rstest]
     #[case::compiled("nginx", "nginx: master process /usr/sbin/nginx", "/", "nginx")]
     #[case::compiled_with_arguments("ollama", "/usr/bin/ollama serve", "/", "ollama")]
+    #[case::compiled_generic("main", "/srv/orders/main -p 1", "/", "orders")]
+    #[case::compiled_generic_relative("server", "./server", "/srv/orders", "orders")]
+    #[case::compiled_generic_on_the_path("server", "server", "/srv/orders", "server")]
+    #[case::compiled_generic_installed("server", "/usr/local/bin/server", "/", "server")]
+    #[case::compiled_generic_built("main", "target/debug/main", "/srv/orders", "orders")]
+    #[case::compiled_generic_everywhere("app", "/app/app", "/", "app")]
     #[case::no_arguments("ollama", "", "/", "ollama")]
     #[case::busybox("busybox", "httpd -f -p 80", "/", "httpd")]
     #[case::python_module("python3.11", "python3 -u -m frigate", "/opt/frigate", "frigate")]
@@ -299,12 +322,15 @@ mod tests {
         "/srv/cart",
         "cart"
     )]
+    #[case::node_environment_file("node", "node --env-file .env cart.js", "/", "cart")]
     #[case::node_title("node", "next-server (v15.1.0)", "/app", "next-server")]
     #[case::node_own_title("node", "immich", "/usr/src/app", "immich")]
     #[case::node_code("node", "node -e 1", "/", "node")]
     #[case::bun("bun", "bun run /srv/cart/index.ts", "/", "cart")]
     #[case::jar("java", "java -Xmx1g -jar /opt/orders-service-1.4.2-SNAPSHOT.jar --x", "/", "orders-service")]
     #[case::jar_without_version("java", "java -jar app.jar", "/", "app")]
+    #[case::generic_jar("java", "java -jar /srv/orders/app-1.2.jar", "/", "orders")]
+    #[case::generic_relative_jar("java", "java -jar app.jar", "/srv/orders", "orders")]
     #[case::java_class("java", "java -cp /opt/lib/* com.acme.OrderServer -p 1", "/", "OrderServer")]
     #[case::java_generic_class("java", "java -cp x com.acme.orders.Main", "/", "orders")]
     #[case::java_module("java", "java -p mods -m com.acme.orders/com.acme.orders.Main", "/", "orders")]
