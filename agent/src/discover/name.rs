@@ -60,7 +60,8 @@ const GENERIC: [&str; 43] = [
 const PARENTS: usize = 3;
 
 /// Programs that serve the Python application which an argument `module:object` names.
-const PYTHON_SERVERS: [&str; 6] = ["daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"];
+const PYTHON_SERVERS: [&str; 8] =
+    ["daphne", "fastapi", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress-serve"];
 
 /// What a process was started as.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +148,13 @@ fn python_name(arguments: &[String], directory: Option<&Path>) -> Option<String>
     let server = stem_of(started);
     if PYTHON_SERVERS.contains(&server.as_str()) {
         let module = rest.iter().find_map(|argument| application_module(argument));
-        return Some(module.map_or(server, |module| module_name(module, directory)));
+        // `fastapi run main.py`; the others take their settings from files of Python.
+        let script = rest.iter().find(|argument| server == "fastapi" && extension_is(argument, "py"));
+        return match (module, script) {
+            (Some(module), _) => Some(module_name(module, directory)),
+            (None, Some(script)) => path_name(script, directory),
+            (None, None) => Some(server),
+        };
     }
     if started.contains('/') || extension_is(started, "py") {
         return path_name(started, directory);
@@ -312,6 +319,8 @@ mod tests {
     )]
     #[case::gunicorn_factory("python3.11", "python3 /venv/bin/gunicorn pay:create_app()", "/", "pay")]
     #[case::gunicorn_without_application("python3.11", "python3 /venv/bin/gunicorn -c conf.py", "/srv/x", "gunicorn")]
+    #[case::flask("python3.11", "python3 /venv/bin/flask --app shop.web:app run", "/", "shop")]
+    #[case::fastapi("python3.11", "python3 /venv/bin/fastapi run app/main.py", "/srv/orders", "orders")]
     #[case::gunicorn_title("python3.11", "gunicorn: worker [orders]", "/", "orders")]
     #[case::gunicorn_generic_title("python3.11", "gunicorn: master [app]", "/", "gunicorn")]
     #[case::celery_title("python3.11", "[celeryd: orders@host:MainProcess] -active- (worker)", "/", "celeryd")]
