@@ -216,7 +216,7 @@ impl Rest {
             Event::Answered(origin, first_ns) => (origin, first_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
-        // `begun = spans + dropped + open + ignored + losses` must hold, so what is left out is counted as well.
+        // What is left out on purpose is counted as well, or nobody could tell it from a loss.
         let is_last = matches!(event, Event::Ended(_) | Event::Dropped(_));
         if origin.begin_ns < self.since_ns {
             self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
