@@ -40,7 +40,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 32;
 
 /// Time between looks whether a silent sender is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// How long requests in work may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
