@@ -81,28 +81,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let left = options.length.map_or(EVERY, |length| EVERY.min(length.saturating_sub(begin.elapsed())));
         thread::sleep(left);
         if options.length.is_none_or(|length| begin.elapsed() < length) {
-            print!("{}", report::services(&recent(&backend)?));
+            show(&backend, &agent)?;
         }
     }
     stop.store(true, Ordering::Relaxed);
     traffic.join().map_err(|_| anyhow::anyhow!("the traffic's thread panicked"))??;
     // What was captured last is on its way for a moment: batch, export, fsync.
     thread::sleep(Duration::from_secs(1));
-    finish(&backend, &agent)
+    if !show(&backend, &agent)? {
+        bail!("no span arrived; see the logs in {}", folder.display());
+    }
+    println!("\nthe end; what was stored is kept: coati-backend --data-dir {}", folder.join("data").display());
+    Ok(())
 }
 
-/// The last table, one whole trace, and lines to go on with.
-fn finish(backend: &Backend, agent: &Agent) -> Result<()> {
+/// The table, one whole trace, and lines to ask for more; false if there is nothing to show.
+fn show(backend: &Backend, agent: &Agent) -> Result<bool> {
     let found = recent(backend)?;
-    if found.is_empty() {
-        bail!("no span arrived; see the logs, and {}", format_args!("http://{}/metrics", agent.listen));
-    }
+    let Some(trace) = report::widest(&found) else {
+        println!("\nno span yet");
+        return Ok(false);
+    };
     print!("{}", report::services(&found));
-    let trace = report::widest(&found).context("no trace among the spans")?;
     print!("{}", report::tree(&trace, &backend.get(&format!("/api/v2/traces/{trace}"))?.json()?));
     let lost = agent.metric("coati_agent_losses_total", &[])?;
-    println!("\nlost by the agent: {lost} (http://{}/metrics says of what)", agent.listen);
-    println!("\nask it yourself while it runs:");
+    println!("\nlost by the agent: {lost}; ask for more while it runs:");
     for path in [
         "/api/search?q=%7B%20status%20%3D%20error%20%7D&limit=5".to_owned(),
         "/api/v2/search/tag/resource.service.name/values".to_owned(),
@@ -110,7 +113,7 @@ fn finish(backend: &Backend, agent: &Agent) -> Result<()> {
     ] {
         println!("  curl -s 'http://{}{path}'", backend.api);
     }
-    Ok(())
+    Ok(true)
 }
 
 fn recent(backend: &Backend) -> Result<Vec<report::Seen>> {
