@@ -2,8 +2,10 @@
 //! `api`. `server` wires the stages.
 
 pub mod api;
+pub mod block;
 pub mod catalog;
 pub mod cli;
+pub mod compact;
 pub mod config;
 #[doc(hidden)]
 pub mod fuzz;
@@ -11,6 +13,7 @@ pub mod live;
 pub mod query;
 pub mod receive;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod tenant;
 pub mod traceql;

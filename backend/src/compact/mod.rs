@@ -1,0 +1,1 @@
+//! Compaction and retention: small blocks become large ones, old ones go.
