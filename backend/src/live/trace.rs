@@ -90,7 +90,7 @@ impl Trace {
     }
 
     /// Adds what one request brought; `bytes` is the estimate of the memory that the batch holds.
-    pub(crate) fn append(&mut self, batch: Arc<Batch>, bytes: usize) {
+    pub fn append(&mut self, batch: Arc<Batch>, bytes: usize) {
         for span in &batch.spans {
             self.start_ns = self.start_ns.min(span.start_time_unix_nano);
             self.end_ns = self.end_ns.max(span.end_time_unix_nano);

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use grpc::GrpcReceiver;
 pub use http::router;
 pub use ingest::{Ingest, IngestConfig};
-pub use prepare::Format;
+pub use prepare::{Format, Prepared, prepare};
 pub use validate::{Reason, Rejections, remove_invalid};
 
 use crate::wal::WalError;

@@ -22,21 +22,23 @@ pub enum Format {
 
 /// A request, ready for the log and the live set.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub struct Prepared {
     /// By trace; empty if there is nothing to store.
-    pub(super) batches: Vec<TraceBatch>,
+    pub batches: Vec<TraceBatch>,
     /// Spans that came.
-    pub(super) spans: u64,
-    pub(super) rejections: Rejections,
+    pub spans: u64,
+    /// What was not.
+    pub rejections: Rejections,
     /// The accepted spans, encoded.
-    pub(super) payload: Bytes,
+    pub payload: Bytes,
     /// Whether `payload` is compressed with zstd.
-    pub(super) compressed: bool,
+    pub compressed: bool,
     /// Bytes of the payload before compression.
-    pub(super) raw_len: u32,
+    pub raw_len: u32,
 }
 
-pub(super) fn prepare(body: Bytes, format: Format, live: &LiveSet, tenant: &str) -> Result<Prepared, ExportError> {
+/// Decodes and checks a request, splits it by trace and packs it for the log.
+pub fn prepare(body: Bytes, format: Format, live: &LiveSet, tenant: &str) -> Result<Prepared, ExportError> {
     weight::check(&body, format)?;
     let mut request = match format {
         Format::Protobuf => ExportTraceServiceRequest::decode(body.clone()).map_err(ExportError::Protobuf)?,
