@@ -1,7 +1,22 @@
 //! Blocks: traces at rest, one immutable Parquet file each. Laid out as `docs/format/block.md` says.
+//!
+//! A block is written by a [`BlockWriter`], trace by trace, and read through a [`Block`]. Beside it lies a [`Filter`] that
+//! tells whether it has a trace.
 
+mod attributes;
+mod error;
+mod filter;
 mod id;
+mod object;
+pub mod schema;
 mod summary;
 
+pub use attributes::{AttributeCounts, AttributeType, Columns, MAX_PROMOTED, Promoted};
+pub use error::BlockError;
+pub use filter::Filter;
 pub use id::{BlockId, InvalidBlockId};
+pub use object::{ObjectRead, ObjectReader};
 pub use summary::{BlockSummary, MAX_SERVICES};
+
+/// The format that this program writes, and the only one that it reads.
+pub const FORMAT_VERSION: u32 = 1;
