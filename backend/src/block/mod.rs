@@ -8,15 +8,19 @@ mod error;
 mod filter;
 mod id;
 mod object;
+mod reader;
 pub mod schema;
 mod summary;
+mod tables;
 
 pub use attributes::{AttributeCounts, AttributeType, Columns, MAX_PROMOTED, Promoted};
 pub use error::BlockError;
 pub use filter::Filter;
 pub use id::{BlockId, InvalidBlockId};
 pub use object::{ObjectRead, ObjectReader};
+pub use reader::{Block, Rows};
 pub use summary::{BlockSummary, MAX_SERVICES};
+pub use tables::{ResourceEntry, ScopeEntry};
 
 /// The format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
