@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod block;
+pub mod blocks;
 pub mod catalog;
 pub mod cli;
 pub mod compact;

@@ -19,7 +19,7 @@ pub use filter::Filter;
 pub use id::{BlockId, InvalidBlockId};
 pub use object::{ObjectRead, ObjectReader};
 pub use reader::{Block, Rows};
-pub use summary::{BlockSummary, MAX_SERVICES};
+pub use summary::{BlockSummary, MAX_SERVICES, data_path, filter_path};
 pub use tables::{ResourceEntry, ScopeEntry};
 
 /// The format that this program writes, and the only one that it reads.

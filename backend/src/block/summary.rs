@@ -41,16 +41,26 @@ pub struct BlockSummary {
 impl BlockSummary {
     /// Where the Parquet file lies in the store. Names of tenants are safe in paths.
     pub fn data_path(&self) -> String {
-        format!("blocks/{}/{}.parquet", self.tenant, self.id)
+        data_path(&self.tenant, self.id)
     }
 
     /// Where the trace id filter lies in the store.
     pub fn filter_path(&self) -> String {
-        format!("blocks/{}/{}.filter", self.tenant, self.id)
+        filter_path(&self.tenant, self.id)
     }
 
     /// Size of all its files.
     pub fn total_bytes(&self) -> u64 {
         self.bytes + self.filter_bytes
     }
+}
+
+/// Where the Parquet file of a block lies in the store.
+pub fn data_path(tenant: &str, id: BlockId) -> String {
+    format!("blocks/{tenant}/{id}.parquet")
+}
+
+/// Where the trace id filter of a block lies in the store.
+pub fn filter_path(tenant: &str, id: BlockId) -> String {
+    format!("blocks/{tenant}/{id}.filter")
 }

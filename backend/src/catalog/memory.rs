@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
+use super::{BlockCatalog, Catalog, CatalogError, Hours, Scope, Seen, TagValue};
+use crate::block::BlockId;
+use crate::live::TraceId;
 
 /// Keeps everything in memory.
 #[derive(Debug, Default)]
@@ -14,6 +16,7 @@ struct State {
     names: BTreeMap<(String, Scope, String), Hours>,
     values: BTreeMap<(String, Scope, String, TagValue), Hours>,
     checkpoint: Option<u64>,
+    shared: BTreeMap<BlockId, Vec<TraceId>>,
 }
 
 impl MemoryCatalog {
@@ -91,6 +94,22 @@ impl Catalog for MemoryCatalog {
 
     fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError> {
         self.state().checkpoint = Some(sequence);
+        Ok(())
+    }
+}
+
+impl BlockCatalog for MemoryCatalog {
+    fn shared_ids(&self, block: BlockId) -> Result<Option<Vec<TraceId>>, CatalogError> {
+        Ok(self.state().shared.get(&block).cloned())
+    }
+
+    fn put_shared_ids(&self, block: BlockId, ids: &[TraceId]) -> Result<(), CatalogError> {
+        self.state().shared.insert(block, ids.to_vec());
+        Ok(())
+    }
+
+    fn retain_blocks(&self, keep: &dyn Fn(BlockId) -> bool) -> Result<(), CatalogError> {
+        self.state().shared.retain(|block, _| keep(*block));
         Ok(())
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Never the only copy of anything: deleting it costs a rebuild and nothing else.
 
+mod blocks;
 mod index;
 mod memory;
 mod store;
 mod tag;
 mod watermark;
 
+pub use blocks::BlockCatalog;
 pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
 pub use store::SledCatalog;

@@ -11,7 +11,7 @@ use std::path::Path;
 use sled::{Db, IVec, Tree};
 use tracing::error;
 
-use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
+use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue, blocks};
 use crate::telemetry::{CatalogMetrics, chain};
 
 /// Format of keys and values; a store with another one is built anew.
@@ -29,6 +29,7 @@ pub struct SledCatalog {
     names: Tree,
     values: Tree,
     meta: Tree,
+    pub(super) shared: Tree,
 }
 
 impl SledCatalog {
@@ -59,7 +60,8 @@ impl SledCatalog {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::HighThroughput);
         let db: Db = config.open().map_err(CatalogError::Store)?;
         let tree = |name: &str| db.open_tree(name).map_err(CatalogError::Store);
-        let catalog = Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")? };
+        let catalog =
+            Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")?, shared: tree(blocks::TREE)? };
         match catalog.meta.get(KEY_FORMAT).map_err(CatalogError::Store)? {
             Some(format) if format == FORMAT => {}
             Some(format) => return Err(malformed("meta", &format)),
@@ -180,7 +182,7 @@ fn move_aside(dir: &Path) -> io::Result<()> {
     fs::rename(dir, aside)
 }
 
-fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
+pub(super) fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
     CatalogError::Malformed { tree, entry: entry.to_vec() }
 }
 

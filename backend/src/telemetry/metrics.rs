@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::BlocksMetrics;
+
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -133,6 +135,8 @@ pub struct Metrics {
     pub live: LiveMetrics,
     /// Of `catalog`.
     pub catalog: CatalogMetrics,
+    /// Of `blocks`.
+    pub blocks: BlocksMetrics,
     /// Seconds from a request's arrival to its answer, every listener.
     pub request_duration: Family<RequestLabels, Histogram>,
     registry: Registry,
@@ -146,6 +150,7 @@ impl Metrics {
             wal: WalMetrics::default(),
             live: LiveMetrics::default(),
             catalog: CatalogMetrics::default(),
+            blocks: BlocksMetrics::default(),
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
             }),
@@ -221,6 +226,8 @@ impl Metrics {
         registry.register("coati_backend_catalog_too_long", help, too_long);
         registry.register("coati_backend_catalog_rebuilds", "Times the catalog was begun anew", rebuilds);
         registry.register("coati_backend_catalog_failed_writes", "Writes that failed", failed_writes);
+
+        self.blocks.register(&mut registry);
         registry
     }
 }

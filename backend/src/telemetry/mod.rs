@@ -3,9 +3,11 @@
 //! Metrics that Tempo has too bear Tempo's names, so that its dashboards and alerts work; the others begin with
 //! `coati_backend_`.
 
+mod blocks;
 mod metrics;
 mod ready;
 
+pub use blocks::{BackendLabels, BlocksMetrics};
 pub use metrics::{
     CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, RefusedLabels, RequestLabels,
     TenantLabels, WalMetrics,

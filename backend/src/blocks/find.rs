@@ -1,0 +1,76 @@
+//! A trace by its id, and queries when a block cannot be read.
+
+use std::sync::{Arc, PoisonError};
+
+use tracing::error;
+
+use super::{BlockEntry, BlockList, Blocks, BlocksError};
+use crate::block::BlockError;
+use crate::live::TraceId;
+use crate::store::StoreError;
+use crate::telemetry::chain;
+
+/// A line about the same block is logged at most so often.
+const LOG_EVERY_NS: u64 = 60 * 1_000_000_000;
+
+/// Times that a query begins again with a newer list.
+const NEWER_LISTS: u32 = 5;
+
+impl Blocks {
+    /// The blocks that may have a trace, that with the oldest data (by the time at which it was received) first. Those
+    /// whose filter cannot be had are among them.
+    pub fn candidates(&self, list: &BlockList, tenant: &str, id: &TraceId) -> Vec<Arc<BlockEntry>> {
+        let may_have = |entry: &&Arc<BlockEntry>| self.filter(entry).map_or(true, |filter| filter.contains(id));
+        let mut blocks: Vec<_> = list.of(tenant).filter(may_have).map(Arc::clone).collect();
+        blocks.sort_unstable_by_key(|entry| (entry.summary.received_first_ns, entry.id()));
+        blocks
+    }
+
+    /// Whether a query may go on without a block that it could not read. `Ok` if so: the block is damaged or its file is
+    /// lost; that is counted and logged, and the answer is not whole. [`BlocksError::Gone`] if the block was removed
+    /// meanwhile: see [`Self::with_list`]. Any other error is for the client: the store fails, or refuses access.
+    pub fn pass_over(&self, entry: &BlockEntry, error: BlocksError) -> Result<(), BlocksError> {
+        let block = entry.id();
+        match &error {
+            BlocksError::Block { source: BlockError::Store(StoreError::NotFound { .. }), .. } => {
+                self.refresh()?;
+                if self.snapshot().of(&entry.summary.tenant).all(|listed| listed.id() != block) {
+                    return Err(BlocksError::Gone { block });
+                }
+            }
+            BlocksError::Block { source: BlockError::Store(store), .. } if is_trouble(store) => return Err(error),
+            BlocksError::Block { .. } => {}
+            _ => return Err(error),
+        }
+        self.metrics.unreadable.inc();
+        let now_ns = (self.config.clock)();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_ns = logged.entry(block).or_default();
+        if *last_ns == 0 || now_ns.abs_diff(*last_ns) >= LOG_EVERY_NS {
+            *last_ns = now_ns;
+            let path = entry.summary.data_path();
+            error!(path, error = %chain(&error), "answers lack a block that cannot be read");
+        }
+        Ok(())
+    }
+
+    /// Runs a query on the present list, and again on a newer one if a block of it was removed meanwhile.
+    pub fn with_list<T, E>(
+        &self,
+        is_gone: impl Fn(&E) -> bool,
+        mut query: impl FnMut(&Arc<BlockList>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        for _ in 1..NEWER_LISTS {
+            match query(&self.snapshot()) {
+                Err(error) if is_gone(&error) => {}
+                answer => return answer,
+            }
+        }
+        query(&self.snapshot())
+    }
+}
+
+/// Whether the trouble is with the store, and not with this object.
+fn is_trouble(error: &StoreError) -> bool {
+    matches!(error, StoreError::Denied { .. } | StoreError::Full { .. } | StoreError::Unavailable { .. })
+}

@@ -1,0 +1,130 @@
+//! What a query knows of the blocks.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use foldhash::quality::RandomState;
+
+use crate::block::{BlockId, BlockSummary, Filter};
+use crate::live::TraceId;
+
+/// A block in the list.
+///
+/// As long as somebody holds it here, the files of the block stay.
+#[derive(Debug)]
+pub struct BlockEntry {
+    /// What is known of it.
+    pub summary: Arc<BlockSummary>,
+    pub(super) filter: OnceLock<Filter>,
+}
+
+impl BlockEntry {
+    pub(super) fn new(summary: Arc<BlockSummary>) -> Self {
+        Self { summary, filter: OnceLock::new() }
+    }
+
+    /// Identity.
+    pub fn id(&self) -> BlockId {
+        self.summary.id
+    }
+
+    /// Which traces the block may have, if that is in memory already; see [`super::Blocks::filter`].
+    pub fn loaded_filter(&self) -> Option<&Filter> {
+        self.filter.get()
+    }
+
+    /// False only if the block certainly has no such trace; true as long as the filter is not in memory.
+    pub fn may_contain(&self, id: &TraceId) -> bool {
+        self.filter.get().is_none_or(|filter| filter.contains(id))
+    }
+}
+
+/// All blocks at one moment. Never changes: a query takes one and keeps it.
+#[derive(Debug, Default)]
+pub struct BlockList {
+    version: u64,
+    tenants: BTreeMap<Arc<str>, TenantBlocks>,
+}
+
+/// Blocks of one tenant.
+#[derive(Debug, Default)]
+pub(super) struct TenantBlocks {
+    /// Newest data first.
+    blocks: Vec<Arc<BlockEntry>>,
+    /// Those of which it is not known yet which traces they share with others.
+    pending: Vec<Arc<BlockEntry>>,
+    /// Of each of the others: ids of its traces that may also be in a block that was there when it came.
+    known: Vec<Arc<[TraceId]>>,
+    /// All of `known`, once somebody asks.
+    shared: OnceLock<HashSet<TraceId, RandomState>>,
+}
+
+impl BlockList {
+    /// The list of these blocks. `shared` says which traces a block shares, if that is known.
+    pub(super) fn new(
+        version: u64,
+        blocks: impl Iterator<Item = Arc<BlockEntry>>,
+        shared: impl Fn(BlockId) -> Option<Arc<[TraceId]>>,
+    ) -> Self {
+        let mut tenants: BTreeMap<Arc<str>, TenantBlocks> = BTreeMap::new();
+        for entry in blocks {
+            let tenant = tenants.entry(Arc::clone(&entry.summary.tenant)).or_default();
+            match shared(entry.id()) {
+                Some(ids) if ids.is_empty() => {}
+                Some(ids) => tenant.known.push(ids),
+                None => tenant.pending.push(Arc::clone(&entry)),
+            }
+            tenant.blocks.push(entry);
+        }
+        for tenant in tenants.values_mut() {
+            tenant.blocks.sort_unstable_by_key(|entry| (std::cmp::Reverse(entry.summary.end_ns), entry.id()));
+        }
+        Self { version, tenants }
+    }
+
+    /// Version of the manifest that it comes from.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Names of the tenants that have blocks, sorted.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.tenants.keys()
+    }
+
+    /// Blocks of a tenant, those with the newest data first (by [`BlockSummary::end_ns`]).
+    pub fn of(&self, tenant: &str) -> impl Iterator<Item = &Arc<BlockEntry>> {
+        self.tenants.get(tenant).into_iter().flat_map(|tenant| &tenant.blocks)
+    }
+
+    /// Blocks of all tenants, those of each with the newest data first.
+    pub fn blocks(&self) -> impl Iterator<Item = &Arc<BlockEntry>> {
+        self.tenants.values().flat_map(|tenant| &tenant.blocks)
+    }
+
+    /// Blocks of all tenants.
+    pub fn len(&self) -> usize {
+        self.tenants.values().map(|tenant| tenant.blocks.len()).sum()
+    }
+
+    /// Whether there is no block.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Whether the trace, found in one block of the tenant, may be in another one too. False only if it certainly is in
+    /// no two.
+    pub fn is_shared(&self, tenant: &str, id: &TraceId) -> bool {
+        let Some(tenant) = self.tenants.get(tenant) else { return false };
+        if tenant.blocks.len() < 2 {
+            return false;
+        }
+        let shared = tenant.shared.get_or_init(|| tenant.known.iter().flat_map(|ids| ids.iter().copied()).collect());
+        shared.contains(id) || tenant.pending.iter().any(|entry| entry.may_contain(id))
+    }
+
+    /// Blocks of which it is not known yet which traces they share with others.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Arc<BlockEntry>> {
+        self.tenants.values().flat_map(|tenant| &tenant.pending)
+    }
+}

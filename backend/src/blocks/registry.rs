@@ -1,0 +1,318 @@
+//! The registry of blocks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::footers::Footers;
+use super::list::{BlockEntry, BlockList};
+use super::log::{Commit, ManifestLog};
+use super::shared::shared_ids;
+use super::{BlocksError, WriterId};
+use crate::block::{Block, BlockError, BlockId, BlockSummary, Filter};
+use crate::catalog::BlockCatalog;
+use crate::live::TraceId;
+use crate::store::{Store, StoreError};
+use crate::telemetry::{BackendLabels, BlocksMetrics, TenantLabels, chain};
+
+/// A block is committed within this time after it was made, or not at all: later its files may have been deleted as
+/// nobody's (after twice the time: clocks differ).
+pub(super) const COMMIT_WITHIN_NS: u64 = 3_600 * 1_000_000_000;
+
+/// How the registry works.
+#[derive(Clone, Copy, Debug)]
+pub struct BlocksConfig {
+    /// Nanoseconds since the epoch.
+    pub clock: fn() -> u64,
+    /// Waits between the tries of a commit.
+    pub sleep: fn(Duration),
+    /// Memory for open blocks.
+    pub footer_bytes: usize,
+    /// Files of a removed block stay for so long, for the queries of other processes.
+    pub grace: Duration,
+}
+
+impl Default for BlocksConfig {
+    /// The system's clock, 64 MiB of open blocks, one minute.
+    fn default() -> Self {
+        let clock = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        };
+        Self { clock, sleep: thread::sleep, footer_bytes: 64 << 20, grace: Duration::from_secs(60) }
+    }
+}
+
+/// A finished block that is to be added.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// What is known of it.
+    pub summary: BlockSummary,
+    /// Its filter.
+    pub filter: Filter,
+    /// Ids of all its traces, rising.
+    pub ids: Vec<TraceId>,
+}
+
+/// What a commit changes: all of it at once, or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// New blocks, whose files are in the store.
+    pub add: Vec<Added>,
+    /// Blocks that are to be there no more.
+    pub remove: Vec<BlockId>,
+    /// Every frame of this writer's log with a lower sequence number is in blocks now.
+    pub checkpoint: Option<u64>,
+}
+
+/// Which blocks there are: what the manifests say, filters, open blocks, and which traces are in more than one.
+///
+/// Everything that may wait for the store blocks; [`Self::snapshot`] and [`Self::checkpoint`] do not.
+pub struct Blocks {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) catalog: Arc<dyn BlockCatalog>,
+    pub(super) config: BlocksConfig,
+    pub(super) metrics: BlocksMetrics,
+    writer: WriterId,
+    known: Mutex<Known>,
+    list: RwLock<Arc<BlockList>>,
+    checkpoint: AtomicU64,
+    footers: Footers,
+    /// When a line about a block was last logged.
+    pub(super) logged: Mutex<HashMap<BlockId, u64>>,
+    /// When the store was last searched for files that are nobody's.
+    pub(super) searched_ns: AtomicU64,
+}
+
+/// What changes with commits. Locked while one is under way, so that there is one at a time.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) log: ManifestLog,
+    entries: BTreeMap<BlockId, Arc<BlockEntry>>,
+    /// See [`super::shared`].
+    shared: HashMap<BlockId, Arc<[TraceId]>>,
+    /// Removed blocks that queries may still read.
+    pub(super) leaving: HashMap<BlockId, Weak<BlockEntry>>,
+}
+
+impl Blocks {
+    /// Reads the manifests of a store, and makes the first in an empty one.
+    pub fn open(
+        store: Arc<dyn Store>,
+        writer: WriterId,
+        catalog: Arc<dyn BlockCatalog>,
+        config: BlocksConfig,
+        metrics: BlocksMetrics,
+    ) -> Result<Self, BlocksError> {
+        let log = ManifestLog::open(Arc::clone(&store), writer, config, metrics.clone())?;
+        let mut known = Known { log, entries: BTreeMap::new(), shared: HashMap::new(), leaving: HashMap::new() };
+        known.follow();
+        for block in known.entries.keys() {
+            match catalog.shared_ids(*block) {
+                Ok(Some(ids)) => _ = known.shared.insert(*block, ids.into()),
+                Ok(None) => {}
+                // It is found out again.
+                Err(error) => {
+                    warn!(error = %chain(&error), "catalog has no shared traces of blocks");
+                    break;
+                }
+            }
+        }
+        let blocks = Self {
+            store,
+            catalog,
+            config,
+            metrics,
+            writer,
+            list: RwLock::default(),
+            checkpoint: AtomicU64::new(0),
+            footers: Footers::new(config.footer_bytes),
+            logged: Mutex::default(),
+            searched_ns: AtomicU64::new(0),
+            known: Mutex::new(known),
+        };
+        blocks.publish(&blocks.known());
+        let list = blocks.snapshot();
+        info!(store = %blocks.store, version = list.version(), blocks = list.len(), "blocks listed");
+        Ok(blocks)
+    }
+
+    /// All blocks as of now.
+    pub fn snapshot(&self) -> Arc<BlockList> {
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Every frame of this writer's log with a lower sequence number is in blocks of [`Self::snapshot`].
+    pub fn checkpoint(&self) -> u64 {
+        self.checkpoint.load(Ordering::Acquire)
+    }
+
+    /// Where the blocks are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Commits a change; afterwards it is in [`Self::snapshot`].
+    ///
+    /// Tries again while the store fails, for some seconds. After an error of which [`BlocksError::nothing_done`] is true
+    /// the files of the new blocks can be deleted; after another one they must stay, and what was to be committed must be
+    /// taken as neither done nor not done. Files that stay for nothing are deleted by [`Self::sweep`].
+    pub fn commit(&self, change: Change) -> Result<(), BlocksError> {
+        let Change { add, remove, checkpoint } = change;
+        let now_ns = (self.config.clock)();
+        let is_old = |block: &BlockId| block.created_ns().saturating_add(COMMIT_WITHIN_NS) < now_ns;
+        if let Some(block) = add.iter().map(|added| added.summary.id).find(is_old) {
+            return Err(BlocksError::Stale { block });
+        }
+        let summaries: Vec<BlockSummary> = add.iter().map(|added| added.summary.clone()).collect();
+        let mut known = self.known();
+        let committed = known.log.commit(Commit { add: &summaries, remove: &remove, checkpoint });
+        // What others have committed is known now even if this was not.
+        known.follow();
+        if committed.is_ok() {
+            let added = add.into_iter().map(|Added { summary, filter, ids }| {
+                known.entries.get(&summary.id).inspect(|entry| _ = entry.filter.set(filter));
+                (summary.id, ids)
+            });
+            let added: Vec<_> = added.collect();
+            for (block, ids) in added {
+                let Some(shared) = known.shared_now(block, &ids) else { continue };
+                self.remember(block, &shared);
+                known.shared.insert(block, shared);
+            }
+        }
+        self.publish(&known);
+        committed
+    }
+
+    /// Looks for commits of other writers; true if there were any.
+    pub fn refresh(&self) -> Result<bool, BlocksError> {
+        let mut known = self.known();
+        let refreshed = known.log.refresh();
+        known.follow();
+        self.publish(&known);
+        refreshed
+    }
+
+    /// Which traces a block may have; read from the store at first, then kept with the entry. A filter that is lost or
+    /// damaged is made anew from the block.
+    pub fn filter<'a>(&self, entry: &'a BlockEntry) -> Result<&'a Filter, BlocksError> {
+        if let Some(filter) = entry.filter.get() {
+            return Ok(filter);
+        }
+        let path = entry.summary.filter_path();
+        let read = self.store.get(&path).map_err(BlockError::from).and_then(|bytes| Filter::decode(&path, &bytes));
+        let filter = match read {
+            Ok(filter) => filter,
+            Err(BlockError::Store(error)) if !matches!(error, StoreError::NotFound { .. }) => {
+                return Err(BlocksError::Block { block: entry.id(), source: error.into() });
+            }
+            Err(source) => return Err(BlocksError::Block { block: entry.id(), source }),
+        };
+        Ok(entry.filter.get_or_init(|| filter))
+    }
+
+    /// A block, open for reading. Those that were used last stay open.
+    pub fn open_block(&self, entry: &BlockEntry) -> Result<Block, BlocksError> {
+        if let Some(block) = self.footers.get(entry.id()) {
+            return Ok(block);
+        }
+        let opened = Block::open(Arc::clone(&self.store), &entry.summary);
+        let block = opened.map_err(|source| BlocksError::Block { block: entry.id(), source })?;
+        self.footers.put(entry.id(), block.clone(), block.memory());
+        self.metrics.footer_bytes.set(self.footers.bytes() as i64);
+        Ok(block)
+    }
+
+    /// Loads what queries need and finds out what is not known yet: filters, and which traces are in more than one block.
+    /// For a thread of its own, after the start and after each [`Self::refresh`] that found something. Ends early when
+    /// `stop` is set. A block for which it cannot be done is left for the next time.
+    pub fn warm(&self, stop: &AtomicBool) {
+        let list = self.snapshot();
+        for entry in list.blocks() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(error) = self.filter(entry) {
+                warn!(error = %chain(&error), "filter not loaded");
+            }
+        }
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic could only leave something out that is found again with the next commit.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, block: BlockId, shared: &[TraceId]) {
+        if let Err(error) = self.catalog.put_shared_ids(block, shared) {
+            warn!(error = %chain(&error), "shared traces of a block not stored: the next start finds them out again");
+        }
+    }
+
+    fn publish(&self, known: &Known) {
+        let list = known.list();
+        if list.version() != self.snapshot().version() {
+            self.show_sizes(&list);
+            self.footers.retain(|block| known.entries.contains_key(&block));
+        }
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+        let checkpoint = known.log.state.checkpoints.get(&self.writer).copied().unwrap_or_default();
+        self.checkpoint.store(checkpoint, Ordering::Release);
+    }
+
+    fn show_sizes(&self, list: &BlockList) {
+        let BlocksMetrics { length, bytes, objects, version, .. } = &self.metrics;
+        version.set(list.version() as i64);
+        length.clear();
+        bytes.clear();
+        objects.clear();
+        for tenant in list.tenants() {
+            let labels = TenantLabels { tenant: tenant.to_string() };
+            length.get_or_create(&labels).set(list.of(tenant).count() as i64);
+            let labels = BackendLabels { tenant: tenant.to_string(), status: "live".to_owned() };
+            let total = |of: fn(&BlockSummary) -> u64| list.of(tenant).map(|entry| of(&entry.summary)).sum::<u64>();
+            bytes.get_or_create(&labels).set(total(BlockSummary::total_bytes) as i64);
+            objects.get_or_create(&labels).set(total(|summary| summary.traces) as i64);
+        }
+    }
+}
+
+impl Known {
+    /// Makes the entries those of the manifests.
+    fn follow(&mut self) {
+        let Self { log, entries, shared, leaving } = self;
+        let blocks = &log.state.blocks;
+        for (block, entry) in entries.extract_if(.., |block, _| !blocks.contains_key(block)) {
+            shared.remove(&block);
+            leaving.insert(block, Arc::downgrade(&entry));
+        }
+        for (block, summary) in blocks {
+            entries.entry(*block).or_insert_with(|| Arc::new(BlockEntry::new(Arc::clone(summary))));
+        }
+    }
+
+    fn list(&self) -> BlockList {
+        let shared = |block| self.shared.get(&block).map(Arc::clone);
+        BlockList::new(self.log.state.version, self.entries.values().map(Arc::clone), shared)
+    }
+
+    /// Which of its traces a block shares with others, if all their filters are in memory.
+    fn shared_now(&self, block: BlockId, ids: &[TraceId]) -> Option<Arc<[TraceId]>> {
+        let tenant = &self.entries.get(&block)?.summary.tenant;
+        let others = self.entries.values().filter(|entry| entry.summary.tenant == *tenant && entry.id() != block);
+        let filters: Option<Vec<&Filter>> = others.map(|entry| entry.loaded_filter()).collect();
+        Some(shared_ids(ids, filters?.into_iter()))
+    }
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").field("store", &self.store).field("list", &self.snapshot()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,80 @@
+//! What is known of blocks and can be found out again by reading them.
+
+use super::store::malformed;
+use super::{CatalogError, SledCatalog};
+use crate::block::BlockId;
+use crate::live::TraceId;
+
+/// Name of the tree.
+pub(super) const TREE: &str = "shared";
+
+/// Which traces of a block may be in another one too, by block.
+pub trait BlockCatalog: Send + Sync {
+    /// The ids that were put for a block.
+    fn shared_ids(&self, block: BlockId) -> Result<Option<Vec<TraceId>>, CatalogError>;
+
+    /// Puts the ids of a block.
+    fn put_shared_ids(&self, block: BlockId, ids: &[TraceId]) -> Result<(), CatalogError>;
+
+    /// Forgets all blocks but these.
+    fn retain_blocks(&self, keep: &dyn Fn(BlockId) -> bool) -> Result<(), CatalogError>;
+}
+
+impl BlockCatalog for SledCatalog {
+    fn shared_ids(&self, block: BlockId) -> Result<Option<Vec<TraceId>>, CatalogError> {
+        let Some(stored) = self.shared.get(block.to_string()).map_err(CatalogError::Store)? else { return Ok(None) };
+        let (ids, rest) = stored.as_chunks();
+        if !rest.is_empty() {
+            return Err(malformed(TREE, &stored));
+        }
+        Ok(Some(ids.iter().copied().map(TraceId).collect()))
+    }
+
+    fn put_shared_ids(&self, block: BlockId, ids: &[TraceId]) -> Result<(), CatalogError> {
+        let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
+        self.shared.insert(block.to_string(), ids).map(|_| ()).map_err(CatalogError::Store)
+    }
+
+    fn retain_blocks(&self, keep: &dyn Fn(BlockId) -> bool) -> Result<(), CatalogError> {
+        for key in self.shared.iter().keys() {
+            let key = key.map_err(CatalogError::Store)?;
+            let block = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
+            if !keep(block.ok_or_else(|| malformed(TREE, &key))?) {
+                self.shared.remove(key).map_err(CatalogError::Store)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::MemoryCatalog;
+    use crate::telemetry::CatalogMetrics;
+
+    fn id(number: u128) -> TraceId {
+        TraceId(number.to_be_bytes())
+    }
+
+    #[test]
+    fn what_was_put_is_there_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = SledCatalog::open(&dir.path().join("catalog"), &CatalogMetrics::default(), Ok).unwrap();
+        let memory = MemoryCatalog::default();
+        let [first, second, third] = [1, 2, 3].map(|number| BlockId::new(1_000_000, number));
+        for catalog in [&stored as &dyn BlockCatalog, &memory] {
+            assert_eq!(catalog.shared_ids(first).unwrap(), None);
+            catalog.put_shared_ids(first, &[id(1), id(u128::MAX)]).unwrap();
+            catalog.put_shared_ids(second, &[]).unwrap();
+            catalog.put_shared_ids(second, &[]).unwrap();
+            catalog.put_shared_ids(third, &[id(3)]).unwrap();
+            catalog.retain_blocks(&|block| block != third).unwrap();
+            assert_eq!(catalog.shared_ids(first).unwrap(), Some(vec![id(1), id(u128::MAX)]));
+            assert_eq!(catalog.shared_ids(second).unwrap(), Some(vec![]));
+            assert_eq!(catalog.shared_ids(third).unwrap(), None);
+        }
+        stored.shared.insert(first.to_string(), b"short").unwrap();
+        assert!(matches!(stored.shared_ids(first), Err(CatalogError::Malformed { .. })));
+    }
+}
