@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{self as otlp, Span};
 
+use super::distinct::distinct_spans;
 use super::nested::{Link, NestedSet, number};
 use super::span::SpanView;
 use super::value::Value;
@@ -80,32 +80,6 @@ impl<'a> LiveSpan<'a> {
             });
         Value::of_many(values.collect())
     }
-}
-
-/// All spans of a trace with their batches, in the order of arrival, without those that came again: a sender that did not
-/// hear the acknowledgement sends the same once more. Spans that differ in anything are all there.
-pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
-    let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
-    let mut known: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (number, batch) in trace.batches.iter().enumerate() {
-        for span in &batch.spans {
-            // One batch alone repeats nothing, and most traces have few.
-            if trace.batches.len() > 1 {
-                let same_id = known.entry(&span.span_id).or_default();
-                let is_again = |(other, before): &(&Arc<Batch>, &Span)| {
-                    *before == span && other.resource == batch.resource && other.scope == batch.scope
-                };
-                // An id that is given to many spans must not cost the square of their number.
-                let mut candidates = same_id.iter().take(16).filter_map(|index| distinct.get(*index));
-                if number > 0 && candidates.any(is_again) {
-                    continue;
-                }
-                same_id.push(distinct.len());
-            }
-            distinct.push((batch, span));
-        }
-    }
-    distinct
 }
 
 /// Numbers the spans, and counts their children.

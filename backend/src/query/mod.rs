@@ -2,6 +2,7 @@
 //!
 //! A plan sees spans only through [`SpanView`], so that spans in memory and spans in blocks are searched by the same code.
 
+mod distinct;
 mod expr;
 mod live;
 mod metrics;
@@ -14,7 +15,8 @@ mod span;
 mod tags;
 mod value;
 
-pub use live::{LiveSpan, distinct_spans};
+pub use distinct::distinct_spans;
+pub use live::LiveSpan;
 pub use metrics::{
     Exemplar, Intervals, Label, LabelValue, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Partial, Series,
     default_step, query_metrics,

@@ -1,0 +1,114 @@
+//! Spans that came again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+
+use crate::live::{Batch, Trace};
+
+/// Most spans of one id, kind and start that another one is compared with: many must not cost the square of their number.
+const CANDIDATES: usize = 16;
+
+/// All spans of a trace with their batches, in the order of arrival, without those that came again: a sender that did not
+/// hear the acknowledgement sends the same once more, and after a crash the log brings what is in a block already. Spans
+/// that differ in anything but the order of their attributes are all there.
+pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
+    let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
+    let mut known: HashMap<(&[u8], i32, u64), Vec<usize>> = HashMap::new();
+    for (number, batch) in trace.batches.iter().enumerate() {
+        for span in &batch.spans {
+            // One batch alone repeats nothing, and most traces have few.
+            if trace.batches.len() > 1 {
+                let key = (span.span_id.as_slice(), span.kind, span.start_time_unix_nano);
+                let alike = known.entry(key).or_default();
+                let is_again = |(before_batch, before): &(&Arc<Batch>, &Span)| {
+                    same_span(before, span) && same_sender(before_batch, batch)
+                };
+                let mut candidates = alike.iter().take(CANDIDATES).filter_map(|index| distinct.get(*index));
+                if number > 0 && candidates.any(is_again) {
+                    continue;
+                }
+                alike.push(distinct.len());
+            }
+            distinct.push((batch, span));
+        }
+    }
+    distinct
+}
+
+/// Blocks keep the attributes of a span in another order.
+fn same_span(a: &Span, b: &Span) -> bool {
+    let alike = a.name == b.name
+        && a.end_time_unix_nano == b.end_time_unix_nano
+        && a.parent_span_id == b.parent_span_id
+        && a.attributes.len() == b.attributes.len();
+    alike && (a == b || canonical(a) == canonical(b))
+}
+
+fn canonical(span: &Span) -> Vec<u8> {
+    let mut span = span.clone();
+    span.attributes.sort_by_cached_key(Message::encode_to_vec);
+    span.status.get_or_insert_default();
+    span.encode_to_vec()
+}
+
+fn same_sender(a: &Arc<Batch>, b: &Arc<Batch>) -> bool {
+    Arc::ptr_eq(a, b)
+        || (a.resource_schema_url == b.resource_schema_url
+            && a.scope_schema_url == b.scope_schema_url
+            && same_message(&a.resource, &b.resource)
+            && same_message(&a.scope, &b.scope))
+}
+
+/// Encoded, a number that is none equals itself.
+fn same_message<M: Message + PartialEq>(a: &Arc<M>, b: &Arc<M>) -> bool {
+    Arc::ptr_eq(a, b) || a == b || a.encode_to_vec() == b.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Status};
+    use rstest::rstest;
+
+    use super::super::fixture::{EPOCH, SHOP, attributes, int, service, span, text, trace};
+    use super::*;
+
+    fn sent(change: impl FnOnce(&mut Span)) -> ResourceSpans {
+        let mut span = span(SHOP, 1, 0, "GET", 0, 10);
+        span.attributes = attributes(&[("a", int(1)), ("b", text("x")), ("c", Any::DoubleValue(f64::NAN))]);
+        change(&mut span);
+        service("shop", &[("weight", Any::DoubleValue(f64::NAN))], "http", vec![span])
+    }
+
+    #[rstest]
+    #[case::the_same(|_: &mut Span| {}, 1)]
+    #[case::other_order_of_attributes(|span: &mut Span| span.attributes.reverse(), 1)]
+    #[case::a_status_of_nothing(|span: &mut Span| span.status = Some(Status::default()), 1)]
+    #[case::other_status(|span: &mut Span| span.status = Some(Status { code: 2, ..Status::default() }), 2)]
+    #[case::other_start(|span: &mut Span| span.start_time_unix_nano = EPOCH + 1, 2)]
+    #[case::other_end(|span: &mut Span| span.end_time_unix_nano += 1, 2)]
+    #[case::other_kind(|span: &mut Span| span.kind = 3, 2)]
+    #[case::other_name(|span: &mut Span| span.name = "POST".to_owned(), 2)]
+    #[case::other_parent(|span: &mut Span| span.parent_span_id = vec![9; 8], 2)]
+    #[case::other_value(|span: &mut Span| span.attributes[0].value = span.attributes[1].value.clone(), 2)]
+    #[case::more_attributes(|span: &mut Span| span.attributes.push(span.attributes[0].clone()), 2)]
+    #[case::other_id(|span: &mut Span| span.span_id = vec![2; 8], 2)]
+    fn what_came_again_is_left_out(#[case] change: fn(&mut Span), #[case] expected: usize) {
+        let trace = trace(vec![sent(|_| {}), sent(change), sent(|_| {})]);
+        assert_eq!(distinct_spans(&trace).len(), expected);
+    }
+
+    #[rstest]
+    #[case::resource(|sent: &mut ResourceSpans| sent.resource.as_mut().unwrap().dropped_attributes_count = 1)]
+    #[case::scope(|sent: &mut ResourceSpans| sent.scope_spans[0].scope.as_mut().unwrap().version = "2".to_owned())]
+    #[case::resource_schema(|sent: &mut ResourceSpans| sent.schema_url = "x".to_owned())]
+    #[case::scope_schema(|sent: &mut ResourceSpans| sent.scope_spans[0].schema_url = "x".to_owned())]
+    fn the_same_of_another_sender_is_another(#[case] change: fn(&mut ResourceSpans)) {
+        let mut other = sent(|_| {});
+        change(&mut other);
+        assert_eq!(distinct_spans(&trace(vec![sent(|_| {}), other])).len(), 2);
+    }
+}
