@@ -37,6 +37,12 @@ struct Flags {
     /// Size that the data directory does not grow beyond [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<String>,
+    /// Whether small blocks are merged here: `true` or `false` [default: true]
+    #[arg(long, value_name = "BOOL")]
+    compaction: Option<String>,
+    /// Size beyond which blocks are not merged [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    max_block_bytes: Option<String>,
     /// Memory for live traces [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     max_live_bytes: Option<String>,
@@ -102,6 +108,8 @@ impl Flags {
             "otlp-http-listen" => &self.otlp_http_listen,
             "retention" => &self.retention,
             "max-bytes" => &self.max_bytes,
+            "compaction" => &self.compaction,
+            "max-block-bytes" => &self.max_block_bytes,
             "max-live-bytes" => &self.max_live_bytes,
             "max-trace-bytes" => &self.max_trace_bytes,
             "max-request-bytes" => &self.max_request_bytes,
@@ -194,6 +202,7 @@ mod tests {
                 "data-dir" => "/x",
                 "retention" => "1h",
                 "multitenancy" => "true",
+                "compaction" => "false",
                 "log-level" => "trace",
                 setting if setting.ends_with("listen") => "127.0.0.1:1",
                 "max-trace-bytes" | "max-request-bytes" => "1MiB",

@@ -43,6 +43,7 @@ fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::TenantRetention;
     use super::*;
     use rstest::rstest;
     use std::time::Duration;
@@ -56,8 +57,8 @@ mod tests {
         let example = include_str!("../../../deploy/backend.yaml");
         assert_eq!(parsed(example).unwrap(), Config::default());
         let keys = |text: &str| text.lines().filter(|line| line.contains(':') && !line.trim().starts_with('#')).count();
-        // 5 + 3 + 2 + 2 + 2 settings in 4 sections; a key that is missing here is one that nobody finds.
-        assert_eq!(keys(example), 3 + 4 + 9);
+        // 3 settings, 5 sections with 3 + 3 + 2 + 2 + 2; a key that is missing here is one that nobody finds.
+        assert_eq!(keys(example), 3 + 5 + 12);
     }
 
     #[rstest]
@@ -69,9 +70,17 @@ mod tests {
 
     #[test]
     fn what_is_said_is_taken_and_the_rest_keeps_its_default() {
-        let config = parsed("data_dir: /data\nretention:\n  age: 36h\nlisten:\n  api: '[::1]:0'\n").unwrap();
+        let config = parsed(
+            "data_dir: /data\nretention:\n  age: 36h\n  tenants: {a: {age: 90d}, b: {}}\nlisten:\n  api: '[::1]:0'\n",
+        )
+        .unwrap();
         let mut expected = Config { data_dir: "/data".into(), ..Config::default() };
         expected.retention.age = Duration::from_hours(36);
+        expected.retention.tenants = [
+            ("a".to_owned(), TenantRetention { age: Some(Duration::from_hours(90 * 24)) }),
+            ("b".to_owned(), TenantRetention::default()),
+        ]
+        .into();
         expected.listen.api = "[::1]:0".parse().unwrap();
         assert_eq!(config, expected);
     }
@@ -84,16 +93,22 @@ mod tests {
             "\nretention:\n  age: week\n",
             "listen:\n  api: 3200\n",
             "live:\n  max_bytes: 1 GB\n",
+            "retention:\n  tenants:\n    a:\n      age: 1\n",
+            "retention:\n  tenants:\n    a: {max_bytes: 1GiB}\n",
+            "compaction:\n  enabled: sometimes\n",
             "- a\n",
             "listen: {\n",
             "data_dir: a\ndata_dir: b\n",
         ];
         insta::assert_snapshot!(mistakes.map(|text| parsed(text).unwrap_err()).join("\n"), @"
-        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, retention, live, receive
+        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, retention, compaction, live, receive
         backend.yaml:2: live.bytes: unknown field `bytes`, expected one of max_bytes, max_trace_bytes
         backend.yaml:3: retention.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`
         backend.yaml:2: listen.api: expected an address with a port such as `0.0.0.0:3200`, found `3200`
         backend.yaml:2: live.max_bytes: expected a size with a unit such as `512KiB`, `256MiB` or `10GiB`, found `1 GB`
+        backend.yaml:4: retention.tenants.a.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `1`
+        backend.yaml:3: retention.tenants.a.max_bytes: unknown field `max_bytes`, expected one of age
+        backend.yaml:2: compaction.enabled: expected `true` or `false`, found `sometimes`
         backend.yaml:1: expected mapping start
         backend.yaml:1: listen: unclosed bracket '{'
         backend.yaml:2: duplicate mapping key: data_dir

@@ -6,6 +6,7 @@ mod error;
 mod file;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 pub use error::ConfigError;
 pub(crate) use file::read;
 pub use value::{ByteSize, LogLevel};
-use value::{Value, text};
+use value::{Value, optional_text, text};
 
 /// The whole configuration. The names of the fields are the keys of the file.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is kept on disk.
     pub retention: RetentionConfig,
+    /// How small blocks become large ones.
+    pub compaction: CompactionConfig,
     /// What is kept in memory.
     pub live: LiveConfig,
     /// What is taken in.
@@ -67,6 +70,29 @@ pub struct RetentionConfig {
     /// The data directory does not grow beyond this: the oldest data is deleted.
     #[serde(deserialize_with = "text")]
     pub max_bytes: ByteSize,
+    /// What is different for some tenants, by name.
+    pub tenants: BTreeMap<String, TenantRetention>,
+}
+
+/// What is kept on disk of one tenant.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantRetention {
+    /// Data older than this is deleted; without it the age of all tenants is meant.
+    #[serde(deserialize_with = "optional_text")]
+    pub age: Option<Duration>,
+}
+
+/// How small blocks become large ones.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct CompactionConfig {
+    /// Whether this backend does it. One of those that share a bucket is enough.
+    #[serde(deserialize_with = "text")]
+    pub enabled: bool,
+    /// Blocks are not merged into larger ones.
+    #[serde(deserialize_with = "text")]
+    pub max_block_bytes: ByteSize,
 }
 
 /// What is kept in memory.
@@ -103,6 +129,7 @@ impl Default for Config {
             multitenancy: false,
             listen: Listen::default(),
             retention: RetentionConfig::default(),
+            compaction: CompactionConfig::default(),
             live: LiveConfig::default(),
             receive: ReceiveConfig::default(),
         }
@@ -119,7 +146,13 @@ impl Default for Listen {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { age: Duration::from_hours(7 * 24), max_bytes: ByteSize(10_240 * MIB) }
+        Self { age: Duration::from_hours(7 * 24), max_bytes: ByteSize(10_240 * MIB), tenants: BTreeMap::new() }
+    }
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self { enabled: true, max_block_bytes: ByteSize(1_024 * MIB) }
     }
 }
 
@@ -136,13 +169,15 @@ impl Default for ReceiveConfig {
 }
 
 /// Names of the settings that have a flag and an environment variable.
-pub(crate) const SETTINGS: [&str; 12] = [
+pub(crate) const SETTINGS: [&str; 14] = [
     "data-dir",
     "api-listen",
     "otlp-grpc-listen",
     "otlp-http-listen",
     "retention",
     "max-bytes",
+    "compaction",
+    "max-block-bytes",
     "max-live-bytes",
     "max-trace-bytes",
     "max-request-bytes",
@@ -154,7 +189,7 @@ pub(crate) const SETTINGS: [&str; 12] = [
 impl Config {
     /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
     pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
-        let Self { data_dir, log_level, multitenancy, listen, retention, live, receive } = self;
+        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, receive } = self;
         match setting {
             "data-dir" => set(data_dir, text, place),
             "api-listen" => set(&mut listen.api, text, place),
@@ -162,6 +197,8 @@ impl Config {
             "otlp-http-listen" => set(&mut listen.otlp_http, text, place),
             "retention" => set(&mut retention.age, text, place),
             "max-bytes" => set(&mut retention.max_bytes, text, place),
+            "compaction" => set(&mut compaction.enabled, text, place),
+            "max-block-bytes" => set(&mut compaction.max_block_bytes, text, place),
             "max-live-bytes" => set(&mut live.max_bytes, text, place),
             "max-trace-bytes" => set(&mut live.max_trace_bytes, text, place),
             "max-request-bytes" => set(&mut receive.max_request_bytes, text, place),

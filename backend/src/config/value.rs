@@ -22,6 +22,11 @@ pub(super) fn text<'de, D: Deserializer<'de>, T: Value>(deserializer: D) -> Resu
     T::from_text(&text).ok_or_else(|| de::Error::custom(format_args!("expected {}, found `{text}`", T::EXPECTED)))
 }
 
+/// The same for a value that may be missing.
+pub(super) fn optional_text<'de, D: Deserializer<'de>, T: Value>(deserializer: D) -> Result<Option<T>, D::Error> {
+    text(deserializer).map(Some)
+}
+
 /// A number of bytes, at least one.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ByteSize(pub u64);

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::BlocksMetrics;
+use super::{BlocksMetrics, CompactionMetrics};
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -137,6 +137,8 @@ pub struct Metrics {
     pub catalog: CatalogMetrics,
     /// Of `blocks`.
     pub blocks: BlocksMetrics,
+    /// Of `compact`.
+    pub compaction: CompactionMetrics,
     /// Seconds from a request's arrival to its answer, every listener.
     pub request_duration: Family<RequestLabels, Histogram>,
     registry: Registry,
@@ -151,6 +153,7 @@ impl Metrics {
             live: LiveMetrics::default(),
             catalog: CatalogMetrics::default(),
             blocks: BlocksMetrics::default(),
+            compaction: CompactionMetrics::default(),
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
             }),
@@ -228,6 +231,7 @@ impl Metrics {
         registry.register("coati_backend_catalog_failed_writes", "Writes that failed", failed_writes);
 
         self.blocks.register(&mut registry);
+        self.compaction.register(&mut registry);
         registry
     }
 }

@@ -4,10 +4,12 @@
 //! `coati_backend_`.
 
 mod blocks;
+mod compaction;
 mod metrics;
 mod ready;
 
 pub use blocks::{BackendLabels, BlocksMetrics};
+pub use compaction::{CompactionMetrics, LevelLabels};
 pub use metrics::{
     CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, RefusedLabels, RequestLabels,
     TenantLabels, WalMetrics,
