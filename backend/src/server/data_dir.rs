@@ -1,10 +1,10 @@
 //! The data directory, held by one backend at a time.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::ServerError;
+use crate::store::create_dir;
 
 /// An open data directory; the lock is released when this goes, or the process.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl DataDir {
     /// Makes the directory if need be, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, ServerError> {
         let unusable = |source| ServerError::DataDir { path: path.to_owned(), source };
-        create(path).map_err(unusable)?;
+        create_dir(path).map_err(unusable)?;
         let options = File::options().create(true).truncate(false).write(true).clone();
         let lock = options.open(path.join("LOCK")).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
@@ -36,17 +36,6 @@ impl DataDir {
     pub(super) fn catalog(&self) -> PathBuf {
         self.path.join("catalog")
     }
-}
-
-/// Makes a directory, and the ones that it is in, so that they are still there after a power loss.
-fn create(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-    fs::create_dir_all(path)?;
-    for made in missing {
-        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
