@@ -1,4 +1,4 @@
-//! The backend, in the order in which a span travels: `receive` → `wal` → [`live`]; and a query: `traceql` → `query` →
+//! The backend, in the order in which a span travels: `receive` → `wal` → [`live`] → [`cut`] → [`block`]; and a query: `traceql` → `query` →
 //! `api`. `server` wires the stages.
 
 pub mod api;
@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod cli;
 pub mod compact;
 pub mod config;
+pub mod cut;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod live;

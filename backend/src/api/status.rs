@@ -52,7 +52,6 @@ pub(super) async fn status(State(state): State<ApiState>) -> String {
         ("live traces", live.traces.to_string()),
         ("live trace bytes", live.bytes.to_string()),
         ("traces begun", live.created_traces.to_string()),
-        ("traces evicted", live.evicted_traces.to_string()),
     ];
     for (name, value) in lines {
         // Writing to a string does not fail.

@@ -1,8 +1,10 @@
-//! Traces in memory: everything that was acknowledged lately, whole, ready for queries.
+//! Traces in memory: everything that was acknowledged lately and is not in a block yet, whole, ready for queries.
 //!
-//! Until blocks exist this is what queries see. It is bounded: when the estimate of its memory passes the limit, the
-//! traces that were quiet for longest leave. They stay in the log, but are not searchable any more.
+//! It is bounded: when the estimate of its memory reaches the limit, requests are refused until traces were cut. What is
+//! being cut stays visible until its block is committed.
 
+mod cut;
+mod entry;
 mod group;
 mod set;
 mod size;
@@ -10,6 +12,8 @@ mod size;
 mod tests;
 mod trace;
 
+pub use cut::{Cut, TenantCut};
+pub use entry::Life;
 pub use group::{TraceBatch, group, ungroup};
-pub use set::{Limits, LiveSet, Stats};
+pub use set::{Limits, LiveSet, Room, Stats};
 pub use trace::{Batch, Root, Trace, TraceId, is_root};

@@ -44,7 +44,7 @@ fn request(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequest {
 }
 
 fn insert(set: &LiveSet, trace: u8, number: u8, start: u64) {
-    set.insert(TENANT, group(request("shop", vec![span(trace, number, start)])), start);
+    set.insert(TENANT, group(request("shop", vec![span(trace, number, start)])), start, start);
 }
 
 fn ids(set: &LiveSet) -> Vec<u8> {
@@ -58,9 +58,9 @@ fn unbounded() -> LiveSet {
 #[test]
 fn a_trace_is_whole_however_its_spans_come() {
     let set = unbounded();
-    set.insert(TENANT, group(request("shop", vec![span(1, 1, 50), span(2, 1, 60), span(1, 2, 40)])), 0);
+    set.insert(TENANT, group(request("shop", vec![span(1, 1, 50), span(2, 1, 60), span(1, 2, 40)])), 0, 1);
     let root = Span { parent_span_id: Vec::new(), ..span(1, 3, 30) };
-    set.insert(TENANT, group(request("edge", vec![root])), 0);
+    set.insert(TENANT, group(request("edge", vec![root])), 0, 2);
     let trace = set.trace(TENANT, &id(1)).unwrap();
     let spans: Vec<&str> = trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| span.name.as_str()).collect();
     assert_eq!(spans, ["span 1", "span 2", "span 3"]);
@@ -82,7 +82,7 @@ fn roots(#[case] parent_span_id: Vec<u8>, #[case] expected: bool) {
 fn the_earliest_of_several_roots_counts() {
     let set = unbounded();
     let root = |number, start| Span { parent_span_id: Vec::new(), ..span(1, number, start) };
-    set.insert(TENANT, group(request("shop", vec![root(1, 50), root(2, 20), root(3, 30)])), 0);
+    set.insert(TENANT, group(request("shop", vec![root(1, 50), root(2, 20), root(3, 30)])), 0, 1);
     assert_eq!(set.trace(TENANT, &id(1)).unwrap().root.as_ref().unwrap().start_ns, 20);
 }
 
@@ -106,41 +106,104 @@ fn a_reader_keeps_the_version_that_it_took() {
 }
 
 #[test]
-fn the_trace_that_was_quiet_for_longest_leaves_first() {
-    let one = group(request("shop", vec![span(1, 1, 0)]))[0].bytes + Trace::empty(id(1)).bytes;
-    let set = LiveSet::new(Limits { total_bytes: 3 * one, trace_bytes: usize::MAX });
-    for trace in 1..=3 {
-        insert(&set, trace, 1, u64::from(trace));
-    }
-    assert_eq!(set.stats().evicted_traces, 0);
-    // Trace 1 becomes the most recent one, so 2 and then 3 leave.
-    insert(&set, 1, 2, 1);
-    assert_eq!(ids(&set), [3, 1]);
-    insert(&set, 4, 1, 4);
-    assert_eq!(ids(&set), [4, 1]);
-    let stats = set.stats();
-    assert_eq!((stats.traces, stats.created_traces, stats.evicted_traces), (2, 4, 2));
-    assert!(stats.bytes <= 3 * one);
-}
-
-#[test]
-fn what_nothing_has_come_of_for_long_expires() {
+fn what_is_being_cut_is_seen_until_its_block_is_committed() {
     let set = unbounded();
     insert(&set, 1, 1, 10);
     insert(&set, 2, 1, 20);
-    insert(&set, 1, 2, 30);
-    set.expire(25);
-    assert_eq!(ids(&set), [1]);
-    set.expire(31);
-    assert_eq!(set.stats().bytes, 0);
+    let cut = set.cut(|life| life.last_received_ns < 15);
+    assert_eq!(cut.tenants()[0].traces, [set.trace(TENANT, &id(1)).unwrap()]);
+    assert_eq!(ids(&set), [2, 1]);
+    assert_eq!(set.stats().traces, 2);
+    cut.commit();
+    assert_eq!(ids(&set), [2]);
+    assert_eq!(set.trace(TENANT, &id(1)), None);
+    set.cut(|_| true).commit();
+    assert_eq!(set.stats(), Stats { created_traces: 2, ..Stats::default() });
     assert!(set.tenants().is_empty());
+}
+
+#[test]
+fn late_spans_of_a_trace_that_is_being_cut_are_read_with_it_and_stay_when_it_goes() {
+    let set = unbounded();
+    insert(&set, 1, 1, 10);
+    let cut = set.cut(|_| true);
+    insert(&set, 1, 2, 5);
+    let trace = set.trace(TENANT, &id(1)).unwrap();
+    assert_eq!(set.snapshot(TENANT), [Arc::clone(&trace)]);
+    assert_eq!((trace.span_count, trace.start_ns, trace.end_ns), (2, 5, 20));
+    assert_eq!(trace.batches[0].spans[0].span_id, [1; 8], "in the order of arrival");
+    cut.commit();
+    let late = set.trace(TENANT, &id(1)).unwrap();
+    assert_eq!((late.span_count, late.start_ns, late.end_ns), (1, 5, 15));
+}
+
+#[test]
+fn a_cut_that_fails_puts_everything_back_in_the_order_of_arrival() {
+    let set = unbounded();
+    insert(&set, 1, 1, 10);
+    insert(&set, 2, 1, 20);
+    let cut = set.cut(|_| true);
+    insert(&set, 1, 2, 30);
+    drop(cut);
+    let numbers = |trace: &Trace| trace.batches.iter().map(|batch| batch.spans[0].span_id[0]).collect::<Vec<_>>();
+    assert_eq!(numbers(&set.trace(TENANT, &id(1)).unwrap()), [1, 2]);
+    let again = set.cut(|_| true);
+    let [cut] = again.tenants() else { panic!() };
+    assert_eq!((cut.received_first_ns, cut.received_last_ns), (10, 30));
+    assert_eq!(cut.traces.iter().map(|trace| numbers(trace)).collect::<Vec<_>>(), [vec![1, 2], vec![1]]);
+}
+
+#[test]
+fn the_first_number_in_the_log_is_that_of_what_is_not_being_cut() {
+    let set = unbounded();
+    assert_eq!(set.first_sequence(), None);
+    for (trace, number) in [(1, 7), (2, 5), (1, 9)] {
+        set.insert(TENANT, group(request("shop", vec![span(trace, 1, 0)])), 0, number);
+    }
+    assert_eq!(set.first_sequence(), Some(5));
+    let cut = set.cut(|life| life.first_sequence == 5);
+    assert_eq!(set.first_sequence(), Some(7));
+    drop(cut);
+    assert_eq!(set.first_sequence(), Some(5));
+}
+
+#[test]
+fn memory_is_promised_only_as_far_as_it_reaches() {
+    let batches = group(request("shop", vec![span(1, 1, 0)]));
+    let one = batches[0].bytes + Trace::empty(id(1)).bytes;
+    let set = LiveSet::new(Limits { total_bytes: 3 * one, trace_bytes: usize::MAX });
+    insert(&set, 1, 1, 0);
+    let second = set.reserve(&batches).unwrap();
+    let third = set.reserve(&batches).unwrap();
+    assert!(set.reserve(&batches).is_none());
+    drop(second);
+    assert!(set.reserve(&batches).is_some());
+    drop(third);
+    insert(&set, 2, 1, 0);
+    insert(&set, 3, 1, 0);
+    assert!(set.is_full() && set.reserve(&batches).is_none());
+    let cut = set.cut(|_| true);
+    assert!(set.is_full() && set.reserve(&batches).is_none(), "what is being cut is still in memory");
+    cut.commit();
+    assert!(!set.is_full() && set.reserve(&batches).is_some());
+}
+
+#[test]
+fn a_request_larger_than_the_bound_has_room_when_nothing_else_is_there() {
+    let set = LiveSet::new(Limits { total_bytes: 1, trace_bytes: usize::MAX });
+    let batches = group(request("shop", vec![span(1, 1, 0)]));
+    let room = set.reserve(&batches).unwrap();
+    assert!(set.reserve(&batches).is_none());
+    drop(room);
+    insert(&set, 1, 1, 0);
+    assert!(set.reserve(&batches).is_none());
 }
 
 #[test]
 fn tenants_do_not_see_each_other() {
     let set = unbounded();
     for tenant in ["b", "a"] {
-        set.insert(tenant, group(request(tenant, vec![span(1, 1, 0)])), 0);
+        set.insert(tenant, group(request(tenant, vec![span(1, 1, 0)])), 0, 1);
     }
     assert_eq!(set.tenants().iter().map(|tenant| &**tenant).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(set.trace("a", &id(1)).unwrap().batches[0].service_name(), Some("a"));
@@ -198,20 +261,70 @@ proptest! {
         prop_assert_eq!(scopes.flat_map(|scope| scope.spans).collect::<Vec<_>>(), expected);
     }
 
+    /// A model that knows only which spans were taken away by a commit.
     #[test]
-    fn bounds_and_counts_hold_after_any_history(
-        limit in 500_usize..20_000,
-        inserts in prop::collection::vec((0_u8..20, any::<u8>(), 0_u64..100), 1..200),
+    fn readers_see_exactly_what_is_not_committed_after_any_history(
+        history in prop::collection::vec(any_step(), 1..200),
     ) {
-        let set = LiveSet::new(Limits { total_bytes: limit, trace_bytes: usize::MAX });
-        for (trace, number, start) in inserts {
-            insert(&set, trace, number, start);
-            let traces = set.snapshot(TENANT);
+        let set = unbounded();
+        // Trace and number of each span that is not in a block, in the order of arrival, and what the open cut took.
+        let mut expected: Vec<(u8, u64)> = Vec::new();
+        let mut open: Option<(Cut<'_>, Vec<(u8, u64)>)> = None;
+        for (step, sequence) in history.into_iter().zip(1..) {
+            match step {
+                Step::Insert(trace) => {
+                    let spans = vec![Span { flags: sequence as u32, ..span(trace, 1, sequence) }];
+                    set.insert(TENANT, group(request("shop", spans)), sequence, sequence);
+                    expected.push((trace, sequence));
+                }
+                Step::Cut(before) if open.is_none() => {
+                    let last = |trace| expected.iter().filter(|(other, _)| *other == trace).map(|(_, n)| *n).max();
+                    let taken = expected.iter().copied().filter(|(trace, _)| last(*trace) < Some(before)).collect();
+                    open = Some((set.cut(|life| life.last_received_ns < before), taken));
+                }
+                Step::Commit => if let Some((cut, taken)) = open.take() {
+                    cut.commit();
+                    expected.retain(|span| !taken.contains(span));
+                }
+                Step::Cut(_) | Step::Fail => drop(open.take()),
+            }
+            let taken = open.as_ref().map(|(_, taken)| taken.clone()).unwrap_or_default();
+            let seen = set.snapshot(TENANT);
+            let mut spans = Vec::new();
+            for trace in &seen {
+                prop_assert_eq!(set.trace(TENANT, &trace.id), Some(Arc::clone(trace)));
+                let of_trace: Vec<u64> =
+                    trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| u64::from(span.flags)).collect();
+                prop_assert!(of_trace.is_sorted(), "{:?}", of_trace);
+                prop_assert_eq!(trace.span_count, of_trace.len());
+                prop_assert_eq!(trace.start_ns, of_trace[0]);
+                spans.extend(of_trace.into_iter().map(|number| (trace.id.0[0], number)));
+            }
+            spans.sort_by_key(|(_, number)| *number);
+            prop_assert_eq!(&spans, &expected);
+            let live = expected.iter().filter(|span| !taken.contains(span));
+            prop_assert_eq!(set.first_sequence(), live.map(|(_, number)| *number).min());
             let stats = set.stats();
-            prop_assert!(stats.bytes <= limit);
-            prop_assert_eq!(stats.traces, traces.len());
-            prop_assert_eq!(stats.bytes, traces.iter().map(|trace| trace.bytes).sum::<usize>());
-            prop_assert_eq!(stats.created_traces - stats.evicted_traces, traces.len() as u64);
+            prop_assert_eq!(stats.traces, seen.len());
+            prop_assert_eq!(stats.bytes, seen.iter().map(|trace| trace.bytes).sum::<usize>());
         }
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(u8),
+    /// Those of which nothing has come since.
+    Cut(u64),
+    Commit,
+    Fail,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0_u8..8).prop_map(Step::Insert),
+        2 => (0_u64..200).prop_map(Step::Cut),
+        1 => Just(Step::Commit),
+        1 => Just(Step::Fail),
+    ]
 }

@@ -104,6 +104,20 @@ impl Trace {
         self.bytes += bytes;
         self.batches.push(batch);
     }
+
+    /// Adds what came later of the same trace.
+    pub(crate) fn extend(&mut self, later: &Self) {
+        self.start_ns = self.start_ns.min(later.start_ns);
+        self.end_ns = self.end_ns.max(later.end_ns);
+        if let Some(root) = &later.root
+            && self.root.as_ref().is_none_or(|known| root.start_ns < known.start_ns)
+        {
+            self.root = Some(root.clone());
+        }
+        self.span_count += later.span_count;
+        self.bytes += later.bytes;
+        self.batches.extend(later.batches.iter().cloned());
+    }
 }
 
 /// True for a span without a parent; some senders write a parent of zeros for that.

@@ -148,7 +148,7 @@ pub(crate) fn job() -> Vec<ResourceSpans> {
 pub(crate) fn live() -> LiveSet {
     let live = LiveSet::new(Limits::default());
     for resource_spans in [shop(), job()] {
-        live.insert("single-tenant", group(ExportTraceServiceRequest { resource_spans }), EPOCH);
+        live.insert("single-tenant", group(ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
     }
     live
 }
@@ -156,6 +156,6 @@ pub(crate) fn live() -> LiveSet {
 /// A trace alone.
 pub(crate) fn trace(resource_spans: Vec<ResourceSpans>) -> Arc<Trace> {
     let live = LiveSet::new(Limits::default());
-    live.insert("t", group(ExportTraceServiceRequest { resource_spans }), EPOCH);
+    live.insert("t", group(ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
     live.snapshot("t").remove(0)
 }

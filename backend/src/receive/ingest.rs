@@ -11,11 +11,11 @@ use super::ExportError;
 use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Watermark};
-use crate::live::LiveSet;
+use crate::live::{LiveSet, TraceBatch};
 use crate::telemetry::{DiscardedLabels, ReceiveMetrics, RefusedLabels, TenantLabels};
 use crate::wal::{Entry, Wal};
 
-/// Requests of this size and more are decoded where they do not hold other connections up.
+/// Requests of this size and more are worked on where they do not hold other connections up.
 const LARGE_BYTES: usize = 64 << 10;
 
 /// The unit of the budget for requests in work; a semaphore counts to 2^32 only.
@@ -37,15 +37,27 @@ impl Default for IngestConfig {
     }
 }
 
+/// Where requests go, and who is told how far that is.
+#[derive(Clone)]
+pub struct Stages {
+    /// The log.
+    pub wal: Arc<Wal>,
+    /// Traces in memory.
+    pub live: Arc<LiveSet>,
+    /// Names and values of tags.
+    pub tags: Arc<TagIndex>,
+    /// Requests of the log that are in the live set.
+    pub applied: Arc<Watermark>,
+    /// Requests of the log that are in the catalog.
+    pub indexed: Arc<Watermark>,
+}
+
 /// Takes requests to the log, the live set and the catalog, in this order.
 ///
 /// What is acknowledged is on disk *and* visible.
 pub struct Ingest {
     config: IngestConfig,
-    wal: Arc<Wal>,
-    live: Arc<LiveSet>,
-    tags: Arc<TagIndex>,
-    indexed: Arc<Watermark>,
+    stages: Stages,
     budget: Arc<Semaphore>,
     metrics: ReceiveMetrics,
     /// Nanoseconds since the epoch.
@@ -53,18 +65,10 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Wires the stages. `indexed` is told which frames are in the catalog; `clock` gives nanoseconds since the epoch.
-    pub fn new(
-        config: IngestConfig,
-        wal: Arc<Wal>,
-        live: Arc<LiveSet>,
-        tags: Arc<TagIndex>,
-        indexed: Arc<Watermark>,
-        metrics: ReceiveMetrics,
-        clock: fn() -> u64,
-    ) -> Self {
+    /// Wires the stages; `clock` gives nanoseconds since the epoch.
+    pub fn new(config: IngestConfig, stages: Stages, metrics: ReceiveMetrics, clock: fn() -> u64) -> Self {
         let budget = Arc::new(Semaphore::new(config.max_in_flight_bytes / BUDGET_UNIT));
-        Self { config, wal, live, tags, indexed, budget, metrics, clock }
+        Self { config, stages, budget, metrics, clock }
     }
 
     /// Largest request, bytes after decompression.
@@ -114,32 +118,47 @@ impl Ingest {
         body: Bytes,
         format: Format,
     ) -> Result<ExportTraceServiceResponse, ExportError> {
-        let bytes = body.len() as u64;
+        let bytes = body.len();
         let Prepared { batches, spans, rejections, payload, compressed, raw_len } =
             self.prepare(tenant, body, format).await?;
         if !batches.is_empty() {
+            let full = || ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes };
+            let room = self.stages.live.reserve(&batches).ok_or_else(full)?;
             let received_ns = (self.clock)();
-            let tenant = Arc::clone(tenant);
-            let entry = Entry { tenant: Arc::clone(&tenant), received_ns, raw_len, compressed, payload };
-            let sequence = self.wal.append(entry).await.map_err(ExportError::Wal)?;
-            let fresh = self.tags.observe(&tenant, batches.iter().map(|batch| batch.batch.as_ref()));
-            self.live.insert(&tenant, batches, received_ns);
-            if self.record(&tenant, fresh).await {
-                self.indexed.finish(sequence);
+            let entry = Entry { tenant: Arc::clone(tenant), received_ns, raw_len, compressed, payload };
+            let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
+            let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
+            let fresh = heavy(bytes, move || ingest.apply(&owner, batches, received_ns, sequence)).await?;
+            drop(room);
+            if self.record(tenant, fresh).await {
+                self.stages.indexed.finish(sequence);
             }
         }
-        self.count(tenant, bytes, spans, &rejections);
+        self.count(tenant, bytes as u64, spans, &rejections);
         Ok(response(&rejections))
     }
 
-    async fn prepare(&self, tenant: &Arc<str>, body: Bytes, format: Format) -> Result<Prepared, ExportError> {
-        if body.len() < LARGE_BYTES {
-            return prepare(body, format, &self.live, tenant);
+    async fn prepare(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        body: Bytes,
+        format: Format,
+    ) -> Result<Prepared, ExportError> {
+        if self.stages.live.is_full() {
+            // Decoding it would be for nothing.
+            return Err(ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes });
         }
-        let (live, tenant) = (Arc::clone(&self.live), Arc::clone(tenant));
-        tokio::task::spawn_blocking(move || prepare(body, format, &live, &tenant))
-            .await
-            .unwrap_or(Err(ExportError::Internal))
+        let (live, tenant) = (Arc::clone(&self.stages.live), Arc::clone(tenant));
+        heavy(body.len(), move || prepare(body, format, &live, &tenant)).await?
+    }
+
+    /// Makes a request that is in the log visible; returns what is new to the catalog.
+    fn apply(&self, tenant: &str, batches: Vec<TraceBatch>, received_ns: u64, sequence: u64) -> Vec<Seen> {
+        let Stages { live, tags, applied, .. } = &self.stages;
+        let fresh = tags.observe(tenant, batches.iter().map(|batch| batch.batch.as_ref()));
+        live.insert(tenant, batches, received_ns, sequence);
+        applied.finish(sequence);
+        fresh
     }
 
     /// True if the catalog has all of it. If not, the frame is indexed again at the next start.
@@ -147,7 +166,7 @@ impl Ingest {
         if fresh.is_empty() {
             return true;
         }
-        let (tags, tenant) = (Arc::clone(&self.tags), Arc::clone(tenant));
+        let (tags, tenant) = (Arc::clone(&self.stages.tags), Arc::clone(tenant));
         match tokio::task::spawn_blocking(move || tags.record(&tenant, &fresh)).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
@@ -170,6 +189,14 @@ impl Ingest {
             self.metrics.discarded_spans.get_or_create(&labels).inc_by(spans);
         }
     }
+}
+
+/// Does the work on a request of this size where it holds nobody up.
+async fn heavy<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ExportError> {
+    if bytes < LARGE_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| ExportError::Internal)
 }
 
 /// `partial_success` is present always, as Tempo has it, and says something only if spans were rejected.

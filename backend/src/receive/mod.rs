@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use grpc::GrpcReceiver;
 pub use http::router;
-pub use ingest::{Ingest, IngestConfig};
+pub use ingest::{Ingest, IngestConfig, Stages};
 pub use prepare::{Format, Prepared, prepare};
 pub use validate::{Reason, Rejections, remove_invalid};
 
@@ -33,6 +33,12 @@ pub enum ExportError {
     /// It is not OTLP in JSON.
     #[error("body is not valid OTLP/JSON: {0}")]
     Json(#[source] serde_json::Error),
+    /// Traces in memory have not been written to blocks yet. Passes.
+    #[error("too many traces in memory: the limit is {limit} bytes")]
+    MemoryFull {
+        /// What live traces may take.
+        limit: usize,
+    },
     /// Too much is being worked on already. Passes.
     #[error("too much data in work: {bytes} bytes would exceed the limit of {limit} bytes")]
     Overloaded {
@@ -65,7 +71,7 @@ impl ExportError {
         match self {
             Self::Internal => tonic::Code::Internal,
             Self::Json(_) | Self::Protobuf(_) => tonic::Code::InvalidArgument,
-            Self::Overloaded { .. } | Self::TooLarge { .. } => tonic::Code::ResourceExhausted,
+            Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::TooLarge { .. } => tonic::Code::ResourceExhausted,
             Self::Wal(_) => tonic::Code::Unavailable,
         }
     }
@@ -74,7 +80,7 @@ impl ExportError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Internal | Self::Json(_) | Self::Protobuf(_) | Self::TooLarge { .. } => None,
-            Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
+            Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
         }
     }
 
@@ -83,6 +89,7 @@ impl ExportError {
         match self {
             Self::Internal => "internal",
             Self::Json(_) | Self::Protobuf(_) => "malformed",
+            Self::MemoryFull { .. } => "memory",
             Self::Overloaded { .. } => "overloaded",
             Self::TooLarge { .. } => "too_large",
             Self::Wal(_) => "log",

@@ -32,7 +32,7 @@ use crate::live::{Limits, LiveSet, TraceId, ungroup};
 use crate::live::{TraceBatch, group};
 use crate::telemetry::{Metrics, WalMetrics};
 use crate::tenant::{SINGLE_TENANT, Tenancy};
-use crate::wal::{Disk, Log, RealDisk, Retention, Wal, WalConfig};
+use crate::wal::{Disk, Log, RealDisk, Wal, WalConfig};
 
 const NOW_NS: u64 = 1_795_237_020_000_000_000;
 
@@ -42,6 +42,7 @@ struct Stages {
     wal: Arc<Wal>,
     live: Arc<LiveSet>,
     catalog: Arc<dyn Catalog>,
+    applied: Arc<Watermark>,
     indexed: Arc<Watermark>,
     ingest: Arc<Ingest>,
     metrics: Metrics,
@@ -56,22 +57,20 @@ impl Stages {
         let dir = tempfile::tempdir().unwrap();
         let metrics = Metrics::new();
         let log = Log::open(&dir.path().join("wal"), disk, metrics.wal.clone()).unwrap();
-        let retention = Retention { age: Duration::from_hours(1), bytes: u64::MAX };
-        let wal = Arc::new(Wal::start(log, WalConfig { segment_bytes: 1 << 20, retention }).unwrap());
+        let wal = Arc::new(Wal::start(log, WalConfig { segment_bytes: 1 << 20, max_bytes: u64::MAX }).unwrap());
         let live = Arc::new(LiveSet::with_metrics(limits, metrics.live.clone()));
         let catalog: Arc<dyn Catalog> = Arc::new(MemoryCatalog::default());
         let tags = TagIndex::open(Arc::clone(&catalog), IndexLimits::default(), metrics.catalog.clone()).unwrap();
-        let indexed = Arc::new(Watermark::new(1));
-        let ingest = Arc::new(Ingest::new(
-            config,
-            Arc::clone(&wal),
-            Arc::clone(&live),
-            Arc::new(tags),
-            Arc::clone(&indexed),
-            metrics.receive.clone(),
-            || NOW_NS,
-        ));
-        Self { dir, wal, live, catalog, indexed, ingest, metrics }
+        let (applied, indexed) = (Arc::new(Watermark::new(1)), Arc::new(Watermark::new(1)));
+        let stages = super::Stages {
+            wal: Arc::clone(&wal),
+            live: Arc::clone(&live),
+            tags: Arc::new(tags),
+            applied: Arc::clone(&applied),
+            indexed: Arc::clone(&indexed),
+        };
+        let ingest = Arc::new(Ingest::new(config, stages, metrics.receive.clone(), || NOW_NS));
+        Self { dir, wal, live, catalog, applied, indexed, ingest, metrics }
     }
 
     fn http(&self, tenancy: Tenancy) -> Router {
@@ -121,11 +120,11 @@ impl Stages {
     }
 }
 
-/// Requests in the log, newest first.
+/// Requests in the log, oldest first.
 fn logged(dir: &Path) -> Vec<Vec<u8>> {
     let log = Log::open(&dir.join("wal"), Arc::new(RealDisk), WalMetrics::default()).unwrap();
     let mut requests = Vec::new();
-    let _end = log.newest_first(|frame| {
+    let _end = log.oldest_first(0, |frame| {
         requests.push(frame.request().unwrap());
         ControlFlow::<()>::Continue(())
     });
@@ -210,7 +209,7 @@ async fn protobuf_is_durable_and_visible_when_it_is_acknowledged(
     assert_eq!(ungroup(&[batch]), request(vec![span(1, 1)]), "what was sent comes back equal");
     let services = stages.catalog.tag_values(SINGLE_TENANT, Scope::Resource, "service.name", None, 9).unwrap();
     assert_eq!(services.len(), 1);
-    assert_eq!(stages.indexed.finished(), 1);
+    assert_eq!((stages.applied.below(), stages.indexed.below()), (2, 2));
     stages.wal.close();
     assert_eq!(logged(stages.dir.path()), [body]);
     assert_eq!(stages.metric("tempo_distributor_spans_received_total{tenant=\"single-tenant\"}"), "2");
@@ -521,5 +520,5 @@ async fn what_was_in_work_is_free_again() {
         assert_eq!(answer.status, StatusCode::OK);
     }
     assert_eq!(stages.metric("coati_backend_in_flight_bytes"), "0");
-    assert_eq!(stages.indexed.finished(), 50);
+    assert_eq!((stages.applied.below(), stages.indexed.below()), (51, 51));
 }

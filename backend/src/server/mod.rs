@@ -23,15 +23,15 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
-use self::replay::{Replayed, replay};
+use self::replay::Replay;
 use crate::api::{self, ApiState};
 use crate::catalog::{Catalog, CatalogError, Hours, IndexLimits, SledCatalog, TagIndex, Watermark};
 use crate::config::{Config, RetentionConfig};
 use crate::live::{Limits, LiveSet};
-use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig};
+use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
 use crate::telemetry::{Metrics, Readiness, chain};
 use crate::tenant::Tenancy;
-use crate::wal::{Log, RealDisk, Retention, Wal, WalConfig, WalError};
+use crate::wal::{Log, RealDisk, Wal, WalConfig, WalError};
 
 /// Time between looks at retention and checkpoint.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
@@ -45,10 +45,10 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long requests in work may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// What part of the size limit is left to the catalog, to damage that was set aside, and to the segment that grows.
-const RESERVE_PARTS: u64 = 16;
+/// What part of the size limit the log may take if blocks cannot be written.
+const LOG_PARTS: u64 = 4;
 
-/// Segments are whole or gone; with fewer of them deleting one would take too much history at once.
+/// Segments are whole or gone; the log has at least so many before it is full.
 const SEGMENTS: u64 = 8;
 
 /// Largest segment.
@@ -164,19 +164,28 @@ impl Server {
         );
         listeners.spawn(serve_http("api", api_listener.0, api::router(api), stopped.clone()));
 
-        let log = {
+        let mut log = {
             let (dir, metrics) = (data_dir.wal(), metrics.wal.clone());
             blocking("reading the log", move || Log::open(&dir, Arc::new(RealDisk), metrics)).await?
         }
         .map_err(ServerError::Log)?;
-        let next_sequence = log.next_sequence();
+        let applied = Arc::new(Watermark::new(0));
+        let indexed = Arc::new(Watermark::new(0));
+        let known = tags.store().checkpoint().map_err(ServerError::Catalog)?.unwrap_or_default();
+        // The catalog must not take new frames for old ones.
+        log.number_from(known + 1);
         let replayed = {
-            let (log, live, tags, stopping) =
-                (log.clone(), Arc::clone(&live), Arc::clone(&tags), Arc::clone(&stopping));
-            blocking("the replay", move || replay(&log, &live, &tags, &stopping)).await?
+            let (log, live, tags) = (log.clone(), Arc::clone(&live), Arc::clone(&tags));
+            let (applied, stopping) = (Arc::clone(&applied), Arc::clone(&stopping));
+            let replay = move || {
+                let (live, tags, applied, stopping) = (&live, &tags, &applied, &stopping);
+                Replay { live, tags, applied, stopping, indexed: known }.run(&log, 0)
+            };
+            blocking("the replay", replay).await?
         }?;
-        let indexed = Arc::new(Watermark::new(replayed.indexed_from));
-        index_the_rest(&log, &tags, &indexed, &replayed, &stopping, next_sequence);
+        if !replayed.index_failed {
+            indexed.finish_below(log.next_sequence());
+        }
 
         let wal = Arc::new(
             Wal::start(log, wal_config(&config.retention))
@@ -184,28 +193,17 @@ impl Server {
         );
         let max_in_flight_bytes = config.receive.max_in_flight_bytes.as_usize();
         let max_request_bytes = config.receive.max_request_bytes.as_usize().min(max_in_flight_bytes);
-        let ingest = Arc::new(Ingest::new(
-            IngestConfig { max_request_bytes, max_in_flight_bytes },
-            Arc::clone(&wal),
-            Arc::clone(&live),
-            Arc::clone(&tags),
-            Arc::clone(&indexed),
-            metrics.receive.clone(),
-            now_ns,
-        ));
+        let stages =
+            Stages { wal: Arc::clone(&wal), live, tags: Arc::clone(&tags), applied, indexed: Arc::clone(&indexed) };
+        let limits = IngestConfig { max_request_bytes, max_in_flight_bytes };
+        let ingest = Arc::new(Ingest::new(limits, stages, metrics.receive.clone(), now_ns));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
         listeners.spawn(serve_grpc(grpc_listener.0, grpc, stopped.clone()));
         let http = receive::router(ingest, tenancy, durations);
         listeners.spawn(serve_http("otlp-http", http_listener.0, http, stopped));
 
-        let housekeeping = tokio::spawn(keep_house(
-            Arc::clone(&wal),
-            live,
-            Arc::clone(&tags),
-            Arc::clone(&indexed),
-            config.retention.age,
-        ));
+        let housekeeping = tokio::spawn(keep_house(Arc::clone(&tags), Arc::clone(&indexed), config.retention.age));
         readiness.set(true);
         for (listener, address) in
             [("api", addresses.api), ("otlp-grpc", addresses.otlp_grpc), ("otlp-http", addresses.otlp_http)]
@@ -280,35 +278,8 @@ async fn open_tags(dir: PathBuf, metrics: &Metrics) -> Result<Arc<TagIndex>, Ser
 }
 
 fn wal_config(retention: &RetentionConfig) -> WalConfig {
-    let max_bytes = retention.max_bytes.0;
-    let bytes = max_bytes - max_bytes / RESERVE_PARTS;
-    // What is in writing counts too, and grows by a segment until the oldest one goes.
-    let segment_bytes = (bytes / SEGMENTS).min(SEGMENT_BYTES);
-    WalConfig { segment_bytes, retention: Retention { age: retention.age, bytes: bytes - segment_bytes } }
-}
-
-/// Indexes what the replay left out, after the start.
-fn index_the_rest(
-    log: &Log,
-    tags: &Arc<TagIndex>,
-    indexed: &Arc<Watermark>,
-    replayed: &Replayed,
-    stopping: &Arc<AtomicBool>,
-    next_sequence: u64,
-) {
-    let Some(rest) = replayed.rest.clone() else { return };
-    let (log, tags, indexed, stopping) = (log.clone(), Arc::clone(tags), Arc::clone(indexed), Arc::clone(stopping));
-    tokio::task::spawn_blocking(move || {
-        info!(frames = rest.end - rest.start, "catalog is being built from the log");
-        match replay::index(&log, &tags, rest, &stopping) {
-            Ok(true) => {
-                indexed.finish_below(next_sequence);
-                info!("catalog is built");
-            }
-            Ok(false) => {}
-            Err(error) => error!(error = %chain(&error), "catalog is incomplete until the next start"),
-        }
-    });
+    let max_bytes = retention.max_bytes.0 / LOG_PARTS;
+    WalConfig { segment_bytes: (max_bytes / SEGMENTS).min(SEGMENT_BYTES), max_bytes }
 }
 
 async fn serve_http(name: &'static str, listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
@@ -336,17 +307,13 @@ async fn serve_grpc(listener: TcpListener, receiver: GrpcReceiver, mut stopped: 
     }
 }
 
-/// Retention and checkpoint, every few seconds.
-async fn keep_house(wal: Arc<Wal>, live: Arc<LiveSet>, tags: Arc<TagIndex>, indexed: Arc<Watermark>, age: Duration) {
+/// Retention of tags and checkpoint, every few seconds.
+async fn keep_house(tags: Arc<TagIndex>, indexed: Arc<Watermark>, age: Duration) {
     let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
     let mut pruned_hour = 0;
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
-        let now_ns = now_ns();
-        let oldest_ns = now_ns.saturating_sub(age_ns);
-        wal.retain(now_ns);
-        live.expire(oldest_ns);
-        let oldest_hour = Hours::of_nanos(oldest_ns).first;
+        let oldest_hour = Hours::of_nanos(now_ns().saturating_sub(age_ns)).first;
         let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
         let (tags, indexed) = (Arc::clone(&tags), Arc::clone(&indexed));
         let done = blocking("housekeeping", move || {
@@ -362,7 +329,9 @@ async fn keep_house(wal: Arc<Wal>, live: Arc<LiveSet>, tags: Arc<TagIndex>, inde
 }
 
 fn store_checkpoint(catalog: &dyn Catalog, indexed: &Watermark) {
-    if let Err(error) = catalog.set_checkpoint(indexed.finished()) {
+    // Nothing is complete while the catalog is being built.
+    let Some(indexed) = indexed.below().checked_sub(1) else { return };
+    if let Err(error) = catalog.set_checkpoint(indexed) {
         warn!(error = %chain(&error), "checkpoint not stored: the next start indexes more");
     }
 }

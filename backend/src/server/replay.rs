@@ -1,169 +1,291 @@
-//! From the log into memory, at start.
+//! From the log into memory, at start: what is in no block yet, oldest first.
 //!
-//! Newest first, so that no more is decoded than the live set may hold: a log of many gigabytes costs no more time than
-//! the memory that it fills. What the catalog has not seen yet is indexed on the way; if that reaches back beyond the
-//! live set (a catalog that is built anew), the rest is indexed after the start.
+//! Memory stays bounded on the way, because the cutter runs meanwhile: where there is no room the replay waits for it.
 
-use std::ops::{ControlFlow, Range};
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::ServerError;
-use crate::catalog::TagIndex;
+use crate::catalog::{TagIndex, Watermark};
 use crate::live::{LiveSet, TraceBatch, group};
 use crate::telemetry::chain;
 use crate::wal::{Frame, Log};
 
+/// Bytes of requests that are decoded together, and so are in memory twice.
+const ROUND_BYTES: usize = 4 << 20;
+
+/// Threads that decode.
+const DECODERS: usize = 2;
+
+/// Time between looks whether there is room again.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// Where the log is replayed to.
+pub(super) struct Replay<'a> {
+    pub(super) live: &'a LiveSet,
+    pub(super) tags: &'a TagIndex,
+    /// Told what is in the live set.
+    pub(super) applied: &'a Watermark,
+    /// Set to end it early.
+    pub(super) stopping: &'a AtomicBool,
+    /// Frames up to this number are in the catalog already.
+    pub(super) indexed: u64,
+}
+
 /// What a replay has done.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Replayed {
-    /// Every frame with a lower number is in the catalog.
-    pub(super) indexed_from: u64,
-    /// Frames that are not in the catalog yet.
-    pub(super) rest: Option<Range<u64>>,
+    /// Requests that were read.
+    pub(super) frames: u64,
+    /// Their size before compression.
+    pub(super) raw_bytes: u64,
+    /// Whether the catalog could not be told of all of them.
+    pub(super) index_failed: bool,
+    /// Whether it ended before the log did.
+    pub(super) stopped: bool,
 }
 
-/// A frame, decoded and not yet in the live set.
-struct Pending {
-    tenant: String,
+/// A frame that owns its bytes.
+struct Request {
+    sequence: u64,
     received_ns: u64,
-    batches: Vec<TraceBatch>,
+    tenant: Arc<str>,
+    raw_len: u32,
+    compressed: bool,
+    payload: Vec<u8>,
 }
 
-/// Fills the live set, and tells the catalog what it does not know yet.
-pub(super) fn replay(
-    log: &Log,
-    live: &LiveSet,
-    tags: &TagIndex,
-    stopping: &AtomicBool,
-) -> Result<Replayed, ServerError> {
-    let started = Instant::now();
-    let next_sequence = log.next_sequence();
-    let first_sequence = log.segments().first().map(|segment| segment.first_sequence);
-    let indexed = indexed(tags, first_sequence, next_sequence)?;
-    let (mut frames, mut raw_bytes, mut held) = (0_u64, 0_u64, 0);
-    let mut pending = Vec::new();
-    let mut index_failure = None;
-    let flow = log.newest_first(|frame| {
-        if held >= live.limits().total_bytes || stopping.load(Ordering::Relaxed) {
-            return ControlFlow::Break(frame.sequence);
+impl Replay<'_> {
+    /// Reads every frame from number `from` on.
+    pub(super) fn run(&self, log: &Log, from: u64) -> Result<Replayed, ServerError> {
+        let started = Instant::now();
+        let mut replayed = Replayed::default();
+        let (mut round, mut round_bytes) = (Vec::new(), 0);
+        let flow = log.oldest_first(from, |frame| {
+            replayed.frames += 1;
+            replayed.raw_bytes += u64::from(frame.raw_len);
+            round_bytes += frame.raw_len as usize;
+            round.push(Request::of(frame));
+            if round_bytes < ROUND_BYTES {
+                return ControlFlow::Continue(());
+            }
+            round_bytes = 0;
+            match self.apply(&std::mem::take(&mut round), &mut replayed) {
+                Ok(()) if !replayed.stopped => ControlFlow::Continue(()),
+                outcome => ControlFlow::Break(outcome),
+            }
+        });
+        match flow.map_err(ServerError::Log)? {
+            ControlFlow::Break(outcome) => outcome?,
+            ControlFlow::Continue(()) => self.apply(&round, &mut replayed)?,
         }
-        let Some(batches) = decode(frame) else { return ControlFlow::Continue(()) };
-        if frame.sequence > indexed
-            && let Err(error) = observe(tags, frame.tenant, &batches)
-        {
-            index_failure.get_or_insert(error);
+        if !replayed.stopped {
+            // What is damaged is set aside, and does not come any more.
+            self.applied.finish_below(log.next_sequence());
         }
-        frames += 1;
-        raw_bytes += u64::from(frame.raw_len);
-        held += batches.iter().map(|batch| batch.bytes).sum::<usize>();
-        pending.push(Pending { tenant: frame.tenant.to_owned(), received_ns: frame.received_ns, batches });
-        ControlFlow::Continue(())
-    });
-    let oldest_unread = match flow.map_err(ServerError::Log)? {
-        ControlFlow::Break(sequence) => Some(sequence),
-        ControlFlow::Continue(()) => None,
-    };
-    // In the order in which they came, so that eviction finds the right ones.
-    while let Some(Pending { tenant, received_ns, batches }) = pending.pop() {
-        live.insert(&tenant, batches, received_ns);
+        let seconds = started.elapsed().as_secs_f64();
+        let Replayed { frames, raw_bytes, .. } = replayed;
+        info!(from, frames, bytes = raw_bytes, seconds, traces = self.live.stats().traces, "log replayed");
+        Ok(replayed)
     }
-    if let Some(error) = &index_failure {
-        error!(error = %chain(error), "tags of the log not indexed");
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    info!(frames, bytes = raw_bytes, seconds, traces = live.stats().traces, "log replayed");
-    Ok(match oldest_unread {
-        _ if index_failure.is_some() => Replayed { indexed_from: indexed + 1, rest: None },
-        Some(unread) if unread > indexed => Replayed { indexed_from: indexed + 1, rest: Some(indexed + 1..unread + 1) },
-        Some(_) | None => Replayed { indexed_from: next_sequence, rest: None },
-    })
-}
 
-/// Indexes the frames with these numbers; false if it was stopped before the end.
-pub(super) fn index(
-    log: &Log,
-    tags: &TagIndex,
-    sequences: Range<u64>,
-    stopping: &AtomicBool,
-) -> Result<bool, ServerError> {
-    let flow = log.newest_first(|frame| {
-        if stopping.load(Ordering::Relaxed) {
-            return ControlFlow::Break(Ok(false));
+    /// Decodes requests and inserts them in their order.
+    fn apply(&self, round: &[Request], replayed: &mut Replayed) -> Result<(), ServerError> {
+        let part = round.len().div_ceil(DECODERS).max(1);
+        let decoded = thread::scope(|scope| {
+            let decoders: Vec<_> = round.chunks(part).map(|part| scope.spawn(|| self.decode(part))).collect();
+            decoders.into_iter().map(thread::ScopedJoinHandle::join).collect::<Result<Vec<_>, _>>()
+        });
+        let panicked = |_| ServerError::Thread { what: "the replay", source: io::Error::other("a decoder panicked") };
+        let decoded = decoded.map_err(panicked)?;
+        replayed.index_failed |= decoded.iter().any(|(_, indexed)| !indexed);
+        for (batches, request) in decoded.into_iter().flat_map(|(batches, _)| batches).zip(round) {
+            if !self.insert(request, batches) {
+                replayed.stopped = true;
+                break;
+            }
         }
-        if frame.sequence < sequences.start {
-            return ControlFlow::Break(Ok(true));
-        }
-        if sequences.contains(&frame.sequence)
-            && let Some(batches) = decode(frame)
-            && let Err(error) = observe(tags, frame.tenant, &batches)
-        {
-            return ControlFlow::Break(Err(error));
-        }
-        ControlFlow::Continue(())
-    });
-    match flow.map_err(ServerError::Log)? {
-        ControlFlow::Break(outcome) => outcome,
-        ControlFlow::Continue(()) => Ok(true),
+        Ok(())
     }
-}
 
-/// Number up to which the catalog knows the log.
-fn indexed(tags: &TagIndex, first_sequence: Option<u64>, next_sequence: u64) -> Result<u64, ServerError> {
-    let store = tags.store();
-    let indexed = store.checkpoint().map_err(ServerError::Catalog)?.unwrap_or_default();
-    if indexed < next_sequence {
-        return Ok(indexed);
+    /// The spans of each request, and whether the catalog was told of all of them.
+    fn decode(&self, requests: &[Request]) -> (Vec<Vec<TraceBatch>>, bool) {
+        let mut indexed = true;
+        let decoded = requests.iter().map(|request| {
+            let batches = request.decode();
+            if request.sequence > self.indexed {
+                indexed &= observe(self.tags, &request.tenant, &batches);
+            }
+            batches
+        });
+        (decoded.collect(), indexed)
     }
-    // The catalog must not take new frames for old ones.
-    let known = known_of(first_sequence, next_sequence);
-    store.set_checkpoint(known).map_err(ServerError::Catalog)?;
-    Ok(known)
-}
 
-/// What the catalog knows of a log that ends below the checkpoint.
-fn known_of(first_sequence: Option<u64>, next_sequence: u64) -> u64 {
-    match first_sequence {
-        // The log has lost its end, and the catalog has seen the rest.
-        Some(first) if first > 1 => next_sequence - 1,
-        // The log was deleted and its numbers begin again.
-        Some(_) | None => 0,
+    /// False if it is to end before.
+    fn insert(&self, request: &Request, batches: Vec<TraceBatch>) -> bool {
+        let room = loop {
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
+            match self.live.reserve(&batches) {
+                Some(room) => break room,
+                None => thread::sleep(WAIT),
+            }
+        };
+        let Request { sequence, received_ns, ref tenant, .. } = *request;
+        self.live.insert(tenant, batches, received_ns, sequence);
+        drop(room);
+        self.applied.finish_below(sequence + 1);
+        true
     }
 }
 
-fn decode(frame: &Frame<'_>) -> Option<Vec<TraceBatch>> {
-    let request = frame
-        .request()
-        .map_err(|error| chain(&error))
-        .and_then(|bytes| ExportTraceServiceRequest::decode(bytes.as_slice()).map_err(|error| error.to_string()));
-    match request {
-        Ok(request) => Some(group(request)),
-        Err(error) => {
-            error!(sequence = frame.sequence, error, "frame of the log is sound but cannot be decoded");
-            None
+impl Request {
+    fn of(frame: &Frame<'_>) -> Self {
+        Self {
+            sequence: frame.sequence,
+            received_ns: frame.received_ns,
+            tenant: frame.tenant.into(),
+            raw_len: frame.raw_len,
+            compressed: frame.compressed,
+            payload: frame.payload.to_vec(),
+        }
+    }
+
+    fn decode(&self) -> Vec<TraceBatch> {
+        let Self { sequence, received_ns, tenant, raw_len, compressed, payload } = self;
+        let frame = Frame {
+            sequence: *sequence,
+            received_ns: *received_ns,
+            tenant,
+            raw_len: *raw_len,
+            compressed: *compressed,
+            payload,
+        };
+        let request = frame
+            .request()
+            .map_err(|error| chain(&error))
+            .and_then(|bytes| ExportTraceServiceRequest::decode(bytes.as_slice()).map_err(|error| error.to_string()));
+        match request {
+            Ok(request) => group(request),
+            Err(error) => {
+                error!(sequence, error, "frame of the log is sound but cannot be decoded");
+                Vec::new()
+            }
         }
     }
 }
 
-fn observe(tags: &TagIndex, tenant: &str, batches: &[TraceBatch]) -> Result<(), ServerError> {
+/// Tells the catalog of spans; false if it fails.
+pub(super) fn observe(tags: &TagIndex, tenant: &str, batches: &[TraceBatch]) -> bool {
     let fresh = tags.observe(tenant, batches.iter().map(|batch| batch.batch.as_ref()));
-    tags.record(tenant, &fresh).map_err(ServerError::Catalog)
+    let recorded = tags.record(tenant, &fresh);
+    recorded.inspect_err(|error| warn!(error = %chain(error), "tags of the log not indexed")).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
 
+    use super::*;
+    use crate::catalog::{IndexLimits, MemoryCatalog};
+    use crate::live::{Limits, TraceId};
+    use crate::telemetry::{CatalogMetrics, WalMetrics};
+    use crate::wal::{Entry, RealDisk, Wal, WalConfig};
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+
+    fn request(trace: u8, name: &str) -> Vec<u8> {
+        let span = Span { trace_id: vec![trace; 16], span_id: vec![1; 8], name: name.to_owned(), ..Span::default() };
+        let scope = ScopeSpans { spans: vec![span], ..ScopeSpans::default() };
+        let resource = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
+        ExportTraceServiceRequest { resource_spans: vec![resource] }.encode_to_vec()
+    }
+
+    /// A log with these requests, by one tenant, received in nanosecond 1, 2, ….
+    async fn log(dir: &std::path::Path, requests: &[Vec<u8>]) -> Log {
+        let open = || Log::open(dir, Arc::new(RealDisk), WalMetrics::default()).unwrap();
+        let wal = Wal::start(open(), WalConfig { segment_bytes: 1_000, max_bytes: u64::MAX }).unwrap();
+        for (request, received_ns) in requests.iter().zip(1..) {
+            let raw_len = request.len() as u32;
+            let payload = request.clone().into();
+            let entry = Entry { tenant: "t".into(), received_ns, raw_len, compressed: false, payload };
+            wal.append(entry).await.unwrap();
+        }
+        wal.close();
+        open()
+    }
+
+    fn tags() -> TagIndex {
+        let store = Arc::new(MemoryCatalog::default());
+        TagIndex::open(store, IndexLimits::default(), CatalogMetrics::default()).unwrap()
+    }
+
     #[rstest]
-    #[case::deleted(None, 1, 0)]
-    #[case::begun_again(Some(1), 9, 0)]
-    #[case::end_lost(Some(5), 9, 8)]
-    fn a_log_below_the_checkpoint(#[case] first: Option<u64>, #[case] next: u64, #[case] known: u64) {
-        assert_eq!(known_of(first, next), known);
+    #[case::from_the_start(1, &["a", "b", "c"])]
+    #[case::from_the_checkpoint(3, &["c"])]
+    #[case::nothing_left(4, &[])]
+    #[tokio::test]
+    async fn frames_from_the_checkpoint_on_are_live_in_their_order(#[case] from: u64, #[case] expected: &[&str]) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path(), &["a", "b", "c"].map(|name| request(1, name))).await;
+        let (live, tags, applied) = (LiveSet::new(Limits::default()), tags(), Watermark::new(from));
+        let stopping = AtomicBool::new(false);
+        let replay = Replay { live: &live, tags: &tags, applied: &applied, stopping: &stopping, indexed: 0 };
+        let replayed = replay.run(&log, from).unwrap();
+        assert_eq!(replayed.frames, expected.len() as u64);
+        assert_eq!(applied.below(), 4);
+        let trace = live.trace("t", &TraceId([1; 16]));
+        let batches = trace.iter().flat_map(|trace| &trace.batches).flat_map(|batch| &batch.spans);
+        assert_eq!(batches.map(|span| span.name.as_str()).collect::<Vec<_>>(), expected);
+        assert_eq!(live.first_sequence(), (!expected.is_empty()).then_some(from));
+    }
+
+    /// The cutter makes room while the replay goes on, and nothing is dropped.
+    #[tokio::test]
+    async fn a_log_larger_than_memory_waits_for_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let requests: Vec<_> = (0..100).map(|trace| request(trace, &"x".repeat(100_000))).collect();
+        let log = log(dir.path(), &requests).await;
+        let live = LiveSet::new(Limits { total_bytes: 1_000_000, trace_bytes: usize::MAX });
+        let (tags, applied, stopping) = (tags(), Watermark::new(1), AtomicBool::new(false));
+        let replay = Replay { live: &live, tags: &tags, applied: &applied, stopping: &stopping, indexed: 0 };
+        let mut cut_traces = 0;
+        thread::scope(|scope| {
+            let replaying = scope.spawn(|| replay.run(&log, 1).unwrap());
+            while !replaying.is_finished() || live.stats().traces > 0 {
+                assert!(live.stats().bytes <= 1_000_000);
+                let cut = live.cut(|_| true);
+                cut_traces += cut.trace_count();
+                cut.commit();
+            }
+        });
+        assert_eq!((cut_traces, applied.below()), (100, 101));
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_it_and_what_was_not_read_does_not_count_as_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path(), &[request(1, "a"), request(2, "b")]).await;
+        let live = LiveSet::new(Limits { total_bytes: 1, trace_bytes: usize::MAX });
+        let (tags, applied, stopping) = (tags(), Watermark::new(1), AtomicBool::new(false));
+        let replay = Replay { live: &live, tags: &tags, applied: &applied, stopping: &stopping, indexed: 0 };
+        let replayed = thread::scope(|scope| {
+            let replaying = scope.spawn(|| replay.run(&log, 1).unwrap());
+            while live.stats().traces == 0 {
+                thread::yield_now();
+            }
+            stopping.store(true, Ordering::Relaxed);
+            replaying.join().unwrap()
+        });
+        assert!(replayed.stopped);
+        assert_eq!((live.stats().traces, applied.below()), (1, 2));
     }
 }

@@ -14,7 +14,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::config::ByteSize;
 
 fn config(dir: &Path) -> Config {
     let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
@@ -114,31 +113,6 @@ async fn a_lost_log_does_not_hide_new_tags_from_the_catalog() {
     fs::remove_dir_all(dir.path().join("catalog")).unwrap();
     let server = Server::start(&config(dir.path())).await.unwrap();
     assert_eq!(values_of_a(&server).await, serde_json::json!(["new"]));
-    server.stop().await;
-}
-
-/// The replay stops when memory is full, with the newest; the catalog is told of all.
-#[tokio::test]
-async fn a_log_larger_than_memory_is_replayed_from_its_end_and_indexed_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(&config(dir.path())).await.unwrap();
-    send(&server, (1..=200).map(|trace| request(trace, &format!("{trace:03}")))).await;
-    server.stop().await;
-    fs::remove_dir_all(dir.path().join("catalog")).unwrap();
-
-    let mut small = config(dir.path());
-    small.live.max_bytes = ByteSize(20_000);
-    let server = Server::start(&small).await.unwrap();
-    assert_eq!(trace_status(&server, 200).await, "HTTP/1.1 200 OK");
-    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 404 Not Found");
-    while server.indexed.finished() < 200 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(values_of_a(&server).await.as_array().unwrap().len(), 200);
-    server.stop().await;
-
-    let server = Server::start(&config(dir.path())).await.unwrap();
-    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK", "what left memory is still in the log");
     server.stop().await;
 }
 

@@ -44,7 +44,7 @@ pub struct DiscardedLabels {
 /// Labels of export requests that were refused whole.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct RefusedLabels {
-    /// Why: `too_large`, `malformed`, `media_type`, `tenant`, `overloaded`, `log`.
+    /// Why: `too_large`, `malformed`, `media_type`, `tenant`, `overloaded`, `memory`, `log`.
     pub reason: String,
 }
 
@@ -76,10 +76,12 @@ pub struct WalMetrics {
     pub failed_commits: Counter,
     /// Segments that were given up because a sync failed.
     pub poisoned_segments: Counter,
-    /// Segments that retention deleted.
+    /// Segments that were deleted because everything in them is in blocks.
     pub deleted_segments: Counter,
     /// Damaged ranges that were found and set aside.
     pub damaged_ranges: Counter,
+    /// Size of all copies of damaged ranges.
+    pub quarantine_bytes: Gauge,
     /// Bytes of torn ends that were cut off.
     pub truncated_bytes: Counter,
 }
@@ -94,13 +96,14 @@ impl Default for WalMetrics {
             poisoned_segments: Counter::default(),
             deleted_segments: Counter::default(),
             damaged_ranges: Counter::default(),
+            quarantine_bytes: Gauge::default(),
             truncated_bytes: Counter::default(),
         }
     }
 }
 
-/// What `live` holds.
-#[derive(Clone, Debug, Default)]
+/// What `live` holds, and what `cut` does with it.
+#[derive(Clone, Debug)]
 pub struct LiveMetrics {
     /// Traces in memory.
     pub traces: Gauge,
@@ -108,8 +111,28 @@ pub struct LiveMetrics {
     pub bytes: Gauge,
     /// Traces that were begun.
     pub created: Counter,
-    /// Traces that were evicted because memory was short.
-    pub evicted: Counter,
+    /// Blocks that were begun.
+    pub blocks_cut: Counter,
+    /// Blocks that were written and committed.
+    pub blocks_completed: Counter,
+    /// Seconds from the begin of a cut to its commit.
+    pub completion_seconds: Histogram,
+    /// Cuts that failed; their traces stayed in memory and were tried again.
+    pub failed_completions: Counter,
+}
+
+impl Default for LiveMetrics {
+    fn default() -> Self {
+        Self {
+            traces: Gauge::default(),
+            bytes: Gauge::default(),
+            created: Counter::default(),
+            blocks_cut: Counter::default(),
+            blocks_completed: Counter::default(),
+            completion_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
+            failed_completions: Counter::default(),
+        }
+    }
 }
 
 /// What `catalog` counts.
@@ -204,6 +227,7 @@ impl Metrics {
             poisoned_segments,
             deleted_segments,
             damaged_ranges,
+            quarantine_bytes,
             truncated_bytes,
         } = self.wal.clone();
         registry.register("coati_backend_wal_bytes", "Size of the log", bytes);
@@ -212,15 +236,30 @@ impl Metrics {
         registry.register("coati_backend_wal_failed_commits", "Group commits that failed", failed_commits);
         let help = "Segments given up because a sync failed";
         registry.register("coati_backend_wal_poisoned_segments", help, poisoned_segments);
-        registry.register("coati_backend_wal_deleted_segments", "Segments deleted by retention", deleted_segments);
+        registry.register("coati_backend_wal_deleted_segments", "Segments deleted, all in blocks", deleted_segments);
         registry.register("coati_backend_wal_damaged_ranges", "Damaged ranges set aside", damaged_ranges);
+        let help = "Size of all copies of damaged ranges";
+        registry.register("coati_backend_wal_quarantine_bytes", help, quarantine_bytes);
         registry.register("coati_backend_wal_truncated_bytes", "Bytes of torn ends cut off", truncated_bytes);
 
-        let LiveMetrics { traces, bytes, created, evicted } = self.live.clone();
+        let LiveMetrics {
+            traces,
+            bytes,
+            created,
+            blocks_cut,
+            blocks_completed,
+            completion_seconds,
+            failed_completions,
+        } = self.live.clone();
         registry.register("tempo_live_store_live_traces", "Traces in memory", traces);
         registry.register("tempo_live_store_live_trace_bytes", "Estimated memory of live traces", bytes);
         registry.register("tempo_live_store_traces_created", "Traces begun", created);
-        registry.register("coati_backend_live_evicted_traces", "Traces evicted because memory was short", evicted);
+        registry.register("tempo_live_store_blocks_cut", "Blocks begun", blocks_cut);
+        registry.register("tempo_live_store_blocks_completed", "Blocks written and committed", blocks_completed);
+        let help = "Seconds from the begin of a cut to its commit";
+        registry.register("tempo_live_store_completion_duration_seconds", help, completion_seconds);
+        let help = "Cuts that failed and were tried again";
+        registry.register("tempo_live_store_failed_completions", help, failed_completions);
 
         let CatalogMetrics { over_limit, too_long, rebuilds, failed_writes } = self.catalog.clone();
         let help = "Names and values not indexed because there are too many";

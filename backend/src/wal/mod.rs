@@ -1,4 +1,4 @@
-//! The write-ahead log: what was acknowledged is here, on disk, and survives power loss.
+//! The write-ahead log: what was acknowledged is here, on disk, and survives power loss, until it is in blocks.
 //!
 //! Plain segment files under `wal/` of the data directory, laid out as `docs/format/wal.md` says. One thread writes;
 //! it takes whatever waits, appends it, calls `fdatasync` once and answers all. See [`Wal`] for writing, [`Log`] for
@@ -8,7 +8,6 @@ mod disk;
 mod format;
 mod reader;
 mod recovery;
-mod retention;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -22,12 +21,19 @@ pub use disk::{Disk, RealDisk, SegmentFile};
 pub use format::{Damage, FORMAT_VERSION, Frame};
 pub use reader::{Piece, Scan, scan};
 pub use recovery::{Log, Segment};
-pub use retention::Retention;
 pub use writer::{Entry, Wal, WalConfig};
 
 /// Why the log cannot be opened, read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WalError {
+    /// The log is as large as it may be: what is in it cannot be written to blocks. Goes away when that works again.
+    #[error("the log has {bytes} bytes that are in no block yet, its limit is {limit} bytes")]
+    Backlog {
+        /// Size of the log.
+        bytes: u64,
+        /// What it may have.
+        limit: u64,
+    },
     /// The writer has stopped.
     #[error("the log is closed")]
     Closed,

@@ -1,4 +1,4 @@
-//! What is found at start: segments are listed, the end of the newest is repaired, frames are read newest first.
+//! What is found at start: segments are listed, the end of the newest is repaired, frames are read oldest first.
 
 use std::fs;
 use std::io;
@@ -24,8 +24,6 @@ pub struct Segment {
     pub path: PathBuf,
     /// Size of the file.
     pub bytes: u64,
-    /// No frame in it was received later, nanoseconds since the epoch.
-    pub newest_ns: u64,
     /// Sequence number that its first frame has.
     pub first_sequence: u64,
     pub(super) salt: u32,
@@ -60,6 +58,7 @@ impl Log {
             }
         }
         files.sort_unstable();
+        metrics.quarantine_bytes.set(quarantine_bytes(dir) as i64);
         let next_number = files.last().map_or(1, |(number, _)| number + 1);
         let mut log = Self { dir: dir.to_owned(), disk, metrics, segments: Vec::new(), next_sequence: 1, next_number };
         for (_, path) in files {
@@ -79,29 +78,32 @@ impl Log {
         &self.segments
     }
 
-    /// Gives every sound frame to `visit`, the newest first, until that breaks. Damage is set aside and reported.
-    pub fn newest_first<B>(
+    /// Sees to it that new frames get this number or a higher one: a log that lost its end, or all of it, must not give
+    /// a number again that is taken for released.
+    pub fn number_from(&mut self, sequence: u64) {
+        self.next_sequence = self.next_sequence.max(sequence);
+    }
+
+    /// Gives every sound frame from number `from` on to `visit`, the oldest first, until that breaks. Segments without
+    /// such frames are not read. Damage is set aside and reported.
+    pub fn oldest_first<B>(
         &self,
+        from: u64,
         mut visit: impl FnMut(&Frame<'_>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, WalError> {
-        // A batch whose sync failed is written again into the next segment: of two frames with one number the newer is
-        // taken.
-        let mut oldest_seen = u64::MAX;
-        for segment in self.segments.iter().rev() {
-            let bytes = match fs::read(&segment.path) {
-                Ok(bytes) => bytes,
-                // Retention may delete while an index is being rebuilt.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => {
-                    return Err(WalError::Read { path: segment.path.clone(), source: Arc::new(source) });
-                }
-            };
-            for frame in self.frames(segment, &bytes).iter().rev() {
-                if frame.sequence >= oldest_seen {
-                    continue;
-                }
-                oldest_seen = frame.sequence;
-                if let ControlFlow::Break(value) = visit(frame) {
+        let ends = self.segments.iter().skip(1).map(|segment| segment.first_sequence).chain([u64::MAX]);
+        for (segment, end) in self.segments.iter().zip(ends) {
+            if end <= from {
+                continue;
+            }
+            let bytes = fs::read(&segment.path)
+                .map_err(|source| WalError::Read { path: segment.path.clone(), source: Arc::new(source) })?;
+            for frame in self.frames(segment, &bytes) {
+                // A batch whose sync failed is written again into the next segment, or refused and its numbers given to
+                // others there: of two frames with one number the newer is taken.
+                if (from..end).contains(&frame.sequence)
+                    && let ControlFlow::Break(value) = visit(&frame)
+                {
                     return Ok(ControlFlow::Break(value));
                 }
             }
@@ -141,12 +143,8 @@ impl Log {
                 };
             }
         };
-        let Header { salt, first_sequence, created_ns } = header;
-        if let Some(previous) = self.segments.last_mut() {
-            // A segment is begun when the one before it is full, so nothing in that one is newer.
-            previous.newest_ns = created_ns;
-        }
-        self.segments.push(Segment { path, bytes, newest_ns: created_ns, first_sequence, salt });
+        let Header { salt, first_sequence, .. } = header;
+        self.segments.push(Segment { path, bytes, first_sequence, salt });
         Ok(())
     }
 
@@ -163,7 +161,6 @@ impl Log {
                     Piece::Frame(offset, frame) => {
                         sound_end = offset + super::format::FRAME_OVERHEAD + frame.tenant.len() + frame.payload.len();
                         self.next_sequence = self.next_sequence.max(frame.sequence + 1);
-                        segment.newest_ns = segment.newest_ns.max(frame.received_ns);
                         keep = true;
                     }
                     Piece::Damaged(range, damage) if range.end == bytes.len() => {
@@ -173,7 +170,7 @@ impl Log {
                             keep = true;
                         }
                     }
-                    Piece::Damaged(..) => {} // Set aside by `newest_first`.
+                    Piece::Damaged(..) => {} // Set aside by `oldest_first`.
                 }
             }
             segment.bytes = sound_end as u64;
@@ -213,8 +210,7 @@ impl Log {
         let (offset, len) = (range.start, range.len());
         let damaged = bytes.get(range).unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let directory = self.dir.join(QUARANTINE);
-        let copy = directory.join(format!("{name}.{offset}"));
+        let copy = self.dir.join(QUARANTINE).join(format!("{name}.{offset}"));
         error!(segment = %path.display(), offset, bytes = len, ?damage, copy = %copy.display(), "damaged part of the log set aside");
         self.metrics.damaged_ranges.inc();
         self.save(&copy, damaged).inspect_err(|error| {
@@ -222,19 +218,37 @@ impl Log {
         })
     }
 
+    /// Evidence is never overwritten: numbers of segments begin again when the log was empty, so another range may have
+    /// the name already, and then a number is added to it.
     fn save(&self, copy: &Path, damaged: &[u8]) -> io::Result<()> {
         if let Some(directory) = copy.parent() {
             fs::create_dir_all(directory)?;
             sync_parent(directory)?;
         }
-        if copy.exists() {
-            // Of the same range at an earlier start, perhaps not whole.
-            self.disk.remove(copy)?;
+        let numbered = (2..u32::MAX).map(|number| copy.with_added_extension(number.to_string()));
+        for copy in std::iter::once(copy.to_owned()).chain(numbered) {
+            match fs::read(&copy) {
+                Ok(found) if found == damaged => return self.disk.open(&copy)?.sync(),
+                // Of the same range at an earlier start, not whole.
+                Ok(found) if damaged.starts_with(&found) => self.disk.remove(&copy)?,
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let mut file = self.disk.create(&copy)?;
+            file.append(damaged)?;
+            file.sync()?;
+            self.metrics.quarantine_bytes.inc_by(damaged.len() as i64);
+            return Ok(());
         }
-        let mut file = self.disk.create(copy)?;
-        file.append(damaged)?;
-        file.sync()
+        Ok(())
     }
+}
+
+/// Size of all copies of damaged ranges.
+fn quarantine_bytes(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir.join(QUARANTINE)).into_iter().flatten();
+    files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum()
 }
 
 fn read_start(path: &Path) -> io::Result<Vec<u8>> {

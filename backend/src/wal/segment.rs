@@ -23,7 +23,6 @@ pub(super) struct OpenSegment {
     pub(super) path: PathBuf,
     pub(super) header: Header,
     pub(super) len: u64,
-    pub(super) newest_ns: u64,
     file: Box<dyn SegmentFile>,
 }
 
@@ -36,11 +35,11 @@ impl OpenSegment {
             let _leftover = disk.remove(&path);
             return Err(error);
         }
-        Ok(Self { path, header, len: HEADER_BYTES as u64, newest_ns: header.created_ns, file })
+        Ok(Self { path, header, len: HEADER_BYTES as u64, file })
     }
 
     /// Appends frames that were encoded with this segment's salt; returns when they are on stable storage.
-    pub(super) fn append(&mut self, frames: &[u8], newest_ns: u64) -> Result<(), AppendError> {
+    pub(super) fn append(&mut self, frames: &[u8]) -> Result<(), AppendError> {
         if let Err(source) = self.file.append(frames) {
             // Take the partial frames back, so that the file ends with a sound one.
             return Err(match self.file.truncate(self.len) {
@@ -54,7 +53,6 @@ impl OpenSegment {
             return Err(AppendError::Poisoned(source));
         }
         self.len += frames.len() as u64;
-        self.newest_ns = self.newest_ns.max(newest_ns);
         Ok(())
     }
 }

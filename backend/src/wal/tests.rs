@@ -5,7 +5,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -64,7 +63,7 @@ fn open(dir: &Path) -> Log {
 /// Everything in the log, oldest first.
 fn read(log: &Log) -> Vec<Stored> {
     let mut found = Vec::new();
-    let flow = log.newest_first(|frame| {
+    let flow = log.oldest_first(0, |frame| {
         found.push(Stored {
             sequence: frame.sequence,
             received_ns: frame.received_ns,
@@ -74,7 +73,6 @@ fn read(log: &Log) -> Vec<Stored> {
         ControlFlow::<()>::Continue(())
     });
     assert!(flow.unwrap().is_continue());
-    found.reverse();
     found
 }
 
@@ -317,8 +315,7 @@ impl SegmentFile for FaultyFile {
     }
 }
 
-const KEEP_ALL: Retention = Retention { age: Duration::from_secs(1 << 30), bytes: u64::MAX };
-const CONFIG: WalConfig = WalConfig { segment_bytes: 1 << 20, retention: KEEP_ALL };
+const CONFIG: WalConfig = WalConfig { segment_bytes: 1 << 20, max_bytes: u64::MAX };
 
 fn start(dir: &Path, disk: &FaultyDisk, config: WalConfig) -> Wal {
     let log = Log::open(dir, Arc::new(disk.clone()), WalMetrics::default()).unwrap();
@@ -462,51 +459,98 @@ async fn a_closed_log_refuses() {
 }
 
 #[tokio::test]
-async fn old_segments_go_when_the_log_is_too_large() {
+async fn segments_that_are_released_are_deleted_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let config = WalConfig { segment_bytes: 1_000, retention: Retention { bytes: 3_000, ..KEEP_ALL } };
+    let config = WalConfig { segment_bytes: 1_000, ..CONFIG };
     let wal = start(dir.path(), &FaultyDisk::default(), config);
     for number in 0..20_u8 {
         wal.append(entry(&[number; 400])).await.unwrap();
     }
+    // Three frames a segment: 1–3, 4–6, … Nothing of an age or a size is deleted without being released.
+    wal.release(9, u64::MAX / 2);
+    wal.append(entry(&[20; 400])).await.unwrap();
     wal.close();
-    let sizes: u64 = open(dir.path()).segments().iter().map(|segment| segment.bytes).sum();
-    assert!((1_000..=4_100).contains(&sizes), "{sizes} bytes");
     let kept: Vec<u64> = requests(dir.path()).into_iter().map(|(sequence, _)| sequence).collect();
-    let oldest = kept[0];
-    assert!(oldest > 10, "the oldest went first: {kept:?}");
-    assert!(kept.iter().copied().eq(oldest..=20), "nothing in between is missing: {kept:?}");
-}
-
-#[rstest]
-#[case::nothing_is_old(100, 0)]
-#[case::the_first_is_old(112, 1)]
-#[case::all_are_old(1_000, 3)]
-fn segments_older_than_the_retention_time_are_deleted(#[case] now_s: u64, #[case] expected: usize) {
-    let segment = |number: u64| Segment {
-        path: format!("{number}.wal").into(),
-        bytes: 10,
-        newest_ns: (100 + number * 10) * 1_000_000_000,
-        first_sequence: number,
-        salt: 0,
-    };
-    let retention = Retention { age: Duration::from_secs(10), bytes: 1_000 };
-    let sealed = [segment(0), segment(1), segment(2)];
-    assert_eq!(retention.expired(&sealed, 10, now_s * 1_000_000_000 + 1), expected);
+    assert!(kept.iter().copied().eq(7..=21), "{kept:?}");
 }
 
 #[tokio::test]
-async fn a_segment_that_little_comes_into_is_sealed_and_deleted_in_time() {
+async fn an_idle_log_becomes_empty_and_its_numbers_go_on() {
+    const MINUTE: u64 = 60_000_000_000;
     let dir = tempfile::tempdir().unwrap();
-    let config = WalConfig { retention: Retention { age: Duration::from_nanos(2_400), bytes: u64::MAX }, ..CONFIG };
-    let wal = start(dir.path(), &FaultyDisk::default(), config);
-    wal.append(entry(b"old")).await.unwrap();
-    wal.retain(5_000 + 101);
-    wal.append(entry(b"next")).await.unwrap();
+    let wal = start(dir.path(), &FaultyDisk::default(), CONFIG);
+    wal.append(entry(b"1")).await.unwrap();
+    wal.append(entry(b"2")).await.unwrap();
+    wal.release(2, 5_000 + 2 * MINUTE);
+    wal.append(entry(b"3")).await.unwrap();
+    wal.release(4, 5_000 + MINUTE);
     wal.close();
-    assert_eq!(segment_count(dir.path()), 2);
-    let wal = start(dir.path(), &FaultyDisk::default(), config);
-    wal.retain(5_000 + 2_401);
+    assert_eq!(segment_count(dir.path()), 1, "the first is sealed and deleted, the second is too young");
+    let wal = start(dir.path(), &FaultyDisk::default(), CONFIG);
+    wal.release(4, 0);
     wal.close();
-    assert_eq!(requests(dir.path()), []);
+    assert_eq!(segment_count(dir.path()), 0);
+    let mut log = open(dir.path());
+    log.number_from(4);
+    assert_eq!(log.next_sequence(), 4);
+    let wal = Wal::start(log, CONFIG).unwrap();
+    assert_eq!(wal.append(entry(b"4")).await.unwrap(), 4);
+    wal.close();
+    assert_eq!(open(dir.path()).next_sequence(), 5);
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_released_refuses_what_would_make_it_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = start(dir.path(), &FaultyDisk::default(), WalConfig { segment_bytes: 1_000, max_bytes: 3_000 });
+    let mut taken = 0;
+    let refusal = loop {
+        match wal.append(entry(&[1; 400])).await {
+            Ok(sequence) => taken = sequence,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, WalError::Backlog { bytes: 3_000..3_500, limit: 3_000 }), "{refusal}");
+    wal.release(taken + 1, 5_000);
+    assert_eq!(wal.append(entry(&[1; 400])).await.unwrap(), taken + 1);
+    wal.close();
+}
+
+#[tokio::test]
+async fn reading_begins_at_the_number_that_is_asked_for_and_skips_whole_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = start(dir.path(), &FaultyDisk::default(), WalConfig { segment_bytes: 1_000, ..CONFIG });
+    for number in 0..10_u8 {
+        wal.append(entry(&[number; 400])).await.unwrap();
+    }
+    wal.close();
+    let log = open(dir.path());
+    // Were the first segment read, this would be an error.
+    fs::remove_file(&log.segments()[0].path).unwrap();
+    let mut seen = Vec::new();
+    let flow = log.oldest_first(5, |frame| {
+        seen.push(frame.sequence);
+        if frame.sequence == 8 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(flow.unwrap().is_break());
+    assert_eq!(seen, [5, 6, 7, 8]);
+}
+
+#[test]
+fn evidence_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = WalMetrics::default();
+    let quarantine = dir.path().join("quarantine");
+    for round in [1, 1, 2, 3] {
+        let (mut bytes, starts) = segment(&[stored(1, "t", &[round; 40]), stored(2, "t", b"second")]);
+        bytes[starts[0] + FRAME_OVERHEAD] ^= 0xff;
+        fs::write(dir.path().join("0000000000000001.wal"), &bytes).unwrap();
+        assert_eq!(read(&Log::open(dir.path(), Arc::new(RealDisk), metrics.clone()).unwrap()).len(), 1);
+    }
+    let mut copies: Vec<_> = fs::read_dir(&quarantine).unwrap().map(|file| file.unwrap().path()).collect();
+    copies.sort_unstable();
+    let contents: Vec<u8> = copies.iter().map(|copy| fs::read(copy).unwrap()[FRAME_OVERHEAD + 1]).collect();
+    assert_eq!(contents, [1, 2, 3], "{copies:?}");
+    let sizes: u64 = copies.iter().map(|copy| fs::metadata(copy).unwrap().len()).sum();
+    assert_eq!(metrics.quarantine_bytes.get(), sizes as i64);
 }

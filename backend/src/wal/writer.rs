@@ -10,28 +10,27 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::WalError;
 use super::format::{Frame, Header, TENANT_BYTES};
 use super::recovery::{Log, Segment};
-use super::retention::Retention;
 use super::segment::{AppendError, OpenSegment, file_name};
 use crate::telemetry::chain;
 
 /// Bytes after which the writer stops collecting and syncs.
 const COMMIT_BYTES: usize = 1 << 20;
 
-/// A segment is open for at most this part of the retention time, so that a frame outlives it by no more.
-const AGE_PARTS: u64 = 24;
+/// A segment is open for at most this time once something in it is in blocks, so that an idle log becomes empty.
+const OPEN_NS: u64 = 60_000_000_000;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WalConfig {
     /// A new segment is begun when the present one has this many bytes.
     pub segment_bytes: u64,
-    /// What is deleted.
-    pub retention: Retention,
+    /// A log of this size takes nothing more until a part of it is released.
+    pub max_bytes: u64,
 }
 
 /// One request for the log.
@@ -58,7 +57,7 @@ pub struct Wal {
 
 enum Command {
     Append(Entry, Answer),
-    Retain { now_ns: u64 },
+    Release { checkpoint: u64, now_ns: u64 },
 }
 
 type Answer = oneshot::Sender<Result<u64, WalError>>;
@@ -79,10 +78,11 @@ impl Wal {
         answered.await.unwrap_or(Err(WalError::Closed))
     }
 
-    /// Deletes what retention says; `now_ns` is nanoseconds since the epoch.
-    pub fn retain(&self, now_ns: u64) {
+    /// Says that every frame with a lower number than `checkpoint` is in committed blocks: segments with nothing else in
+    /// them are deleted. `now_ns` is nanoseconds since the epoch.
+    pub fn release(&self, checkpoint: u64, now_ns: u64) {
         // A log that is closed keeps what it has.
-        let _closed = self.send(Command::Retain { now_ns });
+        let _closed = self.send(Command::Release { checkpoint, now_ns });
     }
 
     /// Writes what waits, then stops. Blocks.
@@ -128,7 +128,7 @@ impl Writer {
                         bytes += entry.payload.len();
                         batch.push((entry, answer));
                     }
-                    Ok(Command::Retain { now_ns }) => self.retain(now_ns),
+                    Ok(Command::Release { checkpoint, now_ns }) => self.release(checkpoint, now_ns),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
                 if bytes >= COMMIT_BYTES {
@@ -162,11 +162,14 @@ impl Writer {
 
     /// Returns the sequence number of the first frame; all are on stable storage then.
     fn write(&mut self, batch: &[(Entry, Answer)]) -> Result<u64, WalError> {
+        let (bytes, limit) = (self.bytes(), self.config.max_bytes);
+        if bytes >= limit {
+            return Err(WalError::Backlog { bytes, limit });
+        }
         let newest_ns = batch.iter().map(|(entry, _)| entry.received_ns).max().unwrap_or_default();
         let first = self.log.next_sequence;
         if self.active.as_ref().is_some_and(|segment| segment.len >= self.config.segment_bytes) {
             self.seal();
-            self.retain(newest_ns);
         }
         // A segment whose sync failed is given up, and the frames go into a new one; should that fail too, the disk is
         // broken and the requests are refused. The next commit tries again.
@@ -181,7 +184,7 @@ impl Writer {
                 None => self.begin(newest_ns).map_err(WalError::of_write)?,
             };
             self.encode(batch, segment.header.salt);
-            match segment.append(&self.buffer, newest_ns) {
+            match segment.append(&self.buffer) {
                 Ok(()) => {
                     self.active = Some(segment);
                     self.log.next_sequence += batch.len() as u64;
@@ -231,28 +234,28 @@ impl Writer {
 
     /// Turns the active segment into one that can be deleted.
     fn seal(&mut self) {
-        let Some(OpenSegment { path, header, len, newest_ns, .. }) = self.active.take() else { return };
+        let Some(OpenSegment { path, header, len, .. }) = self.active.take() else { return };
         let Header { salt, first_sequence, .. } = header;
-        self.log.segments.push(Segment { path, bytes: len, newest_ns, first_sequence, salt });
+        self.log.segments.push(Segment { path, bytes: len, first_sequence, salt });
     }
 
-    fn retain(&mut self, now_ns: u64) {
-        // Where little comes in, segments would stay open for longer than their frames may live.
-        let open_ns = u64::try_from(self.config.retention.age.as_nanos()).unwrap_or(u64::MAX) / AGE_PARTS;
-        if self.active.as_ref().is_some_and(|segment| segment.header.created_ns.saturating_add(open_ns) < now_ns) {
+    fn release(&mut self, checkpoint: u64, now_ns: u64) {
+        if self.active.as_ref().is_some_and(|OpenSegment { header, .. }| {
+            header.first_sequence < checkpoint && header.created_ns.abs_diff(now_ns) > OPEN_NS
+        }) {
             self.seal();
         }
-        let active_bytes = self.active.as_ref().map_or(0, |segment| segment.len);
-        let expired = self.config.retention.expired(&self.log.segments, active_bytes, now_ns);
+        let behind = self.active.as_ref().map_or(self.log.next_sequence, |segment| segment.header.first_sequence);
+        let released = released(&self.log.segments, behind, checkpoint);
         let mut removed = 0;
-        for segment in self.log.segments.iter().take(expired) {
+        for segment in self.log.segments.iter().take(released) {
             if let Err(error) = self.log.disk.remove(&segment.path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                error!(segment = %segment.path.display(), %error, "old segment cannot be deleted");
+                error!(segment = %segment.path.display(), %error, "segment cannot be deleted although it is in blocks");
                 break;
             }
-            info!(segment = %segment.path.display(), bytes = segment.bytes, "old segment deleted");
+            debug!(segment = %segment.path.display(), bytes = segment.bytes, "segment deleted, it is in blocks");
             self.log.metrics.deleted_segments.inc();
             removed += 1;
         }
@@ -260,15 +263,40 @@ impl Writer {
         self.show_size();
     }
 
+    fn bytes(&self) -> u64 {
+        let active = self.active.as_ref().map_or(0, |segment| segment.len);
+        active + self.log.segments.iter().map(|segment| segment.bytes).sum::<u64>()
+    }
+
     fn show_size(&self) {
-        let active = self.active.iter().map(|segment| segment.len);
-        let sealed = self.log.segments.iter().map(|segment| segment.bytes);
-        let (mut segments, mut bytes) = (0, 0);
-        for len in active.chain(sealed) {
-            segments += 1;
-            bytes += len as i64;
-        }
-        self.log.metrics.segments.set(segments);
-        self.log.metrics.bytes.set(bytes);
+        let segments = self.log.segments.len() + usize::from(self.active.is_some());
+        self.log.metrics.segments.set(segments as i64);
+        self.log.metrics.bytes.set(self.bytes() as i64);
+    }
+}
+
+/// How many of `sealed` (oldest first) hold only frames below `checkpoint`; `behind` is the first number that is in none.
+fn released(sealed: &[Segment], behind: u64, checkpoint: u64) -> usize {
+    // A segment ends where the next one begins.
+    let ends = sealed.iter().skip(1).map(|segment| segment.first_sequence).chain([behind]);
+    sealed.iter().zip(ends).take_while(|(_, end)| *end <= checkpoint).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nothing(1, 0)]
+    #[case::not_all_of_the_first(3, 0)]
+    #[case::all_of_the_first(4, 1)]
+    #[case::two(9, 2)]
+    #[case::everything(10, 3)]
+    fn segments_with_nothing_but_released_frames_go(#[case] checkpoint: u64, #[case] expected: usize) {
+        let segment = |first_sequence| Segment { path: "x.wal".into(), bytes: 10, first_sequence, salt: 0 };
+        assert_eq!(released(&[1, 4, 8].map(segment), 10, checkpoint), expected);
+        assert_eq!(released(&[], 10, checkpoint), 0);
     }
 }

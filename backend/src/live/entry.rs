@@ -1,0 +1,147 @@
+//! What a shard of the live set holds of one trace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::trace::{Batch, Trace, TraceId};
+
+/// Facts by which it is decided whether a trace leaves memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Life {
+    /// When its first span was received, nanoseconds since the epoch.
+    pub first_received_ns: u64,
+    /// When its last span was received, nanoseconds since the epoch.
+    pub last_received_ns: u64,
+    /// Number of the first request in the log that brought a span of it.
+    pub first_sequence: u64,
+    /// Estimate of its memory.
+    pub bytes: usize,
+}
+
+/// Spans of a trace that came between two cuts.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) trace: Arc<Trace>,
+    first_received_ns: u64,
+    last_received_ns: u64,
+    first_sequence: u64,
+}
+
+/// A trace. Late spans of one that is being cut make a new live part.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) live: Option<Part>,
+    pub(super) cutting: Option<Part>,
+}
+
+/// The traces of a shard, by tenant. No tenant is there without traces, no entry without a part.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) tenants: HashMap<Arc<str>, HashMap<TraceId, Entry>>,
+}
+
+impl Part {
+    fn empty(id: TraceId) -> Self {
+        let trace = Arc::new(Trace::empty(id));
+        Self { trace, first_received_ns: u64::MAX, last_received_ns: 0, first_sequence: u64::MAX }
+    }
+
+    pub(super) fn life(&self) -> Life {
+        let Self { trace, first_received_ns, last_received_ns, first_sequence } = self;
+        Life {
+            first_received_ns: *first_received_ns,
+            last_received_ns: *last_received_ns,
+            first_sequence: *first_sequence,
+            bytes: trace.bytes,
+        }
+    }
+
+    fn append(&mut self, batch: Arc<Batch>, bytes: usize, received_ns: u64, sequence: u64) {
+        Arc::make_mut(&mut self.trace).append(batch, bytes);
+        self.widen(received_ns, received_ns, sequence);
+    }
+
+    /// Adds what came later.
+    pub(super) fn extend(&mut self, later: &Self) {
+        Arc::make_mut(&mut self.trace).extend(&later.trace);
+        self.widen(later.first_received_ns, later.last_received_ns, later.first_sequence);
+    }
+
+    fn widen(&mut self, first_received_ns: u64, last_received_ns: u64, first_sequence: u64) {
+        self.first_received_ns = self.first_received_ns.min(first_received_ns);
+        self.last_received_ns = self.last_received_ns.max(last_received_ns);
+        self.first_sequence = self.first_sequence.min(first_sequence);
+    }
+}
+
+impl Entry {
+    /// All of it that is in memory.
+    pub(super) fn trace(&self) -> Option<Arc<Trace>> {
+        match (&self.cutting, &self.live) {
+            (Some(cutting), Some(live)) => {
+                let mut whole = Trace::clone(&cutting.trace);
+                whole.extend(&live.trace);
+                Some(Arc::new(whole))
+            }
+            (Some(part), None) | (None, Some(part)) => Some(Arc::clone(&part.trace)),
+            (None, None) => None,
+        }
+    }
+
+    /// Estimate of its memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.cutting.iter().chain(&self.live).map(|part| part.trace.bytes).sum()
+    }
+}
+
+impl State {
+    /// Returns whether the trace is new, and the bytes that it grew by.
+    pub(super) fn append(
+        &mut self,
+        tenant: &str,
+        id: TraceId,
+        batch: (Arc<Batch>, usize),
+        received_ns: u64,
+        sequence: u64,
+    ) -> (bool, usize) {
+        let traces = match self.tenants.get_mut(tenant) {
+            Some(traces) => traces,
+            None => self.tenants.entry(tenant.into()).or_default(),
+        };
+        let entry = traces.entry(id).or_default();
+        let before = entry.bytes();
+        let part = entry.live.get_or_insert_with(|| Part::empty(id));
+        part.append(batch.0, batch.1, received_ns, sequence);
+        (before == 0, entry.bytes() - before)
+    }
+
+    pub(super) fn entry(&self, tenant: &str, id: &TraceId) -> Option<&Entry> {
+        self.tenants.get(tenant)?.get(id)
+    }
+
+    /// Ends the cut of a trace: the part that was being cut, and whether nothing else of the trace is here.
+    pub(super) fn take_cutting(&mut self, tenant: &str, id: &TraceId) -> Option<(Part, bool)> {
+        let traces = self.tenants.get_mut(tenant)?;
+        let entry = traces.get_mut(id)?;
+        let part = entry.cutting.take()?;
+        let gone = entry.live.is_none();
+        if gone {
+            traces.remove(id);
+            if traces.is_empty() {
+                self.tenants.remove(tenant);
+            }
+        }
+        Some((part, gone))
+    }
+
+    /// Gives a trace up as being cut: all of it is live again.
+    pub(super) fn restore(&mut self, tenant: &str, id: &TraceId) {
+        let Some(entry) = self.tenants.get_mut(tenant).and_then(|traces| traces.get_mut(id)) else { return };
+        if let Some(mut part) = entry.cutting.take() {
+            if let Some(later) = entry.live.take() {
+                part.extend(&later);
+            }
+            entry.live = Some(part);
+        }
+    }
+}
