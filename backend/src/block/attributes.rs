@@ -217,7 +217,9 @@ mod tests {
 
     fn counts(entries: &[(&str, AttributeType, u64)]) -> AttributeCounts {
         let mut counts = AttributeCounts::default();
-        entries.iter().for_each(|(key, of, count)| counts.add(key, *of, *count));
+        for (key, of, count) in entries {
+            counts.add(key, *of, *count);
+        }
         counts
     }
 
@@ -266,7 +268,7 @@ mod tests {
             counts(&[("a", AttributeType::Int, 5), ("b", AttributeType::Bool, 7), ("c", AttributeType::Other, 1)]);
         let columns = Columns::choose(&counts, 10);
         let json = serde_json::to_string(&AttributesFooter::new(&counts, &columns)).unwrap();
-        insta::assert_snapshot!(json, @"");
+        insta::assert_snapshot!(json, @r#"{"complete":true,"attributes":[{"key":"a","type":"int","spans":5,"column":1},{"key":"b","type":"bool","spans":7,"column":0},{"key":"c","type":"other","spans":1}]}"#);
         let footer: AttributesFooter = serde_json::from_str(&json).unwrap();
         assert_eq!(footer.read(), Some((counts, columns)));
     }

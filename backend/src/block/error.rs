@@ -52,7 +52,7 @@ pub enum BlockError {
     Version {
         /// The object.
         path: String,
-        /// What it says; empty if nothing.
+        /// What it says.
         found: String,
     },
 }

@@ -4,14 +4,22 @@
 //! tells whether it has a trace.
 
 mod attributes;
+mod buffers;
+mod decode;
+mod encodings;
 mod error;
 mod filter;
 mod id;
+mod lists;
 mod object;
 mod reader;
 pub mod schema;
 mod summary;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod traces;
+mod writer;
 
 pub use attributes::{AttributeCounts, AttributeType, Columns, MAX_PROMOTED, Promoted};
 pub use error::BlockError;
@@ -21,6 +29,8 @@ pub use object::{ObjectRead, ObjectReader};
 pub use reader::{Block, Rows};
 pub use summary::{BlockSummary, MAX_SERVICES, data_path, filter_path};
 pub use tables::{ResourceEntry, ScopeEntry};
+pub use traces::TraceIter;
+pub use writer::{BlockWriter, NewBlock, write_block};
 
 /// The format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;

@@ -39,9 +39,9 @@ impl ObjectReader {
     /// The same object with these parts in memory, fetched with one call of the store; other parts are forgotten.
     ///
     /// Ranges may overlap and come in any order.
-    pub(super) fn prefetch(&self, ranges: Vec<Range<u64>>) -> Result<Self, StoreError> {
+    pub(super) fn prefetch(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Result<Self, StoreError> {
         let Some(store) = &self.store else { return Ok(self.clone()) };
-        let ranges = merged(ranges, self.size);
+        let ranges = merged(ranges.into_iter().collect(), self.size);
         let bytes = if ranges.is_empty() { Vec::new() } else { store.get_ranges(&self.path, &ranges)? };
         Ok(Self { held: ranges.into_iter().zip(bytes).collect(), ..self.clone() })
     }

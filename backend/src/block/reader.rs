@@ -1,6 +1,7 @@
 //! An open block.
 
 use std::collections::HashMap;
+use std::iter;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -13,13 +14,15 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::reader::Length;
 
 use super::attributes::AttributesFooter;
 use super::object::ObjectReader;
 use super::schema::{footer, read_schema};
 use super::tables::Tables;
+use super::writer::Checksum;
 use super::{AttributeCounts, BlockError, BlockSummary, Columns, FORMAT_VERSION, Promoted, ResourceEntry, ScopeEntry};
 use crate::store::Store;
 
@@ -62,7 +65,7 @@ impl Block {
     fn of_object(object: ObjectReader) -> Result<Self, BlockError> {
         let path = object.path();
         let size = object.len();
-        let with_tail = object.prefetch(vec![size.saturating_sub(TAIL_BYTES)..size])?;
+        let with_tail = object.prefetch(iter::once(size.saturating_sub(TAIL_BYTES)..size))?;
         let metadata = guarded(path, || {
             let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
             reader.try_parse(&with_tail)?;
@@ -71,21 +74,19 @@ impl Block {
         let entries = metadata.file_metadata().key_value_metadata().map(Vec::as_slice).unwrap_or_default();
         let entries: HashMap<&str, &str> =
             entries.iter().filter_map(|entry| Some((entry.key.as_str(), entry.value.as_deref()?))).collect();
-        let found = entries.get(footer::FORMAT).copied().unwrap_or_default();
+        let missing = |key: &str| BlockError::damaged(path, format!("{key} is missing"));
+        let entry = |key: &'static str| entries.get(key).copied().ok_or_else(|| missing(key));
+        let found = entry(footer::FORMAT)?;
         if found != FORMAT_VERSION.to_string() {
             return Err(BlockError::Version { path: path.to_owned(), found: found.to_owned() });
         }
-        let json = |key: &str| {
-            let text = entries.get(key).ok_or_else(|| BlockError::damaged(path, format!("{key} is missing")))?;
-            Ok::<_, BlockError>(*text)
-        };
         let unread =
             |key: &'static str| move |error: serde_json::Error| BlockError::damaged(path, format!("{key}: {error}"));
         let mut summary: BlockSummary =
-            serde_json::from_str(json(footer::SUMMARY)?).map_err(unread(footer::SUMMARY))?;
+            serde_json::from_str(entry(footer::SUMMARY)?).map_err(unread(footer::SUMMARY))?;
         summary.bytes = size;
         let attributes: AttributesFooter =
-            serde_json::from_str(json(footer::ATTRIBUTES)?).map_err(unread(footer::ATTRIBUTES))?;
+            serde_json::from_str(entry(footer::ATTRIBUTES)?).map_err(unread(footer::ATTRIBUTES))?;
         let (counts, columns) = attributes
             .read()
             .ok_or_else(|| BlockError::damaged(path, format!("{}: wrong numbers of columns", footer::ATTRIBUTES)))?;
@@ -145,16 +146,23 @@ impl Block {
         Ok(&self.tables()?.scopes)
     }
 
+    pub(super) fn checksum(&self) -> Result<Checksum, BlockError> {
+        let text = self.entry(footer::CHECKSUM)?;
+        let unread = |error| BlockError::damaged(self.path(), format!("{}: {error}", footer::CHECKSUM));
+        serde_json::from_str(text).map_err(unread)
+    }
+
+    fn entry(&self, key: &str) -> Result<&str, BlockError> {
+        let entries = self.parquet().file_metadata().key_value_metadata().map(Vec::as_slice).unwrap_or_default();
+        let entry = entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
+        entry.ok_or_else(|| BlockError::damaged(self.path(), format!("{key} is missing")))
+    }
+
     pub(super) fn tables(&self) -> Result<&Tables, BlockError> {
         if let Some(tables) = self.inner.tables.get() {
             return Ok(tables);
         }
-        let entries = self.parquet().file_metadata().key_value_metadata().map(Vec::as_slice).unwrap_or_default();
-        let value = |key: &str| {
-            let entry = entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
-            entry.ok_or_else(|| BlockError::damaged(self.path(), format!("{key} is missing")))
-        };
-        let tables = Tables::decode(self.path(), value(footer::RESOURCES)?, value(footer::SCOPES)?)?;
+        let tables = Tables::decode(self.path(), self.entry(footer::RESOURCES)?, self.entry(footer::SCOPES)?)?;
         Ok(self.inner.tables.get_or_init(|| tables))
     }
 
@@ -171,7 +179,7 @@ impl Block {
 
     /// The object with these byte ranges in memory, fetched with one call of the store; the rest is fetched when it is
     /// asked for. For readers that the caller builds himself with [`Block::metadata`].
-    pub fn reader(&self, ranges: Vec<Range<u64>>) -> Result<ObjectReader, BlockError> {
+    pub fn reader(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Result<ObjectReader, BlockError> {
         Ok(self.inner.object.prefetch(ranges)?)
     }
 
@@ -183,14 +191,14 @@ impl Block {
         mask: &ProjectionMask,
         selection: Option<&RowSelection>,
     ) -> Vec<Range<u64>> {
-        let Some(chunks) = self.parquet().row_groups().get(row_group).map(|group| group.columns()) else {
+        let Some(chunks) = self.parquet().row_groups().get(row_group).map(RowGroupMetaData::columns) else {
             return Vec::new();
         };
         let pages = self.parquet().offset_index().and_then(|index| index.get(row_group));
         let mut ranges = Vec::new();
         for (number, chunk) in chunks.iter().enumerate().filter(|(number, _)| mask.leaf_included(*number)) {
             let (start, length) = chunk.byte_range();
-            let pages = pages.and_then(|columns| columns.get(number)).map(|index| index.page_locations());
+            let pages = pages.and_then(|columns| columns.get(number)).map(OffsetIndexMetaData::page_locations);
             match (selection, pages) {
                 (Some(selection), Some(pages)) if !pages.is_empty() => {
                     let first_page = pages.first().map_or(start, |page| page.offset.unsigned_abs());

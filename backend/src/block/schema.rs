@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::attributes::{AttributeType, Columns};
 
@@ -56,7 +56,7 @@ pub mod column {
     pub const RESOURCE: &str = "resource";
     /// Index into the block's scopes.
     pub const SCOPE: &str = "scope";
-    /// Number, within the trace, of the `ResourceSpans` that the span came in.
+    /// Number, within the trace, of the `ResourceSpans` that the span came in; null if it is that of [`SCOPE_SPANS`].
     pub const RESOURCE_SPANS: &str = "resource_spans";
     /// Number, within the trace, of the `ScopeSpans` that the span came in.
     pub const SCOPE_SPANS: &str = "scope_spans";
@@ -157,7 +157,7 @@ pub(super) fn write_schema(columns: &Columns) -> Schema {
         optional(column::SERVICE_NAME, DataType::Utf8),
         required(column::RESOURCE, DataType::Int32),
         required(column::SCOPE, DataType::Int32),
-        required(column::RESOURCE_SPANS, DataType::Int32),
+        optional(column::RESOURCE_SPANS, DataType::Int32),
         required(column::SCOPE_SPANS, DataType::Int32),
         optional(column::ATTRIBUTE_ORDER, DataType::Binary),
     ];
@@ -226,7 +226,7 @@ fn list_of(fields: Fields) -> DataType {
 /// dictionary in the first row group.
 pub(super) fn read_schema(metadata: &ParquetMetaData) -> Result<Schema, ParquetError> {
     let inferred = parquet_to_arrow_schema(metadata.file_metadata().schema_descr(), None)?;
-    let chunks = metadata.row_groups().first().map(|group| group.columns()).unwrap_or_default();
+    let chunks = metadata.row_groups().first().map(RowGroupMetaData::columns).unwrap_or_default();
     let mut has_dictionary = chunks.iter().map(|chunk| chunk.dictionary_page_offset().is_some());
     let fields: Vec<_> = inferred.fields().iter().map(|field| with_dictionaries(field, &mut has_dictionary)).collect();
     Ok(Schema::new(fields))

@@ -1,6 +1,6 @@
 //! Resources and scopes of a block: each distinct one stands once in the footer, rows say its number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, TracesDat
 use parquet::file::metadata::KeyValue;
 use prost::Message;
 
-use super::BlockError;
 use super::schema::footer;
+use super::{BlockError, MAX_SERVICES};
 use crate::live::Batch;
 
 /// Largest table that is believed, bytes before compression.
@@ -40,11 +40,15 @@ pub struct ResourceEntry {
 impl ResourceEntry {
     /// `service.name`, if it is a string.
     pub fn service_name(&self) -> Option<&str> {
-        let attribute = self.resource.attributes.iter().find(|attribute| attribute.key == SERVICE_NAME)?;
-        match attribute.value.as_ref()?.value.as_ref()? {
-            Value::StringValue(name) => Some(name),
-            _ => None,
-        }
+        service_name(&self.resource)
+    }
+}
+
+fn service_name(resource: &Resource) -> Option<&str> {
+    let attribute = resource.attributes.iter().find(|attribute| attribute.key == SERVICE_NAME)?;
+    match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(name) => Some(name),
+        _ => None,
     }
 }
 
@@ -141,6 +145,18 @@ impl TableBuilder {
         }
         self.remembered.insert(address, (Arc::clone(batch), numbers));
         numbers
+    }
+
+    /// `service.name` of all resources, sorted; none if there are more than [`MAX_SERVICES`].
+    pub(super) fn services(&self) -> Option<Vec<String>> {
+        let mut names = BTreeSet::new();
+        for resource in self.resources.iter().filter_map(|spans| spans.resource.as_ref()) {
+            names.extend(service_name(resource));
+            if names.len() > MAX_SERVICES {
+                return None;
+            }
+        }
+        Some(names.into_iter().map(str::to_owned).collect())
     }
 
     /// The entries of the footer.

@@ -9,6 +9,8 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+use super::size;
+
 /// The 16 bytes that all spans of a trace share.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TraceId(pub [u8; 16]);
@@ -126,6 +128,12 @@ pub fn is_root(span: &Span) -> bool {
 }
 
 impl Batch {
+    /// Estimate of the memory that it holds; of the resource only if that is shared with no batch that was counted before.
+    pub(crate) fn memory(&self, with_resource: bool) -> usize {
+        let resource = if with_resource { size::resource(&self.resource) } else { 0 };
+        size_of::<Self>() + resource + size::scope(&self.scope) + size::list(&self.spans, size::span)
+    }
+
     /// `service.name` of the resource, if it is a string.
     pub fn service_name(&self) -> Option<&str> {
         let attribute = self.resource.attributes.iter().find(|attribute| attribute.key == SERVICE_NAME)?;

@@ -84,10 +84,7 @@ impl<'a> LiveSpan<'a> {
 
 /// Numbers the spans, and counts their children.
 fn place(spans: &mut [LiveSpan<'_>]) {
-    let links: Vec<_> = spans
-        .iter()
-        .map(|s| Link { id: &s.span.span_id, parent: &s.span.parent_span_id, start_ns: s.span.start_time_unix_nano })
-        .collect();
+    let links: Vec<_> = spans.iter().map(|span| Link::of(span.span)).collect();
     let numbers = number(&links);
     let mut children = HashMap::new();
     for number in &numbers {

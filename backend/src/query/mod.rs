@@ -22,6 +22,7 @@ pub use metrics::{
     default_step, query_metrics,
 };
 pub use nested::NestedSet;
+pub(crate) use nested::{Link as NestedLink, number as number_nested};
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
 pub use scan::{TagScan, scan_names, scan_values};

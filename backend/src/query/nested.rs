@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use opentelemetry_proto::tonic::trace::v1::Span;
+
 /// A walk through the tree enters and leaves every span; `left` and `right` number these steps from 1.
 ///
 /// One span is below another if its numbers lie between the other's.
@@ -17,14 +19,20 @@ pub struct NestedSet {
 
 /// What the numbering has to know of a span.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link<'a> {
+pub(crate) struct Link<'a> {
     pub(super) id: &'a [u8],
     pub(super) parent: &'a [u8],
     pub(super) start_ns: u64,
 }
 
+impl<'a> Link<'a> {
+    pub(crate) fn of(span: &'a Span) -> Self {
+        Self { id: &span.span_id, parent: &span.parent_span_id, start_ns: span.start_time_unix_nano }
+    }
+}
+
 /// Numbers the spans of one trace; the result is in their order. Children are entered by their start.
-pub(super) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
+pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
     let mut by_id = HashMap::with_capacity(spans.len());
     for (index, span) in spans.iter().enumerate() {
         // If an id comes twice, its children go to the first.

@@ -1,0 +1,488 @@
+//! From rows back to traces.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, BinaryType, ByteArrayType, Int32Type, UInt32Type, UInt64Type, Utf8Type};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, FixedSizeBinaryArray, Float64Array, GenericByteArray, Int64Array, ListArray,
+    PrimitiveArray, RecordBatch, StructArray,
+};
+use arrow_schema::DataType;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
+use opentelemetry_proto::tonic::trace::v1::{Span, Status};
+use prost::Message;
+
+use super::attributes::{AttributeType, Promoted};
+use super::schema::{ORDER_OF_LIST, attribute, column, event, link, promoted_column};
+use super::tables::Tables;
+use crate::live::{Batch, Trace, TraceId};
+
+/// What is wrong with rows; the caller knows in which object.
+pub(super) type Wrong = String;
+
+/// A row as a span, and what is needed to put it into its trace.
+#[derive(Debug)]
+pub(super) struct DecodedRow {
+    pub(super) trace_id: TraceId,
+    nested_left: i32,
+    nested_parent: i32,
+    /// The parent's id stands in the parent's row.
+    needs_parent: bool,
+    resource: i32,
+    scope: i32,
+    resource_spans: i32,
+    scope_spans: i32,
+    span: Span,
+}
+
+/// The rows of a record batch that has all columns.
+pub(super) fn decode_rows(batch: &RecordBatch, promoted: &[Promoted]) -> Result<Vec<DecodedRow>, Wrong> {
+    let columns = RowColumns::new(batch, promoted)?;
+    (0..batch.num_rows()).map(|row| columns.row(row)).collect()
+}
+
+/// The trace of these rows, which are all that the block has of it.
+pub(super) fn assemble(id: TraceId, mut rows: Vec<DecodedRow>, tables: &Tables) -> Result<Trace, Wrong> {
+    find_parents(&mut rows)?;
+    // Batches are numbered as they came; within one, rows stay in the order of the tree.
+    rows.sort_by_key(|row| row.scope_spans);
+    let mut resources: HashMap<i32, (i32, Arc<Resource>)> = HashMap::new();
+    let mut trace = Trace::empty(id);
+    let mut rows = rows.into_iter().peekable();
+    while let Some(first) = rows.next() {
+        let DecodedRow { resource, scope, resource_spans, scope_spans, span, .. } = first;
+        let mut spans = vec![span];
+        while let Some(next) = rows.next_if(|next| next.scope_spans == scope_spans) {
+            if (next.resource, next.scope, next.resource_spans) != (resource, scope, resource_spans) {
+                return Err(format!("trace {id} has one ScopeSpans under two resources or scopes"));
+            }
+            spans.push(next.span);
+        }
+        let entry = |number| usize::try_from(number).ok();
+        let Some(entry_of_resource) = entry(resource).and_then(|number| tables.resources.get(number)) else {
+            return Err(format!("trace {id} has resource {resource}, which is not there"));
+        };
+        let Some(entry_of_scope) = entry(scope).and_then(|number| tables.scopes.get(number)) else {
+            return Err(format!("trace {id} has scope {scope}, which is not there"));
+        };
+        let is_new = !resources.contains_key(&resource_spans);
+        // One allocation for each ResourceSpans: that is how they are told apart.
+        let (known, shared) =
+            resources.entry(resource_spans).or_insert_with(|| (resource, Arc::new(entry_of_resource.resource.clone())));
+        if *known != resource {
+            return Err(format!("trace {id} has one ResourceSpans under two resources"));
+        }
+        let batch = Batch {
+            resource: Arc::clone(shared),
+            resource_schema_url: Arc::clone(&entry_of_resource.schema_url),
+            scope: Arc::clone(&entry_of_scope.scope),
+            scope_schema_url: Arc::clone(&entry_of_scope.schema_url),
+            spans,
+        };
+        let bytes = batch.memory(is_new);
+        trace.append(Arc::new(batch), bytes);
+    }
+    Ok(trace)
+}
+
+/// Sets the ids of parents that stand only in the parents' own rows.
+fn find_parents(rows: &mut [DecodedRow]) -> Result<(), Wrong> {
+    // Rows come in the order of `nested_left`, those that have none last.
+    let in_trees = rows.iter().take_while(|row| row.nested_left > 0).count();
+    let (trees, _) = rows.split_at(in_trees);
+    if !trees.is_sorted_by_key(|row| row.nested_left) {
+        return Err("rows of a trace are not in the order of nested_left".to_owned());
+    }
+    for index in 0..rows.len() {
+        let Some(row) = rows.get(index).filter(|row| row.needs_parent && row.nested_parent != -1) else { continue };
+        let parent = rows.get(..in_trees).and_then(|trees| {
+            let found = trees.binary_search_by_key(&row.nested_parent, |row| row.nested_left).ok()?;
+            trees.get(found).map(|parent| parent.span.span_id.clone())
+        });
+        let Some(parent) = parent else {
+            return Err(format!("trace {} has no span numbered {}", row.trace_id, row.nested_parent));
+        };
+        if let Some(row) = rows.get_mut(index) {
+            row.span.parent_span_id = parent;
+        }
+    }
+    Ok(())
+}
+
+/// Columns of a record batch.
+struct RowColumns<'a> {
+    trace_id: &'a FixedSizeBinaryArray,
+    span_id: &'a FixedSizeBinaryArray,
+    parent_span_id: Values<'a, BinaryType>,
+    nested_left: &'a PrimitiveArray<Int32Type>,
+    nested_parent: &'a PrimitiveArray<Int32Type>,
+    trace_start: &'a PrimitiveArray<UInt64Type>,
+    start_offset: &'a PrimitiveArray<UInt64Type>,
+    duration: &'a Int64Array,
+    name: Values<'a, Utf8Type>,
+    kind: &'a PrimitiveArray<Int32Type>,
+    status_code: &'a PrimitiveArray<Int32Type>,
+    status_message: Values<'a, Utf8Type>,
+    trace_state: Values<'a, Utf8Type>,
+    flags: &'a PrimitiveArray<UInt32Type>,
+    dropped_attributes_count: &'a PrimitiveArray<UInt32Type>,
+    dropped_events_count: &'a PrimitiveArray<UInt32Type>,
+    dropped_links_count: &'a PrimitiveArray<UInt32Type>,
+    resource: &'a PrimitiveArray<Int32Type>,
+    scope: &'a PrimitiveArray<Int32Type>,
+    resource_spans: &'a PrimitiveArray<Int32Type>,
+    scope_spans: &'a PrimitiveArray<Int32Type>,
+    attribute_order: Values<'a, BinaryType>,
+    promoted: Vec<(&'a str, PromotedValues<'a>)>,
+    attributes: Lists<'a, Attributes<'a>>,
+    events: Lists<'a, Events<'a>>,
+    links: Lists<'a, Links<'a>>,
+}
+
+impl<'a> RowColumns<'a> {
+    fn new(batch: &'a RecordBatch, promoted: &'a [Promoted]) -> Result<Self, Wrong> {
+        let fields = Fields { names: batch.schema_ref().fields(), arrays: batch.columns() };
+        let promoted = promoted.iter().map(|promoted| {
+            let name = promoted_column(&promoted.key);
+            let values = match promoted.of {
+                AttributeType::String => PromotedValues::String(fields.values(&name)?),
+                AttributeType::Int => PromotedValues::Int(fields.primitive(&name)?),
+                AttributeType::Double => PromotedValues::Double(fields.typed(&name)?),
+                AttributeType::Bool => PromotedValues::Bool(fields.typed(&name)?),
+                AttributeType::Other => return Err(format!("column {name} has no type")),
+            };
+            Ok((&*promoted.key, values))
+        });
+        Ok(Self {
+            trace_id: fields.ids(column::TRACE_ID, 16)?,
+            span_id: fields.ids(column::SPAN_ID, 8)?,
+            parent_span_id: fields.values(column::PARENT_SPAN_ID)?,
+            nested_left: fields.primitive(column::NESTED_LEFT)?,
+            nested_parent: fields.primitive(column::NESTED_PARENT)?,
+            trace_start: fields.primitive(column::TRACE_START)?,
+            start_offset: fields.primitive(column::START_OFFSET)?,
+            duration: fields.primitive(column::DURATION)?,
+            name: fields.values(column::NAME)?,
+            kind: fields.primitive(column::KIND)?,
+            status_code: fields.primitive(column::STATUS_CODE)?,
+            status_message: fields.values(column::STATUS_MESSAGE)?,
+            trace_state: fields.values(column::TRACE_STATE)?,
+            flags: fields.primitive(column::FLAGS)?,
+            dropped_attributes_count: fields.primitive(column::DROPPED_ATTRIBUTES_COUNT)?,
+            dropped_events_count: fields.primitive(column::DROPPED_EVENTS_COUNT)?,
+            dropped_links_count: fields.primitive(column::DROPPED_LINKS_COUNT)?,
+            resource: fields.primitive(column::RESOURCE)?,
+            scope: fields.primitive(column::SCOPE)?,
+            resource_spans: fields.primitive(column::RESOURCE_SPANS)?,
+            scope_spans: fields.primitive(column::SCOPE_SPANS)?,
+            attribute_order: fields.values(column::ATTRIBUTE_ORDER)?,
+            promoted: promoted.collect::<Result<_, Wrong>>()?,
+            attributes: fields.lists(column::ATTRIBUTES, Attributes::new)?,
+            events: fields.lists(column::EVENTS, Events::new)?,
+            links: fields.lists(column::LINKS, Links::new)?,
+        })
+    }
+
+    fn row(&self, row: usize) -> Result<DecodedRow, Wrong> {
+        let trace_id = TraceId::try_from(self.trace_id.value(row)).map_err(|error| error.to_string())?;
+        let start = self.trace_start.value(row).wrapping_add(self.start_offset.value(row));
+        let parent = self.parent_span_id.get(row)?;
+        let code = optional(self.status_code, row);
+        let message = self.status_message.get(row)?.unwrap_or_default();
+        let status = code.map(|code| Status { message: message.to_owned(), code });
+        let scope_spans = self.scope_spans.value(row);
+        let span = Span {
+            trace_id: trace_id.0.to_vec(),
+            span_id: self.span_id.value(row).to_vec(),
+            trace_state: self.trace_state.get(row)?.unwrap_or_default().to_owned(),
+            parent_span_id: parent.unwrap_or_default().to_vec(),
+            flags: optional(self.flags, row).unwrap_or_default(),
+            name: self.name.get(row)?.unwrap_or_default().to_owned(),
+            kind: self.kind.value(row),
+            start_time_unix_nano: start,
+            end_time_unix_nano: start.wrapping_add(self.duration.value(row) as u64),
+            attributes: self.span_attributes(row)?,
+            dropped_attributes_count: optional(self.dropped_attributes_count, row).unwrap_or_default(),
+            events: self
+                .events
+                .of(row)?
+                .map(|index| self.events.elements.event(index, start))
+                .collect::<Result<_, _>>()?,
+            dropped_events_count: optional(self.dropped_events_count, row).unwrap_or_default(),
+            links: self.links.of(row)?.map(|index| self.links.elements.link(index)).collect::<Result<_, _>>()?,
+            dropped_links_count: optional(self.dropped_links_count, row).unwrap_or_default(),
+            status,
+        };
+        Ok(DecodedRow {
+            trace_id,
+            nested_left: self.nested_left.value(row),
+            nested_parent: self.nested_parent.value(row),
+            needs_parent: parent.is_none(),
+            resource: self.resource.value(row),
+            scope: self.scope.value(row),
+            resource_spans: optional(self.resource_spans, row).unwrap_or(scope_spans),
+            scope_spans,
+            span,
+        })
+    }
+
+    fn span_attributes(&self, row: usize) -> Result<Vec<KeyValue>, Wrong> {
+        let mut in_list = self.attributes.of(row)?;
+        let promoted = |(key, values): &(&str, PromotedValues<'_>)| {
+            Ok::<_, Wrong>(values.get(row)?.map(|value| key_value(key, Some(AnyValue { value: Some(value) }))))
+        };
+        let Some(order) = self.attribute_order.get(row)? else {
+            let mut attributes: Vec<_> =
+                self.promoted.iter().filter_map(|column| promoted(column).transpose()).collect::<Result<_, _>>()?;
+            attributes.reserve(in_list.len());
+            for index in in_list {
+                attributes.push(self.attributes.elements.attribute(index)?);
+            }
+            return Ok(attributes);
+        };
+        let attributes: Vec<_> = order
+            .iter()
+            .map(|place| {
+                let found = match *place {
+                    ORDER_OF_LIST => {
+                        in_list.next().map(|index| self.attributes.elements.attribute(index)).transpose()?
+                    }
+                    number => self.promoted.get(usize::from(number)).map(promoted).transpose()?.flatten(),
+                };
+                found.ok_or_else(|| "attribute_order names an attribute that is not there".to_owned())
+            })
+            .collect::<Result<_, Wrong>>()?;
+        if !in_list.is_empty() {
+            return Err("attribute_order leaves attributes out".to_owned());
+        }
+        Ok(attributes)
+    }
+}
+
+enum PromotedValues<'a> {
+    String(Values<'a, Utf8Type>),
+    Int(&'a Int64Array),
+    Double(&'a Float64Array),
+    Bool(&'a BooleanArray),
+}
+
+impl PromotedValues<'_> {
+    fn get(&self, row: usize) -> Result<Option<Value>, Wrong> {
+        Ok(match self {
+            Self::String(values) => values.get(row)?.map(|text| Value::StringValue(text.to_owned())),
+            Self::Int(values) => optional(values, row).map(Value::IntValue),
+            Self::Double(values) => optional(values, row).map(Value::DoubleValue),
+            Self::Bool(values) => values.is_valid(row).then(|| Value::BoolValue(values.value(row))),
+        })
+    }
+}
+
+/// Attributes in lists.
+struct Attributes<'a> {
+    key: Values<'a, Utf8Type>,
+    string: Values<'a, Utf8Type>,
+    int: &'a Int64Array,
+    double: &'a Float64Array,
+    bool: &'a BooleanArray,
+    other: Values<'a, BinaryType>,
+}
+
+impl<'a> Attributes<'a> {
+    fn new(fields: Fields<'a>) -> Result<Self, Wrong> {
+        Ok(Self {
+            key: fields.values(attribute::KEY)?,
+            string: fields.values(attribute::STRING)?,
+            int: fields.primitive(attribute::INT)?,
+            double: fields.typed(attribute::DOUBLE)?,
+            bool: fields.typed(attribute::BOOL)?,
+            other: fields.values(attribute::OTHER)?,
+        })
+    }
+
+    fn attribute(&self, index: usize) -> Result<KeyValue, Wrong> {
+        let key = self.key.get(index)?.unwrap_or_default();
+        let some = |value| Some(AnyValue { value: Some(value) });
+        let value = if let Some(text) = self.string.get(index)? {
+            some(Value::StringValue(text.to_owned()))
+        } else if let Some(int) = optional(self.int, index) {
+            some(Value::IntValue(int))
+        } else if let Some(double) = optional(self.double, index) {
+            some(Value::DoubleValue(double))
+        } else if self.bool.is_valid(index) {
+            some(Value::BoolValue(self.bool.value(index)))
+        } else if let Some(other) = self.other.get(index)? {
+            Some(AnyValue::decode(other).map_err(|error| format!("attribute {key:?}: {error}"))?)
+        } else {
+            None
+        };
+        Ok(key_value(key, value))
+    }
+}
+
+fn key_value(key: &str, value: Option<AnyValue>) -> KeyValue {
+    KeyValue { key: key.to_owned(), value, key_strindex: 0 }
+}
+
+struct Events<'a> {
+    time_offset: &'a Int64Array,
+    name: Values<'a, Utf8Type>,
+    dropped_attributes_count: &'a PrimitiveArray<UInt32Type>,
+    attributes: Lists<'a, Attributes<'a>>,
+}
+
+impl<'a> Events<'a> {
+    fn new(fields: Fields<'a>) -> Result<Self, Wrong> {
+        Ok(Self {
+            time_offset: fields.primitive(event::TIME_OFFSET)?,
+            name: fields.values(event::NAME)?,
+            dropped_attributes_count: fields.primitive(event::DROPPED_ATTRIBUTES_COUNT)?,
+            attributes: fields.lists(event::ATTRIBUTES, Attributes::new)?,
+        })
+    }
+
+    fn event(&self, index: usize, span_start_ns: u64) -> Result<Event, Wrong> {
+        Ok(Event {
+            time_unix_nano: span_start_ns.wrapping_add(self.time_offset.value(index) as u64),
+            name: self.name.get(index)?.unwrap_or_default().to_owned(),
+            attributes: self.attributes.all(index)?,
+            dropped_attributes_count: optional(self.dropped_attributes_count, index).unwrap_or_default(),
+        })
+    }
+}
+
+struct Links<'a> {
+    trace_id: Values<'a, BinaryType>,
+    span_id: Values<'a, BinaryType>,
+    trace_state: Values<'a, Utf8Type>,
+    flags: &'a PrimitiveArray<UInt32Type>,
+    dropped_attributes_count: &'a PrimitiveArray<UInt32Type>,
+    attributes: Lists<'a, Attributes<'a>>,
+}
+
+impl<'a> Links<'a> {
+    fn new(fields: Fields<'a>) -> Result<Self, Wrong> {
+        Ok(Self {
+            trace_id: fields.values(link::TRACE_ID)?,
+            span_id: fields.values(link::SPAN_ID)?,
+            trace_state: fields.values(link::TRACE_STATE)?,
+            flags: fields.primitive(link::FLAGS)?,
+            dropped_attributes_count: fields.primitive(link::DROPPED_ATTRIBUTES_COUNT)?,
+            attributes: fields.lists(link::ATTRIBUTES, Attributes::new)?,
+        })
+    }
+
+    fn link(&self, index: usize) -> Result<Link, Wrong> {
+        Ok(Link {
+            trace_id: self.trace_id.get(index)?.unwrap_or_default().to_vec(),
+            span_id: self.span_id.get(index)?.unwrap_or_default().to_vec(),
+            trace_state: self.trace_state.get(index)?.unwrap_or_default().to_owned(),
+            attributes: self.attributes.all(index)?,
+            dropped_attributes_count: optional(self.dropped_attributes_count, index).unwrap_or_default(),
+            flags: optional(self.flags, index).unwrap_or_default(),
+        })
+    }
+}
+
+/// Columns of a record batch or of a struct, by name.
+#[derive(Clone, Copy)]
+struct Fields<'a> {
+    names: &'a arrow_schema::Fields,
+    arrays: &'a [ArrayRef],
+}
+
+impl<'a> Fields<'a> {
+    fn array(&self, name: &str) -> Result<&'a ArrayRef, Wrong> {
+        let found = self.names.iter().position(|field| field.name() == name);
+        found.and_then(|index| self.arrays.get(index)).ok_or_else(|| format!("column {name} is missing"))
+    }
+
+    fn typed<T: 'static>(&self, name: &str) -> Result<&'a T, Wrong> {
+        let array = self.array(name)?;
+        array.as_any().downcast_ref().ok_or_else(|| format!("column {name} is of type {}", array.data_type()))
+    }
+
+    fn primitive<T: ArrowPrimitiveType>(&self, name: &str) -> Result<&'a PrimitiveArray<T>, Wrong> {
+        self.typed(name)
+    }
+
+    fn ids(&self, name: &str, length: i32) -> Result<&'a FixedSizeBinaryArray, Wrong> {
+        let array: &FixedSizeBinaryArray = self.typed(name)?;
+        if array.value_length() == length { Ok(array) } else { Err(format!("column {name} has other lengths")) }
+    }
+
+    fn values<T: ByteArrayType<Offset = i32>>(&self, name: &str) -> Result<Values<'a, T>, Wrong> {
+        let array = self.array(name)?;
+        let plain = |array: &'a ArrayRef| array.as_any().downcast_ref::<GenericByteArray<T>>();
+        let found = match array.data_type() {
+            DataType::Dictionary(..) => array.as_dictionary_opt::<Int32Type>().and_then(|dictionary| {
+                Some(Values { keys: Some(dictionary.keys()), values: plain(dictionary.values())? })
+            }),
+            _ => plain(array).map(|values| Values { keys: None, values }),
+        };
+        found.ok_or_else(|| format!("column {name} is of type {}", array.data_type()))
+    }
+
+    fn lists<T>(&self, name: &str, elements: fn(Self) -> Result<T, Wrong>) -> Result<Lists<'a, T>, Wrong> {
+        let lists: &ListArray = self.typed(name)?;
+        let Some(structs) = lists.values().as_any().downcast_ref::<StructArray>() else {
+            return Err(format!("column {name} is of type {}", lists.data_type()));
+        };
+        let elements = elements(Fields { names: structs.fields(), arrays: structs.columns() })?;
+        Ok(Lists { rows: lists, length: structs.len(), elements })
+    }
+}
+
+/// Texts or bytes, in a dictionary or not.
+struct Values<'a, T: ByteArrayType> {
+    keys: Option<&'a PrimitiveArray<Int32Type>>,
+    values: &'a GenericByteArray<T>,
+}
+
+impl<'a, T: ByteArrayType> Values<'a, T> {
+    fn get(&self, row: usize) -> Result<Option<&'a T::Native>, Wrong> {
+        let index = match self.keys {
+            None => row,
+            Some(keys) if keys.is_null(row) => return Ok(None),
+            Some(keys) => keys.value(row) as usize,
+        };
+        if index >= self.values.len() {
+            return Err("a value is not in its dictionary".to_owned());
+        }
+        Ok(self.values.is_valid(index).then(|| self.values.value(index)))
+    }
+}
+
+/// A list in each row.
+struct Lists<'a, T> {
+    rows: &'a ListArray,
+    /// Elements of all lists together.
+    length: usize,
+    elements: T,
+}
+
+impl<T> Lists<'_, T> {
+    /// Where the elements of a row are.
+    fn of(&self, row: usize) -> Result<std::ops::Range<usize>, Wrong> {
+        let offset =
+            |index: usize| self.rows.value_offsets().get(index).and_then(|offset| usize::try_from(*offset).ok());
+        match (offset(row), offset(row + 1)) {
+            (Some(start), Some(end)) if start <= end && end <= self.length => Ok(start..end),
+            _ => Err("a list has no end".to_owned()),
+        }
+    }
+}
+
+impl Lists<'_, Attributes<'_>> {
+    fn all(&self, row: usize) -> Result<Vec<KeyValue>, Wrong> {
+        self.of(row)?.map(|index| self.elements.attribute(index)).collect()
+    }
+}
+
+fn optional<T: ArrowPrimitiveType>(values: &PrimitiveArray<T>, row: usize) -> Option<T::Native> {
+    values.is_valid(row).then(|| values.value(row))
+}

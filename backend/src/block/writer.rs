@@ -1,0 +1,286 @@
+//! Writing a block.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+
+use super::attributes::AttributesFooter;
+use super::buffers::{Buffers, Row};
+use super::encodings::writer_properties;
+use super::schema::{footer, write_schema};
+use super::tables::TableBuilder;
+use super::{AttributeCounts, BlockError, BlockId, BlockSummary, Columns, FORMAT_VERSION, Filter};
+use crate::live::{Batch, Trace, TraceId};
+use crate::query::{NestedLink, distinct_spans, number_nested};
+use crate::store::{Store, Upload};
+
+/// Rows that are handed to the Parquet library at once.
+const BATCH_ROWS: usize = 8_192;
+
+/// Bytes of text from which on fewer rows are handed over.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// A row group ends when it takes so much memory, however few its rows are.
+const ROW_GROUP_BYTES: usize = 48 << 20;
+
+/// Spans that [`write_block`] looks at to choose the columns.
+const SAMPLED_SPANS: usize = 8_192;
+
+/// A block that is to be written.
+#[derive(Clone, Debug)]
+pub struct NewBlock {
+    /// Identity.
+    pub id: BlockId,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// How often its traces were compacted.
+    pub level: u8,
+    /// When the first of its spans was received, nanoseconds since the epoch.
+    pub received_first_ns: u64,
+    /// When the last of its spans was received, nanoseconds since the epoch.
+    pub received_last_ns: u64,
+}
+
+/// Writes a block, trace by trace. Holds one row group in memory. Dropped before the end, it leaves nothing behind.
+pub struct BlockWriter<'a> {
+    store: &'a dyn Store,
+    summary: BlockSummary,
+    columns: Columns,
+    schema: SchemaRef,
+    buffers: Buffers,
+    tables: TableBuilder,
+    ids: Vec<TraceId>,
+    /// Until the first rows are written: how the columns are encoded depends on them.
+    waiting: Option<Output>,
+    writer: Option<ArrowWriter<Output>>,
+}
+
+/// What goes to the store is counted and summed up.
+struct Output {
+    upload: Box<dyn Upload>,
+    bytes: u64,
+    checksum: u32,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.upload.write(bytes)?;
+        self.bytes += count as u64;
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.upload.flush()
+    }
+}
+
+impl<'a> BlockWriter<'a> {
+    /// Begins a block; `columns` says which attributes get a column.
+    pub fn create(store: &'a dyn Store, new: NewBlock, columns: Columns) -> Result<Self, BlockError> {
+        let NewBlock { id, tenant, level, received_first_ns, received_last_ns } = new;
+        let summary = BlockSummary {
+            id,
+            tenant,
+            level,
+            start_ns: u64::MAX,
+            end_ns: 0,
+            received_first_ns,
+            received_last_ns,
+            spans: 0,
+            traces: 0,
+            bytes: 0,
+            filter_bytes: 0,
+            services: None,
+        };
+        let schema = Arc::new(write_schema(&columns));
+        let upload = store.upload(&summary.data_path())?;
+        Ok(Self {
+            store,
+            summary,
+            buffers: Buffers::new(Arc::clone(&schema), &columns),
+            columns,
+            schema,
+            tables: TableBuilder::default(),
+            ids: Vec::new(),
+            waiting: Some(Output { upload, bytes: 0, checksum: 0 }),
+            writer: None,
+        })
+    }
+
+    /// Adds a trace, without the spans that came again. Its id must be above those that were added before. A trace without
+    /// spans is left out.
+    pub fn push(&mut self, trace: &Trace) -> Result<(), BlockError> {
+        if let Some(last) = self.ids.last().filter(|last| **last >= trace.id) {
+            return Err(BlockError::Order { id: trace.id, last: *last });
+        }
+        let spans = distinct_spans(trace);
+        let ids: Vec<[u8; 8]> = spans
+            .iter()
+            .map(|(_, span)| {
+                let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
+                span.span_id.as_slice().try_into().map_err(wrong)
+            })
+            .collect::<Result<_, _>>()?;
+        let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
+        let nested = number_nested(&links);
+        let places = places(spans.iter().map(|(batch, _)| *batch));
+        let starts = spans.iter().map(|(_, span)| span.start_time_unix_nano);
+        let ends = spans.iter().map(|(_, span)| span.end_time_unix_nano);
+        let Some(trace_start_ns) = starts.clone().min() else { return Ok(()) };
+        let trace_end_ns = ends.clone().max().unwrap_or_default();
+        let latest = starts.zip(ends).map(|(start, end)| start.max(end)).max().unwrap_or_default();
+
+        let mut rows: Vec<Row<'_>> = Vec::with_capacity(spans.len());
+        let mut batch_before: Option<&Arc<Batch>> = None;
+        let mut numbers = None;
+        for ((((batch, span), span_id), nested), (resource_spans, scope_spans)) in
+            spans.into_iter().zip(ids).zip(nested).zip(places)
+        {
+            if batch_before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
+                batch_before = Some(batch);
+                numbers = None;
+            }
+            rows.push(Row {
+                trace_id: trace.id.0,
+                trace_start_ns,
+                trace_end_ns,
+                span_id,
+                span,
+                nested,
+                service_name: batch.service_name(),
+                numbers: *numbers.get_or_insert_with(|| self.tables.number(batch)),
+                resource_spans,
+                scope_spans,
+            });
+        }
+        // Spans that are in no tree come last.
+        rows.sort_by_key(|row| row.nested.left.wrapping_sub(1) as u32);
+        for row in &rows {
+            self.buffers.push(row);
+            if self.buffers.rows() >= BATCH_ROWS || self.buffers.bytes() >= BATCH_BYTES {
+                self.write_rows()?;
+            }
+        }
+        self.ids.push(trace.id);
+        self.summary.traces += 1;
+        self.summary.spans += rows.len() as u64;
+        self.summary.start_ns = self.summary.start_ns.min(trace_start_ns);
+        self.summary.end_ns = self.summary.end_ns.max(latest);
+        Ok(())
+    }
+
+    /// Ends the block. Both files are on stable storage afterwards, the filter first.
+    pub fn finish(mut self) -> Result<(BlockSummary, Filter), BlockError> {
+        self.write_rows()?;
+        let path = self.summary.data_path();
+        if self.summary.traces == 0 {
+            self.summary.start_ns = 0;
+        }
+        self.summary.services = self.tables.services();
+        let Some(mut writer) = self.writer else {
+            return Err(BlockError::damaged(&path, "it was not begun"));
+        };
+        let failed = |error: ParquetError| BlockError::of_parquet(&path, error);
+        let failed_io = |error: io::Error| BlockError::of_parquet(&path, error.into());
+        writer.flush().map_err(failed)?;
+        writer.sync().map_err(failed_io)?;
+        let counts = self.buffers.attribute_counts();
+        let checksum = Checksum { bytes: writer.inner().bytes, crc32c: writer.inner().checksum };
+        let mut entries = vec![
+            KeyValue::new(footer::FORMAT.to_owned(), FORMAT_VERSION.to_string()),
+            KeyValue::new(footer::SUMMARY.to_owned(), json(&path, &self.summary)?),
+            KeyValue::new(footer::ATTRIBUTES.to_owned(), json(&path, &AttributesFooter::new(&counts, &self.columns))?),
+            KeyValue::new(footer::CHECKSUM.to_owned(), json(&path, &checksum)?),
+        ];
+        entries.extend(self.tables.encode().map_err(failed_io)?);
+        for entry in entries {
+            writer.append_key_value_metadata(entry);
+        }
+        let output = writer.into_inner().map_err(failed)?;
+
+        let filter = Filter::of(self.ids.into_iter());
+        let encoded = filter.encode();
+        self.summary.filter_bytes = encoded.len() as u64;
+        self.store.create(&self.summary.filter_path(), encoded.into())?;
+        self.summary.bytes = output.upload.finish()?;
+        Ok((self.summary, filter))
+    }
+
+    /// Hands the rows that wait to the Parquet library.
+    fn write_rows(&mut self) -> Result<(), BlockError> {
+        let path = self.summary.data_path();
+        let failed = |error| BlockError::of_parquet(&path, error);
+        let rows = self.buffers.take().map_err(|error| failed(error.into()))?;
+        if let Some(output) = self.waiting.take() {
+            self.writer = Some(begin(output, &self.schema, &rows).map_err(failed)?);
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.write(&rows).map_err(failed)?;
+            if writer.in_progress_size() >= ROW_GROUP_BYTES {
+                writer.flush().map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn begin(output: Output, schema: &SchemaRef, rows: &RecordBatch) -> Result<ArrowWriter<Output>, ParquetError> {
+    let properties = writer_properties(rows)?;
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(output, Arc::clone(schema), options)
+}
+
+/// Writes a block of these traces, which are sorted by id; chooses the columns by a sample of them.
+pub fn write_block(
+    store: &dyn Store,
+    new: NewBlock,
+    traces: &[Arc<Trace>],
+) -> Result<(BlockSummary, Filter), BlockError> {
+    let spans: usize = traces.iter().map(|trace| trace.span_count).sum();
+    let (mut counts, mut sampled) = (AttributeCounts::default(), 0);
+    // Ids are random, so every n-th trace is as good a sample as any.
+    for trace in traces.iter().step_by(spans.div_ceil(SAMPLED_SPANS).max(1)) {
+        counts.observe(trace);
+        sampled += trace.span_count as u64;
+    }
+    let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
+    traces.iter().try_for_each(|trace| writer.push(trace))?;
+    writer.finish()
+}
+
+/// Numbers of `ResourceSpans` and `ScopeSpans`, from 0, for the batch of each span. Batches under the same resource, not
+/// only an equal one, came in one `ResourceSpans`.
+fn places<'a>(batches: impl Iterator<Item = &'a Arc<Batch>>) -> Vec<(i32, i32)> {
+    let mut resources = std::collections::HashMap::<_, i32, foldhash::fast::RandomState>::default();
+    let (mut scope_spans, mut resource_spans) = (-1, 0);
+    let mut before: Option<&Arc<Batch>> = None;
+    let places = batches.map(|batch| {
+        if before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
+            before = Some(batch);
+            scope_spans += 1;
+            let next = resources.len() as i32;
+            let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
+            resource_spans = *resources.entry(resource).or_insert(next);
+        }
+        (resource_spans, scope_spans)
+    });
+    places.collect()
+}
+
+/// Covers the file up to the page index.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+pub(super) struct Checksum {
+    pub(super) bytes: u64,
+    pub(super) crc32c: u32,
+}
+
+fn json(path: &str, value: &impl serde::Serialize) -> Result<String, BlockError> {
+    serde_json::to_string(value).map_err(|error| BlockError::damaged(path, error.to_string()))
+}
