@@ -4,23 +4,24 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError, SETTINGS};
+use crate::tools;
 
 /// Receives OpenTelemetry traces, stores them, and answers TraceQL and the Tempo API.
 ///
 /// Every flag has an environment variable, COATI_BACKEND_ and its name in capitals; flags win over variables, variables
 /// over the file. The file may also be given as Tempo's -config.file=FILE.
 #[derive(Debug, Parser)]
-#[command(name = "coati-backend", version)]
+#[command(name = "coati-backend", version, disable_help_subcommand = true)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help, where Markdown is noise")]
 struct Flags {
     /// YAML file with the configuration [default: none, everything has a default]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Directory of all data [default: ./coati-data]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, global = true, value_name = "DIRECTORY")]
     data_dir: Option<String>,
     /// Address for queries; port 0 chooses a free one, which is logged [default: 0.0.0.0:3200]
     #[arg(long, value_name = "ADDRESS")]
@@ -61,6 +62,14 @@ struct Flags {
     /// `error`, `warn`, `info`, `debug` or `trace` [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    tool: Option<Tool>,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+enum Tool {
+    Blocks(tools::Options),
 }
 
 /// What the command line asks for.
@@ -68,6 +77,8 @@ struct Flags {
 pub enum Command {
     /// To run.
     Run(Box<Config>),
+    /// To look at the blocks of a store.
+    Blocks(Box<tools::Options>, Box<Config>),
     /// To print this text, help or version, and end.
     Print(String),
 }
@@ -77,12 +88,13 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Command, ConfigError> {
-    let flags = match Flags::try_parse_from(arguments.into_iter().map(as_tempo_spells_it)) {
+    let arguments: Vec<OsString> = arguments.into_iter().map(as_tempo_spells_it).collect();
+    let flags = match Flags::try_parse_from(&arguments) {
         Ok(flags) => flags,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(Command::Print(error.to_string()));
         }
-        Err(error) => return Err(ConfigError::Flag(one_line(&error))),
+        Err(error) => return Err(ConfigError::Flag(one_line(&error, &arguments))),
     };
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let file = flags.config.clone().or_else(|| variable("COATI_BACKEND_CONFIG").map(PathBuf::from));
@@ -96,7 +108,11 @@ pub fn parse(
             config.set(setting, value, &format!("--{setting}"))?;
         }
     }
-    Ok(Command::Run(Box::new(config)))
+    let config = Box::new(config);
+    Ok(match flags.tool {
+        None => Command::Run(config),
+        Some(Tool::Blocks(options)) => Command::Blocks(Box::new(options), config),
+    })
 }
 
 impl Flags {
@@ -133,17 +149,26 @@ fn as_tempo_spells_it(argument: OsString) -> OsString {
 }
 
 /// The parser's own text has several lines and a hint to `--help`.
-fn one_line(error: &clap::Error) -> String {
-    let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.as_str(),
+fn one_line(error: &clap::Error, arguments: &[OsString]) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
         _ => "command line",
     };
+    let argument = context(ContextKind::InvalidArg);
+    let command = command(arguments);
+    let flags = || {
+        let flags = command.get_arguments().filter_map(|flag| Some(format!("--{}", flag.get_long()?)));
+        flags.collect::<Vec<_>>().join(", ")
+    };
+    let commands = || command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ");
     match error.kind() {
-        ErrorKind::UnknownArgument => {
-            let command = Flags::command();
-            let flags: Vec<_> =
-                command.get_arguments().filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect();
-            format!("{argument}: no such flag, expected one of {}", flags.join(", "))
+        ErrorKind::UnknownArgument => format!("{argument}: no such flag, expected one of {}", flags()),
+        ErrorKind::InvalidSubcommand => {
+            let word = context(ContextKind::InvalidSubcommand);
+            format!("{word}: no such command, expected one of {}", commands())
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            format!("{}: expected one of {}", command.get_name(), commands())
         }
         ErrorKind::InvalidValue | ErrorKind::WrongNumberOfValues => format!("{argument}: expected a value"),
         ErrorKind::ArgumentConflict => format!("{argument}: expected at most once"),
@@ -152,6 +177,18 @@ fn one_line(error: &clap::Error) -> String {
             text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
         }
     }
+}
+
+/// The innermost command that the arguments name.
+fn command(arguments: &[OsString]) -> clap::Command {
+    let mut command = Flags::command();
+    command.build();
+    for word in arguments.iter().skip(1).filter_map(|argument| argument.to_str()) {
+        if let Some(inner) = command.find_subcommand(word) {
+            command = inner.clone();
+        }
+    }
+    command
 }
 
 #[cfg(test)]
@@ -168,7 +205,7 @@ mod tests {
         let arguments = [&["coati-backend"], arguments].concat().into_iter().map(OsString::from);
         match parse(arguments, &|name| variables.get(name).map(|value| (*value).to_owned())) {
             Ok(Command::Run(config)) => Ok(*config),
-            Ok(Command::Print(text)) => panic!("{text}"),
+            Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -228,9 +265,11 @@ mod tests {
 
     #[rstest]
     #[case::unknown("--dada-dir", "--dada-dir: no such flag, expected one of --config, --data-dir, ")]
-    #[case::word("serve", "serve: no such flag, expected one of --config, --data-dir, ")]
+    #[case::word("serve", "serve: no such command, expected one of blocks")]
+    #[case::in_blocks("blocks list --jsno", "--jsno: no such flag, expected one of --tenant, --json, --store, ")]
     fn unknown_flags(#[case] argument: &str, #[case] expected: &str) {
-        let error = run(&[argument], &[]).unwrap_err();
+        let arguments: Vec<&str> = argument.split(' ').collect();
+        let error = run(&arguments, &[]).unwrap_err();
         assert!(error.starts_with(expected), "{error}");
         assert_eq!(error.lines().count(), 1);
     }

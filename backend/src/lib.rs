@@ -18,5 +18,6 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tenant;
+pub mod tools;
 pub mod traceql;
 pub mod wal;

@@ -1,5 +1,6 @@
 //! The backend binary.
 
+use std::io::{BufWriter, ErrorKind, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use anyhow::Context as _;
 use coati_backend::cli::{self, Command};
 use coati_backend::config::Config;
 use coati_backend::server::{self, Server};
+use coati_backend::telemetry;
+use coati_backend::tools::{self, Outcome, ToolError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -24,6 +27,18 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
+        }
+        Ok(Command::Blocks(options, config)) => {
+            match tools::run(&options, &config, &mut BufWriter::new(stdout().lock())) {
+                Ok(Outcome::Sound) => ExitCode::SUCCESS,
+                Ok(Outcome::Damaged) => ExitCode::FAILURE,
+                // Who reads the output has seen enough.
+                Err(ToolError::Output { source, .. }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("coati-backend: {}", telemetry::chain(&error));
+                    ExitCode::FAILURE
+                }
+            }
         }
         Ok(Command::Run(config)) => match run(&config) {
             Ok(()) => ExitCode::SUCCESS,

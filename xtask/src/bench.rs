@@ -19,8 +19,12 @@ pub(crate) struct Options {
 enum What {
     /// CPU per request and memory of the agent, beside an nginx under an open-loop load.
     Agent(agent::Options),
-    /// CPU per span of the backend's whole ingest path, next to prost's decode of the same bytes.
+    /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
     Ingest,
+    /// Bytes per span of blocks, share of each column, CPU of writing, compacting and decoding them; replay, start, memory.
+    Storage,
+    /// CPU per million spans of each kind of query over blocks; traces by id.
+    Query,
 }
 
 /// Builds for release and measures.
@@ -41,6 +45,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ]))?;
             agent::run(options, &target().join("release"))
         }
-        What::Ingest => execute(cargo().args(["bench", "--quiet", "-p", "coati-backend", "--bench", "ingest"])),
+        What::Ingest => bench("ingest"),
+        What::Storage => bench("storage"),
+        What::Query => bench("query"),
     }
+}
+
+fn bench(name: &str) -> Result<()> {
+    execute(cargo().args(["bench", "--quiet", "-p", "coati-backend", "--bench", name]))
 }

@@ -57,7 +57,8 @@ impl Corpus {
 
     fn add_trace(&mut self) {
         self.now_ns += self.numbers.below(2 * 1_000_000_000 / TRACES_PER_SECOND);
-        let spans = spans::trace(&mut self.numbers, self.now_ns, self.last);
+        let size = spans::size(&mut self.numbers);
+        let spans = spans::trace(&mut self.numbers, size, self.now_ns, self.last);
         self.last = spans.first().and_then(|(_, root)| TraceId::try_from(root.trace_id.as_slice()).ok());
         for (instance, span) in spans {
             let waiting = self.waiting.entry(instance).or_default();
@@ -85,6 +86,13 @@ impl Iterator for Corpus {
         let (instance, spans) = self.waiting.pop_first()?;
         if spans.is_empty() { self.next() } else { Some(request(instance, spans)) }
     }
+}
+
+/// Traces of one span each, sorted by id: for what depends on the number of traces only.
+pub(crate) fn small_traces(seed: u64, count: u64) -> Vec<Arc<Trace>> {
+    let mut numbers = Numbers::new(seed);
+    let spans = (0..count).flat_map(|_| spans::trace(&mut numbers, 1, START_NS, None));
+    traces(spans.map(|(instance, span)| request(instance, vec![span])))
 }
 
 /// The traces of these requests, sorted by id, as the live set would hold them.

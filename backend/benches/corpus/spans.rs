@@ -58,9 +58,20 @@ struct Call {
     failed: bool,
 }
 
-/// The spans of one trace with the instances that send them, the root first. `previous` is a trace that it may link to.
-pub(super) fn trace(numbers: &mut Numbers, start_ns: u64, previous: Option<TraceId>) -> Vec<(Instance, Span)> {
-    let mut calls = tree(numbers);
+/// How many spans the next trace has.
+pub(super) fn size(numbers: &mut Numbers) -> usize {
+    numbers.log_normal(SPANS_MEDIAN, SPANS_SIGMA).clamp(1.0, SPANS_MOST).round() as usize
+}
+
+/// About `size` spans of one trace with the instances that send them, the root first. `previous` is a trace that it may
+/// link to.
+pub(super) fn trace(
+    numbers: &mut Numbers,
+    size: usize,
+    start_ns: u64,
+    previous: Option<TraceId>,
+) -> Vec<(Instance, Span)> {
+    let mut calls = tree(numbers, size);
     fail(numbers, &mut calls);
     set_times(numbers, &mut calls, start_ns);
     let trace_id = [numbers.next().to_be_bytes(), numbers.next().to_be_bytes()].concat();
@@ -89,8 +100,7 @@ pub(super) fn trace(numbers: &mut Numbers, start_ns: u64, previous: Option<Trace
     spans.collect()
 }
 
-fn tree(numbers: &mut Numbers) -> Vec<Call> {
-    let wanted = numbers.log_normal(SPANS_MEDIAN, SPANS_SIGMA).clamp(1.0, SPANS_MOST).round() as usize;
+fn tree(numbers: &mut Numbers, wanted: usize) -> Vec<Call> {
     let root = Instance::entry(numbers);
     let route = root.route(numbers);
     let mut calls = vec![call(numbers, None, root, Role::Server, route)];

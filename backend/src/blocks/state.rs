@@ -40,6 +40,11 @@ impl State {
         self.blocks.values()
     }
 
+    /// Blocks whose files wait for deletion.
+    pub fn removed(&self) -> impl Iterator<Item = &RemovedBlock> {
+        self.removed.values().map(|removed| &removed.block)
+    }
+
     /// Checkpoints of all writers.
     pub fn checkpoints(&self) -> &BTreeMap<WriterId, u64> {
         &self.checkpoints

@@ -39,6 +39,12 @@ impl LocalStore {
         Self::try_open(root).map_err(|error| StoreError::of_io(&root.display().to_string(), error))
     }
 
+    /// Opens a directory that must be there, to look at it: nothing in it is changed before something is created.
+    pub fn open_existing(root: &Path) -> Result<Self, StoreError> {
+        let opened = root.canonicalize().and_then(|root| Ok(Self::locked(File::open(&root)?, root)));
+        opened.map_err(|error| StoreError::of_io(&root.display().to_string(), error))
+    }
+
     fn try_open(root: &Path) -> io::Result<Self> {
         create_dir(root)?;
         let root = root.canonicalize()?;
@@ -47,10 +53,14 @@ impl LocalStore {
             // Nobody else uses the directory: what is unfinished will not be finished.
             remove_files(&root.join(TEMPORARY))?;
         }
+        Ok(Self::locked(lock, root))
+    }
+
+    fn locked(lock: File, root: PathBuf) -> Self {
         // Some network file systems know no such locks; then leftovers stay.
         let _unknown = lock.lock_shared();
         let (random, next) = (RandomState::new().hash_one(std::process::id()), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { root, _lock: lock, durable: Mutex::default(), random, next })))
+        Self(Arc::new(Inner { root, _lock: lock, durable: Mutex::default(), random, next }))
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, StoreError> {

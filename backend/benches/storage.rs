@@ -1,0 +1,251 @@
+//! What traces take on disk and what keeping them costs: bytes per span and the share of each column, processor time per
+//! span to write, compact and decode blocks, speed of the log's replay, time to be ready, memory while idle.
+//!
+//! `cargo bench -p coati-backend --bench storage`, or `cargo xtask bench storage`. `COATI_BENCH_TRACES` says how many traces
+//! of the corpus are stored (41,000, about 717,000 spans), `COATI_BENCH_IDLE_TRACES` how many an idle backend has in blocks
+//! (2,000,000: about as many as 1 GiB of blocks hold), `COATI_BENCH_DIR` where (the present folder).
+#![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
+
+mod corpus;
+mod measure;
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use coati_backend::block::{Block, BlockId, BlockSummary, NewBlock, write_block};
+use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
+use coati_backend::catalog::MemoryCatalog;
+use coati_backend::config::Config;
+use coati_backend::live::{Limits, LiveSet, Trace};
+use coati_backend::receive::{Format, Prepared, prepare};
+use coati_backend::server::{self, Server};
+use coati_backend::store::{LocalStore, Store};
+use coati_backend::telemetry::{BlocksMetrics, WalMetrics};
+use coati_backend::tools::column_sizes;
+use coati_backend::wal::{Entry, Log, RealDisk, Wal, WalConfig};
+use corpus::{Corpus, START_NS, small_traces, traces};
+use measure::{bytes_under, cpu, folder, micros, number, peak_mib, resident_mib};
+use prost::Message;
+use tokio::task::JoinSet;
+
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SEED: u64 = 1;
+const TENANT: &str = "single-tenant";
+
+/// Requests of which a block is cut: 50,000 spans, about as many as 64 MiB of live traces hold.
+const REQUESTS_PER_BLOCK: usize = 500;
+
+/// Traces of a block of the idle backend.
+const IDLE_TRACES_PER_BLOCK: u64 = 100_000;
+
+/// Columns that are named; the others are summed up.
+const SHOWN_COLUMNS: usize = 30;
+
+/// Set for the backend whose memory is measured: its data directory.
+const IDLE_DIR: &str = "COATI_BENCH_IDLE_DIR";
+
+fn main() -> Result<()> {
+    if let Some(dir) = env::var_os(IDLE_DIR) {
+        return idle(Path::new(&dir));
+    }
+    blocks(number("COATI_BENCH_TRACES", 41_000)?)?;
+    replay(number("COATI_BENCH_TRACES", 41_000)?)?;
+    start_with_blocks(number("COATI_BENCH_IDLE_TRACES", 2_000_000)?)
+}
+
+fn line(what: &str, value: impl std::fmt::Display, unit: &str) {
+    println!("{what:<44} {value:>10} {unit}");
+}
+
+// === blocks ===
+
+fn blocks(traces_wanted: u64) -> Result<()> {
+    let dir = folder()?;
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.path().join("store"))?);
+    let registry = registry(&store)?;
+    let mut requests = Corpus::new(SEED, traces_wanted).peekable();
+    let (mut writing, mut committing) = (Duration::ZERO, Duration::ZERO);
+    while requests.peek().is_some() {
+        let traces = traces(requests.by_ref().take(REQUESTS_PER_BLOCK));
+        let (written, cpu_of_write) = cpu(|| write(&store, &traces));
+        let added = written?;
+        let (committed, cpu_of_commit) = cpu(|| registry.commit(Change { add: vec![added], ..Change::default() }));
+        committed?;
+        writing += cpu_of_write;
+        committing += cpu_of_commit;
+    }
+    let summaries: Vec<BlockSummary> = registry.snapshot().blocks().map(|entry| entry.summary.clone()).collect();
+    let sum = |of: fn(&BlockSummary) -> u64| summaries.iter().map(of).sum::<u64>();
+    let spans = sum(|block| block.spans);
+    println!("{spans} spans in {} blocks", summaries.len());
+    line("writing blocks", format!("{:.2}", micros(writing, spans)), "µs CPU per span");
+    line("committing blocks", format!("{:.3}", micros(committing, spans)), "µs CPU per span");
+    print_size("blocks as cut", &summaries);
+
+    let (decoded, decoding) = cpu(|| summaries.iter().map(|summary| decode(&store, summary)).sum::<Result<u64>>());
+    ensure!(decoded? == spans, "not all spans were read");
+    line("decoding blocks", format!("{:.2}", micros(decoding, spans)), "µs CPU per span");
+    for summary in &summaries {
+        print_columns(&Block::open(Arc::clone(&store), summary)?);
+        break;
+    }
+    line("resident, peak", peak_mib()?, "MiB");
+    Ok(())
+}
+
+fn print_size(what: &str, summaries: &[BlockSummary]) {
+    let sum = |of: fn(&BlockSummary) -> u64| summaries.iter().map(of).sum::<u64>() as f64;
+    let spans = sum(|block| block.spans);
+    let data = sum(|block| block.bytes) / spans;
+    let filter = sum(|block| block.filter_bytes) / spans;
+    line(what, format!("{:.2}", data + filter), &format!("bytes per span (data {data:.2}, filter {filter:.2})"));
+}
+
+fn print_columns(block: &Block) {
+    let spans = block.summary().spans as f64;
+    let bytes = block.summary().bytes as f64;
+    let sizes = column_sizes(block);
+    println!("columns of a block of {spans} spans:");
+    let (shown, others) = sizes.split_at(SHOWN_COLUMNS.min(sizes.len()));
+    let rest = (format!("{} others", others.len()), others.iter().map(|size| size.bytes).sum());
+    for (name, of) in shown.iter().map(|size| (size.name.clone(), size.bytes)).chain([rest]) {
+        println!("  {name:<42} {:>7.2} bytes per span {:>6.1} %", of as f64 / spans, of as f64 * 100.0 / bytes);
+    }
+}
+
+fn decode(store: &Arc<dyn Store>, summary: &BlockSummary) -> Result<u64> {
+    let block = Block::open(Arc::clone(store), summary)?;
+    block.traces().map(|trace| Ok(trace?.span_count as u64)).sum()
+}
+
+fn write(store: &Arc<dyn Store>, traces: &[Arc<Trace>]) -> Result<Added> {
+    let random = traces.first().map_or(0, |trace| u128::from_be_bytes(trace.id.0));
+    let end_ns = traces.iter().map(|trace| trace.end_ns).max().unwrap_or_default();
+    let new = NewBlock {
+        id: BlockId::new(now_ns(), random),
+        tenant: TENANT.into(),
+        level: 0,
+        received_first_ns: START_NS,
+        received_last_ns: end_ns,
+    };
+    let (summary, filter) = write_block(store.as_ref(), new, traces)?;
+    Ok(Added { summary, filter, ids: traces.iter().map(|trace| trace.id).collect() })
+}
+
+// === start ===
+
+fn config(dir: &Path) -> Config {
+    let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    (config.listen.api, config.listen.otlp_grpc, config.listen.otlp_http) = (any_port, any_port, any_port);
+    config
+}
+
+/// Starts on a log of which nothing is in blocks yet, as a crash would leave it; then again after a clean stop.
+fn replay(traces_wanted: u64) -> Result<()> {
+    let dir = folder()?;
+    let (log_bytes, raw_bytes) = write_log(&dir.path().join("wal"), traces_wanted)?;
+    let runtime = server::runtime()?;
+    let config = config(dir.path());
+    let started = Instant::now();
+    let (server, cpu) = cpu(|| runtime.block_on(Server::start(&config)));
+    let took = started.elapsed();
+    runtime.block_on(server?.stop());
+    let mb_per_second = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6 / took.as_secs_f64());
+    println!(
+        "replay of a log of {:.1} MB, {:.1} MB before compression",
+        log_bytes as f64 / 1e6,
+        raw_bytes as f64 / 1e6
+    );
+    line("ready after", format!("{:.2}", took.as_secs_f64()), &format!("s ({:.2} s CPU)", cpu.as_secs_f64()));
+    line("log replayed", mb_per_second(log_bytes), "MB/s");
+    line("requests replayed", mb_per_second(raw_bytes), "MB/s before compression");
+    let started = Instant::now();
+    let server = runtime.block_on(Server::start(&config))?;
+    line("ready after a clean stop", format!("{:.3}", started.elapsed().as_secs_f64()), "s");
+    runtime.block_on(server.stop());
+    Ok(())
+}
+
+/// Writes the corpus to a log; returns its bytes, and those of the requests.
+fn write_log(dir: &Path, traces_wanted: u64) -> Result<(u64, u64)> {
+    let log = Log::open(dir, Arc::new(RealDisk), WalMetrics::default())?;
+    let wal = Arc::new(Wal::start(log, WalConfig { segment_bytes: 64 << 20, max_bytes: u64::MAX })?);
+    let live = LiveSet::new(Limits::default());
+    let runtime = server::runtime()?;
+    let mut raw_bytes = 0;
+    let mut requests = Corpus::new(SEED, traces_wanted).peekable();
+    while requests.peek().is_some() {
+        // One sync for all that wait.
+        let mut waiting = JoinSet::new();
+        for request in requests.by_ref().take(100) {
+            let Prepared { payload, compressed, raw_len, .. } =
+                prepare(request.encode_to_vec().into(), Format::Protobuf, &live, TENANT)?;
+            raw_bytes += u64::from(raw_len);
+            let entry = Entry { tenant: TENANT.into(), received_ns: now_ns(), raw_len, compressed, payload };
+            let wal = Arc::clone(&wal);
+            waiting.spawn_on(async move { wal.append(entry).await }, runtime.handle());
+        }
+        for appended in runtime.block_on(waiting.join_all()) {
+            appended?;
+        }
+    }
+    wal.close();
+    Ok((bytes_under(dir)?, raw_bytes))
+}
+
+/// Fills a store with blocks of traces of one span, and starts on it: what an idle backend holds in memory are filters and
+/// footers, and these grow with the number of traces.
+fn start_with_blocks(traces_wanted: u64) -> Result<()> {
+    let dir = folder()?;
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.path().join("store"))?);
+    let registry = registry(&store)?;
+    for seed in 0..traces_wanted / IDLE_TRACES_PER_BLOCK {
+        // Seeds of splitmix64 must be far from each other.
+        let traces = small_traces(seed << 48, IDLE_TRACES_PER_BLOCK);
+        registry.commit(Change { add: vec![write(&store, &traces)?], ..Change::default() })?;
+    }
+    drop(registry);
+    for traces in [0, traces_wanted] {
+        let empty = folder()?;
+        let dir = if traces == 0 { empty.path() } else { dir.path() };
+        let output = Command::new(env::current_exe()?).env(IDLE_DIR, dir).output()?;
+        ensure!(output.status.success(), "the idle backend failed: {}", String::from_utf8_lossy(&output.stderr));
+        println!("idle with {traces} traces in blocks");
+        print!("{}", String::from_utf8(output.stdout)?);
+    }
+    Ok(())
+}
+
+fn idle(dir: &Path) -> Result<()> {
+    let runtime = server::runtime()?;
+    let started = Instant::now();
+    let server = runtime.block_on(Server::start(&config(dir)))?;
+    line("ready after", format!("{:.3}", started.elapsed().as_secs_f64()), "s");
+    // Filters are loaded after the start.
+    std::thread::sleep(Duration::from_secs(10));
+    line("resident", resident_mib()?, "MiB");
+    let path = dir.join("store");
+    line("blocks", bytes_under(&path)? >> 20, "MiB");
+    runtime.block_on(server.stop());
+    Ok(())
+}
+
+fn registry(store: &Arc<dyn Store>) -> Result<Blocks> {
+    let catalog = Arc::new(MemoryCatalog::default());
+    let config = BlocksConfig { clock: now_ns, ..BlocksConfig::default() };
+    Ok(Blocks::open(Arc::clone(store), WriterId::random(), catalog, config, BlocksMetrics::default())?)
+}
+
+fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}

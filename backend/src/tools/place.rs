@@ -1,0 +1,54 @@
+//! Where the blocks lie that are looked at.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ToolError;
+use crate::block::{Block, BlockId, BlockSummary, Filter};
+use crate::blocks::{self, State};
+use crate::config::Config;
+use crate::store::{LocalStore, Store};
+
+/// A store that is only read.
+pub(super) struct Place {
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl Place {
+    /// The store in `directory`, or else the one of the configuration.
+    pub(super) fn open(directory: Option<&Path>, config: &Config) -> Result<Self, ToolError> {
+        let default = config.data_dir.join("store");
+        let path = directory.unwrap_or(&default);
+        if !path.is_dir() {
+            return Err(ToolError::NoDirectory { path: path.to_owned() });
+        }
+        Ok(Self { store: Arc::new(LocalStore::open_existing(path)?) })
+    }
+
+    /// The list of blocks as it is now.
+    pub(super) fn state(&self) -> Result<State, ToolError> {
+        blocks::load(self.store.as_ref())?.ok_or_else(|| ToolError::NoStore { place: self.to_string() })
+    }
+
+    /// A block of the list.
+    pub(super) fn summary(&self, id: BlockId) -> Result<Arc<BlockSummary>, ToolError> {
+        let found = self.state()?.blocks().find(|block| block.id == id).map(Arc::clone);
+        found.ok_or_else(|| ToolError::NoBlock { place: self.to_string(), id })
+    }
+
+    pub(super) fn block(&self, summary: &BlockSummary) -> Result<Block, ToolError> {
+        Ok(Block::open(Arc::clone(&self.store), summary)?)
+    }
+
+    pub(super) fn filter(&self, summary: &BlockSummary) -> Result<Filter, ToolError> {
+        let path = summary.filter_path();
+        Ok(Filter::decode(&path, &self.store.get(&path)?)?)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
+    }
+}
