@@ -17,6 +17,9 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// Tests make the backend crash at certain places; the same in all steps, so that nothing is compiled twice.
+const FEATURES: [&str; 2] = ["--features", "coati-backend/failpoints"];
+
 /// Times of the steps, for the table at the end.
 struct Clock(Vec<(&'static str, Duration)>);
 
@@ -49,7 +52,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     clock.step("kernel programs", ebpf::build)?;
     if options.filter.is_none() {
         clock.step("lints", || {
-            execute(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+            let mut clippy = cargo();
+            clippy.args(["clippy", "--workspace", "--all-targets", "--quiet"]).args(FEATURES);
+            execute(clippy.args(["--", "-D", "warnings"]))
         })?;
         clock.step("licenses, bans, sources", || {
             execute(
@@ -59,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             )
         })?;
     }
-    clock.step("build", || execute(cargo().args(["build", "--workspace", "--bins", "--quiet"])))?;
+    clock.step("build", || execute(cargo().args(["build", "--workspace", "--bins", "--quiet"]).args(FEATURES)))?;
     clock.step("compile the tests", || execute(nextest().args(["--no-run", "--cargo-quiet"])))?;
     warn_of_what_is_not_covered();
 
@@ -84,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn nextest() -> Command {
     let mut command = cargo();
-    command.args(["nextest", "run", "--workspace"]).env("PATH", path());
+    command.args(["nextest", "run", "--workspace"]).args(FEATURES).env("PATH", path());
     command
 }
 

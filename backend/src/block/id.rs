@@ -1,6 +1,7 @@
 //! Names of blocks.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,13 @@ impl BlockId {
     pub fn new(now_ns: u64, random: u128) -> Self {
         let millis = u128::from(now_ns / 1_000_000) & ((1 << 48) - 1);
         Self(((millis << 80) | (random & ((1 << 80) - 1))).to_be_bytes())
+    }
+
+    /// A name for a block that is made now. The hasher's key is 128 bits of the operating system's chance.
+    pub fn random(now_ns: u64) -> Self {
+        let hasher = RandomState::new();
+        let [high, low] = [0_u8, 1].map(|half| u128::from(hasher.hash_one(half)));
+        Self::new(now_ns, (high << 64) | low)
     }
 
     /// When it was made, nanoseconds since the epoch, to the millisecond.
@@ -74,6 +82,7 @@ mod tests {
             let id = BlockId::new(millis * 1_000_000 + 999_999, random);
             prop_assert_eq!(id.to_string().parse(), Ok(id));
             prop_assert_eq!(id.created_ns(), millis * 1_000_000);
+            prop_assert_eq!(BlockId::random(millis * 1_000_000).created_ns(), id.created_ns());
         }
 
         #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use fail::fail_point;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::errors::ParquetError;
@@ -209,6 +210,7 @@ impl<'a> BlockWriter<'a> {
         let encoded = filter.encode();
         self.summary.filter_bytes = encoded.len() as u64;
         self.store.create(&self.summary.filter_path(), encoded.into())?;
+        fail_point!("block::filter_written");
         self.summary.bytes = output.upload.finish()?;
         Ok((self.summary, filter))
     }

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
+use fail::fail_point;
 use tracing::{info, warn};
 
 use super::log::LOOK_NS;
@@ -117,6 +118,7 @@ impl Blocks {
     }
 
     fn delete(&self, path: &str) -> bool {
+        fail_point!("blocks::deleting");
         let deleted = self.store.delete(path);
         if let Err(error) = &deleted {
             warn!(error = %chain(error), "not deleted, tried again later");

@@ -38,7 +38,7 @@ pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
     distinct
 }
 
-/// Blocks keep the attributes of a span in another order.
+/// The attributes of a span are a set: their order says nothing.
 fn same_span(a: &Span, b: &Span) -> bool {
     let alike = a.name == b.name
         && a.end_time_unix_nano == b.end_time_unix_nano

@@ -1,0 +1,141 @@
+//! Blocks become one: their traces are read side by side in the order of their ids, and written.
+//!
+//! Of a trace that is in several blocks the spans come in the order in which they were received, those of the block with
+//! the oldest first. A span that is there again is dropped: same trace, span id, kind and start, *and* everything else the
+//! same but for the order of attributes (see [`crate::query::distinct_spans`], by which queries go too). Spans that have
+//! only the former in common stay both. Some senders give one id to many spans, and some send a span before its end and
+//! once more after: all of these were acknowledged, which of them is meant cannot be told here, and a query must not
+//! answer differently because blocks were merged.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fail::fail_point;
+
+use super::{CompactError, Job};
+use crate::block::{
+    AttributeCounts, Block, BlockError, BlockId, BlockSummary, BlockWriter, Columns, NewBlock, TraceIter,
+};
+use crate::blocks::Added;
+use crate::live::{Trace, TraceId};
+use crate::store::Store;
+
+/// A block made of others, not committed yet.
+#[derive(Debug)]
+pub struct Merged {
+    /// The block.
+    pub block: Added,
+    /// Traces that were in more than one block.
+    pub combined: u64,
+    /// Spans that had come again, and were dropped.
+    pub deduped: u64,
+}
+
+/// Makes the block of a job and puts its files into the store. Holds some thousand rows of each input, a row group of the
+/// output and the ids of its traces in memory. Stops soon after `stop` is set.
+pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBool) -> Result<Merged, CompactError> {
+    let mut summaries = job.inputs.clone();
+    summaries.sort_unstable_by_key(|input| (input.received_first_ns, input.id));
+    let mut counts = AttributeCounts::default();
+    let mut inputs = Vec::with_capacity(summaries.len());
+    for summary in &summaries {
+        let block = Block::open(Arc::clone(store), summary);
+        let block = block.map_err(|source| CompactError::Input { block: summary.id, source })?;
+        counts.merge(block.attribute_counts());
+        inputs.push(Input { summary, traces: block.traces(), spans: 0 });
+    }
+    let spans_before: u64 = summaries.iter().map(|input| input.spans).sum();
+    let new = NewBlock {
+        id,
+        tenant: Arc::clone(job.tenant),
+        level: job.level,
+        received_first_ns: summaries.iter().map(|input| input.received_first_ns).min().unwrap_or_default(),
+        received_last_ns: summaries.iter().map(|input| input.received_last_ns).max().unwrap_or_default(),
+    };
+    let failed = |source| CompactError::Output { block: id, source };
+    let mut writer =
+        BlockWriter::create(store.as_ref(), new, Columns::choose(&counts, spans_before)).map_err(failed)?;
+    let (mut ids, mut combined) = (Vec::new(), 0);
+    let mut heads = Heads::of(inputs)?;
+    while let Some((mut trace, next)) = heads.next()? {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CompactError::Stopped);
+        }
+        fail_point!("compact::merging");
+        for later in &next {
+            trace.extend(later);
+        }
+        combined += u64::from(!next.is_empty());
+        writer.push(&trace).map_err(failed)?;
+        ids.push(trace.id);
+    }
+    let (summary, filter) = writer.finish().map_err(failed)?;
+    let deduped = spans_before.saturating_sub(summary.spans);
+    Ok(Merged { block: Added { summary, filter, ids }, combined, deduped })
+}
+
+struct Input<'a> {
+    summary: &'a BlockSummary,
+    traces: TraceIter,
+    /// That were read so far.
+    spans: u64,
+}
+
+impl Input<'_> {
+    /// The trace after `last`.
+    fn next(&mut self, last: Option<TraceId>) -> Result<Option<Trace>, CompactError> {
+        let Self { summary, traces, spans } = self;
+        let failed = |source| CompactError::Input { block: summary.id, source };
+        let damaged = |what: String| failed(BlockError::Damaged { path: summary.data_path(), what });
+        let Some(trace) = traces.next().transpose().map_err(failed)? else {
+            // The input is to be removed: nothing of it may be lost unseen.
+            let expected = summary.spans;
+            return if *spans == expected { Ok(None) } else { Err(damaged(format!("{spans} spans of {expected}"))) };
+        };
+        *spans += trace.span_count as u64;
+        match last {
+            Some(last) if trace.id <= last => Err(damaged(format!("trace {} comes after trace {last}", trace.id))),
+            _ => Ok(Some(trace)),
+        }
+    }
+}
+
+/// The next trace of each input.
+struct Heads<'a> {
+    inputs: Vec<(Input<'a>, Option<Trace>)>,
+    /// Ids of these traces; of equal ones, that of the first input first.
+    order: BinaryHeap<Reverse<(TraceId, usize)>>,
+}
+
+impl<'a> Heads<'a> {
+    fn of(inputs: Vec<Input<'a>>) -> Result<Self, CompactError> {
+        let mut order = BinaryHeap::with_capacity(inputs.len());
+        let mut heads = Vec::with_capacity(inputs.len());
+        for (index, mut input) in inputs.into_iter().enumerate() {
+            let head = input.next(None)?;
+            order.extend(head.iter().map(|trace| Reverse((trace.id, index))));
+            heads.push((input, head));
+        }
+        Ok(Self { inputs: heads, order })
+    }
+
+    /// The trace with the lowest id: what the first input has of it, and what others have.
+    fn next(&mut self) -> Result<Option<(Trace, Vec<Trace>)>, CompactError> {
+        let Some(first) = self.pop()? else { return Ok(None) };
+        let mut later = Vec::new();
+        while self.order.peek().is_some_and(|Reverse((id, _))| *id == first.id) {
+            later.extend(self.pop()?);
+        }
+        Ok(Some((first, later)))
+    }
+
+    fn pop(&mut self) -> Result<Option<Trace>, CompactError> {
+        let Some(Reverse((id, index))) = self.order.pop() else { return Ok(None) };
+        let Some((input, head)) = self.inputs.get_mut(index) else { return Ok(None) };
+        let next = input.next(Some(id))?;
+        self.order.extend(next.iter().map(|trace| Reverse((trace.id, index))));
+        Ok(std::mem::replace(head, next))
+    }
+}

@@ -1,0 +1,428 @@
+//! Merging, committing, and what is left when something goes wrong at any step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+use crate::block::{Block, BlockSummary, NewBlock, write_block};
+use crate::blocks::{Added, Blocks, BlocksConfig, Change, Sweep, WriterId};
+use crate::catalog::MemoryCatalog;
+use crate::config::{ByteSize, CompactionConfig, RetentionConfig};
+use crate::live::{Trace, TraceId};
+use crate::query::distinct_spans;
+use crate::query::fixture::{EPOCH, attributes, int, service, span, text, trace};
+use crate::store::memory::{Fault, Operation};
+use crate::store::{MemoryStore, Store};
+use crate::telemetry::{BlocksMetrics, CompactionMetrics, LevelLabels};
+
+const MINUTE: u64 = 60_000_000_000;
+const HOUR: u64 = 60 * MINUTE;
+/// Ten minutes after the windows that the tests use.
+const NOW: u64 = EPOCH + 15 * MINUTE;
+
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+fn id(number: u8) -> TraceId {
+    TraceId([number; 16])
+}
+
+/// The same span whenever it is asked for, but for the order of its attributes.
+fn sent(trace: u8, number: u8, reversed: bool) -> ResourceSpans {
+    let mut span = span(id(trace), number, number - 1, "work", u64::from(number), 10);
+    span.attributes = attributes(&[("number", int(number.into())), ("text", text("x")), ("rare", int(1))]);
+    if reversed {
+        span.attributes.reverse();
+    }
+    service("shop", &[], "http", vec![span])
+}
+
+fn trace_of(number: u8, spans: &[u8]) -> Arc<Trace> {
+    trace(spans.iter().map(|span| sent(number, *span, false)).collect())
+}
+
+fn registry(store: &MemoryStore) -> Blocks {
+    let config = BlocksConfig { clock: || NOW, sleep: |_| {}, ..BlocksConfig::default() };
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    let catalog = Arc::new(MemoryCatalog::default());
+    Blocks::open(store, WriterId::random(), catalog, config, BlocksMetrics::default()).unwrap()
+}
+
+/// Writes and commits a block of level 0 with these traces, sorted by id.
+fn add(blocks: &Blocks, received_ns: u64, traces: &[Arc<Trace>]) -> BlockSummary {
+    let new = NewBlock {
+        id: BlockId::random(NOW),
+        tenant: "a".into(),
+        level: 0,
+        received_first_ns: received_ns - 1_000,
+        received_last_ns: received_ns,
+    };
+    let (summary, filter) = write_block(blocks.store().as_ref(), new, traces).unwrap();
+    let ids = traces.iter().map(|trace| trace.id).collect();
+    let added = Added { summary: summary.clone(), filter, ids };
+    blocks.commit(Change { add: vec![added], ..Change::default() }).unwrap();
+    summary
+}
+
+fn compactor() -> Compactor {
+    Compactor::new(&CompactionConfig::default(), &RetentionConfig::default(), CompactionMetrics::default(), || NOW)
+}
+
+fn run_once(compactor: &mut Compactor, blocks: &Blocks) -> Result<Outcome, CompactError> {
+    compactor.run_once(blocks, u64::MAX, &GO_ON)
+}
+
+/// How often each span is in the blocks of the list.
+fn spans(blocks: &Blocks) -> BTreeMap<(TraceId, u8), usize> {
+    let mut spans = BTreeMap::new();
+    for entry in blocks.snapshot().blocks() {
+        let block = Block::open(Arc::clone(blocks.store()), &entry.summary).unwrap();
+        for trace in block.traces() {
+            let trace = trace.unwrap();
+            for span in trace.batches.iter().flat_map(|batch| &batch.spans) {
+                *spans.entry((trace.id, span.span_id[7])).or_default() += 1;
+            }
+        }
+    }
+    spans
+}
+
+fn files(store: &MemoryStore) -> usize {
+    store.list("blocks/").unwrap().len()
+}
+
+/// Three blocks of one window. Of trace 2, span 2 is in the first and in the last.
+fn three(store: &MemoryStore) -> (Blocks, [BlockSummary; 3]) {
+    let blocks = registry(store);
+    let first = add(&blocks, EPOCH + 1_000, &[trace_of(1, &[1, 2]), trace_of(2, &[1, 2])]);
+    let second = add(&blocks, EPOCH + 2_000, &[trace_of(3, &[1])]);
+    let third = add(&blocks, EPOCH + 3_000, &[trace(vec![sent(2, 2, true), sent(2, 3, false)]), trace_of(9, &[1])]);
+    (blocks, [first, second, third])
+}
+
+/// What [`three`] holds, each once.
+fn all_spans() -> BTreeMap<(TraceId, u8), usize> {
+    let spans = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (9, 1)];
+    spans.map(|(trace, span)| ((id(trace), span), 1)).into()
+}
+
+#[test]
+fn blocks_become_one_with_every_span_once() {
+    let store = MemoryStore::new();
+    let (blocks, inputs) = three(&store);
+    let mut compactor = compactor();
+    let outcome = run_once(&mut compactor, &blocks).unwrap();
+    let list = blocks.snapshot();
+    let [entry] = list.of("a").collect::<Vec<_>>()[..] else { panic!("{list:?}") };
+    let BlockSummary { level, received_first_ns, received_last_ns, spans: rows, traces, .. } = *entry.summary;
+    assert_eq!(outcome, Outcome::Compacted(entry.id()));
+    assert_eq!((level, rows, traces), (1, 7, 4));
+    assert_eq!((received_first_ns, received_last_ns), (EPOCH, EPOCH + 3_000));
+    assert_eq!(spans(&blocks), all_spans());
+    assert!([1, 2, 3, 9].into_iter().all(|number| entry.may_contain(&id(number))));
+
+    let metrics = &compactor.metrics();
+    let level = LevelLabels { level: 1 };
+    assert_eq!(metrics.blocks.get_or_create(&level).get(), 3);
+    assert_eq!(metrics.objects_written.get_or_create(&level).get(), 4);
+    assert_eq!(metrics.objects_combined.get_or_create(&level).get(), 1);
+    assert_eq!(metrics.spans_deduped.get(), 1);
+    assert_eq!(metrics.errors.get(), 0);
+
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
+    drop((list, inputs));
+    blocks.sweep(NOW + MINUTE, Sweep::Shared).unwrap();
+    assert_eq!(files(&store), 2);
+}
+
+#[test]
+fn fragments_come_in_the_order_in_which_they_were_received() {
+    let blocks = registry(&MemoryStore::new());
+    // Committed in another order.
+    let late = add(&blocks, EPOCH + 3_000, &[trace_of(1, &[1])]);
+    let early = add(&blocks, EPOCH + 2_000, &[trace_of(1, &[7])]);
+    let job = Job { tenant: &early.tenant, level: 1, inputs: vec![&late, &early] };
+    let merged = merge(blocks.store(), &job, BlockId::random(NOW), &GO_ON).unwrap();
+    let block = Block::open(Arc::clone(blocks.store()), &merged.block.summary).unwrap();
+    let trace = block.trace(&id(1)).unwrap().unwrap();
+    let order: Vec<u8> = trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| span.span_id[7]).collect();
+    assert_eq!((order, merged.combined, merged.deduped), (vec![7, 1], 1, 0));
+}
+
+/// What tells spans apart, but for the order of attributes.
+fn contents(traces: &[Arc<Trace>]) -> BTreeMap<TraceId, Vec<Span>> {
+    let mut contents: BTreeMap<TraceId, Vec<Span>> = BTreeMap::new();
+    for trace in traces {
+        for (_, span) in distinct_spans(trace) {
+            let mut span = span.clone();
+            span.attributes.sort_by(|a, b| a.key.cmp(&b.key));
+            contents.entry(trace.id).or_default().push(span);
+        }
+    }
+    for spans in contents.values_mut() {
+        spans.sort_by(|a, b| (&a.span_id, a.kind, &a.name).cmp(&(&b.span_id, b.kind, &b.name)));
+    }
+    contents
+}
+
+/// One span of several traces, ids and looks, so that some come again and some only seem to.
+fn any_sent() -> impl Strategy<Value = ResourceSpans> {
+    (1_u8..6, 1_u8..4, 0..2, prop::sample::select(vec!["a", "b"]), any::<bool>()).prop_map(
+        |(trace, number, kind, name, reversed)| {
+            let mut sent = sent(trace, number, reversed);
+            for span in &mut sent.scope_spans[0].spans {
+                span.kind = kind;
+                span.name = name.to_owned();
+            }
+            sent
+        },
+    )
+}
+
+/// The traces of a list of spans, by id.
+fn traces_of(sent: &[ResourceSpans]) -> Vec<Arc<Trace>> {
+    let mut by_id: BTreeMap<Vec<u8>, Vec<ResourceSpans>> = BTreeMap::new();
+    for sent in sent {
+        by_id.entry(sent.scope_spans[0].spans[0].trace_id.clone()).or_default().push(sent.clone());
+    }
+    by_id.into_values().map(trace).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_that_differs_is_lost(lists in prop::collection::vec(prop::collection::vec(any_sent(), 1..12), 2..6)) {
+        let blocks = registry(&MemoryStore::new());
+        let summaries: Vec<_> =
+            (1..).zip(&lists).map(|(n, list)| add(&blocks, EPOCH + n * 2_000, &traces_of(list))).collect();
+        let job = Job { tenant: &summaries[0].tenant, level: 1, inputs: summaries.iter().collect() };
+        let merged = merge(blocks.store(), &job, BlockId::random(NOW), &GO_ON).unwrap();
+
+        let block = Block::open(Arc::clone(blocks.store()), &merged.block.summary).unwrap();
+        let found: Vec<_> = block.traces().map(|trace| Arc::new(trace.unwrap())).collect();
+        let all = traces_of(&lists.concat());
+        prop_assert_eq!(contents(&found), contents(&all));
+        prop_assert_eq!(&merged.block.ids, &all.iter().map(|trace| trace.id).collect::<Vec<_>>());
+        let before: u64 = summaries.iter().map(|summary| summary.spans).sum();
+        prop_assert_eq!(merged.deduped, before - merged.block.summary.spans);
+    }
+}
+
+#[rstest]
+#[case::damaged(Some(b"not a block".as_slice()))]
+#[case::missing(None)]
+fn a_block_that_cannot_be_read_is_left_out_and_stays(#[case] content: Option<&'static [u8]>) {
+    let store = MemoryStore::new();
+    let (blocks, [_, broken, _]) = three(&store);
+    match content {
+        Some(content) => store.overwrite(&broken.data_path(), content),
+        None => store.delete(&broken.data_path()).unwrap(),
+    }
+    let mut compactor = compactor();
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::SetAside(broken.id));
+    assert!(matches!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Compacted(_)));
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
+    let list = blocks.snapshot();
+    assert_eq!(list.len(), 2);
+    assert!(list.blocks().any(|entry| entry.id() == broken.id));
+    assert_eq!(compactor.metrics().errors.get(), 1);
+}
+
+#[test]
+fn a_block_with_fewer_spans_than_its_summary_says_is_not_thrown_away() {
+    let store = MemoryStore::new();
+    let (blocks, [first, second, _]) = three(&store);
+    let short = BlockSummary { spans: first.spans + 1, ..first.clone() };
+    let job = Job { tenant: &first.tenant, level: 1, inputs: vec![&short, &second] };
+    let error = merge(blocks.store(), &job, BlockId::random(NOW), &GO_ON).unwrap_err();
+    let text = crate::telemetry::chain(&error);
+    assert!(text.ends_with(&format!("{}.parquet is damaged: 4 spans of 5", first.id)), "{text}");
+}
+
+#[test]
+fn a_store_that_fails_is_tried_again() {
+    let store = MemoryStore::new();
+    let (blocks, _) = three(&store);
+    let mut compactor = compactor();
+    store.set_faults(|operation, path| (operation == Operation::GetRanges).then(|| Fault::unavailable(path)));
+    assert!(matches!(run_once(&mut compactor, &blocks), Err(CompactError::Input { .. })));
+    store.set_faults(|operation, path| (operation == Operation::Finish).then(|| Fault::full(path)));
+    assert!(matches!(run_once(&mut compactor, &blocks), Err(CompactError::Output { .. })));
+    assert_eq!(files(&store), 6);
+    store.clear_faults();
+    assert!(matches!(run_once(&mut compactor, &blocks), Ok(Outcome::Compacted(_))));
+    assert_eq!(compactor.metrics().errors.get(), 2);
+}
+
+#[test]
+fn a_block_that_another_took_away_meanwhile_does_not_come_back() {
+    let store = MemoryStore::new();
+    let (blocks, [first, ..]) = three(&store);
+    let other = registry(&store);
+    let is_done = AtomicBool::new(false);
+    store.set_faults(move |operation, path| {
+        if operation == Operation::Finish && path.ends_with(".parquet") && !is_done.swap(true, Ordering::Relaxed) {
+            other.commit(Change { remove: vec![first.id], ..Change::default() }).unwrap();
+        }
+        None
+    });
+    let mut compactor = compactor();
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Conflict);
+    assert_eq!(files(&store), 6);
+    assert!(matches!(run_once(&mut compactor, &blocks), Ok(Outcome::Compacted(_))));
+    let mut expected = all_spans();
+    expected.retain(|(trace, span), _| *trace != id(1) && (*trace, *span) != (id(2), 1));
+    assert_eq!(spans(&blocks), expected);
+}
+
+#[test]
+fn a_commit_of_which_nothing_is_known_keeps_the_files() {
+    let store = MemoryStore::new();
+    let (blocks, _) = three(&store);
+    let before = store.list("manifest/").unwrap().len();
+    store.set_faults(|operation, path| match operation {
+        Operation::Create if path.starts_with("manifest/") => Some(Fault::AnswerLost),
+        Operation::Get if path.starts_with("manifest/") => Some(Fault::unavailable(path)),
+        _ => None,
+    });
+    assert!(matches!(run_once(&mut compactor(), &blocks), Err(CompactError::Commit(_))));
+    store.clear_faults();
+    assert_eq!(store.list("manifest/").unwrap().len(), before + 1);
+    assert_eq!(spans(&registry(&store)), all_spans());
+}
+
+#[test]
+fn told_to_stop_it_leaves_nothing_behind() {
+    let store = MemoryStore::new();
+    let (blocks, _) = three(&store);
+    let outcome = compactor().run_once(&blocks, u64::MAX, &AtomicBool::new(true)).unwrap();
+    assert_eq!((outcome, files(&store)), (Outcome::Stopped, 6));
+}
+
+/// Every call of the store, in turn, is the last: it is done or not, and no other is done after it.
+#[test]
+fn a_store_that_goes_away_at_any_call_leaves_the_old_or_the_new_state() {
+    let (mut old, mut new) = (0, 0);
+    for last in 0.. {
+        let mut is_over = true;
+        for is_done in [false, true] {
+            let store = MemoryStore::new();
+            let (blocks, _) = three(&store);
+            let calls = Arc::new(AtomicUsize::new(0));
+            store.set_faults({
+                let calls = Arc::clone(&calls);
+                move |_, path| match calls.fetch_add(1, Ordering::Relaxed) {
+                    call if call < last => None,
+                    call if call == last && is_done => Some(Fault::AnswerLost),
+                    _ => Some(Fault::unavailable(path)),
+                }
+            });
+            let outcome = run_once(&mut compactor(), &blocks);
+            is_over &= calls.load(Ordering::Relaxed) <= last;
+            drop(blocks);
+            store.clear_faults();
+
+            let blocks = registry(&store);
+            let found = spans(&blocks);
+            assert!(found.keys().eq(all_spans().keys()), "call {last}: {outcome:?}");
+            match blocks.snapshot().len() {
+                3 => old += 1,
+                1 => new += 1,
+                other => panic!("call {last}: {other} blocks"),
+            }
+            if outcome.is_ok() {
+                assert_eq!(found, all_spans(), "call {last}");
+            }
+            blocks.sweep(NOW, Sweep::Alone).unwrap();
+            assert_eq!(files(&store), 2 * blocks.snapshot().len(), "call {last}");
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(old > 10 && new > 1, "{old} times the old state, {new} times the new one");
+}
+
+#[test]
+fn old_blocks_go_by_one_commit() {
+    let store = MemoryStore::new();
+    let blocks = registry(&store);
+    add(&blocks, NOW - 3 * HOUR, &[trace_of(1, &[1])]);
+    add(&blocks, NOW - 2 * HOUR, &[trace_of(2, &[1])]);
+    let young = add(&blocks, NOW, &[trace_of(3, &[1])]);
+    let retention = RetentionConfig { age: Duration::from_hours(1), ..RetentionConfig::default() };
+    let compaction = CompactionConfig { enabled: false, ..CompactionConfig::default() };
+    let mut compactor = Compactor::new(&compaction, &retention, CompactionMetrics::default(), || NOW);
+    let version = blocks.snapshot().version();
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Deleted(2));
+    assert_eq!(blocks.snapshot().version(), version + 1);
+    assert!(blocks.snapshot().blocks().map(|entry| entry.id()).eq([young.id]));
+    assert_eq!(compactor.metrics().retention_marked.get(), 2);
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
+    // All that is left is too much.
+    assert_eq!(compactor.run_once(&blocks, young.total_bytes() - 1, &GO_ON).unwrap(), Outcome::Deleted(1));
+
+    add(&blocks, NOW - 2 * HOUR, &[trace_of(2, &[1])]);
+    store.set_faults(|_, path| Some(Fault::unavailable(path)));
+    assert!(matches!(run_once(&mut compactor, &blocks), Err(CompactError::Commit(_))));
+    assert_eq!(compactor.metrics().retention_errors.get(), 1);
+}
+
+#[test]
+fn blocks_are_small_where_there_is_little_room() {
+    let blocks = registry(&MemoryStore::new());
+    let [first, ..] = [1, 2, 3, 4].map(|number| add(&blocks, EPOCH, &[trace_of(number, &[1, 2])]));
+    let mut compactor = compactor();
+    // A 32nd is less than two blocks, then as much as two.
+    assert_eq!(compactor.run_once(&blocks, 32 * first.bytes, &GO_ON).unwrap(), Outcome::Idle);
+    let outcome = compactor.run_once(&blocks, 65 * first.bytes, &GO_ON).unwrap();
+    assert!(matches!(outcome, Outcome::Compacted(_)));
+    assert_eq!(blocks.snapshot().len(), 3);
+    // Told to make only small blocks, it has nothing to do either.
+    let config = CompactionConfig { max_block_bytes: ByteSize(1_000), ..CompactionConfig::default() };
+    let retention = RetentionConfig::default();
+    let mut compactor = Compactor::new(&config, &retention, CompactionMetrics::default(), || NOW);
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
+}
+
+#[test]
+fn after_errors_it_waits_longer_each_time() {
+    let store = MemoryStore::new();
+    let (blocks, _) = three(&store);
+    store.set_faults(|_, path| Some(Fault::unavailable(path)));
+    let stop = AtomicBool::new(false);
+    let mut waits = Vec::new();
+    compactor().run(
+        &blocks,
+        || u64::MAX,
+        &stop,
+        |time| {
+            waits.push(time.as_secs());
+            match waits.len() {
+                8 => store.clear_faults(),
+                9 => stop.store(true, Ordering::Relaxed),
+                _ => {}
+            }
+        },
+    );
+    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 1]);
+    assert_eq!(blocks.snapshot().len(), 1);
+}
+
+#[test]
+fn it_works_on_a_thread_of_its_own_until_it_is_stopped() {
+    let (blocks, _) = three(&MemoryStore::new());
+    let blocks = Arc::new(blocks);
+    let running = Running::start(compactor(), Arc::clone(&blocks), || u64::MAX).unwrap();
+    while blocks.snapshot().len() > 1 {
+        std::thread::yield_now();
+    }
+    running.stop();
+    assert_eq!(spans(&blocks), all_spans());
+}
