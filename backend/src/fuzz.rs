@@ -1,6 +1,7 @@
 //! The parsers of outside bytes, one function each: for the fuzz targets in `fuzz/`, and for the test that replays
 //! their corpus. None of them may panic, whatever the bytes.
 
+use crate::blocks::Manifest;
 use crate::receive::json;
 use crate::{traceql, wal};
 
@@ -8,7 +9,16 @@ use crate::{traceql, wal};
 pub type Target = fn(&[u8]);
 
 /// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
-pub const TARGETS: &[(&str, Target)] = &[("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+pub const TARGETS: &[(&str, Target)] =
+    &[("manifest", manifest), ("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+
+/// A commit to the list of blocks; what was read is written as something that reads the same.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::decode(bytes) {
+        let again = manifest.encode().and_then(|bytes| Manifest::decode(&bytes));
+        assert_eq!(again.ok(), Some(manifest));
+    }
+}
 
 /// An OTLP/JSON request.
 pub fn otlp_json(bytes: &[u8]) {

@@ -6,7 +6,7 @@ use tracing::error;
 
 use super::{BlockEntry, BlockList, Blocks, BlocksError};
 use crate::block::BlockError;
-use crate::live::TraceId;
+use crate::live::{Trace, TraceId};
 use crate::store::StoreError;
 use crate::telemetry::chain;
 
@@ -16,7 +16,31 @@ const LOG_EVERY_NS: u64 = 60 * 1_000_000_000;
 /// Times that a query begins again with a newer list.
 const NEWER_LISTS: u32 = 5;
 
+/// What is in blocks of one trace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Fragments, that of the block with the oldest data (by the time at which it was received) first.
+    pub traces: Vec<Trace>,
+    /// Blocks that may have more of it but cannot be read.
+    pub skipped: usize,
+}
+
 impl Blocks {
+    /// Everything in blocks of one trace.
+    pub fn find(&self, list: &BlockList, tenant: &str, id: &TraceId) -> Result<Found, BlocksError> {
+        let mut found = Found::default();
+        for entry in self.candidates(list, tenant, id) {
+            match self.fragment(&entry, id) {
+                Ok(fragment) => found.traces.extend(fragment),
+                Err(error) => {
+                    self.pass_over(&entry, error)?;
+                    found.skipped += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The blocks that may have a trace, that with the oldest data (by the time at which it was received) first. Those
     /// whose filter cannot be had are among them.
     pub fn candidates(&self, list: &BlockList, tenant: &str, id: &TraceId) -> Vec<Arc<BlockEntry>> {
@@ -24,6 +48,11 @@ impl Blocks {
         let mut blocks: Vec<_> = list.of(tenant).filter(may_have).map(Arc::clone).collect();
         blocks.sort_unstable_by_key(|entry| (entry.summary.received_first_ns, entry.id()));
         blocks
+    }
+
+    /// What one block has of a trace.
+    pub fn fragment(&self, entry: &BlockEntry, id: &TraceId) -> Result<Option<Trace>, BlocksError> {
+        self.open_block(entry)?.trace(id).map_err(|source| BlocksError::Block { block: entry.id(), source })
     }
 
     /// Whether a query may go on without a block that it could not read. `Ok` if so: the block is damaged or its file is

@@ -110,6 +110,8 @@ impl ManifestLog {
                 Outcome::Lost(other) => {
                     unknown = false;
                     self.apply(&other)?;
+                    // More than one may have come meanwhile.
+                    self.follow()?;
                     self.metrics.conflicts.inc();
                     races += 1;
                     if races >= RACES {
@@ -295,7 +297,7 @@ pub(super) fn load(store: &dyn Store, now_ns: u64) -> Result<Option<State>, Bloc
 }
 
 /// Numbers of all manifests, rising.
-fn versions(store: &dyn Store) -> Result<Vec<u64>, BlocksError> {
+pub(super) fn versions(store: &dyn Store) -> Result<Vec<u64>, BlocksError> {
     let listed = store.list(FOLDER).map_err(BlocksError::Store)?;
     let mut versions: Vec<u64> = listed.iter().filter_map(|object| Manifest::version_of(&object.path)).collect();
     versions.sort_unstable();

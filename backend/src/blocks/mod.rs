@@ -8,17 +8,22 @@ mod footers;
 mod list;
 mod log;
 pub mod manifest;
+mod rebuild;
 mod registry;
 mod shared;
 mod state;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 
+pub use find::Found;
 pub use list::{BlockEntry, BlockList};
 pub use manifest::{Manifest, ManifestError};
+pub use rebuild::{Rebuilt, rebuild};
 pub use registry::{Added, Blocks, BlocksConfig, Change};
 pub use state::State;
 pub use sweep::{Sweep, Swept};
@@ -58,7 +63,7 @@ pub enum BlocksError {
         block: BlockId,
     },
     /// A manifest that others build upon is missing.
-    #[error("{path} is missing: put it back from a backup, docs/format/manifest.md says what else can be done")]
+    #[error("{path} is missing: docs/format/manifest.md says what can be done")]
     Gap {
         /// The manifest.
         path: String,
@@ -73,7 +78,7 @@ pub enum BlocksError {
         source: ManifestError,
     },
     /// There are files of blocks, but nothing says which of them count.
-    #[error("the store has {files} files of blocks but no manifest: put manifest/ back from a backup")]
+    #[error("the store has {files} files of blocks but no manifest: docs/format/manifest.md says what can be done")]
     NoManifests {
         /// How many.
         files: usize,

@@ -24,6 +24,9 @@ use crate::telemetry::{BackendLabels, BlocksMetrics, TenantLabels, chain};
 /// nobody's (after twice the time: clocks differ).
 pub(super) const COMMIT_WITHIN_NS: u64 = 3_600 * 1_000_000_000;
 
+/// Blocks after which newly found shared ids are told to queries.
+const PUBLISH_EVERY: usize = 32;
+
 /// How the registry works.
 #[derive(Clone, Copy, Debug)]
 pub struct BlocksConfig {
@@ -44,7 +47,7 @@ impl Default for BlocksConfig {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         };
-        Self { clock, sleep: thread::sleep, footer_bytes: 64 << 20, grace: Duration::from_secs(60) }
+        Self { clock, sleep: thread::sleep, footer_bytes: 64 << 20, grace: Duration::from_mins(1) }
     }
 }
 
@@ -186,7 +189,7 @@ impl Blocks {
                 known.shared.insert(block, shared);
             }
         }
-        self.publish(&known);
+        self.publish_newer(&known);
         committed
     }
 
@@ -195,7 +198,7 @@ impl Blocks {
         let mut known = self.known();
         let refreshed = known.log.refresh();
         known.follow();
-        self.publish(&known);
+        self.publish_newer(&known);
         refreshed
     }
 
@@ -212,7 +215,12 @@ impl Blocks {
             Err(BlockError::Store(error)) if !matches!(error, StoreError::NotFound { .. }) => {
                 return Err(BlocksError::Block { block: entry.id(), source: error.into() });
             }
-            Err(source) => return Err(BlocksError::Block { block: entry.id(), source }),
+            Err(error) => {
+                let ids = self.trace_ids(entry)?;
+                warn!(error = %chain(&error), "filter of a block is made anew");
+                self.metrics.rebuilt_filters.inc();
+                Filter::of(ids.into_iter())
+            }
         };
         Ok(entry.filter.get_or_init(|| filter))
     }
@@ -242,6 +250,27 @@ impl Blocks {
                 warn!(error = %chain(&error), "filter not loaded");
             }
         }
+        let mut found = Vec::new();
+        for entry in list.pending() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let others = list.of(&entry.summary.tenant).filter(|other| other.id() != entry.id());
+            let filters: Option<Vec<&Filter>> = others.map(|other| other.loaded_filter()).collect();
+            let Some(filters) = filters else { continue };
+            match self.trace_ids(entry) {
+                Ok(ids) => {
+                    let shared = shared_ids(&ids, filters.into_iter());
+                    self.remember(entry.id(), &shared);
+                    found.push((entry.id(), shared));
+                }
+                Err(error) => warn!(error = %chain(&error), "traces of a block not read"),
+            }
+            if found.len() >= PUBLISH_EVERY {
+                self.add_shared(found.drain(..));
+            }
+        }
+        self.add_shared(found.into_iter());
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -249,9 +278,31 @@ impl Blocks {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn trace_ids(&self, entry: &BlockEntry) -> Result<Vec<TraceId>, BlocksError> {
+        let ids = self.open_block(entry)?.trace_ids();
+        let ids = ids.map_err(|source| BlocksError::Block { block: entry.id(), source })?;
+        Ok(ids.into_iter().map(|(id, _)| id).collect())
+    }
+
+    fn add_shared(&self, found: impl Iterator<Item = (BlockId, Arc<[TraceId]>)>) {
+        let mut known = self.known();
+        for (block, shared) in found {
+            if known.entries.contains_key(&block) {
+                known.shared.insert(block, shared);
+            }
+        }
+        self.publish(&known);
+    }
+
     fn remember(&self, block: BlockId, shared: &[TraceId]) {
         if let Err(error) = self.catalog.put_shared_ids(block, shared) {
             warn!(error = %chain(&error), "shared traces of a block not stored: the next start finds them out again");
+        }
+    }
+
+    fn publish_newer(&self, known: &Known) {
+        if known.log.state.version != self.snapshot().version() {
+            self.publish(known);
         }
     }
 
