@@ -67,20 +67,23 @@ impl Blocks {
                     return Err(BlocksError::Gone { block });
                 }
             }
-            BlocksError::Block { source: BlockError::Store(store), .. } if is_trouble(store) => return Err(error),
-            BlocksError::Block { .. } => {}
+            BlocksError::Block { .. } if !is_trouble(&error) => {}
             _ => return Err(error),
         }
         self.metrics.unreadable.inc();
+        self.log(entry, &error, "answers lack a block that cannot be read");
+        Ok(())
+    }
+
+    /// Logs what is wrong with a block, unless something was logged of it just now.
+    pub(super) fn log(&self, entry: &BlockEntry, error: &BlocksError, what: &'static str) {
         let now_ns = (self.config.clock)();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_ns = logged.entry(block).or_default();
+        let last_ns = logged.entry(entry.id()).or_default();
         if *last_ns == 0 || now_ns.abs_diff(*last_ns) >= LOG_EVERY_NS {
             *last_ns = now_ns;
-            let path = entry.summary.data_path();
-            error!(path, error = %chain(&error), "answers lack a block that cannot be read");
+            error!(path = entry.summary.data_path(), error = %chain(error), "{what}");
         }
-        Ok(())
     }
 
     /// Runs a query on the present list, and again on a newer one if a block of it was removed meanwhile.
@@ -99,7 +102,8 @@ impl Blocks {
     }
 }
 
-/// Whether the trouble is with the store, and not with this object.
-fn is_trouble(error: &StoreError) -> bool {
+/// Whether the trouble is with the store, and not with this block.
+pub(super) fn is_trouble(error: &BlocksError) -> bool {
+    let BlocksError::Block { source: BlockError::Store(error), .. } = error else { return false };
     matches!(error, StoreError::Denied { .. } | StoreError::Full { .. } | StoreError::Unavailable { .. })
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use super::find::is_trouble;
 use super::footers::Footers;
 use super::list::{BlockEntry, BlockList};
 use super::log::{Commit, ManifestLog};
@@ -246,8 +247,13 @@ impl Blocks {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            if let Err(error) = self.filter(entry) {
-                warn!(error = %chain(&error), "filter not loaded");
+            match self.filter(entry) {
+                Ok(_) => {}
+                Err(error) if is_trouble(&error) => {
+                    warn!(error = %chain(&error), "filters not loaded, tried again later");
+                    return;
+                }
+                Err(error) => self.log(entry, &error, "block has no filter and cannot be read"),
             }
         }
         let mut found = Vec::new();
@@ -264,7 +270,7 @@ impl Blocks {
                     self.remember(entry.id(), &shared);
                     found.push((entry.id(), shared));
                 }
-                Err(error) => warn!(error = %chain(&error), "traces of a block not read"),
+                Err(error) => self.log(entry, &error, "block cannot be read"),
             }
             if found.len() >= PUBLISH_EVERY {
                 self.add_shared(found.drain(..));

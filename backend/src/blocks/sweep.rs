@@ -1,7 +1,8 @@
 //! Deleting what nobody needs any more.
 
-use std::sync::Weak;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, Weak};
 
 use fail::fail_point;
 use tracing::{info, warn};
@@ -55,7 +56,8 @@ impl Blocks {
             swept.orphans = self.delete_orphans(now_ns, sweep)?;
             swept.manifests = self.delete_manifests(now_ns)?;
             let list = self.snapshot();
-            let listed: std::collections::HashSet<BlockId> = list.blocks().map(|entry| entry.id()).collect();
+            let listed: HashSet<BlockId> = list.blocks().map(|entry| entry.id()).collect();
+            self.logged.lock().unwrap_or_else(PoisonError::into_inner).retain(|block, _| listed.contains(block));
             if let Err(error) = self.catalog.retain_blocks(&|block| listed.contains(&block)) {
                 warn!(error = %chain(&error), "catalog keeps what it knows of removed blocks");
             }
