@@ -1,5 +1,6 @@
 //! What taking spans in costs: processor time per span of the whole way (receive → log with fsync → live set and catalog →
-//! acknowledgement) next to that of decoding the same bytes with prost alone, and of the stages alone.
+//! acknowledgement → block, finished and committed) next to that of decoding the same bytes with prost alone, and of the
+//! stages alone.
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
@@ -11,29 +12,44 @@ mod measure;
 
 use std::env;
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use coati_backend::block::{BlockId, NewBlock, write_block};
+use coati_backend::catalog::{IndexLimits, MemoryCatalog, TagIndex};
 use coati_backend::config::Config;
-use coati_backend::live::LiveSet;
-use coati_backend::receive::{Format, prepare};
+use coati_backend::live::{Limits, LiveSet};
+use coati_backend::receive::{Format, Prepared, prepare};
 use coati_backend::server::{self, Server};
-use corpus::Corpus;
+use coati_backend::store::LocalStore;
+use coati_backend::telemetry::{CatalogMetrics, WalMetrics};
+use coati_backend::wal::{Entry, Log, RealDisk, Wal, WalConfig};
+use corpus::{Corpus, START_NS};
 use measure::{bytes_under, cpu, cpu_time, folder, micros, number, peak_mib};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use prost::Message;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 /// That of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SEED: u64 = 1;
+const TENANT: &str = "single-tenant";
+
+/// Requests of which a block is cut when the stages run alone: 50,000 spans, about as many as 64 MiB of live traces hold.
+const REQUESTS_PER_BLOCK: usize = 500;
+
+/// Requests that share a sync of the log when the stages run alone.
+const GROUP: usize = 10;
 
 /// Set for the sender: the address to send to.
 const SEND_TO: &str = "COATI_BENCH_SEND_TO";
@@ -50,15 +66,23 @@ fn main() -> Result<()> {
     println!("{spans} spans of {traces} traces, {:.0} bytes per span", decode.bytes as f64 / spans as f64);
     line("prost decode alone", decode.cpu);
     let whole = whole_path(traces)?;
-    line("whole path (gRPC)", whole.cpu);
+    line("whole path, to the block", whole.cpu);
     println!("{:<24} {:>8.2}", "ratio", whole.cpu.as_secs_f64() / decode.cpu.as_secs_f64());
+    line("  until acknowledged", whole.cpu_to_acknowledgement);
     let per_second = spans as f64 / whole.wall.as_secs_f64();
     println!("{:<24} {per_second:>8.0} spans per second ({senders} senders)", "acknowledged");
-    println!("{:<24} {:>8.1} bytes per span", "log", whole.log_bytes as f64 / spans as f64);
+    println!("{:<24} {:>8.1} bytes per span", "blocks as cut", whole.store_bytes as f64 / spans as f64);
     println!("{:<24} {:>8} MiB", "resident, peak", whole.peak_mib);
-    println!("{:<24} {:>8.2} s", "replay", whole.replay.as_secs_f64());
+    println!("{:<24} {:>8.2} s", "ready after clean stop", whole.start.as_secs_f64());
     println!("stages alone:");
-    line("  decode, check, pack", prepare_only(traces)?);
+    let stages = stages(traces)?;
+    line("  decode, check, pack", stages.prepare);
+    line("  log, with fsync", stages.log);
+    line("  tags", stages.tags);
+    line("  live set", stages.live);
+    line("  block, with fsync", stages.block);
+    line("  forgetting", stages.drop);
+    println!("{:<24} {:>8.1} bytes per span", "log", stages.log_bytes as f64 / spans as f64);
     Ok(())
 }
 
@@ -87,24 +111,96 @@ fn spans(request: &ExportTraceServiceRequest) -> u64 {
     scopes.map(|scope| scope.spans.len() as u64).sum()
 }
 
-fn prepare_only(traces: u64) -> Result<Duration> {
-    let live = LiveSet::new(coati_backend::live::Limits::default());
-    let mut whole = Duration::ZERO;
-    for request in Corpus::new(SEED, traces) {
-        let encoded = Bytes::from(request.encode_to_vec());
-        let (outcome, cpu) = cpu(|| prepare(encoded, Format::Protobuf, &live, "single-tenant").map(drop));
-        outcome?;
-        whole += cpu;
+/// Processor time of each stage by itself.
+#[derive(Default)]
+struct Stages {
+    prepare: Duration,
+    log: Duration,
+    tags: Duration,
+    live: Duration,
+    block: Duration,
+    drop: Duration,
+    log_bytes: u64,
+}
+
+fn stages(traces: u64) -> Result<Stages> {
+    let dir = folder()?;
+    let log = Log::open(&dir.path().join("wal"), Arc::new(RealDisk), WalMetrics::default())?;
+    let wal = Arc::new(Wal::start(log, WalConfig { segment_bytes: 64 << 20, max_bytes: u64::MAX })?);
+    let store = LocalStore::open(&dir.path().join("store"))?;
+    let catalog = Arc::new(MemoryCatalog::default());
+    let tags = TagIndex::open(catalog, IndexLimits::default(), CatalogMetrics::default())?;
+    let runtime = server::runtime()?;
+    let mut stages = Stages::default();
+    let mut requests = Corpus::new(SEED, traces).peekable();
+    let mut blocks = 0;
+    while requests.peek().is_some() {
+        // As many traces as a block is cut of.
+        let live = LiveSet::new(Limits { total_bytes: usize::MAX, trace_bytes: usize::MAX });
+        for _ in 0..REQUESTS_PER_BLOCK / GROUP {
+            let encoded: Vec<Bytes> =
+                requests.by_ref().take(GROUP).map(|request| request.encode_to_vec().into()).collect();
+            let prepare = |body: Bytes| prepare(body, Format::Protobuf, &live, TENANT);
+            let (prepared, cpu_time) = cpu(|| encoded.into_iter().map(prepare).collect::<Result<Vec<_>, _>>());
+            stages.prepare += cpu_time;
+            let prepared = prepared?;
+            log_all(&mut stages, &runtime, &wal, &prepared)?;
+            for Prepared { batches, .. } in prepared {
+                let (recorded, cpu_time) = cpu(|| {
+                    let fresh = tags.observe(TENANT, batches.iter().map(|batch| batch.batch.as_ref()));
+                    tags.record(TENANT, &fresh)
+                });
+                recorded?;
+                stages.tags += cpu_time;
+                stages.live += cpu(|| live.insert(TENANT, batches, START_NS, 1)).1;
+            }
+        }
+        let mut traces = live.snapshot(TENANT);
+        blocks += 1;
+        let (written, cpu_time) = cpu(|| {
+            traces.sort_unstable_by_key(|trace| trace.id);
+            let new = NewBlock {
+                id: BlockId::new(START_NS, blocks),
+                tenant: TENANT.into(),
+                level: 0,
+                received_first_ns: START_NS,
+                received_last_ns: START_NS,
+            };
+            write_block(&store, new, &traces)
+        });
+        written?;
+        stages.block += cpu_time;
+        stages.drop += cpu(|| drop((live, traces))).1;
     }
-    Ok(whole)
+    wal.close();
+    stages.log_bytes = bytes_under(&dir.path().join("wal"))?;
+    Ok(stages)
+}
+
+/// Writes some requests to the log, all at once as many senders do.
+fn log_all(stages: &mut Stages, runtime: &Runtime, wal: &Arc<Wal>, prepared: &[Prepared]) -> Result<()> {
+    let mut waiting = JoinSet::new();
+    let (logged, cpu_time) = cpu(|| {
+        for Prepared { payload, compressed, raw_len, .. } in prepared {
+            let (raw_len, compressed, payload) = (*raw_len, *compressed, payload.clone());
+            let entry = Entry { tenant: TENANT.into(), received_ns: START_NS, raw_len, compressed, payload };
+            let wal = Arc::clone(wal);
+            waiting.spawn_on(async move { wal.append(entry).await }, runtime.handle());
+        }
+        runtime.block_on(waiting.join_all()).into_iter().try_for_each(|appended| appended.map(drop))
+    });
+    logged?;
+    stages.log += cpu_time;
+    Ok(())
 }
 
 struct Whole {
     cpu: Duration,
+    cpu_to_acknowledgement: Duration,
     wall: Duration,
-    log_bytes: u64,
+    store_bytes: u64,
     peak_mib: u64,
-    replay: Duration,
+    start: Duration,
 }
 
 fn whole_path(traces: u64) -> Result<Whole> {
@@ -120,15 +216,30 @@ fn whole_path(traces: u64) -> Result<Whole> {
         .env("COATI_BENCH_TRACES", traces.to_string())
         .spawn()?;
     ensure!(sender.wait()?.success(), "the sender failed");
-    let (cpu, wall) = (cpu_time().saturating_sub(before), started.elapsed());
+    let (cpu_to_acknowledgement, wall) = (cpu_time().saturating_sub(before), started.elapsed());
+    while metric(server.addresses().api, "tempo_live_store_live_traces")? > 0 {
+        ensure!(started.elapsed() < wall + Duration::from_mins(2), "traces stay in memory");
+        thread::sleep(Duration::from_millis(500));
+    }
+    let cpu = cpu_time().saturating_sub(before);
     let peak_mib = peak_mib()?;
-    let log_bytes = bytes_under(&dir.path().join("wal"))?;
+    let store_bytes = bytes_under(&dir.path().join("store/blocks"))?;
     runtime.block_on(server.stop());
     let started = Instant::now();
     let server = runtime.block_on(Server::start(&config))?;
-    let replay = started.elapsed();
+    let start = started.elapsed();
     runtime.block_on(server.stop());
-    Ok(Whole { cpu, wall, log_bytes, peak_mib, replay })
+    Ok(Whole { cpu, cpu_to_acknowledgement, wall, store_bytes, peak_mib, start })
+}
+
+/// A number of the backend's `/metrics` that has no labels.
+fn metric(address: SocketAddr, name: &str) -> Result<u64> {
+    let mut connection = TcpStream::connect(address)?;
+    write!(connection, "GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
 }
 
 async fn send(url: String, traces: u64, senders: u64) -> Result<()> {

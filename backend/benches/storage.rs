@@ -14,18 +14,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use coati_backend::block::{Block, BlockId, BlockSummary, NewBlock, write_block};
 use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
 use coati_backend::catalog::MemoryCatalog;
+use coati_backend::compact::{Compactor, Outcome};
 use coati_backend::config::Config;
 use coati_backend::live::{Limits, LiveSet, Trace};
 use coati_backend::receive::{Format, Prepared, prepare};
 use coati_backend::server::{self, Server};
 use coati_backend::store::{LocalStore, Store};
-use coati_backend::telemetry::{BlocksMetrics, WalMetrics};
+use coati_backend::telemetry::{BlocksMetrics, CompactionMetrics, WalMetrics};
 use coati_backend::tools::column_sizes;
 use coati_backend::wal::{Entry, Log, RealDisk, Wal, WalConfig};
 use corpus::{Corpus, START_NS, small_traces, traces};
@@ -82,23 +84,52 @@ fn blocks(traces_wanted: u64) -> Result<()> {
         writing += cpu_of_write;
         committing += cpu_of_commit;
     }
-    let summaries: Vec<BlockSummary> = registry.snapshot().blocks().map(|entry| entry.summary.clone()).collect();
+    let summaries = listed(&registry);
     let sum = |of: fn(&BlockSummary) -> u64| summaries.iter().map(of).sum::<u64>();
     let spans = sum(|block| block.spans);
     println!("{spans} spans in {} blocks", summaries.len());
     line("writing blocks", format!("{:.2}", micros(writing, spans)), "µs CPU per span");
     line("committing blocks", format!("{:.3}", micros(committing, spans)), "µs CPU per span");
     print_size("blocks as cut", &summaries);
-
     let (decoded, decoding) = cpu(|| summaries.iter().map(|summary| decode(&store, summary)).sum::<Result<u64>>());
     ensure!(decoded? == spans, "not all spans were read");
     line("decoding blocks", format!("{:.2}", micros(decoding, spans)), "µs CPU per span");
-    for summary in &summaries {
-        print_columns(&Block::open(Arc::clone(&store), summary)?);
-        break;
-    }
+
+    let (rewritten, compacting) = cpu(|| compact(&registry));
+    let rewritten = rewritten?;
+    let summaries = listed(&registry);
+    println!("compacted to {} blocks, {rewritten} spans written again", summaries.len());
+    line("compacting blocks", format!("{:.2}", micros(compacting, rewritten)), "µs CPU per span");
+    print_size("blocks after compaction", &summaries);
+    let (verified, verifying) = cpu(|| summaries.iter().map(|summary| decode(&store, summary)).sum::<Result<u64>>());
+    ensure!(verified? == spans, "not all spans are there after compaction");
+    line("decoding compacted blocks", format!("{:.2}", micros(verifying, spans)), "µs CPU per span");
+    let largest = summaries.iter().max_by_key(|summary| summary.spans).context("no block")?;
+    print_columns(&Block::open(Arc::clone(&store), largest)?);
     line("resident, peak", peak_mib()?, "MiB");
     Ok(())
+}
+
+fn listed(registry: &Blocks) -> Vec<BlockSummary> {
+    registry.snapshot().blocks().map(|entry| BlockSummary::clone(&entry.summary)).collect()
+}
+
+/// Compacts until nothing is due; returns how many spans were written.
+fn compact(registry: &Blocks) -> Result<u64> {
+    let config = Config::default();
+    let metrics = CompactionMetrics::default();
+    let mut compactor = Compactor::new(&config.compaction, &config.retention, metrics, clock);
+    let mut spans = 0;
+    loop {
+        match compactor.run_once(registry, config.retention.max_bytes.0, &AtomicBool::new(false))? {
+            Outcome::Idle => return Ok(spans),
+            Outcome::Compacted(block) => {
+                let written = listed(registry).into_iter().find(|summary| summary.id == block);
+                spans += written.context("the block is not listed")?.spans;
+            }
+            other => bail!("{other:?}"),
+        }
+    }
 }
 
 fn print_size(what: &str, summaries: &[BlockSummary]) {
@@ -130,7 +161,7 @@ fn write(store: &Arc<dyn Store>, traces: &[Arc<Trace>]) -> Result<Added> {
     let random = traces.first().map_or(0, |trace| u128::from_be_bytes(trace.id.0));
     let end_ns = traces.iter().map(|trace| trace.end_ns).max().unwrap_or_default();
     let new = NewBlock {
-        id: BlockId::new(now_ns(), random),
+        id: BlockId::new(clock(), random),
         tenant: TENANT.into(),
         level: 0,
         received_first_ns: START_NS,
@@ -190,7 +221,7 @@ fn write_log(dir: &Path, traces_wanted: u64) -> Result<(u64, u64)> {
             let Prepared { payload, compressed, raw_len, .. } =
                 prepare(request.encode_to_vec().into(), Format::Protobuf, &live, TENANT)?;
             raw_bytes += u64::from(raw_len);
-            let entry = Entry { tenant: TENANT.into(), received_ns: now_ns(), raw_len, compressed, payload };
+            let entry = Entry { tenant: TENANT.into(), received_ns: clock(), raw_len, compressed, payload };
             let wal = Arc::clone(&wal);
             waiting.spawn_on(async move { wal.append(entry).await }, runtime.handle());
         }
@@ -241,11 +272,11 @@ fn idle(dir: &Path) -> Result<()> {
 
 fn registry(store: &Arc<dyn Store>) -> Result<Blocks> {
     let catalog = Arc::new(MemoryCatalog::default());
-    let config = BlocksConfig { clock: now_ns, ..BlocksConfig::default() };
+    let config = BlocksConfig { clock, ..BlocksConfig::default() };
     Ok(Blocks::open(Arc::clone(store), WriterId::random(), catalog, config, BlocksMetrics::default())?)
 }
 
-fn now_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos() as u64
+/// A day after the corpus: everything is to be compacted, and nothing is too old.
+fn clock() -> u64 {
+    START_NS + 26 * 60 * 60 * 1_000_000_000
 }

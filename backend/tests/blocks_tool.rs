@@ -1,4 +1,5 @@
 //! `coati-backend blocks …` on stores as the backend writes them, sound and damaged.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests, helpers included")]
 
 #[path = "../benches/corpus/mod.rs"]
 mod corpus;
