@@ -238,9 +238,16 @@ impl Blocks {
         Ok(block)
     }
 
+    /// Whether all that [`Self::warm`] loads is in memory. A commit may end this: it brings what others have committed,
+    /// and blocks that came while filters were still being loaded.
+    pub fn is_warm(&self) -> bool {
+        let list = self.snapshot();
+        list.blocks().all(|entry| entry.loaded_filter().is_some()) && list.pending().next().is_none()
+    }
+
     /// Loads what queries need and finds out what is not known yet: filters, and which traces are in more than one block.
-    /// For a thread of its own, after the start and after each [`Self::refresh`] that found something. Ends early when
-    /// `stop` is set. A block for which it cannot be done is left for the next time.
+    /// For a thread of its own, whenever [`Self::is_warm`] is false. Ends early when `stop` is set. A block for which it
+    /// cannot be done is left for the next time.
     pub fn warm(&self, stop: &AtomicBool) {
         let list = self.snapshot();
         for entry in list.blocks() {

@@ -152,8 +152,10 @@ fn blocks_of_other_writers_are_held_against_all() {
     assert!(blocks.refresh().unwrap());
     let list = blocks.snapshot();
     assert!(list.is_shared(TENANT, &trace(3)), "the filter is not there yet");
+    assert!(!blocks.is_warm());
     assert_eq!(names(&find(&blocks, 1)).len(), 2);
     blocks.warm(&AtomicBool::new(false));
+    assert!(blocks.is_warm());
     let list = blocks.snapshot();
     assert!(list.is_shared(TENANT, &trace(1)) && list.is_shared(TENANT, &trace(2)));
     assert!(!list.is_shared(TENANT, &trace(3)) && !list.is_shared(TENANT, &trace(9)));
