@@ -75,11 +75,10 @@ pub(super) fn writer_properties(rows: &RecordBatch) -> Result<WriterProperties, 
 /// Encoding of a column; none for a dictionary.
 fn encoding(name: &str, array: &ArrayRef) -> Option<Encoding> {
     match name {
-        column::TRACE_ID | column::SPAN_ID => return Some(Encoding::PLAIN),
-        column::NESTED_LEFT | column::NESTED_RIGHT | column::NESTED_PARENT => {
-            return Some(Encoding::DELTA_BINARY_PACKED);
+        column::TRACE_ID | column::SPAN_ID | column::TRACE_START | column::TRACE_END => return Some(Encoding::PLAIN),
+        column::NESTED_LEFT | column::NESTED_RIGHT | column::NESTED_PARENT | column::START_OFFSET | column::DURATION => {
+            return Some(Encoding::BYTE_STREAM_SPLIT);
         }
-        column::START_OFFSET | column::DURATION => return Some(Encoding::BYTE_STREAM_SPLIT),
         _ => {}
     }
     match array.data_type() {
