@@ -62,6 +62,33 @@ struct Flags {
     /// `error`, `warn`, `info`, `debug` or `trace` [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Where blocks lie: `local`, in the data directory, or `s3` [default: local]
+    #[arg(long, value_name = "KIND")]
+    storage_backend: Option<String>,
+    /// Bucket of the blocks; it must be there
+    #[arg(long, value_name = "NAME")]
+    s3_bucket: Option<String>,
+    /// Put before the path of every object
+    #[arg(long, value_name = "PATH")]
+    s3_prefix: Option<String>,
+    /// Host, host:port or URL of the store [default: AWS_ENDPOINT_URL, else AWS]
+    #[arg(long, value_name = "URL")]
+    s3_endpoint: Option<String>,
+    /// Region of the bucket [default: AWS_REGION, else us-east-1]
+    #[arg(long, value_name = "NAME")]
+    s3_region: Option<String>,
+    /// File with keys as in ~/.aws/credentials [default: AWS_ACCESS_KEY_ID, else what AWS gives]
+    #[arg(long, value_name = "FILE")]
+    s3_credentials_file: Option<String>,
+    /// Whether an endpoint that is no URL speaks HTTP without TLS [default: false]
+    #[arg(long, value_name = "BOOL")]
+    s3_insecure: Option<String>,
+    /// Whether the bucket stands in the path of a request: `auto`, `true` or `false` [default: auto]
+    #[arg(long, value_name = "BOOL")]
+    s3_forcepathstyle: Option<String>,
+    /// Certificates (PEM) that are trusted beside those of the system
+    #[arg(long, value_name = "FILE")]
+    s3_tls_ca_path: Option<String>,
     #[command(subcommand)]
     tool: Option<Tool>,
 }
@@ -108,6 +135,7 @@ pub fn parse(
             config.set(setting, value, &format!("--{setting}"))?;
         }
     }
+    config.check(&variable)?;
     let config = Box::new(config);
     Ok(match flags.tool {
         None => Command::Run(config),
@@ -132,6 +160,15 @@ impl Flags {
             "max-in-flight-bytes" => &self.max_in_flight_bytes,
             "multitenancy" => &self.multitenancy,
             "log-level" => &self.log_level,
+            "storage-backend" => &self.storage_backend,
+            "s3-bucket" => &self.s3_bucket,
+            "s3-prefix" => &self.s3_prefix,
+            "s3-endpoint" => &self.s3_endpoint,
+            "s3-region" => &self.s3_region,
+            "s3-credentials-file" => &self.s3_credentials_file,
+            "s3-insecure" => &self.s3_insecure,
+            "s3-forcepathstyle" => &self.s3_forcepathstyle,
+            "s3-tls-ca-path" => &self.s3_tls_ca_path,
             _ => &None,
         };
         value.as_deref()
@@ -234,11 +271,13 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_flag_and_a_variable() {
+        let bucket = ("COATI_BACKEND_S3_BUCKET", "needed-with-s3");
         for setting in SETTINGS {
             let value = match setting {
                 "data-dir" => "/x",
                 "retention" => "1h",
-                "multitenancy" => "true",
+                "multitenancy" | "s3-insecure" | "s3-forcepathstyle" => "true",
+                "storage-backend" => "s3",
                 "compaction" => "false",
                 "log-level" => "trace",
                 setting if setting.ends_with("listen") => "127.0.0.1:1",
@@ -246,10 +285,10 @@ mod tests {
                 _ => "900GiB",
             };
             let variable = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_uppercase());
-            let by_flag = run(&[&format!("--{setting}={value}")], &[]).unwrap();
-            let by_variable = run(&[], &[(&variable, value)]).unwrap();
+            let by_flag = run(&[&format!("--{setting}={value}")], &[bucket]).unwrap();
+            let by_variable = run(&[], &[bucket, (&variable, value)]).unwrap();
             assert_eq!(by_flag, by_variable, "{setting}");
-            assert_ne!(by_flag, Config::default(), "{setting}");
+            assert_ne!(by_flag, run(&[], &[bucket]).unwrap(), "{setting}");
         }
     }
 
@@ -258,6 +297,8 @@ mod tests {
     #[case::bad_address(&["--api-listen", "3200"], "--api-listen: expected an address with a port such as `0.0.0.0:3200`, found `3200`")]
     #[case::bad_time(&["--retention", "week"], "--retention: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`")]
     #[case::bad_size(&["--max-bytes=-1"], "--max-bytes: expected a size with a unit such as `512KiB`, `256MiB` or `10GiB`, found `-1`")]
+    #[case::no_bucket(&["--storage-backend=s3"], "storage.s3.bucket: expected the name of a bucket, found ``")]
+    #[case::no_store(&["--storage-backend=gcs"], "--storage-backend: expected `local` or `s3`, found `gcs`")]
     #[case::no_file(&["--config", "/no/such/file"], "/no/such/file: No such file or directory (os error 2)")]
     fn bad_command_lines(#[case] arguments: &[&str], #[case] expected: &str) {
         assert_eq!(run(arguments, &[]).unwrap_err(), expected);

@@ -2,9 +2,12 @@
 
 pub mod agent;
 pub mod backend;
+pub mod fault;
 pub mod http;
 pub mod load;
+pub mod moto;
 pub mod process;
+pub mod rgw;
 pub mod sample;
 pub mod seen;
 pub mod tools;

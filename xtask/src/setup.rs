@@ -45,6 +45,10 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("nodejs", Need::Demo, "/usr/bin/node"),
     ("npm", Need::Test, "/usr/bin/npm"),
     ("curl", Need::Test, "/usr/bin/curl"),
+    ("ceph-common", Need::Test, "/usr/bin/ceph"),
+    ("ceph-mon", Need::Test, "/usr/bin/ceph-mon"),
+    ("ceph-osd", Need::Test, "/usr/bin/ceph-osd"),
+    ("radosgw", Need::Test, "/usr/bin/radosgw"),
 ];
 
 /// Python packages of the sample system and of the tests, in one environment.
@@ -52,6 +56,8 @@ const PYTHON: &[&str] = &["fastapi==0.165.0", "uvicorn==0.54.0", "httpx==0.28.1"
 const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"];
 /// Readers of Parquet, which must be able to read blocks.
 const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
+/// An S3 server.
+const PYTHON_S3: &[&str] = &["moto[server]==5.2.5"];
 
 /// Node packages of the tests.
 const NODE_TEST: &[&str] = &[
@@ -75,6 +81,7 @@ const STEPS: &[Step] = &[
     Step { name: "cargo-nextest", need: Need::Test, present: has_nextest, install: install_nextest },
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
+    Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
     Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
 ];
 
@@ -188,6 +195,14 @@ fn has_python_parquet() -> bool {
 
 fn install_python_parquet() -> Vec<Command> {
     vec![pip("python", PYTHON_PARQUET)]
+}
+
+fn has_moto() -> bool {
+    tools().join("python/bin/moto_server").exists()
+}
+
+fn install_moto() -> Vec<Command> {
+    vec![pip("python", PYTHON_S3)]
 }
 
 fn has_deny() -> bool {

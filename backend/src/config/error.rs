@@ -29,6 +29,9 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// Settings of a bucket that do not fit together, or a file that they name.
+    #[error(transparent)]
+    Storage(#[from] crate::store::SettingError),
     /// A flag or an environment variable has a value that it cannot have.
     #[error("{place}: expected {expected}, found `{found}`")]
     Value {

@@ -57,8 +57,8 @@ mod tests {
         let example = include_str!("../../../deploy/backend.yaml");
         assert_eq!(parsed(example).unwrap(), Config::default());
         let keys = |text: &str| text.lines().filter(|line| line.contains(':') && !line.trim().starts_with('#')).count();
-        // 3 settings, 5 sections with 3 + 3 + 2 + 2 + 2; a key that is missing here is one that nobody finds.
-        assert_eq!(keys(example), 3 + 5 + 12);
+        // 3 settings, 7 sections with 3 + 3 + 2 + 2 + 2 + 1 + 11; a key that is missing here is one that nobody finds.
+        assert_eq!(keys(example), 3 + 7 + 24);
     }
 
     #[rstest]
@@ -96,12 +96,16 @@ mod tests {
             "retention:\n  tenants:\n    a:\n      age: 1\n",
             "retention:\n  tenants:\n    a: {max_bytes: 1GiB}\n",
             "compaction:\n  enabled: sometimes\n",
+            "storage:\n  backend: gcs\n",
+            "storage:\n  s3:\n    acces_key: hidden\n",
+            "storage:\n  s3:\n    secret_key: [hidden]\n",
+            "storage:\n  s3:\n    forcepathstyle: yes\n",
             "- a\n",
             "listen: {\n",
             "data_dir: a\ndata_dir: b\n",
         ];
         insta::assert_snapshot!(mistakes.map(|text| parsed(text).unwrap_err()).join("\n"), @"
-        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, retention, compaction, live, receive
+        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, retention, compaction, live, receive, storage
         backend.yaml:2: live.bytes: unknown field `bytes`, expected one of max_bytes, max_trace_bytes
         backend.yaml:3: retention.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`
         backend.yaml:2: listen.api: expected an address with a port such as `0.0.0.0:3200`, found `3200`
@@ -109,6 +113,10 @@ mod tests {
         backend.yaml:4: retention.tenants.a.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `1`
         backend.yaml:3: retention.tenants.a.max_bytes: unknown field `max_bytes`, expected one of age
         backend.yaml:2: compaction.enabled: expected `true` or `false`, found `sometimes`
+        backend.yaml:2: storage.backend: expected `local` or `s3`, found `gcs`
+        backend.yaml:3: storage.s3.acces_key: unknown field `acces_key`, expected one of bucket, prefix, endpoint, region, access_key, secret_key, session_token, credentials_file, insecure, forcepathstyle, tls_ca_path
+        backend.yaml:3: storage.s3.secret_key: expected string scalar
+        backend.yaml:3: storage.s3.forcepathstyle: expected `auto`, `true` or `false`, found `yes`
         backend.yaml:1: expected mapping start
         backend.yaml:1: listen: unclosed bracket '{'
         backend.yaml:2: duplicate mapping key: data_dir

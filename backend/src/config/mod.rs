@@ -4,6 +4,7 @@
 
 mod error;
 mod file;
+mod storage;
 mod value;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use file::read;
+pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use value::{ByteSize, LogLevel};
 use value::{Value, optional_text, text};
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub live: LiveConfig,
     /// What is taken in.
     pub receive: ReceiveConfig,
+    /// Where blocks lie.
+    pub storage: StorageConfig,
 }
 
 /// Addresses to listen on; port 0 chooses a free one, which is logged.
@@ -132,6 +136,7 @@ impl Default for Config {
             compaction: CompactionConfig::default(),
             live: LiveConfig::default(),
             receive: ReceiveConfig::default(),
+            storage: StorageConfig::default(),
         }
     }
 }
@@ -168,8 +173,8 @@ impl Default for ReceiveConfig {
     }
 }
 
-/// Names of the settings that have a flag and an environment variable.
-pub(crate) const SETTINGS: [&str; 14] = [
+/// Names of the settings that have a flag and an environment variable. Secrets have neither: every process sees flags.
+pub(crate) const SETTINGS: [&str; 23] = [
     "data-dir",
     "api-listen",
     "otlp-grpc-listen",
@@ -184,12 +189,29 @@ pub(crate) const SETTINGS: [&str; 14] = [
     "max-in-flight-bytes",
     "multitenancy",
     "log-level",
+    "storage-backend",
+    "s3-bucket",
+    "s3-prefix",
+    "s3-endpoint",
+    "s3-region",
+    "s3-credentials-file",
+    "s3-insecure",
+    "s3-forcepathstyle",
+    "s3-tls-ca-path",
 ];
 
 impl Config {
+    /// Finds what no value shows by itself. `variable` gives environment variables.
+    pub(crate) fn check(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        match self.storage.backend {
+            StorageBackend::Local => Ok(()),
+            StorageBackend::S3 => Ok(crate::store::check_s3(&self.storage.s3, variable)?),
+        }
+    }
+
     /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
     pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
-        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, receive } = self;
+        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, receive, storage } = self;
         match setting {
             "data-dir" => set(data_dir, text, place),
             "api-listen" => set(&mut listen.api, text, place),
@@ -205,6 +227,15 @@ impl Config {
             "max-in-flight-bytes" => set(&mut receive.max_in_flight_bytes, text, place),
             "multitenancy" => set(multitenancy, text, place),
             "log-level" => set(log_level, text, place),
+            "storage-backend" => set(&mut storage.backend, text, place),
+            "s3-bucket" => set(&mut storage.s3.bucket, text, place),
+            "s3-prefix" => set(&mut storage.s3.prefix, text, place),
+            "s3-endpoint" => set(&mut storage.s3.endpoint, text, place),
+            "s3-region" => set(&mut storage.s3.region, text, place),
+            "s3-credentials-file" => set(&mut storage.s3.credentials_file, text, place),
+            "s3-insecure" => set(&mut storage.s3.insecure, text, place),
+            "s3-forcepathstyle" => set(&mut storage.s3.forcepathstyle, text, place),
+            "s3-tls-ca-path" => set(&mut storage.s3.tls_ca_path, text, place),
             _ => Err(ConfigError::Flag(format!("{place}: no such setting"))),
         }
     }

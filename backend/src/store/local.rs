@@ -215,7 +215,11 @@ impl Inner {
         if durable.contains(folder) && folder.is_dir() {
             return Ok(());
         }
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder).map_err(|error| match error.kind() {
+            // A file is in the way, which is not the object that is about to be created.
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })?;
         for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
             sync_parent(folder)?;
             durable.insert(folder.to_owned());
@@ -310,5 +314,78 @@ impl fmt::Display for LocalStore {
     /// The directory.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.root.display().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfinished_files(store: &LocalStore) -> usize {
+        fs::read_dir(store.0.root.join(TEMPORARY)).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed_at_the_next_start_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        store.create("a", "whole".into()).unwrap();
+        assert_eq!(unfinished_files(&store), 0);
+        let mut upload = store.upload("b").unwrap();
+        upload.write_all(b"half").unwrap();
+        // Another process, such as a tool, that opens the directory of a running one leaves its files alone.
+        let other = LocalStore::open(dir.path()).unwrap();
+        assert_eq!(unfinished_files(&other), 1);
+        drop(other);
+        drop(store);
+        drop(LocalStore::open(dir.path()).unwrap());
+        upload.write_all(b" and half").unwrap();
+        upload.finish().unwrap();
+        // Nobody is there any more.
+        let fresh = tempfile::tempdir().unwrap();
+        fs::create_dir(fresh.path().join(TEMPORARY)).unwrap();
+        fs::write(fresh.path().join("tmp/left"), "by a crash").unwrap();
+        let store = LocalStore::open(fresh.path()).unwrap();
+        assert_eq!(unfinished_files(&store), 0);
+        assert_eq!(store.list("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_directory_that_vanished_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        store.create("a/b", "1".into()).unwrap();
+        fs::remove_dir_all(dir.path().join("a")).unwrap();
+        fs::remove_dir_all(dir.path().join(TEMPORARY)).unwrap();
+        store.create("a/b", "2".into()).unwrap();
+        assert_eq!(store.get("a/b").unwrap(), "2");
+    }
+
+    #[test]
+    fn files_and_directories_are_not_mixed_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        store.create("a/b", "1".into()).unwrap();
+        assert!(matches!(store.get("a").unwrap_err(), StoreError::NotFound { .. }));
+        assert!(matches!(store.size("a").unwrap_err(), StoreError::NotFound { .. }));
+        assert!(matches!(store.get("a/b/c").unwrap_err(), StoreError::NotFound { .. }));
+        assert!(matches!(store.create("a/b/c", "1".into()).unwrap_err(), StoreError::Unavailable { .. }));
+        assert!(matches!(store.create("a", "1".into()).unwrap_err(), StoreError::AlreadyExists { .. }));
+        assert_eq!(unfinished_files(&store), 0);
+        assert!(LocalStore::open(&dir.path().join("a/b")).is_err());
+    }
+
+    #[test]
+    fn errors_of_the_file_system_keep_their_meaning() {
+        let told = |kind: io::ErrorKind| of_write("a", kind.into());
+        assert!(matches!(told(io::ErrorKind::StorageFull), StoreError::Full { .. }));
+        assert!(matches!(told(io::ErrorKind::QuotaExceeded), StoreError::Full { .. }));
+        assert!(matches!(told(io::ErrorKind::PermissionDenied), StoreError::Denied { .. }));
+        assert!(matches!(told(io::ErrorKind::ReadOnlyFilesystem), StoreError::Denied { .. }));
+        assert!(matches!(told(io::ErrorKind::NotFound), StoreError::Unavailable { .. }));
+        let inner = StoreError::Full { path: "b".to_owned(), source: "x".into() };
+        assert!(
+            matches!(StoreError::of_io("a", io::Error::other(inner)), StoreError::Full { path, .. } if path == "b")
+        );
     }
 }

@@ -2,7 +2,9 @@
 
 mod local;
 pub mod memory;
+mod open;
 mod path;
+mod s3;
 
 use std::fmt;
 use std::io;
@@ -13,6 +15,8 @@ use bytes::Bytes;
 pub use local::LocalStore;
 pub(crate) use local::create_dir;
 pub use memory::MemoryStore;
+pub use open::{OpenError, SettingError, check_writes, open};
+pub use s3::{Limits, S3Store, check_s3};
 
 /// Objects by path, immutable once created. `/` separates the parts of a path; a part has at most 255 bytes and no control
 /// characters, the whole at most 900 bytes. A path of one object is not the beginning of another one's (no `a` beside `a/b`).
