@@ -3,6 +3,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use thiserror::Error;
 
+use crate::blocks::BlocksError;
 use crate::catalog::CatalogError;
 use crate::telemetry::chain;
 use crate::tenant::TenantError;
@@ -25,6 +26,15 @@ pub(super) enum ApiError {
     /// The tag index failed.
     #[error("tag index cannot be read")]
     Catalog(#[from] CatalogError),
+    /// The store of blocks failed. Worth another try.
+    #[error("blocks cannot be read at the moment")]
+    Blocks(#[from] BlocksError),
+    /// What is asked for may be in a block that is damaged or lost.
+    #[error("not found, but not all blocks can be read")]
+    Unreadable,
+    /// The store of blocks is not open yet.
+    #[error("blocks are not open yet")]
+    Starting,
     /// One message cannot hold the answer.
     #[error("answer is larger than 4 MiB: ask for fewer series, with topk() for example")]
     TooLarge,
@@ -42,8 +52,10 @@ impl ApiError {
 impl ApiError {
     /// Tells the log what is not the asker's fault.
     pub(super) fn log(&self) {
-        if let Self::Catalog(error) = self {
-            tracing::error!(error = chain(error), "tag index cannot be read");
+        match self {
+            Self::Catalog(error) => tracing::error!(error = chain(error), "tag index cannot be read"),
+            Self::Blocks(error) => tracing::error!(error = chain(error), "blocks cannot be read"),
+            _ => {}
         }
     }
 }
@@ -56,7 +68,8 @@ impl IntoResponse for ApiError {
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
             Self::TooLarge => StatusCode::TOO_MANY_REQUESTS,
-            Self::Catalog(_) | Self::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Blocks(_) | Self::Starting => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Catalog(_) | Self::Stopped | Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         };
         self.log();
         (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], self.to_string()).into_response()

@@ -4,7 +4,7 @@
 //! trace is sent once, when nothing of it can change any more, and newest traces come first. What goes wrong becomes a
 //! status with the text that HTTP answers with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
 use axum::body::Body;
@@ -28,7 +28,7 @@ use super::tempopb::{
     SearchTagsV2Response, TraceSearchMetadata,
 };
 use super::{metrics, search, tags};
-use crate::query::{SearchResult, search_part};
+use crate::query::{TraceMatch, search_in_parts};
 use crate::tenant::TenantError;
 
 /// Clients refuse larger messages.
@@ -36,9 +36,6 @@ const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// A message is sent when it is as large as this: early results are worth more than few messages.
 const FULL_MESSAGE_BYTES: usize = 1 << 20;
-
-/// Traces that are searched before what was found is sent.
-const TRACES_PER_JOB: usize = 4_096;
 
 /// Takes a message; false when nobody waits for it any more.
 type Emit<'s, T> = &'s mut dyn FnMut(T) -> bool;
@@ -142,7 +139,8 @@ fn status(error: &ApiError) -> Status {
         ApiError::TooLarge => Code::ResourceExhausted,
         ApiError::Tenant(TenantError::Missing) => Code::Unauthenticated,
         ApiError::NoSuchPath | ApiError::NoSuchTrace => Code::NotFound,
-        ApiError::Catalog(_) | ApiError::Stopped => Code::Internal,
+        ApiError::Blocks(_) | ApiError::Starting => Code::Unavailable,
+        ApiError::Catalog(_) | ApiError::Stopped | ApiError::Unreadable => Code::Internal,
     };
     error.log();
     Status::new(code, error.to_string())
@@ -177,38 +175,29 @@ fn search(
         number("end", asked.end),
         number("spss", asked.spans_per_span_set),
     ]))?;
-    let traces = state.live.snapshot(tenant);
-    let jobs: Vec<_> = traces.chunks(TRACES_PER_JOB).collect();
-    let total = u32::try_from(jobs.len().max(1)).unwrap_or(u32::MAX);
-    let mut searched = SearchResult::default();
-    let mut sent = 0;
-    for (done, job) in (1..).zip(jobs) {
-        let goes_on = search_part(job, &request, &mut searched, cancelled);
-        let mut message = SearchResponse { traces: Vec::new(), metrics: None };
-        let metrics = search::metrics(searched.inspected, done, total);
+    // If the query is asked again, what was sent stays sent.
+    let mut sent = HashSet::new();
+    let mut tell = |traces: Vec<TraceMatch>, progress| {
+        let mut message = SearchResponse { traces: Vec::new(), metrics: Some(search::metrics(progress)) };
         let mut bytes = 0;
-        for found in searched.traces.iter().skip(sent) {
-            let trace = fitting(search::trace(found.clone()));
+        for found in traces.into_iter().filter(|found| sent.insert(found.id)) {
+            let trace = fitting(search::trace(found));
             let len = trace.encoded_len();
             if bytes + len > FULL_MESSAGE_BYTES && !message.traces.is_empty() {
-                message.metrics = Some(metrics);
-                if !emit(std::mem::take(&mut message)) {
-                    return Ok(());
+                let traces = std::mem::take(&mut message.traces);
+                if !emit(SearchResponse { traces, ..message.clone() }) {
+                    return false;
                 }
                 bytes = 0;
             }
             bytes += len;
             message.traces.push(trace);
         }
-        sent = searched.traces.len();
-        message.metrics = Some(metrics);
-        if !message.traces.is_empty() && !emit(message) || !goes_on {
-            break;
-        }
-    }
+        message.traces.is_empty() || emit(message)
+    };
+    let done = state.query(tenant, |view| search_in_parts(view, &request, cancelled, &mut tell))?;
     // The last one says that all is done, even if nothing was found.
-    let metrics = search::metrics(searched.inspected, total, total);
-    emit(SearchResponse { traces: Vec::new(), metrics: Some(metrics) });
+    emit(SearchResponse { traces: Vec::new(), metrics: Some(search::metrics(done)) });
     Ok(())
 }
 

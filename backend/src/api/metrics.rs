@@ -16,7 +16,7 @@ use super::tempopb::{
     Exemplar, InstantSeries, PartialStatus, QueryInstantResponse, QueryRangeResponse, Sample, TimeSeries,
 };
 use crate::query::{
-    self, Intervals, Label, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Series, default_step,
+    self, Intervals, Label, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Progress, Series, default_step,
     go_duration, query_metrics,
 };
 use crate::traceql::{self, TraceQlError};
@@ -52,12 +52,12 @@ pub(super) fn range(
     let asked = Asked::of(params, state.now_ns())?;
     let step = step(params)?.unwrap_or_else(|| default_step(asked.start, asked.end));
     let request = asked.request(Some(step))?;
-    let result = query_metrics(&state.live.snapshot(tenant), &request, cancelled);
+    let result = state.query(tenant, |view| query_metrics(view, &request, cancelled))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().map(|series| time_series(series, &request.intervals));
     Ok(QueryRangeResponse {
         series: series.collect(),
-        metrics: Some(metrics(result.inspected, 1, 1)),
+        metrics: Some(metrics(Progress::whole(result.inspected))),
         status: status as i32,
         message,
     })
@@ -71,14 +71,14 @@ pub(super) fn instant(
     cancelled: &AtomicBool,
 ) -> Result<QueryInstantResponse, ApiError> {
     let request = Asked::of(params, state.now_ns())?.request(None)?;
-    let result = query_metrics(&state.live.snapshot(tenant), &request, cancelled);
+    let result = state.query(tenant, |view| query_metrics(view, &request, cancelled))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().filter_map(|series| {
         Some(InstantSeries { value: *series.values.first()?, labels: series.labels.into_iter().map(label).collect() })
     });
     Ok(QueryInstantResponse {
         series: series.collect(),
-        metrics: Some(metrics(result.inspected, 1, 1)),
+        metrics: Some(metrics(Progress::whole(result.inspected))),
         status: status as i32,
         message,
     })

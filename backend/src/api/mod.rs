@@ -20,7 +20,7 @@ pub mod tempopb;
 mod traces;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -30,6 +30,7 @@ use axum::response::Response;
 use axum::routing::any;
 use tokio::sync::Semaphore;
 
+use crate::blocks::Blocks;
 use crate::catalog::Catalog;
 use crate::live::LiveSet;
 use crate::telemetry::{Metrics, Readiness, RequestLabels};
@@ -39,8 +40,10 @@ use error::ApiError;
 /// What the API reads from.
 #[derive(Clone)]
 pub struct ApiState {
-    /// Traces.
+    /// Traces in memory.
     live: Arc<LiveSet>,
+    /// Traces in blocks, once the store is open; none if there is no store.
+    blocks: Option<Arc<OnceLock<Arc<Blocks>>>>,
     /// Names and values of tags.
     catalog: Arc<dyn Catalog>,
     tenancy: Tenancy,
@@ -62,7 +65,13 @@ impl ApiState {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let permits = Arc::new(Semaphore::new(cores));
-        Self { live, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
+        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
+    }
+
+    /// Answers from blocks too. Until they are there, queries are refused.
+    #[must_use]
+    pub fn with_blocks(self, blocks: Arc<OnceLock<Arc<Blocks>>>) -> Self {
+        Self { blocks: Some(blocks), ..self }
     }
 
     /// Nanoseconds since the epoch.

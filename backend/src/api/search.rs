@@ -10,7 +10,7 @@ use super::ApiState;
 use super::error::ApiError;
 use super::params::Params;
 use super::tempopb::{SearchMetrics, SearchResponse, ServiceStats, Span, SpanSet, TraceSearchMetadata};
-use crate::query::{self, Inspected, Plan, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
+use crate::query::{self, Plan, Progress, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
 use crate::traceql::{self, TraceQlError};
 
 const DEFAULT_LIMIT: usize = 20;
@@ -23,8 +23,8 @@ const MAX_RANGE: u64 = 168 * 3_600;
 pub(super) async fn search(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     let job = |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
         let request = request(params)?;
-        let result = query::search(&state.live.snapshot(tenant), &request, cancelled);
-        let metrics = metrics(result.inspected, 1, 1);
+        let result = state.query(tenant, |view| query::search(view, &request, cancelled))?;
+        let metrics = metrics(Progress::whole(result.inspected));
         Ok(SearchResponse { traces: result.traces.into_iter().map(trace).collect(), metrics: Some(metrics) })
     };
     state.answer(uri, &headers, job).await
@@ -78,13 +78,13 @@ fn plan_of(text: &str) -> Result<Plan, ApiError> {
     Plan::new(&query).map_err(|error| ApiError::bad(format!("invalid TraceQL query: {error}")))
 }
 
-/// What was looked at; `done` of `jobs` parts of the work are done.
-pub(super) fn metrics(inspected: Inspected, done: u32, jobs: u32) -> SearchMetrics {
+/// What was looked at.
+pub(super) fn metrics(Progress { inspected, done, total, .. }: Progress) -> SearchMetrics {
     SearchMetrics {
         inspected_traces: inspected.traces,
         inspected_bytes: inspected.bytes,
         completed_jobs: done,
-        total_jobs: jobs,
+        total_jobs: total,
         inspected_spans: inspected.spans,
         ..SearchMetrics::default()
     }

@@ -213,7 +213,7 @@ fn find_names(state: &ApiState, tenant: &str, params: &Params, cancelled: &Atomi
     }
     if let Some(plan) = request.plan {
         let scan = TagScan { plan: Some(plan), window: request.window, limit: request.limit };
-        let (names, inspected) = scan_names(&state.live.snapshot(tenant), &scan, cancelled);
+        let (names, inspected) = state.query(tenant, |view| scan_names(view, &scan, cancelled))?;
         metrics.inspected_bytes = inspected.bytes;
         let names = names.into_iter().filter(|(name, _)| request.scope.is_none_or(|scope| scope.name() == *name));
         scopes.extend(names.map(|(scope, names)| (scope, names.into_iter().collect())));
@@ -256,7 +256,7 @@ fn find_values(
         None if is_endless(field) => Vec::new(),
         _ => {
             let scan = TagScan { plan: request.plan, window: request.window, limit: request.limit };
-            let (values, inspected) = scan_values(&state.live.snapshot(tenant), field, &scan, cancelled);
+            let (values, inspected) = state.query(tenant, |view| scan_values(view, field, &scan, cancelled))?;
             metrics.inspected_bytes = inspected.bytes;
             values
         }

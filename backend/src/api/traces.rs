@@ -14,8 +14,8 @@ use super::error::ApiError;
 use super::params::{Params, trace_id};
 use super::render::TraceV1;
 use super::respond::Format;
-use super::tempopb::{TraceByIdMetrics, TraceByIdResponse};
-use crate::live::{Batch, Trace};
+use super::tempopb::{PartialStatus, TraceByIdMetrics, TraceByIdResponse};
+use crate::live::{Batch, Trace, TraceId};
 use crate::query::distinct_spans;
 
 /// `/api/traces/{id}`: 404 without a word if there is none.
@@ -25,14 +25,20 @@ pub(super) async fn by_id(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let trace = find(&state, &id, &uri, &headers)?.ok_or(ApiError::NoSuchTrace)?;
     let format = Format::of(&headers);
-    state
-        .run(move |_, _| {
-            let data = traces_data(&trace);
-            format.answer_as(&data, &TraceV1(&data))
-        })
-        .await
+    let (tenant, id) = asked(&state, &id, &uri, &headers)?;
+    let answer = state.run(move |state, _| {
+        let found = state.find(&tenant, &id)?;
+        let trace = match found.trace {
+            Some(trace) => trace,
+            // It may well exist.
+            None if found.skipped > 0 => return Err(ApiError::Unreadable),
+            None => return Err(ApiError::NoSuchTrace),
+        };
+        let data = traces_data(&trace);
+        Ok(format.answer_as(&data, &TraceV1(&data)))
+    });
+    answer.await?
 }
 
 /// `/api/v2/traces/{id}`: an empty trace if there is none.
@@ -42,29 +48,32 @@ pub(super) async fn by_id_v2(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let trace = find(&state, &id, &uri, &headers)?;
     let format = Format::of(&headers);
-    state
-        .run(move |_, _| {
-            let trace = trace.as_deref();
-            let metrics = TraceByIdMetrics { inspected_bytes: trace.map_or(0, |trace| trace.bytes as u64) };
-            let data = trace.map(traces_data).unwrap_or_default();
-            format.answer(&TraceByIdResponse {
-                trace: Some(data),
-                metrics: Some(metrics),
-                status: 0,
-                message: String::new(),
-            })
-        })
-        .await
+    let (tenant, id) = asked(&state, &id, &uri, &headers)?;
+    let answer = state.run(move |state, _| {
+        let found = state.find(&tenant, &id)?;
+        let trace = found.trace.as_deref();
+        let metrics = TraceByIdMetrics { inspected_bytes: trace.map_or(0, |trace| trace.bytes as u64) };
+        let (status, message) = match found.skipped {
+            0 => (PartialStatus::Complete, String::new()),
+            skipped => (PartialStatus::Partial, format!("{skipped} blocks that may have more of it cannot be read")),
+        };
+        Ok(format.answer(&TraceByIdResponse {
+            trace: Some(trace.map(traces_data).unwrap_or_default()),
+            metrics: Some(metrics),
+            status: status as i32,
+            message,
+        }))
+    });
+    answer.await?
 }
 
-/// `start` and `end` tell where a trace lies, to save work; what is in memory is found without them.
-fn find(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<Option<Arc<Trace>>, ApiError> {
+/// `start` and `end` tell where a trace lies, to save work; it is found without them.
+fn asked(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<(Arc<str>, TraceId), ApiError> {
     let tenant = state.tenant(headers)?;
     let id = trace_id(id)?;
     Params::of(uri)?.window()?;
-    Ok(state.live.trace(&tenant, &id))
+    Ok((tenant, id))
 }
 
 /// The trace as OTLP. Every part has all its messages, if empty: clients look into them without asking.

@@ -12,6 +12,9 @@ use super::error::ApiError;
 use super::json::ToJson;
 use super::params::Params;
 use super::respond::Format;
+use crate::blocks::{Blocks, BlocksError};
+use crate::live::TraceId;
+use crate::query::{FoundTrace, View};
 use crate::tenant::TENANT_HEADER;
 
 /// Set when nobody waits for the answer any more.
@@ -56,9 +59,46 @@ impl ApiState {
         answer.await?
     }
 
+    /// Asks all traces of a tenant; again if a block was removed meanwhile.
+    pub(super) fn query<T>(
+        &self,
+        tenant: &str,
+        mut query: impl FnMut(&View) -> Result<T, BlocksError>,
+    ) -> Result<T, ApiError> {
+        let blocks = self.blocks()?;
+        again(|| {
+            query(&match blocks {
+                Some(blocks) => View::new(&self.live, blocks, tenant),
+                None => View::of_live(self.live.snapshot(tenant)),
+            })
+        })
+    }
+
+    /// Looks for a trace of a tenant.
+    pub(super) fn find(&self, tenant: &str, id: &TraceId) -> Result<FoundTrace, ApiError> {
+        let blocks = self.blocks()?.map(Arc::as_ref);
+        again(|| View::find(&self.live, blocks, tenant, id))
+    }
+
+    fn blocks(&self) -> Result<Option<&Arc<Blocks>>, ApiError> {
+        self.blocks.as_ref().map(|blocks| blocks.get().ok_or(ApiError::Starting)).transpose()
+    }
+
     /// Whose data a request asks for.
     pub(super) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
         let header = headers.get(TENANT_HEADER).map(http::HeaderValue::as_bytes);
         Ok(self.tenancy.tenant(header)?)
     }
+}
+
+/// Asks again, with a newer list of blocks, if a block was removed while it was read.
+fn again<T>(mut query: impl FnMut() -> Result<T, BlocksError>) -> Result<T, ApiError> {
+    const TIMES: usize = 5;
+    for _ in 1..TIMES {
+        match query() {
+            Err(BlocksError::Gone { .. }) => {}
+            answer => return Ok(answer?),
+        }
+    }
+    Ok(query()?)
 }

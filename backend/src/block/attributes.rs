@@ -88,6 +88,12 @@ impl AttributeCounts {
         self.incomplete || self.by_key.contains_key(key)
     }
 
+    /// Whether any span may have an attribute of this key with a value of another type.
+    pub fn has_others(&self, key: &str, of: AttributeType) -> bool {
+        let counts = self.by_key.get(key).into_iter().flat_map(|counts| AttributeType::ALL.into_iter().zip(counts));
+        counts.into_iter().any(|(other, count)| other != of && *count > 0)
+    }
+
     /// False if there were more keys than are counted.
     pub fn is_complete(&self) -> bool {
         !self.incomplete

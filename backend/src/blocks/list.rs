@@ -119,12 +119,30 @@ impl BlockList {
         if tenant.blocks.len() < 2 {
             return false;
         }
-        let shared = tenant.shared.get_or_init(|| tenant.known.iter().flat_map(|ids| ids.iter().copied()).collect());
-        shared.contains(id) || tenant.pending.iter().any(|entry| entry.may_contain(id))
+        tenant.shared().contains(id) || tenant.pending.iter().any(|entry| entry.may_contain(id))
+    }
+
+    /// Traces of the tenant that may be in more than one block, of those blocks of which that is known already.
+    pub fn shared(&self, tenant: &str) -> impl Iterator<Item = &TraceId> {
+        self.tenants.get(tenant).into_iter().flat_map(TenantBlocks::shared)
+    }
+
+    /// Whether a block may have a trace that is in another one too.
+    pub fn may_share(&self, entry: &BlockEntry) -> bool {
+        let Some(tenant) = self.tenants.get(&entry.summary.tenant).filter(|tenant| tenant.blocks.len() > 1) else {
+            return false;
+        };
+        !tenant.pending.is_empty() || tenant.shared().iter().any(|id| entry.may_contain(id))
     }
 
     /// Blocks of which it is not known yet which traces they share with others.
     pub(super) fn pending(&self) -> impl Iterator<Item = &Arc<BlockEntry>> {
         self.tenants.values().flat_map(|tenant| &tenant.pending)
+    }
+}
+
+impl TenantBlocks {
+    fn shared(&self) -> &HashSet<TraceId, RandomState> {
+        self.shared.get_or_init(|| self.known.iter().flat_map(|ids| ids.iter().copied()).collect())
     }
 }

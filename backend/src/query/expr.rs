@@ -72,6 +72,24 @@ impl Expr {
         }
     }
 
+    /// Every field that is mentioned, as often as it is.
+    pub(super) fn fields<'e>(&'e self, fields: &mut Vec<&'e Field>) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Field(field) => fields.push(field),
+            Self::All(list) | Self::Any(list) => list.iter().for_each(|item| item.fields(fields)),
+            Self::Compare { left, right, .. } | Self::Arithmetic { left, right, .. } => {
+                left.fields(fields);
+                right.fields(fields);
+            }
+            Self::Match { value: inner, .. }
+            | Self::Not(inner)
+            | Self::Negate(inner)
+            | Self::Exists(inner)
+            | Self::Missing(inner) => inner.fields(fields),
+        }
+    }
+
     /// Whether it is true on one span.
     pub(super) fn holds(&self, span: &impl SpanView) -> bool {
         self.evaluate(span).is_true()

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{self as otlp, Span};
 
 use super::distinct::distinct_spans;
 use super::nested::{Link, NestedSet, number};
@@ -41,21 +41,6 @@ impl<'a> LiveSpan<'a> {
     /// The span as it was sent.
     pub fn span(&self) -> &'a Span {
         self.span
-    }
-
-    /// `service.name` of its resource, empty if it has none.
-    pub fn service_name(&self) -> &'a str {
-        self.batch.service_name().unwrap_or_default()
-    }
-
-    /// Whether the span failed.
-    pub fn is_error(&self) -> bool {
-        status(self.span) == Status::Error
-    }
-
-    /// End minus start; 0 for a span that ends before it starts.
-    pub fn duration_ns(&self) -> u64 {
-        self.span.end_time_unix_nano.saturating_sub(self.span.start_time_unix_nano)
     }
 
     /// Attributes of a scope. [`Scope::Any`] has none.
@@ -118,9 +103,9 @@ impl SpanView for LiveSpan<'_> {
         match intrinsic {
             Intrinsic::Duration => duration(self.duration_ns()),
             Intrinsic::Name => borrowed(&span.name),
-            Intrinsic::Status => Value::Status(status(span)),
+            Intrinsic::Status => Value::Status(status_of(span.status.as_ref().map_or(0, |status| status.code))),
             Intrinsic::StatusMessage => borrowed(span.status.as_ref().map_or("", |status| &status.message)),
-            Intrinsic::Kind => Value::Kind(kind(span)),
+            Intrinsic::Kind => Value::Kind(kind_of(span.kind)),
             Intrinsic::Parent => Value::Nil,
             Intrinsic::ChildCount => Value::Int(self.children),
             Intrinsic::SpanId => Value::text(hex(&span.span_id)),
@@ -151,6 +136,10 @@ impl SpanView for LiveSpan<'_> {
     fn start_ns(&self) -> u64 {
         self.span.start_time_unix_nano
     }
+
+    fn duration_ns(&self) -> u64 {
+        self.span.end_time_unix_nano.saturating_sub(self.span.start_time_unix_nano)
+    }
 }
 
 fn attribute<'a>(attributes: &'a [KeyValue], name: &str) -> Value<'a> {
@@ -161,22 +150,24 @@ fn duration(nanos: u64) -> Value<'static> {
     Value::Duration(i64::try_from(nanos).unwrap_or(i64::MAX))
 }
 
-fn status(span: &Span) -> Status {
-    match span.status.as_ref().map(otlp::Status::code) {
-        Some(StatusCode::Error) => Status::Error,
-        Some(StatusCode::Ok) => Status::Ok,
-        Some(StatusCode::Unset) | None => Status::Unset,
+/// Outcome by its number in OTLP.
+pub(super) fn status_of(code: i32) -> Status {
+    match StatusCode::try_from(code) {
+        Ok(StatusCode::Error) => Status::Error,
+        Ok(StatusCode::Ok) => Status::Ok,
+        Ok(StatusCode::Unset) | Err(_) => Status::Unset,
     }
 }
 
-fn kind(span: &Span) -> Kind {
-    match span.kind() {
-        SpanKind::Unspecified => Kind::Unspecified,
-        SpanKind::Internal => Kind::Internal,
-        SpanKind::Server => Kind::Server,
-        SpanKind::Client => Kind::Client,
-        SpanKind::Producer => Kind::Producer,
-        SpanKind::Consumer => Kind::Consumer,
+/// Side by its number in OTLP.
+pub(super) fn kind_of(number: i32) -> Kind {
+    match SpanKind::try_from(number) {
+        Ok(SpanKind::Unspecified) | Err(_) => Kind::Unspecified,
+        Ok(SpanKind::Internal) => Kind::Internal,
+        Ok(SpanKind::Server) => Kind::Server,
+        Ok(SpanKind::Client) => Kind::Client,
+        Ok(SpanKind::Producer) => Kind::Producer,
+        Ok(SpanKind::Consumer) => Kind::Consumer,
     }
 }
 

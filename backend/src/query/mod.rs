@@ -2,6 +2,7 @@
 //!
 //! A plan sees spans only through [`SpanView`], so that spans in memory and spans in blocks are searched by the same code.
 
+mod block;
 mod distinct;
 mod expr;
 mod live;
@@ -9,11 +10,14 @@ mod metrics;
 mod nested;
 mod pipeline;
 mod plan;
+mod prefilter;
 mod scan;
 mod search;
 mod span;
+mod tag_scan;
 mod tags;
 mod value;
+mod view;
 
 pub use distinct::distinct_spans;
 pub use live::LiveSpan;
@@ -25,16 +29,19 @@ pub use nested::NestedSet;
 pub(crate) use nested::{Link as NestedLink, number as number_nested};
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
-pub use scan::{TagScan, scan_names, scan_values};
 pub use search::{
-    Inspected, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch, Window, search,
-    search_part,
+    Inspected, Progress, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch, Window,
+    search, search_in_parts,
 };
 pub use span::SpanView;
+pub use tag_scan::{TagScan, scan_names, scan_values};
 pub use tags::expression_of_tags;
 pub use value::{Value, go_duration};
+pub use view::{FoundTrace, View};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+pub(crate) mod random;
 #[cfg(test)]
 mod tests;

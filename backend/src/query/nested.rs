@@ -33,15 +33,16 @@ impl<'a> Link<'a> {
 
 /// Numbers the spans of one trace; the result is in their order. Children are entered by their start.
 pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
-    let mut by_id = HashMap::with_capacity(spans.len());
+    let mut by_id: HashMap<&[u8], (u64, usize)> = HashMap::with_capacity(spans.len());
     for (index, span) in spans.iter().enumerate() {
-        // If an id comes twice, its children go to the first.
-        by_id.entry(span.id).or_insert(index);
+        // If an id comes twice, its children go to the one that starts first: in which order they came is not known for ever.
+        let first = by_id.entry(span.id).or_insert((span.start_ns, index));
+        *first = (span.start_ns, index).min(*first);
     }
     let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
     let (mut roots, mut orphans) = (Vec::new(), Vec::new());
     for (index, span) in spans.iter().enumerate() {
-        let parent = by_id.get(span.parent).filter(|parent| **parent != index);
+        let parent = by_id.get(span.parent).map(|(_, parent)| parent).filter(|parent| **parent != index);
         match parent {
             _ if span.parent.iter().all(|byte| *byte == 0) => roots.push(index),
             Some(parent) => children.entry(*parent).or_default().push(index),
@@ -109,9 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn children_of_an_id_that_came_twice_go_to_the_first() {
-        let numbers = number_of(&[(1, 0, 0), (1, 0, 1), (2, 1, 2)]);
-        assert_eq!(numbers, [(1, 4, -1), (5, 6, -1), (2, 3, 1)]);
+    fn children_of_an_id_that_came_twice_go_to_the_one_that_starts_first() {
+        let numbers = number_of(&[(1, 0, 1), (1, 0, 0), (2, 1, 2)]);
+        assert_eq!(numbers, [(5, 6, -1), (1, 4, -1), (2, 3, 1)]);
     }
 
     proptest! {

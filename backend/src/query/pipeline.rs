@@ -200,13 +200,16 @@ fn calculate<'s, S: SpanView>(aggregate: &'s PlannedAggregate, spans: &'s [S], s
             _ => {}
         }
     }
-    let numbers = || values.iter().filter_map(Value::number);
+    let mut numbers: Vec<f64> = values.iter().filter_map(Value::number).collect();
+    // Sums depend on the order, and the order in which spans lie says nothing.
+    numbers.sort_unstable_by(f64::total_cmp);
+    let numbers = numbers.into_iter();
     let number = match aggregate.function {
         AggregateFunction::Count => values.len() as f64,
-        AggregateFunction::Sum => numbers().sum(),
-        AggregateFunction::Avg => numbers().sum::<f64>() / values.len() as f64,
-        AggregateFunction::Max => numbers().fold(f64::NEG_INFINITY, f64::max),
-        AggregateFunction::Min => numbers().fold(f64::INFINITY, f64::min),
+        AggregateFunction::Sum => numbers.sum(),
+        AggregateFunction::Avg => numbers.sum::<f64>() / values.len() as f64,
+        AggregateFunction::Max => numbers.fold(f64::NEG_INFINITY, f64::max),
+        AggregateFunction::Min => numbers.fold(f64::INFINITY, f64::min),
     };
     let durations = values.iter().all(|value| matches!(value, Value::Duration(_)));
     Some(if durations { Value::Duration(number.round() as i64) } else { Value::Float(number) })

@@ -76,6 +76,11 @@ impl Plan {
         Self::of_stages(&[Stage::Spansets(expr)])
     }
 
+    /// Whether it judges each span without looking at the others.
+    pub(super) fn is_of_spans(&self) -> bool {
+        self.stages.iter().all(|stage| matches!(stage, PlannedStage::Spansets(PlannedSpansets::Filter(_))))
+    }
+
     pub(super) fn of_stages(stages: &[Stage]) -> Result<Self, PlanError> {
         let mut planner = Planner::default();
         let stages = planner.stages(stages)?;

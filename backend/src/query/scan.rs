@@ -1,102 +1,166 @@
-//! Names and values of tags on the spans that a filter lets pass. Without a filter the catalog knows them.
+//! Every trace that a query has to look at, shown to whoever counts, collects or compares them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::live::LiveSpan;
-use super::plan::Plan;
-use super::search::{Inspected, Window};
+use super::metrics::Intervals;
+use super::prefilter::Prefilter;
+use super::search::{Inspected, Progress, Window};
 use super::span::SpanView;
-use super::value::Value;
-use crate::catalog::TagValue;
-use crate::live::Trace;
-use crate::traceql::{Field, Scope};
+use crate::live::{Root, Trace, TraceId};
+use crate::traceql::{Field, Intrinsic};
 
-/// Which spans are looked at.
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Scan<'p> {
+    /// What a trace must have.
+    pub(super) filter: &'p Prefilter,
+    /// When it must have been active.
+    pub(super) range: TimeRange,
+    /// What the range is about.
+    pub(super) range_of: RangeOf,
+    /// What is looked at on a span.
+    pub(super) wanted: Wanted,
+    /// Whether the places of spans in their trees are needed.
+    pub(super) nested: bool,
+    /// Whether traces must be shown whole. If not, any spans may be shown together, without those that cannot match.
+    pub(super) whole: bool,
+    /// Whether traces that started last should come first.
+    pub(super) newest_first: bool,
+}
+
+/// What must be in a time range.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum RangeOf {
+    /// The start of a span.
+    Spans,
+    /// A moment of a trace.
+    Traces,
+}
+
+/// Nanoseconds since the epoch, both included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeRange {
+    pub(super) start_ns: u64,
+    pub(super) end_ns: u64,
+}
+
+impl TimeRange {
+    /// Whether what lasts from `start_ns` to `end_ns` has a moment in it.
+    pub(super) fn overlaps(self, start_ns: u64, end_ns: u64) -> bool {
+        end_ns >= self.start_ns && start_ns <= self.end_ns
+    }
+}
+
+/// What a query looks at on a span.
 #[derive(Clone, Debug, Default)]
-pub struct TagScan {
-    /// What they must match; none for every span.
-    pub plan: Option<Plan>,
-    /// When their traces were active.
-    pub window: Window,
-    /// Most names of a scope, or values, in the answer.
-    pub limit: usize,
+pub(super) struct Wanted {
+    /// Each once.
+    pub(super) fields: Vec<Field>,
+    /// Every attribute of every scope.
+    pub(super) every_attribute: bool,
 }
 
-/// Values of a field, sorted by type and value. Arrays give their elements; durations are integers, in nanoseconds.
-pub fn scan_values(
-    traces: &[Arc<Trace>],
-    field: &Field,
-    scan: &TagScan,
-    cancelled: &AtomicBool,
-) -> (Vec<TagValue>, Inspected) {
-    let mut values = BTreeSet::new();
-    let inspected = visit(traces, scan, cancelled, &mut |span| {
-        collect(&span.field(field), &mut values);
-        values.len() < scan.limit
-    });
-    (values.into_iter().take(scan.limit).collect(), inspected)
-}
+impl Wanted {
+    /// Fields that a query mentions.
+    pub(super) fn of<'f>(fields: impl IntoIterator<Item = &'f Field>) -> Self {
+        let mut wanted = Self::default();
+        fields.into_iter().for_each(|field| wanted.add(field));
+        wanted
+    }
 
-/// Names of attributes by scope, sorted.
-pub fn scan_names(
-    traces: &[Arc<Trace>],
-    scan: &TagScan,
-    cancelled: &AtomicBool,
-) -> (BTreeMap<&'static str, BTreeSet<String>>, Inspected) {
-    let mut names: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
-    let inspected = visit(traces, scan, cancelled, &mut |span| {
-        for scope in Scope::NAMED {
-            for kv in span.attributes(scope) {
-                let known = names.entry(scope.name()).or_default();
-                if known.len() < scan.limit && !known.contains(&kv.key) {
-                    known.insert(kv.key.clone());
-                }
-            }
-        }
-        true
-    });
-    (names, inspected)
-}
-
-/// Shows every span that matches to `visitor`, until it returns false.
-fn visit(
-    traces: &[Arc<Trace>],
-    scan: &TagScan,
-    cancelled: &AtomicBool,
-    visitor: &mut dyn FnMut(&LiveSpan<'_>) -> bool,
-) -> Inspected {
-    let mut inspected = Inspected::default();
-    for trace in traces.iter().filter(|trace| scan.window.overlaps(trace)) {
-        if cancelled.load(Ordering::Relaxed) {
-            break;
-        }
-        inspected.traces += 1;
-        inspected.bytes += trace.bytes as u64;
-        inspected.spans += trace.span_count as u64;
-        let spans = LiveSpan::of_trace(trace, scan.plan.as_ref().is_some_and(|plan| plan.needs_nested));
-        let matching: Vec<usize> = match &scan.plan {
-            Some(plan) => plan.run(&spans).into_iter().flat_map(|set| set.spans).collect(),
-            None => (0..spans.len()).collect(),
-        };
-        if !matching.into_iter().filter_map(|index| spans.get(index)).all(&mut *visitor) {
-            break;
+    pub(super) fn add(&mut self, field: &Field) {
+        if !self.fields.contains(field) {
+            self.fields.push(field.clone());
         }
     }
-    inspected
+
+    /// Whether a span tells something only together with the others of its trace.
+    pub(super) fn needs_trace(&self) -> bool {
+        self.fields.iter().any(|field| !is_of_span(field))
+    }
 }
 
-fn collect(value: &Value<'_>, into: &mut BTreeSet<TagValue>) {
-    let value = match value {
-        Value::String(text) => TagValue::String(text.clone().into_owned()),
-        Value::Int(int) | Value::Duration(int) => TagValue::Int(*int),
-        Value::Float(float) => TagValue::Float(*float),
-        Value::Bool(truth) => TagValue::Bool(*truth),
-        Value::List(values) => return values.iter().for_each(|value| collect(value, into)),
-        Value::Status(status) => TagValue::String(status.name().to_owned()),
-        Value::Kind(kind) => TagValue::String(kind.name().to_owned()),
-        Value::Nil | Value::Opaque(_) => return,
-    };
-    into.insert(value);
+/// Whether a stored span alone tells what the field is.
+pub(super) fn is_of_span(field: &Field) -> bool {
+    !matches!(
+        field,
+        Field::Intrinsic(
+            Intrinsic::Parent
+                | Intrinsic::ParentId
+                | Intrinsic::ChildCount
+                | Intrinsic::RootName
+                | Intrinsic::RootService
+        )
+    )
+}
+
+impl From<Window> for TimeRange {
+    fn from(window: Window) -> Self {
+        let nanos = |seconds: u64| seconds.saturating_mul(1_000_000_000);
+        Self { start_ns: window.start.map_or(0, nanos), end_ns: window.end.map_or(u64::MAX, nanos) }
+    }
+}
+
+impl From<&Intervals> for TimeRange {
+    fn from(intervals: &Intervals) -> Self {
+        let (start_ns, end_ns) = intervals.bounds();
+        Self { start_ns, end_ns }
+    }
+}
+
+/// What is known of a trace as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TraceFacts {
+    pub(super) id: TraceId,
+    pub(super) start_ns: u64,
+    pub(super) end_ns: u64,
+    pub(super) root: Option<Root>,
+}
+
+impl TraceFacts {
+    pub(super) fn of(trace: &Trace) -> Self {
+        Self { id: trace.id, start_ns: trace.start_ns, end_ns: trace.end_ns, root: trace.root.clone() }
+    }
+
+    /// From the first start to the last end.
+    pub(super) fn duration_ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.start_ns)
+    }
+}
+
+/// Is shown traces, each once.
+pub(super) trait Visitor {
+    /// Whether it is to be shown this trace.
+    fn wants(&self, trace: &TraceFacts) -> bool;
+
+    /// Whether it can still want a trace that starts at this time or earlier, nanoseconds since the epoch.
+    fn wants_since(&self, _start_ns: u64) -> bool {
+        true
+    }
+
+    /// Takes a trace. Returns whether it wants more.
+    fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool;
+
+    /// Takes spans of any traces, where traces need not be whole. Returns whether it wants more.
+    fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool;
+
+    /// Hears that a part of the work is done, and when what is still to come starts at the latest; none if nothing comes.
+    /// Returns whether it wants more.
+    fn part_done(&mut self, _progress: Progress, _rest_starts_by: Option<u64>) -> bool {
+        true
+    }
+}
+
+impl Inspected {
+    /// Counts a trace in memory.
+    pub(super) fn count(&mut self, trace: &Trace) {
+        self.traces += 1;
+        self.bytes += trace.bytes as u64;
+        self.spans += trace.span_count as u64;
+    }
+
+    /// Adds what was looked at elsewhere.
+    pub(super) fn add(&mut self, other: Self) {
+        self.traces += other.traces;
+        self.bytes += other.bytes;
+        self.spans += other.spans;
+    }
 }

@@ -22,6 +22,9 @@ pub trait SpanView {
     /// Start, nanoseconds since the epoch.
     fn start_ns(&self) -> u64;
 
+    /// End minus start, nanoseconds; 0 for a span that ends before it starts.
+    fn duration_ns(&self) -> u64;
+
     /// What a field of a query is on this span.
     fn field(&self, field: &Field) -> Value<'_> {
         match field {

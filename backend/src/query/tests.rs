@@ -193,7 +193,7 @@ fn ids(result: &SearchResult) -> Vec<TraceId> {
 }
 
 fn run(request: &SearchRequest) -> SearchResult {
-    search(&live().snapshot("single-tenant"), request, &AtomicBool::new(false))
+    search(&View::of_live(live().snapshot("single-tenant")), request, &AtomicBool::new(false)).unwrap()
 }
 
 /// Seconds since the epoch.
@@ -229,7 +229,8 @@ fn what_was_looked_at_is_counted() {
 
 #[test]
 fn a_search_stops_when_nobody_waits_for_it() {
-    let result = search(&live().snapshot("single-tenant"), &request("{}"), &AtomicBool::new(true));
+    let result =
+        search(&View::of_live(live().snapshot("single-tenant")), &request("{}"), &AtomicBool::new(true)).unwrap();
     assert_eq!(result, SearchResult::default());
 }
 
@@ -305,7 +306,8 @@ fn services_are_counted_over_the_whole_trace() {
 fn values(field: &str, filter: Option<&str>) -> Vec<String> {
     let scan = TagScan { plan: filter.map(plan), limit: 100, ..TagScan::default() };
     let field = traceql::parse_field(field).unwrap();
-    let (values, _) = scan_values(&live().snapshot("single-tenant"), &field, &scan, &AtomicBool::new(false));
+    let (values, _) =
+        scan_values(&View::of_live(live().snapshot("single-tenant")), &field, &scan, &AtomicBool::new(false)).unwrap();
     values.iter().map(|value| format!("{} {value}", value.type_name())).collect()
 }
 
@@ -326,14 +328,16 @@ fn collects_values(#[case] field: &str, #[case] filter: Option<&str>, #[case] ex
 fn values_are_limited() {
     let scan = TagScan { limit: 2, ..TagScan::default() };
     let field = traceql::parse_field("name").unwrap();
-    let (values, _) = scan_values(&live().snapshot("single-tenant"), &field, &scan, &AtomicBool::new(false));
+    let (values, _) =
+        scan_values(&View::of_live(live().snapshot("single-tenant")), &field, &scan, &AtomicBool::new(false)).unwrap();
     assert_eq!(values.len(), 2);
 }
 
 #[test]
 fn collects_names_of_matching_spans() {
     let scan = TagScan { plan: Some(plan("{ name = \"SELECT\" && .db.rows = 7 }")), limit: 100, ..TagScan::default() };
-    let (names, _) = scan_names(&live().snapshot("single-tenant"), &scan, &AtomicBool::new(false));
+    let (names, _) =
+        scan_names(&View::of_live(live().snapshot("single-tenant")), &scan, &AtomicBool::new(false)).unwrap();
     let names: Vec<_> =
         names.into_iter().map(|(scope, names)| (scope, names.into_iter().collect::<Vec<_>>().join(" "))).collect();
     let expected = [

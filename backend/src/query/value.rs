@@ -66,6 +66,28 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The same value, of which nothing is owned.
+    #[must_use]
+    pub fn borrowed(&self) -> Value<'_> {
+        match self {
+            Self::Nil => Value::Nil,
+            Self::Bool(truth) => Value::Bool(*truth),
+            Self::Int(int) => Value::Int(*int),
+            Self::Float(float) => Value::Float(*float),
+            Self::Duration(nanos) => Value::Duration(*nanos),
+            Self::String(text) => Value::String(Cow::Borrowed(text)),
+            Self::Status(status) => Value::Status(*status),
+            Self::Kind(kind) => Value::Kind(*kind),
+            Self::List(values) => Value::List(values.iter().map(Value::borrowed).collect()),
+            Self::Opaque(any) => Value::Opaque(any),
+        }
+    }
+
+    /// A text that somebody else owns.
+    pub fn text_of(text: &'a str) -> Self {
+        Self::String(Cow::Borrowed(text))
+    }
+
     /// A text that the value owns.
     pub fn text(text: String) -> Self {
         Self::String(Cow::Owned(text))

@@ -12,7 +12,7 @@ use crate::query::value::Value;
 use crate::traceql::{Attribute, Field, Intrinsic, Scope};
 
 /// Properties of a span that repeat. Ids, times and durations are different on every span, which tells nothing.
-const INTRINSICS: [Intrinsic; 9] = [
+pub(super) const INTRINSICS: [Intrinsic; 9] = [
     Intrinsic::Name,
     Intrinsic::Status,
     Intrinsic::StatusMessage,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use coati_common::wellknown::resource::SERVICE_NAME;
+
 use super::intervals::Intervals;
 use super::label::{Label, LabelValue};
 use crate::query::span::SpanView;
@@ -92,20 +94,26 @@ fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-fn labels(span: &impl SpanView) -> Vec<Label> {
-    let service = Attribute { parent: false, scope: Scope::Resource, name: "service.name".to_owned() };
-    let fields = [
+/// What an exemplar tells of its span.
+pub(super) fn fields() -> [Field; 5] {
+    let service = Attribute { parent: false, scope: Scope::Resource, name: SERVICE_NAME.to_owned() };
+    [
+        Field::Intrinsic(Intrinsic::TraceId),
         Field::Intrinsic(Intrinsic::SpanId),
         Field::Intrinsic(Intrinsic::Name),
         Field::Intrinsic(Intrinsic::Duration),
         Field::Attribute(service),
-    ];
+    ]
+}
+
+fn labels(span: &impl SpanView) -> Vec<Label> {
+    let [trace_id, others @ ..] = fields();
     // As a search prints it.
-    let trace_id = match span.intrinsic(Intrinsic::TraceId) {
+    let id = match span.field(&trace_id) {
         Value::String(id) => LabelValue::text(id.trim_start_matches('0')),
         other => LabelValue::of(&other),
     };
-    let others = fields.into_iter().map(|field| (field.to_string(), LabelValue::of(&span.field(&field))));
+    let others = others.into_iter().map(|field| (field.to_string(), LabelValue::of(&span.field(&field))));
     let others = others.filter(|(_, value)| *value != LabelValue::Nil);
-    [("trace:id".to_owned(), trace_id)].into_iter().chain(others).collect()
+    [(trace_id.to_string(), id)].into_iter().chain(others).collect()
 }

@@ -20,8 +20,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 pub use exemplar::Exemplar;
 pub use intervals::{Intervals, default_step};
@@ -34,10 +33,12 @@ use self::groups::{Context, Groups};
 use self::memory::Memory;
 use self::plan::Node;
 use self::series::Operand;
-use super::live::LiveSpan;
+use super::prefilter::Prefilter;
+use super::scan::{RangeOf, Scan, TraceFacts, Visitor};
 use super::search::Inspected;
 use super::span::SpanView;
-use crate::live::Trace;
+use super::view::View;
+use crate::blocks::BlocksError;
 
 /// Most exemplars of an answer.
 pub const MAX_EXEMPLARS: usize = 100;
@@ -73,6 +74,8 @@ pub struct MetricsResult {
 pub struct Partial {
     leaves: Vec<Leaf>,
     inspected: Inspected,
+    /// Blocks that could not be read.
+    skipped: usize,
     memory: Memory,
 }
 
@@ -96,7 +99,8 @@ impl Partial {
             Some(_) => Leaf::Comparison(Comparison::default()),
             None => Leaf::Groups(Groups::default()),
         });
-        Self { leaves: leaves.collect(), inspected: Inspected::default(), memory: Memory::new(request.max_bytes) }
+        let memory = Memory::new(request.max_bytes);
+        Self { leaves: leaves.collect(), inspected: Inspected::default(), skipped: 0, memory }
     }
 
     /// Counts the spans of one whole trace.
@@ -118,30 +122,35 @@ impl Partial {
         }
     }
 
-    /// Counts those of the live traces that can have spans in the time range.
-    pub fn observe_traces(&mut self, traces: &[Arc<Trace>], request: &MetricsRequest, cancelled: &AtomicBool) {
-        let (start, end) = request.intervals.bounds();
-        for trace in traces {
-            if cancelled.load(Ordering::Relaxed) {
-                break;
-            }
-            // A span without an end has nothing to do with the end of its trace.
-            let ended_before = trace.end_ns < start && trace.start_ns <= trace.end_ns;
-            if ended_before || trace.start_ns > end {
-                continue;
-            }
-            self.inspected.traces += 1;
-            self.inspected.bytes += trace.bytes as u64;
-            self.inspected.spans += trace.span_count as u64;
-            self.observe(&LiveSpan::of_trace(trace, request.plan.needs_nested), request);
-        }
+    /// Counts all that is in view; a part of it if `cancelled` is set on the way. Fails if the store does.
+    pub fn observe_view(
+        &mut self,
+        view: &View,
+        request: &MetricsRequest,
+        cancelled: &AtomicBool,
+    ) -> Result<(), BlocksError> {
+        let plan = &request.plan;
+        let filter = Prefilter::of(plan.leaves.iter().map(|leaf| &leaf.spans));
+        let wanted = plan.wanted(request.most_exemplars() > 0);
+        let scan = Scan {
+            filter: &filter,
+            range: (&request.intervals).into(),
+            range_of: RangeOf::Spans,
+            nested: plan.needs_nested,
+            whole: wanted.needs_trace() || plan.leaves.iter().any(|leaf| !leaf.spans.is_of_spans()),
+            wanted,
+            newest_first: false,
+        };
+        let progress = view.scan(&scan, &mut Counting { request, partial: self }, cancelled)?;
+        self.inspected.add(progress.inspected);
+        self.skipped += progress.skipped;
+        Ok(())
     }
 
     /// Adds what was counted on other spans for the same request.
     pub fn merge(&mut self, other: Self, request: &MetricsRequest) {
-        self.inspected.traces += other.inspected.traces;
-        self.inspected.bytes += other.inspected.bytes;
-        self.inspected.spans += other.inspected.spans;
+        self.inspected.add(other.inspected);
+        self.skipped += other.skipped;
         self.memory.merge(&other.memory);
         for (ours, theirs) in self.leaves.iter_mut().zip(other.leaves) {
             match (ours, theirs) {
@@ -195,6 +204,11 @@ impl Partial {
                 )
             });
         }
+        if self.skipped > 0 {
+            partial.get_or_insert_with(|| {
+                format!("{} blocks cannot be read, a partial response is returned without their spans.", self.skipped)
+            });
+        }
         for series in &mut series {
             series::settle_exemplars(series, intervals);
         }
@@ -203,11 +217,41 @@ impl Partial {
     }
 }
 
-/// Answers a metrics query from live traces; incomplete soon after `cancelled` is set.
-pub fn query_metrics(traces: &[Arc<Trace>], request: &MetricsRequest, cancelled: &AtomicBool) -> MetricsResult {
+/// Answers a metrics query from all that is in view; incomplete soon after `cancelled` is set.
+///
+/// Fails if the store does.
+pub fn query_metrics(
+    view: &View,
+    request: &MetricsRequest,
+    cancelled: &AtomicBool,
+) -> Result<MetricsResult, BlocksError> {
     let mut partial = Partial::new(request);
-    partial.observe_traces(traces, request, cancelled);
-    partial.finish(request)
+    partial.observe_view(view, request, cancelled)?;
+    Ok(partial.finish(request))
+}
+
+/// A metrics query at work.
+struct Counting<'r> {
+    request: &'r MetricsRequest,
+    partial: &'r mut Partial,
+}
+
+impl Visitor for Counting<'_> {
+    fn wants(&self, trace: &TraceFacts) -> bool {
+        let (start, end) = self.request.intervals.bounds();
+        // A span without an end has nothing to do with the end of its trace.
+        let ended_before = trace.end_ns < start && trace.start_ns <= trace.end_ns;
+        !ended_before && trace.start_ns <= end
+    }
+
+    fn trace<S: SpanView>(&mut self, _trace: &TraceFacts, spans: &[S]) -> bool {
+        self.spans(spans)
+    }
+
+    fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool {
+        self.partial.observe(spans, self.request);
+        true
+    }
 }
 
 /// Every leaf is used once.

@@ -1,10 +1,13 @@
 //! From the tree of a metrics query to something that can be run.
 
+use super::{compare, exemplar};
 use crate::query::expr::Expr;
 use crate::query::plan::{Plan, PlanError, is_nested};
+use crate::query::scan::Wanted;
 use crate::query::value::Value;
 use crate::traceql::{
-    BinaryOp, Field, Hint, Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody, SecondStage,
+    BinaryOp, Field, Hint, Intrinsic, Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody,
+    SecondStage,
 };
 
 /// Most fields in `by(…)`.
@@ -95,6 +98,40 @@ impl MetricsPlan {
             return Err(PlanError::Unsupported("a second stage, or arithmetic, on compare()".to_owned()));
         }
         Ok(Some(plan))
+    }
+
+    /// What is looked at on a span.
+    pub(super) fn wanted(&self, exemplars: bool) -> Wanted {
+        let mut wanted = Wanted::default();
+        if exemplars {
+            for field in exemplar::fields() {
+                wanted.add(&field);
+            }
+        }
+        // The interval of a span is that of its start, which comes with the duration.
+        wanted.add(&Field::Intrinsic(Intrinsic::Duration));
+        for leaf in &self.leaves {
+            leaf.spans.referenced.iter().chain(&leaf.by).for_each(|field| wanted.add(field));
+            match &leaf.measure {
+                Measure::Count { .. } => {}
+                Measure::Min(of)
+                | Measure::Max(of)
+                | Measure::Sum(of)
+                | Measure::Average(of)
+                | Measure::Histogram(of)
+                | Measure::Quantiles(of, _) => wanted.add(of),
+            }
+            if let Some(compare) = &leaf.compare {
+                let mut fields = Vec::new();
+                compare.filter.fields(&mut fields);
+                for field in fields {
+                    wanted.add(field);
+                }
+                compare::INTRINSICS.map(Field::Intrinsic).iter().for_each(|field| wanted.add(field));
+                wanted.every_attribute = true;
+            }
+        }
+        wanted
     }
 
     fn node(&mut self, expr: &MetricsExpr) -> Result<Node, PlanError> {

@@ -1,9 +1,10 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::live::Limits;
-use crate::live::LiveSet;
+use crate::live::{Limits, LiveSet, Trace};
 use crate::query::fixture::{EPOCH, attributes, int, live, service, span, text};
 use crate::query::{PlanError, fixture};
 use crate::traceql;
@@ -31,7 +32,7 @@ fn instant(query: &str) -> MetricsRequest {
 }
 
 fn answer(request: &MetricsRequest) -> MetricsResult {
-    query_metrics(&live().snapshot("single-tenant"), request, &AtomicBool::new(false))
+    query_metrics(&View::of_live(live().snapshot("single-tenant")), request, &AtomicBool::new(false)).unwrap()
 }
 
 fn shown_value(value: &LabelValue) -> String {
@@ -244,8 +245,8 @@ fn too_much_memory_is_a_partial_answer() {
 
 #[test]
 fn a_cancelled_query_looks_at_nothing_more() {
-    let traces = live().snapshot("single-tenant");
-    let result = query_metrics(&traces, &request("{} | rate()"), &AtomicBool::new(true));
+    let view = View::of_live(live().snapshot("single-tenant"));
+    let result = query_metrics(&view, &request("{} | rate()"), &AtomicBool::new(true)).unwrap();
     assert_eq!(result.inspected, Inspected::default());
 }
 
@@ -258,7 +259,9 @@ fn spans_without_an_end_are_counted() {
     let request_of =
         |resource_spans| opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans };
     live.insert("t", crate::live::group(request_of(resource_spans)), EPOCH, 0);
-    let result = query_metrics(&live.snapshot("t"), &request("{} | count_over_time()"), &AtomicBool::new(false));
+    let result =
+        query_metrics(&View::of_live(live.snapshot("t")), &request("{} | count_over_time()"), &AtomicBool::new(false))
+            .unwrap();
     assert_eq!(shown(&result), ["__name__=count_over_time 0.000 1.000 0.000"]);
 }
 
@@ -289,11 +292,11 @@ proptest! {
             "({} | max_over_time(duration) by(name)) - ({} | min_over_time(duration) by(name))",
         ] {
             let request = MetricsRequest { exemplars: 6, max_bytes: 1 << 24, ..request(query) };
-            let whole = query_metrics(&traces, &request, &AtomicBool::new(false));
+            let whole = query_metrics(&View::of_live(traces.clone()), &request, &AtomicBool::new(false)).unwrap();
             let (left, right) = shuffled.split_at(shuffled.len() / 3);
             let mut parts = [left, right].map(|part| {
                 let mut partial = Partial::new(&request);
-                partial.observe_traces(part, &request, &AtomicBool::new(false));
+                partial.observe_view(&View::of_live(part.to_vec()), &request, &AtomicBool::new(false)).unwrap();
                 partial
             }).into_iter();
             let mut merged = parts.next().unwrap();
@@ -314,7 +317,7 @@ proptest! {
     ) {
         let spans: Vec<_> = lengths.iter().map(|length| (100, *length, 0)).collect();
         let request = instant(&format!("{{}} | quantile_over_time(duration, {part:.6})"));
-        let result = query_metrics(&traces(&spans), &request, &AtomicBool::new(false));
+        let result = query_metrics(&View::of_live(traces(&spans)), &request, &AtomicBool::new(false)).unwrap();
         let mut sorted = lengths.clone();
         sorted.sort_unstable();
         let part: f64 = format!("{part:.6}").parse().unwrap();

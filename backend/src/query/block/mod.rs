@@ -1,0 +1,386 @@
+//! Queries over one block: of its columns only those are read that a query looks at, of its rows only those that can matter.
+//!
+//! ```text
+//! footer: can it match at all? ─► columns of the conditions: which rows, so which traces? ─► the other columns of these
+//! ```
+//!
+//! A trace that may have spans elsewhere too is not judged here: its id is handed out, so that somebody looks at it whole.
+
+mod columns;
+mod lists;
+mod mask;
+mod rows;
+mod span;
+mod texts;
+
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow_buffer::BooleanBuffer;
+use parquet::arrow::arrow_reader::RowSelection;
+
+use self::columns::Columns;
+use self::rows::{Rows, Tables};
+use self::span::{BlockSpan, Family};
+use super::prefilter::{Condition, Leaf};
+use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted, is_of_span};
+use super::search::Inspected;
+use crate::block::schema::column;
+use crate::block::{Block, BlockError};
+use crate::live::{Root, TraceId};
+use crate::traceql::{Field, Intrinsic};
+
+/// Rows that are decoded at once, more only for a trace that has more.
+const BATCH_ROWS: usize = 16_384;
+
+/// Traces that are decoded first where only the newest are wanted; then twice as many, and so on.
+const FIRST_TRACES: usize = 32;
+
+/// Conditions that are told apart. All beyond share one bit: a span that fulfils one of them counts for all.
+const MAX_CONDITIONS: usize = 64;
+
+/// A block at work.
+pub(super) struct BlockScan<'s> {
+    block: &'s Block,
+    tables: Tables<'s>,
+    scan: &'s Scan<'s>,
+    /// Whether a trace may have spans elsewhere; none if no trace of the block has.
+    elsewhere: Option<&'s dyn Fn(&TraceId) -> bool>,
+    cancelled: &'s AtomicBool,
+    inspected: Inspected,
+    /// Traces with spans elsewhere that can match.
+    pub(super) scattered: Vec<TraceId>,
+}
+
+/// Rows of a trace.
+#[derive(Clone, Debug)]
+struct Candidate {
+    facts: TraceFacts,
+    /// Counted over all row groups.
+    first: usize,
+    rows: usize,
+    /// The conditions that some row fulfils, a bit each.
+    fulfilled: u64,
+}
+
+impl<'s> BlockScan<'s> {
+    pub(super) fn new(
+        block: &'s Block,
+        scan: &'s Scan<'s>,
+        elsewhere: Option<&'s dyn Fn(&TraceId) -> bool>,
+        cancelled: &'s AtomicBool,
+    ) -> Result<Self, BlockError> {
+        let tables = Tables { resources: block.resources()?, scopes: block.scopes()? };
+        let (inspected, scattered) = (Inspected::default(), Vec::new());
+        Ok(Self { block, tables, scan, elsewhere, cancelled, inspected, scattered })
+    }
+
+    /// Shows what can match. Returns whether the visitor wants more.
+    pub(super) fn run(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
+        let is_possible = |leaf: &Leaf| mask::is_possible(leaf, self.block, self.tables);
+        if !self.scan.filter.admits_some(self.elsewhere.is_some(), &is_possible) {
+            return Ok(true);
+        }
+        let summary = self.block.summary();
+        self.inspected.traces += u32::try_from(summary.traces).unwrap_or(u32::MAX);
+        self.inspected.spans += summary.spans;
+        if self.scan.whole { self.show_traces(visitor) } else { self.show_spans(visitor) }
+    }
+
+    /// What was looked at.
+    pub(super) fn inspected(&self) -> Inspected {
+        self.inspected
+    }
+
+    fn admits(&self, fulfilled: u64) -> bool {
+        self.scan.filter.admits(&|number| fulfilled & bit(number) != 0)
+    }
+
+    fn admits_part(&self, fulfilled: u64) -> bool {
+        self.scan.filter.admits_part(&|number| fulfilled & bit(number) != 0)
+    }
+
+    fn is_elsewhere(&self, id: &TraceId) -> bool {
+        self.elsewhere.is_some_and(|elsewhere| elsewhere(id))
+    }
+
+    /// Number of row groups, and the rows of each.
+    fn row_groups(&self) -> impl Iterator<Item = (usize, usize)> + use<'s> {
+        let groups = self.block.parquet().row_groups().iter();
+        groups.map(|group| usize::try_from(group.num_rows()).unwrap_or_default()).enumerate()
+    }
+
+    /// Reads some rows of a row group; all, if there is no selection. `count` is how many they are.
+    fn read(
+        &mut self,
+        group: usize,
+        columns: &Columns,
+        selection: Option<RowSelection>,
+        batch_rows: usize,
+        visit: &mut dyn FnMut(&mut Self, Rows<'s>) -> Result<bool, BlockError>,
+    ) -> Result<bool, BlockError> {
+        let mask = columns.mask(self.block);
+        let ranges = self.block.byte_ranges(group, &mask, selection.as_ref());
+        self.inspected.bytes += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        for batch in self.block.rows(group, mask, selection, batch_rows)? {
+            let rows = Rows::of(&batch?, columns, self.tables);
+            if self.cancelled.load(Ordering::Relaxed) || !visit(self, rows)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Columns of the conditions that can be checked on rows.
+    fn condition_columns(&self) -> Columns {
+        let mut wanted = Wanted::default();
+        self.scan.filter.conditions.iter().for_each(|condition| add_fields(condition, &mut wanted));
+        Columns::of(self.block, &wanted)
+    }
+
+    /// The conditions that each row fulfils, a bit each.
+    fn fulfilled(&self, rows: &Rows<'_>) -> Vec<u64> {
+        let mut fulfilled = vec![0; rows.len];
+        for (number, condition) in self.scan.filter.conditions.iter().enumerate() {
+            let mut mask = vec![true; rows.len];
+            mask::narrow(condition, rows, &mut mask);
+            fulfilled.iter_mut().zip(mask).filter(|(_, holds)| *holds).for_each(|(bits, _)| *bits |= bit(number));
+        }
+        fulfilled
+    }
+
+    // Spans alone.
+
+    /// For plans that look at single spans: which trace they belong to does not matter.
+    fn show_spans(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
+        let mut condition_columns = self.condition_columns();
+        let summary = self.block.summary();
+        let range = self.scan.range;
+        let is_cut = summary.start_ns < range.start_ns || summary.end_ns > range.end_ns;
+        if self.elsewhere.is_some() {
+            condition_columns.add_name(column::TRACE_ID);
+        }
+        if is_cut {
+            let names = match self.scan.range_of {
+                RangeOf::Spans => [column::TRACE_START, column::START_OFFSET],
+                RangeOf::Traces => [column::TRACE_START, column::TRACE_END],
+            };
+            for name in names {
+                condition_columns.add_name(name);
+            }
+        }
+        let columns = Columns::of(self.block, &self.scan.wanted);
+        for (group, count) in self.row_groups() {
+            let mut selection = None;
+            if !condition_columns.is_empty() {
+                let mut selected = Vec::with_capacity(count);
+                let goes_on = self.read(group, &condition_columns, None, count.max(1), &mut |scan, rows| {
+                    scan.select(&rows, is_cut, &mut selected);
+                    Ok(true)
+                })?;
+                if !goes_on {
+                    return Ok(false);
+                }
+                match selected.iter().filter(|wanted| **wanted).count() {
+                    0 => continue,
+                    some if some == count => {}
+                    _ => selection = Some(RowSelection::from_boolean_buffer(BooleanBuffer::from(selected))),
+                }
+            }
+            let goes_on = self.read(group, &columns, selection, BATCH_ROWS, &mut |_, rows| {
+                let spans: Vec<_> = (0..rows.len).map(|row| BlockSpan { rows: &rows, row, trace: None }).collect();
+                Ok(visitor.spans(&spans))
+            })?;
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Which rows are shown.
+    fn select(&mut self, rows: &Rows<'_>, is_cut: bool, selected: &mut Vec<bool>) {
+        let range = self.scan.range;
+        let mut last: Option<(TraceId, bool)> = None;
+        for (row, fulfilled) in self.fulfilled(rows).into_iter().enumerate() {
+            let in_range = !is_cut
+                || match self.scan.range_of {
+                    RangeOf::Spans => (range.start_ns..=range.end_ns).contains(&rows.start_ns(row)),
+                    RangeOf::Traces => range.overlaps(rows.trace_start_ns(row), rows.trace_end_ns(row)),
+                };
+            let mut wanted = in_range && self.admits(fulfilled);
+            if self.elsewhere.is_some() {
+                let id = rows.trace_id(row);
+                let is_elsewhere = match last {
+                    Some((last, is_elsewhere)) if last == id => is_elsewhere,
+                    _ => self.is_elsewhere(&id),
+                };
+                last = Some((id, is_elsewhere));
+                if is_elsewhere {
+                    wanted = false;
+                    if self.scattered.last() != Some(&id) && self.admits_part(fulfilled) {
+                        self.scattered.push(id);
+                    }
+                }
+            }
+            selected.push(wanted);
+        }
+    }
+
+    // Whole traces.
+
+    fn show_traces(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
+        let mut condition_columns = self.condition_columns();
+        for name in [column::TRACE_ID, column::TRACE_START, column::TRACE_END] {
+            condition_columns.add_name(name);
+        }
+        let mut columns = Columns::of(self.block, &self.scan.wanted);
+        let facts = [Intrinsic::RootName, Intrinsic::TraceDuration].map(Field::Intrinsic);
+        let nested = self.scan.nested.then_some(Field::Intrinsic(Intrinsic::NestedSetLeft));
+        let facts = Wanted { fields: facts.into_iter().chain(nested).collect(), every_attribute: false };
+        columns.add_all(Columns::of(self.block, &facts));
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut open: Option<Candidate> = None;
+        let mut first = 0;
+        for (group, count) in self.row_groups() {
+            let goes_on = self.read(group, &condition_columns, None, count.max(1), &mut |scan, rows| {
+                for (row, fulfilled) in scan.fulfilled(&rows).into_iter().enumerate() {
+                    let id = rows.trace_id(row);
+                    match &mut open {
+                        Some(open) if open.facts.id == id => {
+                            open.rows += 1;
+                            open.fulfilled |= fulfilled;
+                        }
+                        _ => {
+                            let (start_ns, end_ns) = (rows.trace_start_ns(row), rows.trace_end_ns(row));
+                            let facts = TraceFacts { id, start_ns, end_ns, root: None };
+                            let next = Candidate { facts, first: first + row, rows: 1, fulfilled };
+                            scan.close(open.replace(next), visitor, &mut candidates);
+                        }
+                    }
+                }
+                first += rows.len;
+                Ok(true)
+            })?;
+            if !goes_on {
+                return Ok(false);
+            }
+            let waiting: usize = candidates.iter().map(|candidate| candidate.rows).sum();
+            if !self.scan.newest_first && waiting >= BATCH_ROWS && !self.show(&columns, &mut candidates, visitor)? {
+                return Ok(false);
+            }
+        }
+        self.close(open, visitor, &mut candidates);
+        self.show(&columns, &mut candidates, visitor)
+    }
+
+    /// Keeps a trace whose rows are all known, if it is wanted.
+    fn close(&mut self, trace: Option<Candidate>, visitor: &impl Visitor, candidates: &mut Vec<Candidate>) {
+        let Some(trace) = trace else { return };
+        if self.is_elsewhere(&trace.facts.id) {
+            if self.admits_part(trace.fulfilled) {
+                self.scattered.push(trace.facts.id);
+            }
+        } else if self.admits(trace.fulfilled) && visitor.wants(&trace.facts) {
+            candidates.push(trace);
+        }
+    }
+
+    /// Shows the candidates, and leaves none of them.
+    fn show(
+        &mut self,
+        columns: &Columns,
+        candidates: &mut Vec<Candidate>,
+        visitor: &mut impl Visitor,
+    ) -> Result<bool, BlockError> {
+        let mut most_traces = usize::MAX;
+        if self.scan.newest_first {
+            candidates.sort_unstable_by_key(|candidate| (Reverse(candidate.facts.start_ns), candidate.facts.id));
+            most_traces = FIRST_TRACES;
+        }
+        let mut candidates = std::mem::take(candidates).into_iter().peekable();
+        while candidates.peek().is_some() {
+            let mut part: Vec<Candidate> = Vec::new();
+            let mut rows = 0;
+            while part.len() < most_traces
+                && let Some(next) = candidates.next_if(|next| rows == 0 || rows + next.rows <= 2 * BATCH_ROWS)
+            {
+                // Others may have come before it meanwhile.
+                if visitor.wants(&next.facts) {
+                    rows += next.rows;
+                    part.push(next);
+                }
+            }
+            part.sort_unstable_by_key(|candidate| candidate.first);
+            if !self.show_part(columns, part, visitor)? {
+                return Ok(false);
+            }
+            most_traces = most_traces.saturating_mul(2);
+        }
+        Ok(true)
+    }
+
+    /// Shows traces, which are in the order of their rows.
+    fn show_part(
+        &mut self,
+        columns: &Columns,
+        traces: Vec<Candidate>,
+        visitor: &mut impl Visitor,
+    ) -> Result<bool, BlockError> {
+        let mut read: Vec<Rows<'s>> = Vec::new();
+        let mut group_first = 0;
+        for (group, count) in self.row_groups() {
+            let group_rows = group_first..group_first + count;
+            group_first += count;
+            let ranges = traces.iter().filter_map(|trace| {
+                let start = trace.first.max(group_rows.start);
+                let end = (trace.first + trace.rows).min(group_rows.end);
+                (start < end).then(|| start - group_rows.start..end - group_rows.start)
+            });
+            let selection = RowSelection::from_consecutive_ranges(ranges, count);
+            if !selection.selects_any() {
+                continue;
+            }
+            let goes_on = self.read(group, columns, Some(selection), BATCH_ROWS, &mut |_, rows| {
+                read.push(rows);
+                Ok(true)
+            })?;
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        let mut places = read.iter().flat_map(|rows| (0..rows.len).map(move |row| (rows, row)));
+        for Candidate { facts, rows, .. } in traces {
+            let places: Vec<_> = places.by_ref().take(rows).collect();
+            let root = places.first().and_then(|(rows, row)| root_of(rows, *row));
+            let family = Family::of(places.iter().copied(), root.clone());
+            let spans: Vec<_> =
+                places.iter().map(|(rows, row)| BlockSpan { rows, row: *row, trace: Some(&family) }).collect();
+            if !visitor.trace(&TraceFacts { root, ..facts }, &spans) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The root of a trace that begins with this row: the first one that has no parent is entered first.
+fn root_of(rows: &Rows<'_>, row: usize) -> Option<Root> {
+    (rows.nested_parent(row) == -1).then(|| Root {
+        service_name: rows.resource(row).and_then(|entry| entry.service_name()).unwrap_or_default().into(),
+        span_name: rows.names.as_ref().and_then(|names| names.get(row)).unwrap_or_default().into(),
+        start_ns: rows.start_ns(row),
+    })
+}
+
+fn bit(number: usize) -> u64 {
+    1 << number.min(MAX_CONDITIONS - 1)
+}
+
+fn add_fields(condition: &Condition, wanted: &mut Wanted) {
+    match condition {
+        Condition::All(list) | Condition::Any(list) => list.iter().for_each(|item| add_fields(item, wanted)),
+        Condition::Leaf(leaf) if is_of_span(&leaf.field) => wanted.add(&leaf.field),
+        Condition::Leaf(_) | Condition::Unknown => {}
+    }
+}

@@ -1,0 +1,226 @@
+//! Searches: which traces match, and what is shown of them.
+//!
+//! The answer is the newest traces that match: by start, then by id. It is the same wherever the traces lie.
+
+mod newest;
+mod show;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use coati_common::wellknown::resource::SERVICE_NAME;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+
+use self::newest::Newest;
+use self::show::match_trace;
+use super::plan::Plan;
+use super::prefilter::Prefilter;
+use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted};
+use super::span::SpanView;
+use super::view::View;
+use crate::blocks::BlocksError;
+use crate::live::{Root, TraceId};
+use crate::traceql::{Attribute, Field, Intrinsic, Scope};
+
+/// Seconds since the epoch between which a trace must have been active; either may be left open.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Window {
+    /// The trace ends at or after this.
+    pub start: Option<u64>,
+    /// The trace starts at or before this.
+    pub end: Option<u64>,
+}
+
+impl Window {
+    /// Whether what lasts from `start_ns` to `end_ns`, nanoseconds since the epoch, was active in the window.
+    pub fn overlaps(&self, start_ns: u64, end_ns: u64) -> bool {
+        let nanos = |seconds: u64| seconds.saturating_mul(1_000_000_000);
+        self.start.is_none_or(|start| end_ns >= nanos(start)) && self.end.is_none_or(|end| start_ns <= nanos(end))
+    }
+}
+
+/// What is searched.
+#[derive(Clone, Debug, Default)]
+pub struct SearchRequest {
+    /// What a trace must contain; none for every trace.
+    pub plan: Option<Plan>,
+    /// Whether the answer tells the matching spans and the services of each trace.
+    pub show_spans: bool,
+    /// When.
+    pub window: Window,
+    /// Shortest trace, nanoseconds.
+    pub min_duration_ns: Option<u64>,
+    /// Longest trace, nanoseconds.
+    pub max_duration_ns: Option<u64>,
+    /// Most traces in the answer.
+    pub limit: usize,
+    /// Most spans of each spanset in the answer; 0 for all.
+    pub spans_per_spanset: usize,
+}
+
+/// The answer to a search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SearchResult {
+    /// Newest first, then by id.
+    pub traces: Vec<TraceMatch>,
+    /// What was looked at for it.
+    pub inspected: Inspected,
+    /// Blocks that are left out because they cannot be read.
+    pub skipped: usize,
+}
+
+/// Work done for an answer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Inspected {
+    /// Traces whose spans were looked at.
+    pub traces: u32,
+    /// Estimate of their memory.
+    pub bytes: u64,
+    /// Spans.
+    pub spans: u64,
+}
+
+/// A trace that matches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceMatch {
+    /// Its id.
+    pub id: TraceId,
+    /// Its root, if that has come.
+    pub root: Option<Root>,
+    /// Start, nanoseconds since the epoch.
+    pub start_ns: u64,
+    /// From the first start to the last end.
+    pub duration_ns: u64,
+    /// What matched; empty if spans were not asked for.
+    pub spansets: Vec<SpansetMatch>,
+    /// All services of the trace; empty if spans were not asked for.
+    pub services: BTreeMap<String, ServiceStats>,
+}
+
+/// Spans of one service in a trace.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ServiceStats {
+    /// All.
+    pub spans: u32,
+    /// Those that failed.
+    pub errors: u32,
+}
+
+/// Spans of a trace that match together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpansetMatch {
+    /// By start; no more than asked for.
+    pub spans: Vec<SpanMatch>,
+    /// How many there are.
+    pub matched: u32,
+    /// Results of `by()` and aggregates.
+    pub attributes: Vec<KeyValue>,
+}
+
+/// A span that matches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanMatch {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Only if the query mentions it, else empty.
+    pub name: String,
+    /// Nanoseconds since the epoch.
+    pub start_ns: u64,
+    /// Nanoseconds.
+    pub duration_ns: u64,
+    /// What the query mentions and the span has, and what it selects.
+    pub attributes: Vec<KeyValue>,
+}
+
+/// How far a search has got.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// What was looked at so far.
+    pub inspected: Inspected,
+    /// Parts of the work that are done.
+    pub done: u32,
+    /// Parts of the work.
+    pub total: u32,
+    /// Blocks that are left out because they cannot be read.
+    pub skipped: usize,
+}
+
+impl Progress {
+    /// Everything is done, in one part.
+    pub fn whole(inspected: Inspected) -> Self {
+        Self { inspected, done: 1, total: 1, skipped: 0 }
+    }
+}
+
+/// Searches all that is in view; incomplete soon after `cancelled` is set. Fails if the store does.
+pub fn search(view: &View, request: &SearchRequest, cancelled: &AtomicBool) -> Result<SearchResult, BlocksError> {
+    let mut traces = Vec::new();
+    let Progress { inspected, skipped, .. } = search_in_parts(view, request, cancelled, &mut |found, _| {
+        traces.extend(found);
+        true
+    })?;
+    Ok(SearchResult { traces, inspected, skipped })
+}
+
+/// Searches all that is in view, and hands traces to `emit` as soon as no other can come before them: newest first, each
+/// once. Stops when `emit` returns false, or soon after `cancelled` is set.
+pub fn search_in_parts(
+    view: &View,
+    request: &SearchRequest,
+    cancelled: &AtomicBool,
+    emit: &mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
+) -> Result<Progress, BlocksError> {
+    let plan = request.plan.as_ref();
+    let filter = plan.map_or_else(Prefilter::nothing, |plan| Prefilter::of([plan]));
+    let shown = [Intrinsic::SpanId, Intrinsic::Duration, Intrinsic::Status].map(Field::Intrinsic);
+    let service = Field::Attribute(Attribute { parent: false, scope: Scope::Resource, name: SERVICE_NAME.to_owned() });
+    let mentioned = plan.into_iter().flat_map(|plan| plan.referenced.iter().chain(&plan.selected));
+    let scan = Scan {
+        filter: &filter,
+        range: request.window.into(),
+        range_of: RangeOf::Traces,
+        wanted: Wanted::of(shown.iter().chain([&service]).chain(mentioned)),
+        nested: plan.is_some_and(|plan| plan.needs_nested),
+        whole: true,
+        newest_first: true,
+    };
+    let mut searching = Searching { request, found: Newest::new(request.limit), emit };
+    view.scan(&scan, &mut searching, cancelled)
+}
+
+/// A search at work.
+struct Searching<'r, 'e> {
+    request: &'r SearchRequest,
+    found: Newest,
+    emit: &'e mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
+}
+
+impl Visitor for Searching<'_, '_> {
+    fn wants(&self, trace: &TraceFacts) -> bool {
+        let duration_ns = trace.duration_ns();
+        self.request.window.overlaps(trace.start_ns, trace.end_ns)
+            && self.request.min_duration_ns.is_none_or(|min| duration_ns >= min)
+            && self.request.max_duration_ns.is_none_or(|max| duration_ns <= max)
+            && self.found.has_room_for(trace.start_ns, &trace.id)
+    }
+
+    fn wants_since(&self, start_ns: u64) -> bool {
+        self.found.has_room_since(start_ns)
+    }
+
+    fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool {
+        if let Some(found) = match_trace(trace, spans, self.request) {
+            self.found.insert(found);
+        }
+        true
+    }
+
+    fn spans<S: SpanView>(&mut self, _spans: &[S]) -> bool {
+        // A search is about whole traces.
+        true
+    }
+
+    fn part_done(&mut self, progress: Progress, rest_starts_by: Option<u64>) -> bool {
+        (self.emit)(self.found.take_final(rest_starts_by), progress)
+    }
+}

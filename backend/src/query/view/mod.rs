@@ -1,0 +1,323 @@
+//! What one query sees: the traces of a tenant, wherever they lie.
+//!
+//! A trace lies in memory, in a block, or, if spans came late, in several places. One that lies in one place is looked at
+//! there. Of any other one the parts are brought together first, so that the answer is that of the whole trace, once.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use coati_common::wellknown::resource::SERVICE_NAME;
+
+use super::block::BlockScan;
+use super::live::LiveSpan;
+use super::prefilter::Leaf;
+use super::scan::{RangeOf, Scan, TimeRange, TraceFacts, Visitor};
+use super::search::Progress;
+use super::value::Value;
+use crate::block::BlockSummary;
+use crate::blocks::{BlockEntry, BlockList, Blocks, BlocksError};
+use crate::live::{LiveSet, Trace, TraceId};
+use crate::traceql::{Attribute, Field, Scope};
+
+/// Traces in memory that are looked at before progress is told.
+const TRACES_PER_PART: usize = 4_096;
+
+/// The traces of a tenant at one moment.
+pub struct View {
+    tenant: Arc<str>,
+    /// Those that started last first, then by id.
+    live: Vec<Arc<Trace>>,
+    stored: Option<Stored>,
+}
+
+/// Traces in blocks.
+struct Stored {
+    blocks: Arc<Blocks>,
+    list: Arc<BlockList>,
+    /// Live traces that may have spans in blocks.
+    also_live: HashMap<TraceId, Arc<Trace>>,
+}
+
+/// A trace that was looked for by its id.
+#[derive(Clone, Debug, Default)]
+pub struct FoundTrace {
+    /// All that is known of it; none if nothing is.
+    pub trace: Option<Arc<Trace>>,
+    /// Blocks that may have more of it but cannot be read.
+    pub skipped: usize,
+}
+
+impl View {
+    /// The present traces, in memory and in blocks.
+    pub fn new(live: &LiveSet, blocks: &Arc<Blocks>, tenant: &str) -> Self {
+        // In this order: a trace leaves memory when its block is in the list.
+        let live = live.snapshot(tenant);
+        let list = blocks.snapshot();
+        let also_live = also_live(&live, blocks, &list, tenant);
+        Self { tenant: tenant.into(), live, stored: Some(Stored { blocks: Arc::clone(blocks), list, also_live }) }
+    }
+
+    /// Traces in memory only, as [`LiveSet::snapshot`] gives them.
+    pub fn of_live(live: Vec<Arc<Trace>>) -> Self {
+        Self { tenant: "".into(), live, stored: None }
+    }
+
+    /// All that is known of one trace.
+    pub fn find(
+        live: &LiveSet,
+        blocks: Option<&Blocks>,
+        tenant: &str,
+        id: &TraceId,
+    ) -> Result<FoundTrace, BlocksError> {
+        // In the order of [`Self::new`].
+        let trace = live.trace(tenant, id);
+        match blocks {
+            Some(blocks) => find(blocks, &blocks.snapshot(), tenant, id, trace),
+            None => Ok(FoundTrace { trace, skipped: 0 }),
+        }
+    }
+
+    /// Shows the traces that `scan` asks for. Ends early, with what was done until then, when the visitor wants no more or
+    /// soon after `cancelled` is set.
+    ///
+    /// Blocks that are damaged are left out, and counted in the result; fails if the store does.
+    pub(super) fn scan<V: Visitor>(
+        &self,
+        scan: &Scan<'_>,
+        visitor: &mut V,
+        cancelled: &AtomicBool,
+    ) -> Result<Progress, BlocksError> {
+        let blocks: Vec<_> = self.stored.iter().flat_map(|stored| stored.list.of(&self.tenant)).collect();
+        let in_range = |entry: &&Arc<BlockEntry>| scan.range.overlaps(entry.summary.start_ns, entry.summary.end_ns);
+        let in_range: Vec<_> = blocks.iter().copied().filter(in_range).collect();
+        let parts = self.live.chunks(TRACES_PER_PART);
+        let total = u32::try_from((parts.len() + in_range.len()).max(1)).unwrap_or(u32::MAX);
+        let mut scanning = Scanning {
+            view: self,
+            scan,
+            visitor,
+            cancelled,
+            progress: Progress { total, ..Progress::default() },
+            seen: HashSet::new(),
+        };
+        // What comes after a part starts when the next part does, or when the next block ends, at the latest.
+        let mut parts = parts.peekable();
+        let newest_block = in_range.first().map(|entry| entry.summary.end_ns);
+        while let Some(part) = parts.next() {
+            let next = parts.peek().and_then(|part| part.first()).map(|trace| trace.start_ns);
+            if !scanning.live(part)? || !scanning.part_done(next.max(newest_block)) {
+                return Ok(scanning.end());
+            }
+        }
+        if in_range.len() < blocks.len() && (scan.whole || scan.range_of == RangeOf::Traces) {
+            let straddling = self.straddling(scan.range);
+            if !scanning.scattered(straddling)? {
+                return Ok(scanning.end());
+            }
+        }
+        let mut blocks = in_range.into_iter().peekable();
+        while let Some(entry) = blocks.next() {
+            let next = blocks.peek().map(|entry| entry.summary.end_ns);
+            if !scanning.block(entry)? || !scanning.part_done(next) {
+                break;
+            }
+        }
+        Ok(scanning.end())
+    }
+
+    /// Traces with spans in blocks of the range and outside it: the range may cut what matches away from what is in it.
+    fn straddling(&self, range: TimeRange) -> Vec<TraceId> {
+        let Some(stored) = &self.stored else { return Vec::new() };
+        let live = stored.also_live.keys().map(|id| (*id, true));
+        let shared = stored.list.shared(&self.tenant).map(|id| (*id, false));
+        let ids: Vec<(TraceId, bool)> = live.chain(shared).collect();
+        let mut inside: Vec<bool> = ids.iter().map(|(_, is_live)| *is_live).collect();
+        let (mut before, mut after) = (vec![false; ids.len()], vec![false; ids.len()]);
+        for entry in stored.list.of(&self.tenant) {
+            let found = if entry.summary.end_ns < range.start_ns {
+                &mut before
+            } else if entry.summary.start_ns > range.end_ns {
+                &mut after
+            } else {
+                &mut inside
+            };
+            for ((id, _), found) in ids.iter().zip(found) {
+                *found = *found || entry.may_contain(id);
+            }
+        }
+        let sides = before.into_iter().zip(after);
+        let straddles = |inside: bool, before: bool, after: bool| inside && (before || after) || before && after;
+        let ids = ids.into_iter().zip(inside).zip(sides);
+        ids.filter(|((_, inside), (before, after))| straddles(*inside, *before, *after))
+            .map(|(((id, _), _), _)| id)
+            .collect()
+    }
+}
+
+/// Whether a condition can hold on a span of a block of which only the summary is known.
+fn is_possible(leaf: &Leaf, summary: &BlockSummary) -> bool {
+    match (&leaf.field, &summary.services) {
+        (Field::Attribute(Attribute { scope: Scope::Resource, name, .. }), Some(services)) if name == SERVICE_NAME => {
+            services.iter().any(|service| leaf.accepts(&Value::text_of(service))) || leaf.accepts(&Value::Nil)
+        }
+        _ => true,
+    }
+}
+
+/// Looks for a trace; `live` is what is in memory of it.
+fn find(
+    blocks: &Blocks,
+    list: &BlockList,
+    tenant: &str,
+    id: &TraceId,
+    live: Option<Arc<Trace>>,
+) -> Result<FoundTrace, BlocksError> {
+    let found = blocks.find(list, tenant, id)?;
+    let skipped = found.skipped;
+    if found.traces.is_empty() {
+        return Ok(FoundTrace { trace: live, skipped });
+    }
+    let mut whole = Trace::empty(*id);
+    for fragment in found.traces.iter().chain(live.as_deref()) {
+        let mut bytes = fragment.bytes;
+        for batch in &fragment.batches {
+            // The estimate is that of the fragment.
+            whole.append(Arc::clone(batch), std::mem::take(&mut bytes));
+        }
+    }
+    Ok(FoundTrace { trace: Some(Arc::new(whole)), skipped })
+}
+
+/// The live traces that may have spans in blocks.
+fn also_live(live: &[Arc<Trace>], blocks: &Blocks, list: &BlockList, tenant: &str) -> HashMap<TraceId, Arc<Trace>> {
+    let mut also = HashMap::new();
+    // One filter fits into a cache of the processor, all of them do not.
+    for entry in list.of(tenant) {
+        // Without its filter a block may have any trace.
+        let filter = blocks.filter(entry).ok();
+        let may_have = |trace: &&Arc<Trace>| filter.is_none_or(|filter| filter.contains(&trace.id));
+        also.extend(live.iter().filter(may_have).map(|trace| (trace.id, Arc::clone(trace))));
+    }
+    also
+}
+
+/// A scan at work.
+struct Scanning<'s, V> {
+    view: &'s View,
+    scan: &'s Scan<'s>,
+    visitor: &'s mut V,
+    cancelled: &'s AtomicBool,
+    progress: Progress,
+    /// Traces in several places that were looked at.
+    seen: HashSet<TraceId>,
+}
+
+impl<V: Visitor> Scanning<'_, V> {
+    /// Looks at traces in memory. Returns whether others are to be looked at.
+    fn live(&mut self, traces: &[Arc<Trace>]) -> Result<bool, BlocksError> {
+        let also = self.view.stored.as_ref().map(|stored| &stored.also_live).filter(|also| !also.is_empty());
+        for trace in traces {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if !self.visitor.wants_since(trace.start_ns) {
+                return Ok(true);
+            }
+            if also.is_some_and(|also| also.contains_key(&trace.id)) {
+                let spans = LiveSpan::of_trace(trace, self.scan.nested);
+                if self.scan.filter.admits_part_of(&spans) && !self.scattered(vec![trace.id])? {
+                    return Ok(false);
+                }
+            } else if !self.whole(trace) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks at a whole trace.
+    fn whole(&mut self, trace: &Trace) -> bool {
+        let facts = TraceFacts::of(trace);
+        if !self.visitor.wants(&facts) {
+            return true;
+        }
+        self.progress.inspected.count(trace);
+        self.visitor.trace(&facts, &LiveSpan::of_trace(trace, self.scan.nested))
+    }
+
+    /// Brings traces together that lie in several places, and looks at those that were not looked at before.
+    fn scattered(&mut self, ids: Vec<TraceId>) -> Result<bool, BlocksError> {
+        let Some(stored) = &self.view.stored else { return Ok(true) };
+        for id in ids {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if !self.seen.insert(id) {
+                continue;
+            }
+            let live = stored.also_live.get(&id).cloned();
+            let found = find(&stored.blocks, &stored.list, &self.view.tenant, &id, live)?;
+            self.progress.skipped += found.skipped;
+            if let Some(trace) = found.trace
+                && !self.whole(&trace)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks at a block. Returns whether others are to be looked at.
+    fn block(&mut self, entry: &Arc<BlockEntry>) -> Result<bool, BlocksError> {
+        let Some(stored) = &self.view.stored else { return Ok(true) };
+        if self.cancelled.load(Ordering::Relaxed) || !self.visitor.wants_since(entry.summary.end_ns) {
+            return Ok(false);
+        }
+        let is_elsewhere =
+            |id: &TraceId| stored.also_live.contains_key(id) || stored.list.is_shared(&self.view.tenant, id);
+        let any_elsewhere = stored.list.may_share(entry) || stored.also_live.keys().any(|id| entry.may_contain(id));
+        if !self.scan.filter.admits_some(any_elsewhere, &|leaf| is_possible(leaf, &entry.summary)) {
+            return Ok(true);
+        }
+        let elsewhere: Option<&dyn Fn(&TraceId) -> bool> = if any_elsewhere { Some(&is_elsewhere) } else { None };
+        let block = match stored.blocks.open_block(entry) {
+            Ok(block) => block,
+            Err(error) => return self.pass_over(stored, entry, error),
+        };
+        let of_block = |source| BlocksError::Block { block: entry.id(), source };
+        let mut block_scan = match BlockScan::new(&block, self.scan, elsewhere, self.cancelled) {
+            Ok(scan) => scan,
+            Err(error) => return self.pass_over(stored, entry, of_block(error)),
+        };
+        let done = block_scan.run(self.visitor);
+        self.progress.inspected.add(block_scan.inspected());
+        let scattered = std::mem::take(&mut block_scan.scattered);
+        let goes_on = match done {
+            Ok(goes_on) => goes_on,
+            Err(error) => self.pass_over(stored, entry, of_block(error))?,
+        };
+        Ok(goes_on && self.scattered(scattered)?)
+    }
+
+    fn pass_over(&mut self, stored: &Stored, entry: &BlockEntry, error: BlocksError) -> Result<bool, BlocksError> {
+        stored.blocks.pass_over(entry, error)?;
+        self.progress.skipped += 1;
+        Ok(true)
+    }
+
+    fn part_done(&mut self, rest_starts_by: Option<u64>) -> bool {
+        self.progress.done = (self.progress.done + 1).min(self.progress.total);
+        // The end is told by [`Self::end`].
+        rest_starts_by.is_none() || self.visitor.part_done(self.progress, rest_starts_by)
+    }
+
+    fn end(self) -> Progress {
+        let progress = Progress { done: self.progress.total, ..self.progress };
+        self.visitor.part_done(progress, None);
+        progress
+    }
+}
