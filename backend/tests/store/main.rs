@@ -132,3 +132,25 @@ fn prefixes_are_apart(server: &buckets::Server) {
     assert_eq!(other.get("a/b").unwrap(), "other");
     assert_eq!(one.list("").unwrap(), []);
 }
+
+/// Not a test: prints how long creations take.
+#[test]
+#[ignore = "prints figures"]
+fn creation_latency() {
+    let figures = |name: &str, store: &dyn Store| {
+        let mut times: Vec<_> = (0..200)
+            .map(|number| {
+                let begin = std::time::Instant::now();
+                store.create(&format!("latency/{number}"), vec![7; 2_000].into()).unwrap();
+                begin.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        eprintln!("{name}: p50 {:?}, p99 {:?}", times[100], times[198]);
+    };
+    figures("local", &local().1);
+    let server = moto();
+    figures("moto", &server.store(""));
+    let server = rgw();
+    figures("ceph", &server.store(""));
+}
