@@ -15,8 +15,9 @@ use std::time::Duration;
 use super::retention::Ages;
 use crate::block::BlockSummary;
 
-/// Most blocks that become one at once. Each holds a few thousand decoded rows while they are merged.
-pub const MAX_INPUTS: usize = 32;
+/// Most blocks that become one at once. Each costs about 11 MiB of memory while they are merged (measured), besides 40 MiB
+/// for the new one.
+pub const MAX_INPUTS: usize = 16;
 
 /// Windows of `received_last_ns`; what is merged within the first gets level 1, and so on. Each is a whole number of
 /// those before it.
@@ -251,21 +252,20 @@ mod tests {
         let (mut model, policy) = (Model::default(), policy(u64::MAX));
         let mut longest = 0;
         for minute in 0..26 * 60 {
-            // Every ten seconds for a day.
+            // Every ten seconds for a day: two jobs in five minutes, two in an hour, three in the day.
             let cuts = if minute < 24 * 60 { 6 } else { 0 };
             model.blocks.extend((0..cuts).map(|cut| block("a", 0, minute * MINUTE + cut * MINUTE / 6, 10)));
             while model.step((minute + 1) * MINUTE, &policy) {}
             longest = longest.max(model.blocks.len());
         }
-        // Of the last six minutes, of the last 65, of the day.
-        assert!(longest <= 36 + 12 + 25, "{longest} blocks");
-        assert_eq!((model.blocks.len(), model.most_rewritten()), (1, 3));
+        assert!(longest <= 3 * MAX_INPUTS, "{longest} blocks");
+        assert_eq!((model.blocks.len(), model.most_rewritten()), (3, 3));
     }
 
     #[test]
     fn a_flood_of_cuts_piles_up_no_blocks() {
         let (mut model, policy) = (Model::default(), policy(u64::MAX));
-        for cut in 0..40_000 {
+        for cut in 0..10_000 {
             model.blocks.push(block("a", 0, cut, 10));
             while model.step(cut, &policy) {}
             assert!(model.blocks.len() < 3 * MAX_INPUTS);

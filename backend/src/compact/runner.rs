@@ -36,7 +36,7 @@ const PARTS: u64 = 32;
 const NICENESS: i32 = 10;
 
 /// What [`Compactor::run_once`] has done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// Nothing was due.
     Idle,
@@ -46,8 +46,8 @@ pub enum Outcome {
     Compacted(BlockId),
     /// Somebody else has changed the list meanwhile; nothing was done.
     Conflict,
-    /// This block cannot be read; it stays where it is, and out of the next plans.
-    SetAside(BlockId),
+    /// These blocks cannot be read, or not be merged; they stay where they are, and out of the next plans.
+    SetAside(Vec<BlockId>),
     /// It was told to stop; nothing was done.
     Stopped,
 }
@@ -104,10 +104,13 @@ impl Compactor {
                 if blocks.snapshot().of(job.tenant).all(|entry| entry.id() != block) {
                     return Ok(Outcome::Conflict);
                 }
-                self.metrics.errors.inc();
                 error!(%block, tenant = %job.tenant, error = %chain(&source), "not compacted: block cannot be read");
-                self.set_aside.insert(block, now_ns.saturating_add(SET_ASIDE.as_nanos() as u64));
-                Ok(Outcome::SetAside(block))
+                Ok(self.set_aside(vec![block], now_ns))
+            }
+            Err(CompactError::Output { source, .. }) if !is_trouble(&source) => {
+                let inputs: Vec<BlockId> = job.inputs.iter().map(|input| input.id).collect();
+                error!(?inputs, tenant = %job.tenant, error = %chain(&source), "not compacted: blocks cannot be merged");
+                Ok(self.set_aside(inputs, now_ns))
             }
             Err(error) => {
                 self.metrics.errors.inc();
@@ -139,6 +142,13 @@ impl Compactor {
             }
             backoff = BACKOFF;
         }
+    }
+
+    fn set_aside(&mut self, blocks: Vec<BlockId>, now_ns: u64) -> Outcome {
+        self.metrics.errors.inc();
+        let until_ns = now_ns.saturating_add(u64::try_from(SET_ASIDE.as_nanos()).unwrap_or(u64::MAX));
+        self.set_aside.extend(blocks.iter().map(|block| (*block, until_ns)));
+        Outcome::SetAside(blocks)
     }
 
     fn delete_expired(

@@ -18,7 +18,7 @@ use crate::live::{Trace, TraceId};
 use crate::query::distinct_spans;
 use crate::query::fixture::{EPOCH, attributes, int, service, span, text, trace};
 use crate::store::memory::{Fault, Operation};
-use crate::store::{MemoryStore, Store};
+use crate::store::{MemoryStore, Store, StoreError};
 use crate::telemetry::{BlocksMetrics, CompactionMetrics, LevelLabels};
 
 const MINUTE: u64 = 60_000_000_000;
@@ -194,7 +194,7 @@ fn traces_of(sent: &[ResourceSpans]) -> Vec<Arc<Trace>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn nothing_that_differs_is_lost(lists in prop::collection::vec(prop::collection::vec(any_sent(), 1..12), 2..6)) {
@@ -225,7 +225,7 @@ fn a_block_that_cannot_be_read_is_left_out_and_stays(#[case] content: Option<&'s
         None => store.delete(&broken.data_path()).unwrap(),
     }
     let mut compactor = compactor();
-    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::SetAside(broken.id));
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::SetAside(vec![broken.id]));
     assert!(matches!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Compacted(_)));
     assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
     let list = blocks.snapshot();
@@ -243,6 +243,27 @@ fn a_block_with_fewer_spans_than_its_summary_says_is_not_thrown_away() {
     let error = merge(blocks.store(), &job, BlockId::random(NOW), &GO_ON).unwrap_err();
     let text = crate::telemetry::chain(&error);
     assert!(text.ends_with(&format!("{}.parquet is damaged: 4 spans of 5", first.id)), "{text}");
+}
+
+#[test]
+fn blocks_that_cannot_be_merged_hold_up_no_others() {
+    let store = MemoryStore::new();
+    let (blocks, inputs) = three(&store);
+    let later = [5, 6].map(|minute| add(&blocks, EPOCH + minute * MINUTE, &[trace_of(minute as u8, &[1])]));
+    // An error that no second try helps against.
+    store.set_faults(|operation, path| match operation {
+        Operation::Create if path.ends_with(".filter") => {
+            Some(Fault::Refused(StoreError::AlreadyExists { path: path.to_owned() }))
+        }
+        _ => None,
+    });
+    let mut compactor = compactor();
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::SetAside(inputs.map(|input| input.id).into()));
+    store.clear_faults();
+    assert!(matches!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Compacted(_)));
+    assert!(later.iter().all(|input| blocks.snapshot().blocks().all(|entry| entry.id() != input.id)));
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Idle);
+    assert_eq!(blocks.snapshot().len(), 4);
 }
 
 #[test]
