@@ -2,6 +2,7 @@
 //! new one, with every span once, and no file of the other.
 //!
 //! The dying is done by a second process, this test program itself, so that nothing is tidied up on the way.
+#![expect(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
