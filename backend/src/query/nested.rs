@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 /// A walk through the tree enters and leaves every span; `left` and `right` number these steps from 1.
@@ -33,33 +34,47 @@ impl<'a> Link<'a> {
 
 /// Numbers the spans of one trace; the result is in their order. Children are entered by their start.
 pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
-    let mut by_id: HashMap<&[u8], (u64, usize)> = HashMap::with_capacity(spans.len());
+    let mut by_id: HashMap<&[u8], (u64, usize), RandomState> = HashMap::default();
+    by_id.reserve(spans.len());
     for (index, span) in spans.iter().enumerate() {
         // If an id comes twice, its children go to the one that starts first: in which order they came is not known for ever.
         let first = by_id.entry(span.id).or_insert((span.start_ns, index));
         *first = (span.start_ns, index).min(*first);
     }
-    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
-    let (mut roots, mut orphans) = (Vec::new(), Vec::new());
+    // What a span stands under: another one, by index, or one of these.
+    let (no_parent, lost_parent) = (spans.len(), spans.len() + 1);
+    let mut below: Vec<(usize, u64, usize)> = Vec::with_capacity(spans.len());
     for (index, span) in spans.iter().enumerate() {
-        let parent = by_id.get(span.parent).map(|(_, parent)| parent).filter(|parent| **parent != index);
-        match parent {
-            _ if span.parent.iter().all(|byte| *byte == 0) => roots.push(index),
-            Some(parent) => children.entry(*parent).or_default().push(index),
-            None => orphans.push(index),
+        let parent = by_id.get(span.parent).map(|(_, parent)| *parent).filter(|parent| *parent != index);
+        let is_root = span.parent.iter().all(|byte| *byte == 0);
+        let above = if is_root { no_parent } else { parent.unwrap_or(lost_parent) };
+        below.push((above, span.start_ns, index));
+    }
+    below.sort_unstable();
+    // Where the spans under each begin in `below`.
+    let mut begins = vec![0; spans.len() + 3];
+    for (above, ..) in &below {
+        if let Some(end) = begins.get_mut(above + 1) {
+            *end += 1;
         }
     }
-    let by_start = |list: &mut Vec<usize>| list.sort_by_key(|index| spans.get(*index).map(|span| span.start_ns));
-    children.values_mut().for_each(by_start);
-    by_start(&mut roots);
-    by_start(&mut orphans);
+    let mut total = 0;
+    for begin in &mut begins {
+        total += *begin;
+        *begin = total;
+    }
+    let under = |above: usize| {
+        let range = begins.get(above).zip(begins.get(above + 1)).and_then(|(begin, end)| below.get(*begin..*end));
+        range.unwrap_or_default().iter().map(|(_, _, index)| *index)
+    };
 
     let mut numbers = vec![NestedSet::default(); spans.len()];
     let mut step = 0;
-    let tops = roots.into_iter().map(|index| (index, -1)).chain(orphans.into_iter().map(|index| (index, 0)));
+    let tops = under(no_parent).map(|index| (index, -1)).chain(under(lost_parent).map(|index| (index, 0)));
+    // Entered or left next; not recursive, a trace can be as deep as it is long.
+    let mut stack = Vec::new();
     for (top, parent) in tops {
-        // Entered or left next; not recursive, a trace can be as deep as it is long.
-        let mut stack = vec![(top, parent, false)];
+        stack.push((top, parent, false));
         while let Some((index, parent, left)) = stack.pop() {
             step += 1;
             let Some(number) = numbers.get_mut(index) else { continue };
@@ -70,8 +85,7 @@ pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
             number.left = step;
             number.parent = parent;
             stack.push((index, parent, true));
-            let below = children.get(&index).into_iter().flatten().rev();
-            stack.extend(below.map(|child| (*child, step, false)));
+            stack.extend(under(index).rev().map(|child| (child, step, false)));
         }
     }
     numbers
