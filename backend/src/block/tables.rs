@@ -147,11 +147,17 @@ impl TableBuilder {
         numbers
     }
 
-    /// `service.name` of all resources, sorted; none if there are more than [`MAX_SERVICES`].
+    /// `service.name` of all resources, sorted; none if there are more than [`MAX_SERVICES`], or one that is no string:
+    /// queries take the list for all that there is.
     pub(super) fn services(&self) -> Option<Vec<String>> {
         let mut names = BTreeSet::new();
         for resource in self.resources.iter().filter_map(|spans| spans.resource.as_ref()) {
-            names.extend(service_name(resource));
+            let is_named = resource.attributes.iter().any(|attribute| attribute.key == SERVICE_NAME);
+            match service_name(resource) {
+                Some(name) => _ = names.insert(name),
+                None if is_named => return None,
+                None => {}
+            }
             if names.len() > MAX_SERVICES {
                 return None;
             }

@@ -8,18 +8,20 @@ use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use rstest::rstest;
 
 use super::*;
 use crate::block::{BlockId, NewBlock, write_block};
 use crate::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
 use crate::catalog::MemoryCatalog;
 use crate::live::{Limits, group};
-use crate::query::fixture::EPOCH;
+use crate::query::fixture::{self, EPOCH, JOB, SHOP};
 use crate::query::{
-    Intervals, MetricsPlan, MetricsRequest, Plan, SearchRequest, TagScan, Window, query_metrics, random, scan_names,
-    scan_values, search,
+    Inspected, Intervals, MetricsPlan, MetricsRequest, Plan, SearchRequest, SearchResult, TagScan, Window,
+    query_metrics, random, scan_names, scan_values, search, search_in_parts,
 };
-use crate::store::{MemoryStore, Store};
+use crate::store::MemoryStore;
+use crate::store::memory::Fault;
 use crate::telemetry::BlocksMetrics;
 use crate::traceql;
 
@@ -35,6 +37,7 @@ type Part = (ResourceSpans, usize);
 struct World {
     live: LiveSet,
     blocks: Arc<Blocks>,
+    store: MemoryStore,
 }
 
 fn request(part: &ResourceSpans) -> ExportTraceServiceRequest {
@@ -57,11 +60,12 @@ fn traces_of<'p>(parts: impl Iterator<Item = &'p ResourceSpans>) -> Vec<Arc<Trac
 
 impl World {
     fn of(parts: &[Part]) -> Self {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let store = MemoryStore::new();
         let catalog = Arc::new(MemoryCatalog::default());
         let config = BlocksConfig { clock: || EPOCH, ..BlocksConfig::default() };
         let blocks =
-            Blocks::open(Arc::clone(&store), WriterId::random(), catalog, config, BlocksMetrics::default()).unwrap();
+            Blocks::open(Arc::new(store.clone()), WriterId::random(), catalog, config, BlocksMetrics::default())
+                .unwrap();
         let live = LiveSet::new(Limits::default());
         for place in 0..BLOCKS {
             let traces = traces_of(parts.iter().filter(|(_, at)| *at == place).map(|(part, _)| part));
@@ -75,7 +79,7 @@ impl World {
                 received_first_ns: EPOCH + place as u64,
                 received_last_ns: EPOCH + place as u64,
             };
-            let (summary, filter) = write_block(store.as_ref(), new, &traces).unwrap();
+            let (summary, filter) = write_block(&store, new, &traces).unwrap();
             let ids = traces.iter().map(|trace| trace.id).collect();
             let change = Change { add: vec![Added { summary, filter, ids }], ..Change::default() };
             blocks.commit(change).unwrap();
@@ -83,7 +87,7 @@ impl World {
         for (part, _) in parts.iter().filter(|(_, at)| *at == BLOCKS) {
             live.insert(TENANT, group(request(part)), EPOCH, 0);
         }
-        Self { live, blocks: Arc::new(blocks) }
+        Self { live, blocks: Arc::new(blocks), store }
     }
 
     fn view(&self) -> View {
@@ -309,4 +313,78 @@ proptest! {
             }
         }
     }
+}
+
+/// The shop in a block, the job in another one.
+fn two_blocks() -> World {
+    let parts = fixture::shop().into_iter().map(|part| (part, 0));
+    World::of(&parts.chain(fixture::job().into_iter().map(|part| (part, 1))).collect::<Vec<_>>())
+}
+
+fn ids(result: &SearchResult) -> Vec<TraceId> {
+    result.traces.iter().map(|found| found.id).collect()
+}
+
+#[test]
+fn without_a_damaged_block_answers_are_partial() {
+    let world = two_blocks();
+    let entry = world.blocks.snapshot().of(TENANT).find(|entry| entry.may_contain(&SHOP)).cloned().unwrap();
+    world.store.overwrite(&entry.summary.data_path(), "no block".as_bytes().to_vec());
+    let go_on = AtomicBool::new(false);
+    let found = search(&world.view(), &search_request("{}", 20, Window::default()), &go_on).unwrap();
+    assert_eq!((ids(&found), found.skipped), (vec![JOB], 1));
+    let hours = Intervals::instant(EPOCH - 1, EPOCH + 7_200_000 * MS);
+    let counted = query_metrics(&world.view(), &metrics_request("{} | count_over_time()", hours), &go_on).unwrap();
+    assert_eq!(counted.series[0].values, [2.0]);
+    let why = "1 blocks cannot be read, a partial response is returned without their spans.";
+    assert_eq!(counted.partial.as_deref(), Some(why));
+    let shop = View::find(&world.live, Some(&world.blocks), TENANT, &SHOP).unwrap();
+    assert_eq!((shop.trace, shop.skipped), (None, 1));
+    let job = View::find(&world.live, Some(&world.blocks), TENANT, &JOB).unwrap();
+    assert_eq!((job.trace.map(|trace| trace.span_count), job.skipped), (Some(2), 0));
+}
+
+#[test]
+fn a_store_that_fails_gives_no_answer() {
+    let world = two_blocks();
+    world.store.set_faults(|_, path| Some(Fault::unavailable(path)));
+    let go_on = AtomicBool::new(false);
+    let request = search_request("{}", 20, Window::default());
+    assert!(matches!(search(&world.view(), &request, &go_on), Err(BlocksError::Block { .. })));
+    assert!(View::find(&world.live, Some(&world.blocks), TENANT, &SHOP).is_err());
+    world.store.clear_faults();
+    assert_eq!(ids(&search(&world.view(), &request, &go_on).unwrap()), [JOB, SHOP]);
+}
+
+#[test]
+fn a_search_in_blocks_stops_when_nobody_waits_for_it() {
+    let found = search(&two_blocks().view(), &search_request("{}", 20, Window::default()), &AtomicBool::new(true));
+    assert_eq!(found.unwrap().traces, []);
+}
+
+/// Nothing of a block is read that cannot match.
+#[rstest]
+#[case::service("{ resource.service.name = \"till\" }")]
+#[case::resource("{ resource.region = \"asia\" }")]
+#[case::attribute("{ span.nope = 1 }")]
+#[case::scope("{ instrumentation:name = \"lib\" }")]
+#[case::both("{ status = error } && { span.nope != nil }")]
+fn what_a_footer_rules_out_is_not_read(#[case] query: &str) {
+    let world = two_blocks();
+    let found = search(&world.view(), &search_request(query, 20, Window::default()), &AtomicBool::new(false)).unwrap();
+    assert_eq!((found.traces.len(), found.inspected), (0, Inspected::default()));
+}
+
+/// The newest are known when the block of the older ones was not looked at.
+#[test]
+fn blocks_that_are_too_old_are_not_read() {
+    let world = two_blocks();
+    let mut parts = Vec::new();
+    let request = search_request("{}", 1, Window::default());
+    let done = search_in_parts(&world.view(), &request, &AtomicBool::new(false), &mut |traces, progress| {
+        parts.push((traces.len(), progress.done, progress.total));
+        true
+    });
+    assert_eq!(done.unwrap().inspected.spans, 2);
+    assert_eq!(parts, [(1, 1, 2), (0, 2, 2)]);
 }
