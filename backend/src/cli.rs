@@ -50,6 +50,18 @@ struct Flags {
     /// Memory for one trace [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     max_trace_bytes: Option<String>,
+    /// Time after the last span of a trace until it goes to a block [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    cut_idle: Option<String>,
+    /// Time after the first span of a trace until it goes to a block [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    cut_max_age: Option<String>,
+    /// Memory of traces that go to a block together [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    cut_block_bytes: Option<String>,
+    /// Longest wait for others to go to a block with [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    cut_max_wait: Option<String>,
     /// Largest request, after decompression [default: 20MiB]
     #[arg(long, value_name = "SIZE")]
     max_request_bytes: Option<String>,
@@ -156,6 +168,10 @@ impl Flags {
             "max-block-bytes" => &self.max_block_bytes,
             "max-live-bytes" => &self.max_live_bytes,
             "max-trace-bytes" => &self.max_trace_bytes,
+            "cut-idle" => &self.cut_idle,
+            "cut-max-age" => &self.cut_max_age,
+            "cut-block-bytes" => &self.cut_block_bytes,
+            "cut-max-wait" => &self.cut_max_wait,
             "max-request-bytes" => &self.max_request_bytes,
             "max-in-flight-bytes" => &self.max_in_flight_bytes,
             "multitenancy" => &self.multitenancy,
@@ -275,7 +291,7 @@ mod tests {
         for setting in SETTINGS {
             let value = match setting {
                 "data-dir" => "/x",
-                "retention" => "1h",
+                "retention" | "cut-idle" | "cut-max-age" | "cut-max-wait" => "1h",
                 "multitenancy" | "s3-insecure" | "s3-forcepathstyle" => "true",
                 "storage-backend" => "s3",
                 "compaction" => "false",
@@ -299,6 +315,7 @@ mod tests {
     #[case::bad_size(&["--max-bytes=-1"], "--max-bytes: expected a size with a unit such as `512KiB`, `256MiB` or `10GiB`, found `-1`")]
     #[case::no_bucket(&["--storage-backend=s3"], "storage.s3.bucket: expected the name of a bucket, found ``")]
     #[case::no_store(&["--storage-backend=gcs"], "--storage-backend: expected `local` or `s3`, found `gcs`")]
+    #[case::too_large_a_request(&["--max-request-bytes=1025MiB"], "receive.max_request_bytes (--max-request-bytes): expected at most `1GiB`, found `1025MiB`")]
     #[case::no_file(&["--config", "/no/such/file"], "/no/such/file: No such file or directory (os error 2)")]
     fn bad_command_lines(#[case] arguments: &[&str], #[case] expected: &str) {
         assert_eq!(run(arguments, &[]).unwrap_err(), expected);

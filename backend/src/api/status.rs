@@ -14,11 +14,10 @@ use crate::telemetry::CONTENT_TYPE as OPEN_METRICS;
 /// The version of Tempo whose API this is. Clients compare it to find out what they may call, so ours would mislead them.
 const API_VERSION: &str = "2.10.0";
 
-pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) {
-    if state.readiness.is_ready() {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the log is being replayed, or the program stops")
+pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, String) {
+    match state.readiness.missing() {
+        None => (StatusCode::OK, "ready".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
 }
 

@@ -22,28 +22,33 @@ pub trait BlockCatalog: Send + Sync {
 
 impl BlockCatalog for SledCatalog {
     fn shared_ids(&self, block: BlockId) -> Result<Option<Vec<TraceId>>, CatalogError> {
-        let Some(stored) = self.shared.get(block.to_string()).map_err(CatalogError::Store)? else { return Ok(None) };
-        let (ids, rest) = stored.as_chunks();
-        if !rest.is_empty() {
-            return Err(malformed(TREE, &stored));
-        }
-        Ok(Some(ids.iter().copied().map(TraceId).collect()))
+        self.with(|trees| {
+            let stored = trees.shared.get(block.to_string()).map_err(CatalogError::Store)?;
+            let Some(stored) = stored else { return Ok(None) };
+            let (ids, rest) = stored.as_chunks();
+            if !rest.is_empty() {
+                return Err(malformed(TREE, &stored));
+            }
+            Ok(Some(ids.iter().copied().map(TraceId).collect()))
+        })
     }
 
     fn put_shared_ids(&self, block: BlockId, ids: &[TraceId]) -> Result<(), CatalogError> {
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
-        self.shared.insert(block.to_string(), ids).map(|_| ()).map_err(CatalogError::Store)
+        self.with(|trees| trees.shared.insert(block.to_string(), &*ids).map(|_| ()).map_err(CatalogError::Store))
     }
 
     fn retain_blocks(&self, keep: &dyn Fn(BlockId) -> bool) -> Result<(), CatalogError> {
-        for key in self.shared.iter().keys() {
-            let key = key.map_err(CatalogError::Store)?;
-            let block = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
-            if !keep(block.ok_or_else(|| malformed(TREE, &key))?) {
-                self.shared.remove(key).map_err(CatalogError::Store)?;
+        self.with(|trees| {
+            for key in trees.shared.iter().keys() {
+                let key = key.map_err(CatalogError::Store)?;
+                let block = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
+                if !keep(block.ok_or_else(|| malformed(TREE, &key))?) {
+                    trees.shared.remove(key).map_err(CatalogError::Store)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -74,7 +79,10 @@ mod tests {
             assert_eq!(catalog.shared_ids(second).unwrap(), Some(vec![]));
             assert_eq!(catalog.shared_ids(third).unwrap(), None);
         }
-        stored.shared.insert(first.to_string(), b"short").unwrap();
+        let damage = |trees: &super::super::opening::Trees| {
+            trees.shared.insert(first.to_string(), b"short").map_err(CatalogError::Store)
+        };
+        stored.with(damage).unwrap();
         assert!(matches!(stored.shared_ids(first), Err(CatalogError::Malformed { .. })));
     }
 }

@@ -104,8 +104,13 @@ impl TagIndex {
         self.store.put(tenant, fresh).inspect_err(|_| {
             self.metrics.failed_writes.inc();
             // What is not known is written when it is seen next.
-            *self.known() = Known::default();
+            self.forget();
         })
+    }
+
+    /// Makes it take everything for new, so that it is put again.
+    pub fn forget(&self) {
+        *self.known() = Known::default();
     }
 
     /// Forgets what was last seen before an hour since the epoch. Blocks.

@@ -5,6 +5,7 @@
 mod blocks;
 mod index;
 mod memory;
+mod opening;
 mod store;
 mod tag;
 mod watermark;
@@ -12,7 +13,7 @@ mod watermark;
 pub use blocks::BlockCatalog;
 pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
-pub use store::SledCatalog;
+pub use opening::SledCatalog;
 pub use tag::{Hours, Scope, Seen, TagValue};
 pub use watermark::Watermark;
 
@@ -53,11 +54,19 @@ pub trait Catalog: Send + Sync {
 
     /// Stores the checkpoint; everything put before must be found wherever the checkpoint is found.
     fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError>;
+
+    /// Grows whenever something that was put may be lost: then everything must be put again.
+    fn losses(&self) -> u64 {
+        0
+    }
 }
 
 /// Why the catalog did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
+    /// The store failed, and could not be opened again yet.
+    #[error("tag index is closed after a failure")]
+    Closed,
     /// The store failed.
     #[error("tag index cannot be read or written")]
     Store(#[source] sled::Error),

@@ -1,88 +1,26 @@
 //! The catalog in sled; `docs/format/catalog.md` says what is in it.
-//!
-//! sled 0.34's `flush` is no `fsync`, and a store that was killed may not open again. Both are fine here: nothing in it
-//! is the only copy. A store that cannot be opened is moved aside, and the log is indexed anew.
 
-use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::cell::RefCell;
 
-use sled::{Db, IVec, Tree};
-use tracing::error;
+use sled::{IVec, Tree};
 
-use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue, blocks};
-use crate::telemetry::{CatalogMetrics, chain};
+use super::opening::SledCatalog;
+use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
 
-/// Format of keys and values; a store with another one is built anew.
-const FORMAT: &[u8] = b"1";
-
-const KEY_FORMAT: &[u8] = b"format";
 const KEY_CHECKPOINT: &[u8] = b"checkpoint";
-
-/// sled's default of 1 GiB is more than all the rest of the backend.
-const CACHE_BYTES: u64 = 32 << 20;
-
-/// [`Catalog`] on a local disk.
-#[derive(Debug)]
-pub struct SledCatalog {
-    names: Tree,
-    values: Tree,
-    meta: Tree,
-    pub(super) shared: Tree,
-}
-
-impl SledCatalog {
-    /// Opens the store in `dir` and gives it to `read`, which is to read whatever the start needs: sled reads most pages
-    /// only then, so damage is often found no earlier. If either fails or panics, the store is moved to `<dir>.broken`
-    /// (where the one before it is deleted), counted, and begun anew, once.
-    ///
-    /// Nobody else may have the store open; the lock of the data directory sees to that.
-    pub fn open<T>(
-        dir: &Path,
-        metrics: &CatalogMetrics,
-        read: impl Fn(Self) -> Result<T, CatalogError>,
-    ) -> Result<T, CatalogError> {
-        let attempt = || Self::try_open(dir).and_then(&read);
-        // sled panics on some kinds of damage.
-        let cause = match catch_unwind(AssertUnwindSafe(attempt)) {
-            Ok(Ok(opened)) => return Ok(opened),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => "the store panicked".to_owned(),
-        };
-        error!(dir = %dir.display(), cause, "catalog moved aside, it is built anew from the log");
-        metrics.rebuilds.inc();
-        move_aside(dir).map_err(|error| CatalogError::Store(sled::Error::Io(error)))?;
-        attempt()
-    }
-
-    fn try_open(dir: &Path) -> Result<Self, CatalogError> {
-        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::HighThroughput);
-        let db: Db = config.open().map_err(CatalogError::Store)?;
-        let tree = |name: &str| db.open_tree(name).map_err(CatalogError::Store);
-        let catalog =
-            Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")?, shared: tree(blocks::TREE)? };
-        match catalog.meta.get(KEY_FORMAT).map_err(CatalogError::Store)? {
-            Some(format) if format == FORMAT => {}
-            Some(format) => return Err(malformed("meta", &format)),
-            None => {
-                catalog.meta.insert(KEY_FORMAT, FORMAT).map_err(CatalogError::Store)?;
-            }
-        }
-        Ok(catalog)
-    }
-}
 
 impl Catalog for SledCatalog {
     fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError> {
-        for Seen { scope, name, value, hours } in seen {
-            let name_key = name_key(tenant, *scope, name);
-            if let Some(value) = value {
-                merge(&self.values, &value_key(&name_key, value), *hours)?;
+        self.with(|trees| {
+            for Seen { scope, name, value, hours } in seen {
+                let name_key = name_key(tenant, *scope, name);
+                if let Some(value) = value {
+                    merge(&trees.values, &value_key(&name_key, value), *hours)?;
+                }
+                merge(&trees.names, &name_key, *hours)?;
             }
-            merge(&self.names, &name_key, *hours)?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn tag_names(
@@ -93,16 +31,18 @@ impl Catalog for SledCatalog {
         limit: usize,
     ) -> Result<Vec<String>, CatalogError> {
         let prefix = scope_key(tenant, scope);
-        let mut names = Vec::new();
-        for entry in self.names.scan_prefix(&prefix) {
-            let (key, hours) = entry.map_err(CatalogError::Store)?;
-            if is_within(&hours, within, "names")? {
-                names.push(NameKey::parse(&key).ok_or_else(|| malformed("names", &key))?.name.to_owned());
+        self.with(|trees| {
+            let mut names = Vec::new();
+            for entry in trees.names.scan_prefix(&prefix) {
+                let (key, hours) = entry.map_err(CatalogError::Store)?;
+                if is_within(&hours, within, "names")? {
+                    names.push(NameKey::parse(&key).ok_or_else(|| malformed("names", &key))?.name.to_owned());
+                }
             }
-        }
-        names.sort_unstable();
-        names.truncate(limit);
-        Ok(names)
+            names.sort_unstable();
+            names.truncate(limit);
+            Ok(names)
+        })
     }
 
     fn tag_values(
@@ -114,72 +54,80 @@ impl Catalog for SledCatalog {
         limit: usize,
     ) -> Result<Vec<TagValue>, CatalogError> {
         let prefix = name_key(tenant, scope, name);
-        let mut values = Vec::new();
-        for entry in self.values.scan_prefix(&prefix) {
-            let (key, hours) = entry.map_err(CatalogError::Store)?;
-            if is_within(&hours, within, "values")? {
-                let value = key.get(prefix.len()..).and_then(parse_value);
-                values.push(value.ok_or_else(|| malformed("values", &key))?);
+        self.with(|trees| {
+            let mut values = Vec::new();
+            for entry in trees.values.scan_prefix(&prefix) {
+                let (key, hours) = entry.map_err(CatalogError::Store)?;
+                if is_within(&hours, within, "values")? {
+                    let value = key.get(prefix.len()..).and_then(parse_value);
+                    values.push(value.ok_or_else(|| malformed("values", &key))?);
+                }
             }
-        }
-        values.sort_unstable();
-        values.truncate(limit);
-        Ok(values)
+            values.sort_unstable();
+            values.truncate(limit);
+            Ok(values)
+        })
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(&str, Seen)) -> Result<(), CatalogError> {
-        for (tree, of) in [(&self.names, "names"), (&self.values, "values")] {
-            for entry in tree {
-                let (key, hours) = entry.map_err(CatalogError::Store)?;
-                let hours = parse_hours(&hours).ok_or_else(|| malformed(of, &hours))?;
-                let NameKey { tenant, scope, name, rest } = NameKey::parse(&key).ok_or_else(|| malformed(of, &key))?;
-                let value = match rest {
-                    [] => None,
-                    rest => Some(parse_value(rest).ok_or_else(|| malformed(of, &key))?),
-                };
-                visit(tenant, Seen { scope, name: name.to_owned(), value, hours });
+        // What was visited before a failure is visited again; who visits must not mind.
+        let visit = RefCell::new(visit);
+        self.with(|trees| {
+            for (tree, of) in [(&trees.names, "names"), (&trees.values, "values")] {
+                for entry in tree {
+                    let (key, hours) = entry.map_err(CatalogError::Store)?;
+                    let hours = parse_hours(&hours).ok_or_else(|| malformed(of, &hours))?;
+                    let NameKey { tenant, scope, name, rest } =
+                        NameKey::parse(&key).ok_or_else(|| malformed(of, &key))?;
+                    let value = match rest {
+                        [] => None,
+                        rest => Some(parse_value(rest).ok_or_else(|| malformed(of, &key))?),
+                    };
+                    visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value, hours });
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn prune(&self, before: u32) -> Result<u64, CatalogError> {
-        let mut removed = 0;
-        for (tree, of) in [(&self.names, "names"), (&self.values, "values")] {
-            for entry in tree {
-                let (key, stored) = entry.map_err(CatalogError::Store)?;
-                let hours = parse_hours(&stored).ok_or_else(|| malformed(of, &stored))?;
-                if hours.last < before {
-                    // Unless it has been seen again meanwhile.
-                    let swapped = tree.compare_and_swap(&key, Some(&stored), None::<&[u8]>);
-                    removed += u64::from(swapped.map_err(CatalogError::Store)?.is_ok());
+        self.with(|trees| {
+            let mut removed = 0;
+            for (tree, of) in [(&trees.names, "names"), (&trees.values, "values")] {
+                for entry in tree {
+                    let (key, stored) = entry.map_err(CatalogError::Store)?;
+                    let hours = parse_hours(&stored).ok_or_else(|| malformed(of, &stored))?;
+                    if hours.last < before {
+                        // Unless it has been seen again meanwhile.
+                        let swapped = tree.compare_and_swap(&key, Some(&stored), None::<&[u8]>);
+                        removed += u64::from(swapped.map_err(CatalogError::Store)?.is_ok());
+                    }
                 }
             }
-        }
-        Ok(removed)
+            Ok(removed)
+        })
     }
 
     fn checkpoint(&self) -> Result<Option<u64>, CatalogError> {
-        let Some(stored) = self.meta.get(KEY_CHECKPOINT).map_err(CatalogError::Store)? else { return Ok(None) };
-        let sequence = stored.as_ref().try_into().map_err(|_| malformed("meta", &stored))?;
-        Ok(Some(u64::from_be_bytes(sequence)))
+        self.with(|trees| {
+            let Some(stored) = trees.meta.get(KEY_CHECKPOINT).map_err(CatalogError::Store)? else { return Ok(None) };
+            let sequence = stored.as_ref().try_into().map_err(|_| malformed("meta", &stored))?;
+            Ok(Some(u64::from_be_bytes(sequence)))
+        })
     }
 
     fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError> {
-        // sled recovers a prefix of its history, so whoever finds this finds everything that was put before.
-        self.meta.insert(KEY_CHECKPOINT, &sequence.to_be_bytes()).map_err(CatalogError::Store)?;
-        self.meta.flush().map_err(CatalogError::Store)?;
-        Ok(())
+        self.with(|trees| {
+            // sled recovers a prefix of its history, so whoever finds this finds everything that was put before.
+            trees.meta.insert(KEY_CHECKPOINT, &sequence.to_be_bytes()).map_err(CatalogError::Store)?;
+            trees.meta.flush().map_err(CatalogError::Store)?;
+            Ok(())
+        })
     }
-}
 
-fn move_aside(dir: &Path) -> io::Result<()> {
-    let aside = dir.with_extension("broken");
-    match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    fn losses(&self) -> u64 {
+        self.count_losses()
     }
-    fs::rename(dir, aside)
 }
 
 pub(super) fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
@@ -294,8 +242,14 @@ fn parse_hours(bytes: &[u8]) -> Option<Hours> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::opening::{KEY_FORMAT, Trees};
     use super::*;
     use crate::catalog::MemoryCatalog;
+    use crate::telemetry::CatalogMetrics;
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -305,12 +259,16 @@ mod tests {
         (catalog, metrics.rebuilds.get())
     }
 
+    fn insert(catalog: &SledCatalog, tree: fn(&Trees) -> &Tree, key: &[u8], value: &[u8]) {
+        catalog.with(|trees| tree(trees).insert(key, value).map_err(CatalogError::Store)).unwrap();
+    }
+
     #[rstest]
     #[case::malformed_entry(b"x", b"y")]
     #[case::malformed_hours(b"\x01tr\x00\x01n", b"short")]
     fn damage_that_only_reading_finds_is_moved_aside(#[case] key: &[u8], #[case] hours: &[u8]) {
         let dir = tempfile::tempdir().unwrap();
-        open(dir.path()).0.names.insert(key, hours).unwrap();
+        insert(&open(dir.path()).0, |trees| &trees.names, key, hours);
         let metrics = CatalogMetrics::default();
         let read = |catalog: SledCatalog| catalog.for_each(&mut |_, _| {});
         SledCatalog::open(&dir.path().join("catalog"), &metrics, read).unwrap();
@@ -336,10 +294,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (catalog, _) = open(dir.path());
         for number in 0..2_000_u32 {
-            catalog
-                .names
-                .insert(name_key("t", Scope::Span, &number.to_string()), encode_hours(Hours { first: 1, last: 2 }))
-                .unwrap();
+            let key = name_key("t", Scope::Span, &number.to_string());
+            insert(&catalog, |trees| &trees.names, &key, &encode_hours(Hours { first: 1, last: 2 }));
         }
         catalog.set_checkpoint(7).unwrap();
         drop(catalog);
@@ -454,10 +410,41 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_fails_is_opened_again_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut catalog, _) = open(dir.path());
+        catalog.reopen_every = Duration::ZERO;
+        catalog.put("t", &[seen(Scope::Span, "a", TagValue::Int(1), 7)]).unwrap();
+        catalog.set_checkpoint(42).unwrap();
+        assert_eq!(catalog.losses(), 0);
+        catalog.close();
+        let (path, away) = (dir.path().join("catalog"), dir.path().join("away"));
+        fs::rename(&path, &away).unwrap();
+        fs::write(&path, "in its place").unwrap();
+        assert!(matches!(catalog.checkpoint(), Err(CatalogError::Closed)));
+        catalog.put("t", &[seen(Scope::Span, "a", TagValue::Int(2), 7)]).unwrap_err();
+        fs::remove_file(&path).unwrap();
+        fs::rename(&away, &path).unwrap();
+        assert_eq!(catalog.tag_values("t", Scope::Span, "a", None, 9).unwrap(), [TagValue::Int(1)]);
+        assert_eq!(catalog.checkpoint().unwrap(), Some(42));
+        assert_eq!(catalog.losses(), 3);
+    }
+
+    #[test]
+    fn it_is_not_tried_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(dir.path());
+        catalog.close();
+        catalog.checkpoint().unwrap();
+        catalog.close();
+        assert!(matches!(catalog.checkpoint(), Err(CatalogError::Closed)));
+    }
+
+    #[test]
     fn another_format_is_built_anew() {
         let dir = tempfile::tempdir().unwrap();
         let (catalog, _) = open(dir.path());
-        catalog.meta.insert(KEY_FORMAT, b"0").unwrap();
+        insert(&catalog, |trees| &trees.meta, KEY_FORMAT, b"0");
         drop(catalog);
         assert_eq!(open(dir.path()).1, 1);
     }

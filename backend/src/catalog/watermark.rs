@@ -38,6 +38,11 @@ impl Watermark {
         state.advance();
     }
 
+    /// Takes back everything that was said: nothing is finished.
+    pub fn reset(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State { next: 0, runs: BTreeMap::new() };
+    }
+
     /// Every number below this is finished.
     pub fn below(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next

@@ -40,6 +40,8 @@ pub struct Config {
     pub compaction: CompactionConfig,
     /// What is kept in memory.
     pub live: LiveConfig,
+    /// When traces go from memory to blocks.
+    pub cut: CutConfig,
     /// What is taken in.
     pub receive: ReceiveConfig,
     /// Where blocks lie.
@@ -103,12 +105,31 @@ pub struct CompactionConfig {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct LiveConfig {
-    /// Estimated memory of all live traces; beyond it those that were quiet for longest leave.
+    /// Estimated memory of all live traces; from half of it on those that were quiet for longest go to blocks at once,
+    /// at all of it senders are asked to try again.
     #[serde(deserialize_with = "text")]
     pub max_bytes: ByteSize,
     /// Estimated memory of one trace; beyond it its spans are rejected. At most `max_bytes`.
     #[serde(deserialize_with = "text")]
     pub max_trace_bytes: ByteSize,
+}
+
+/// When traces go from memory to blocks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct CutConfig {
+    /// A trace is due when nothing has come of it for this time.
+    #[serde(deserialize_with = "text")]
+    pub idle: Duration,
+    /// A trace is due when its first span came this time ago.
+    #[serde(deserialize_with = "text")]
+    pub max_age: Duration,
+    /// A block is written when the traces that are due take this much memory,
+    #[serde(deserialize_with = "text")]
+    pub block_bytes: ByteSize,
+    /// or when one of them has been due for this time.
+    #[serde(deserialize_with = "text")]
+    pub max_wait: Duration,
 }
 
 /// What is taken in.
@@ -135,6 +156,7 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             compaction: CompactionConfig::default(),
             live: LiveConfig::default(),
+            cut: CutConfig::default(),
             receive: ReceiveConfig::default(),
             storage: StorageConfig::default(),
         }
@@ -167,6 +189,13 @@ impl Default for LiveConfig {
     }
 }
 
+impl Default for CutConfig {
+    fn default() -> Self {
+        let [idle, max_age, max_wait] = [5, 30, 10].map(Duration::from_secs);
+        Self { idle, max_age, block_bytes: ByteSize(64 * MIB), max_wait }
+    }
+}
+
 impl Default for ReceiveConfig {
     fn default() -> Self {
         Self { max_request_bytes: ByteSize(20 * MIB), max_in_flight_bytes: ByteSize(64 * MIB) }
@@ -174,7 +203,7 @@ impl Default for ReceiveConfig {
 }
 
 /// Names of the settings that have a flag and an environment variable. Secrets have neither: every process sees flags.
-pub(crate) const SETTINGS: [&str; 23] = [
+pub(crate) const SETTINGS: [&str; 27] = [
     "data-dir",
     "api-listen",
     "otlp-grpc-listen",
@@ -185,6 +214,10 @@ pub(crate) const SETTINGS: [&str; 23] = [
     "max-block-bytes",
     "max-live-bytes",
     "max-trace-bytes",
+    "cut-idle",
+    "cut-max-age",
+    "cut-block-bytes",
+    "cut-max-wait",
     "max-request-bytes",
     "max-in-flight-bytes",
     "multitenancy",
@@ -203,6 +236,11 @@ pub(crate) const SETTINGS: [&str; 23] = [
 impl Config {
     /// Finds what no value shows by itself. `variable` gives environment variables.
     pub(crate) fn check(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        let found = self.receive.max_request_bytes;
+        if found > MAX_REQUEST {
+            let place = "receive.max_request_bytes (--max-request-bytes)".to_owned();
+            return Err(ConfigError::Value { place, expected: "at most `1GiB`", found: found.to_string() });
+        }
         match self.storage.backend {
             StorageBackend::Local => Ok(()),
             StorageBackend::S3 => Ok(crate::store::check_s3(&self.storage.s3, variable)?),
@@ -211,7 +249,8 @@ impl Config {
 
     /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
     pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
-        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, receive, storage } = self;
+        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, cut, receive, storage } =
+            self;
         match setting {
             "data-dir" => set(data_dir, text, place),
             "api-listen" => set(&mut listen.api, text, place),
@@ -223,6 +262,10 @@ impl Config {
             "max-block-bytes" => set(&mut compaction.max_block_bytes, text, place),
             "max-live-bytes" => set(&mut live.max_bytes, text, place),
             "max-trace-bytes" => set(&mut live.max_trace_bytes, text, place),
+            "cut-idle" => set(&mut cut.idle, text, place),
+            "cut-max-age" => set(&mut cut.max_age, text, place),
+            "cut-block-bytes" => set(&mut cut.block_bytes, text, place),
+            "cut-max-wait" => set(&mut cut.max_wait, text, place),
             "max-request-bytes" => set(&mut receive.max_request_bytes, text, place),
             "max-in-flight-bytes" => set(&mut receive.max_in_flight_bytes, text, place),
             "multitenancy" => set(multitenancy, text, place),
@@ -240,6 +283,9 @@ impl Config {
         }
     }
 }
+
+/// Largest request that the log can hold.
+const MAX_REQUEST: ByteSize = ByteSize(1 << 30);
 
 fn set<T: Value>(target: &mut T, text: &str, place: &str) -> Result<(), ConfigError> {
     *target = T::from_text(text).ok_or_else(|| ConfigError::Value {

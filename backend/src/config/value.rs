@@ -104,16 +104,17 @@ impl Value for Duration {
 
     fn from_text(text: &str) -> Option<Self> {
         let (number, unit) = text.split_at_checked(text.find(|letter: char| !letter.is_ascii_digit())?)?;
-        let seconds: u64 = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return None,
         };
-        let seconds = seconds.checked_mul(number.parse().ok()?)?;
+        let millis = millis.checked_mul(number.parse().ok()?)?;
         // Times are added to nanoseconds since 1970 in 64 bits; a century leaves room.
-        (1..=100 * 365 * 86_400).contains(&seconds).then(|| Self::from_secs(seconds))
+        (1..=100 * 365 * 86_400_000).contains(&millis).then(|| Self::from_millis(millis))
     }
 }
 
@@ -150,6 +151,7 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
+    #[case("2000ms", Some(2))]
     #[case("90s", Some(90))]
     #[case("36h", Some(129_600))]
     #[case("7d", Some(604_800))]

@@ -11,4 +11,4 @@ mod tests;
 
 pub use cutter::{Cutter, CutterConfig, Stopped};
 pub use policy::{CutPolicy, Cutoff};
-pub use sink::{BlockSink, CutError};
+pub use sink::{BlockSink, CutError, Registry};

@@ -48,7 +48,7 @@ impl BlockSink for Blocks {
             let mut held = self.checkpoint.lock().unwrap();
             *held = checkpoint.max(*held);
         }
-        if fails { Err(CutError::Commit("injected".into())) } else { Ok(()) }
+        if fails { Err(CutError::Abandoned) } else { Ok(()) }
     }
 }
 

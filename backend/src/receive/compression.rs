@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 
+use super::ExportError;
+
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ContentEncoding {
@@ -33,26 +35,44 @@ pub(super) enum DecompressError {
     /// It is not in the format that the header names.
     #[error("body cannot be decompressed: {0}")]
     Malformed(#[source] io::Error),
+    /// There is no room for it now.
+    #[error(transparent)]
+    Refused(ExportError),
     /// It becomes too large.
     #[error("request larger than {limit} bytes when decompressed from {compressed} bytes")]
     TooLarge { compressed: usize, limit: usize },
 }
 
-/// The body itself; never makes more than `limit` bytes.
-pub(super) fn decompress(body: Bytes, encoding: ContentEncoding, limit: usize) -> Result<Bytes, DecompressError> {
-    let mut raw = Vec::new();
-    let ceiling = limit as u64 + 1;
-    let outcome = match encoding {
+/// Bytes that are decompressed between two looks at the limits.
+const STEP: u64 = 256 << 10;
+
+/// The body itself; never makes more than `limit` bytes, nor more than `grow` lets it, which is told its size before and
+/// while it grows.
+pub(super) fn decompress(
+    body: Bytes,
+    encoding: ContentEncoding,
+    limit: usize,
+    grow: &mut dyn FnMut(usize) -> Result<(), ExportError>,
+) -> Result<Bytes, DecompressError> {
+    let mut reader: Box<dyn Read + '_> = match encoding {
         ContentEncoding::Identity => return Ok(body),
-        ContentEncoding::Gzip => MultiGzDecoder::new(body.as_ref()).take(ceiling).read_to_end(&mut raw),
-        ContentEncoding::Zstd => zstd::stream::read::Decoder::with_buffer(body.as_ref())
-            .and_then(|decoder| decoder.take(ceiling).read_to_end(&mut raw)),
+        ContentEncoding::Gzip => Box::new(MultiGzDecoder::new(body.as_ref())),
+        ContentEncoding::Zstd => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(body.as_ref()).map_err(DecompressError::Malformed)?)
+        }
     };
-    outcome.map_err(DecompressError::Malformed)?;
-    if raw.len() > limit {
-        return Err(DecompressError::TooLarge { compressed: body.len(), limit });
+    let mut raw = Vec::new();
+    loop {
+        let step = STEP.min((limit - raw.len()) as u64 + 1);
+        grow(raw.len() + step as usize).map_err(DecompressError::Refused)?;
+        let read = reader.by_ref().take(step).read_to_end(&mut raw).map_err(DecompressError::Malformed)?;
+        if raw.len() > limit {
+            return Err(DecompressError::TooLarge { compressed: body.len(), limit });
+        }
+        if (read as u64) < step {
+            return Ok(raw.into());
+        }
     }
-    Ok(raw.into())
 }
 
 /// Level 1 packs OTLP to about an eighth; higher levels gain little and cost more time than decoding.
@@ -106,11 +126,11 @@ mod tests {
     #[case::gzip(ContentEncoding::Gzip, gzip)]
     #[case::zstd(ContentEncoding::Zstd, zstd)]
     fn a_bomb_stops_at_the_limit(#[case] encoding: ContentEncoding, #[case] compress: impl Fn(&[u8]) -> Vec<u8>) {
-        let exact = decompress(compress(&[0; 1000]).into(), encoding, 1000).unwrap();
+        let exact = decompress(compress(&[0; 1000]).into(), encoding, 1000, &mut |_| Ok(())).unwrap();
         assert_eq!(exact, vec![0; 1000]);
         let bomb = compress(&vec![0; 50 << 20]);
         assert!(bomb.len() < 100_000);
-        let error = decompress(bomb.into(), encoding, 1000).unwrap_err();
+        let error = decompress(bomb.into(), encoding, 1000, &mut |_| Ok(())).unwrap_err();
         assert!(matches!(error, DecompressError::TooLarge { limit: 1000, .. }), "{error}");
     }
 
@@ -121,10 +141,23 @@ mod tests {
         let packed = compress(b"some bytes, some bytes, some more bytes");
         for len in 0..packed.len() {
             let prefix = Bytes::copy_from_slice(&packed[..len]);
-            let outcome = decompress(prefix, encoding, 1000);
+            let outcome = decompress(prefix, encoding, 1000, &mut |_| Ok(()));
             // Nothing at all is an empty zstd stream.
             assert!(outcome.is_err() || len == 0, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn it_stops_where_there_is_no_room() {
+        let body = gzip(&vec![0; 5 << 20]);
+        let mut told = 0;
+        let mut grow = |bytes| {
+            told = bytes;
+            if bytes > 1 << 20 { Err(ExportError::Internal) } else { Ok(()) }
+        };
+        let error = decompress(body.into(), ContentEncoding::Gzip, 10 << 20, &mut grow).unwrap_err();
+        assert!(matches!(error, DecompressError::Refused(_)), "{error}");
+        assert_eq!(told, (1 << 20) + STEP as usize);
     }
 
     #[test]

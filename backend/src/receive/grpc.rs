@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
+use http_body_util::BodyExt as _;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,7 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::ExportError;
+use super::budget::{Metered, ReadError, Share};
 use super::ingest::Ingest;
 use super::prepare::Format;
 use crate::telemetry::RequestLabels;
@@ -45,11 +47,22 @@ impl GrpcReceiver {
 
     async fn call(self, request: http::Request<Body>) -> http::Response<Body> {
         let started = Instant::now();
-        let mut grpc = Grpc::new(RawRequest)
+        let share = self.ingest.budget().share();
+        let mut grpc = Grpc::new(RawRequest { share: share.clone() })
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(self.ingest.max_request_bytes());
-        let export = Export { ingest: Arc::clone(&self.ingest), tenancy: self.tenancy };
+        let export = Export { ingest: Arc::clone(&self.ingest), tenancy: self.tenancy, share: share.clone() };
+        let (ingest, limit) = (Arc::clone(&self.ingest), self.ingest.read_timeout());
+        let request = request.map(|body| {
+            Metered::new(body, share, limit).map_err(move |error| match error {
+                ReadError::Export(error) => {
+                    ingest.refused(error.reason());
+                    status(&error)
+                }
+                ReadError::Transport(error) => Status::from_error(error),
+            })
+        });
         let response = too_large_is_exhausted(grpc.unary(export, request).await, &self.ingest);
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         let labels =
@@ -98,6 +111,7 @@ fn too_large_is_exhausted(response: http::Response<Body>, ingest: &Ingest) -> ht
 struct Export {
     ingest: Arc<Ingest>,
     tenancy: Tenancy,
+    share: Share,
 }
 
 impl UnaryService<Bytes> for Export {
@@ -107,13 +121,13 @@ impl UnaryService<Bytes> for Export {
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let header = request.metadata().get(TENANT_HEADER).map(MetadataValue::as_bytes);
         let tenant = self.tenancy.tenant(header);
-        let ingest = Arc::clone(&self.ingest);
+        let (ingest, share) = (Arc::clone(&self.ingest), self.share.clone());
         Box::pin(async move {
             let tenant = tenant.map_err(|error| {
                 ingest.refused("tenant");
                 tenant_status(error)
             })?;
-            let exported = ingest.export(tenant, request.into_inner(), Format::Protobuf).await;
+            let exported = ingest.export_read(tenant, request.into_inner(), Format::Protobuf, share).await;
             exported.map(Response::new).map_err(|error| status(&error))
         })
     }
@@ -138,8 +152,10 @@ fn status(error: &ExportError) -> Status {
 }
 
 /// Requests as the bytes that they are, responses as messages.
-#[derive(Clone, Copy, Debug)]
-struct RawRequest;
+#[derive(Clone, Debug)]
+struct RawRequest {
+    share: Share,
+}
 
 impl Codec for RawRequest {
     type Encode = ExportTraceServiceResponse;
@@ -148,11 +164,11 @@ impl Codec for RawRequest {
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 
     fn decoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 }
 
@@ -161,6 +177,8 @@ impl Decoder for RawRequest {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        // The message was packed, and is kept until the sender ends the call.
+        self.share.grow_to(source.remaining()).map_err(|error| status(&error))?;
         Ok(Some(source.copy_to_bytes(source.remaining())))
     }
 }

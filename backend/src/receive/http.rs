@@ -19,6 +19,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::ExportError;
+use super::budget::{Metered, ReadError, Share};
 use super::compression::{ContentEncoding, DecompressError, decompress};
 use super::ingest::Ingest;
 use super::prepare::Format;
@@ -77,41 +78,67 @@ impl Receiver {
             };
             refuse(status, code, "tenant", error.to_string())
         })?;
-        let body = self.read(&head.headers, body, encoding).await.map_err(|error| {
-            let (status, code, reason) = match error {
-                BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too_large"),
-                BodyError::Malformed(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed"),
-            };
-            refuse(status, code, reason, error.to_string())
-        })?;
-        match self.ingest.export(tenant, body, format).await {
+        let share = self.ingest.budget().share();
+        let body = match self.read(&head.headers, body, encoding, &share).await {
+            Ok(body) => body,
+            Err(BodyError::Export(error)) => {
+                self.ingest.refused(error.reason());
+                return Ok(failure(format, &error));
+            }
+            Err(BodyError::TooLarge(message)) => {
+                return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too_large", message));
+            }
+            Err(BodyError::Malformed(message)) => {
+                return Err(refuse(StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed", message));
+            }
+        };
+        match self.ingest.export_read(tenant, body, format, share).await {
             Ok(answer) => Ok(success(format, &answer)),
             Err(error) => Ok(failure(format, &error)),
         }
     }
 
-    /// The whole body, decompressed; a body that becomes too large is not read to its end.
-    async fn read(&self, headers: &HeaderMap, body: Body, encoding: ContentEncoding) -> Result<Bytes, BodyError> {
+    /// The whole body, decompressed; one that becomes too large, or for which there is no room, is not read to its end.
+    async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        encoding: ContentEncoding,
+        share: &Share,
+    ) -> Result<Bytes, BodyError> {
         let limit = self.ingest.max_request_bytes();
         let announced = header(headers, &CONTENT_LENGTH).and_then(|length| str::from_utf8(length).ok()?.parse().ok());
-        if announced.is_some_and(|length: usize| length > limit) {
-            let length = announced.unwrap_or_default();
-            return Err(BodyError::TooLarge(format!("request of {length} bytes exceeds the limit of {limit} bytes")));
-        }
-        let body = Limited::new(body, limit).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                BodyError::TooLarge(format!("request exceeds the limit of {limit} bytes"))
-            } else {
-                BodyError::Malformed(format!("body cannot be read: {error}"))
+        if let Some(length) = announced {
+            if length > limit {
+                let message = format!("request of {length} bytes exceeds the limit of {limit} bytes");
+                return Err(BodyError::TooLarge(message));
             }
+            self.ingest.budget().check(length)?;
+        }
+        let body = Metered::new(body, share.clone(), self.ingest.read_timeout());
+        let body = Limited::new(body, limit).collect().await.map_err(|error| match error.downcast() {
+            Ok(error) => match *error {
+                ReadError::Export(error) => BodyError::Export(error),
+                error @ ReadError::Transport(_) => BodyError::Malformed(error.to_string()),
+            },
+            Err(error) if error.is::<LengthLimitError>() => {
+                BodyError::TooLarge(format!("request exceeds the limit of {limit} bytes"))
+            }
+            Err(error) => BodyError::Malformed(format!("body cannot be read: {error}")),
         })?;
         let body = body.to_bytes();
         if encoding == ContentEncoding::Identity {
             return Ok(body);
         }
-        let decompressed = tokio::task::spawn_blocking(move || decompress(body, encoding, limit)).await;
-        match decompressed {
+        let share = share.clone();
+        let decompressed = tokio::task::spawn_blocking(move || {
+            // Packed and unpacked bytes are in memory together for a while.
+            let packed = body.len();
+            decompress(body, encoding, limit, &mut |bytes| share.grow_to(packed + bytes))
+        });
+        match decompressed.await {
             Ok(Ok(body)) => Ok(body),
+            Ok(Err(DecompressError::Refused(error))) => Err(BodyError::Export(error)),
             Ok(Err(error @ DecompressError::TooLarge { .. })) => Err(BodyError::TooLarge(error.to_string())),
             Ok(Err(error @ DecompressError::Malformed(_))) => Err(BodyError::Malformed(error.to_string())),
             Err(error) => Err(BodyError::Malformed(format!("body cannot be decompressed: {error}"))),
@@ -121,6 +148,8 @@ impl Receiver {
 
 #[derive(Debug, thiserror::Error)]
 enum BodyError {
+    #[error(transparent)]
+    Export(#[from] ExportError),
     #[error("{0}")]
     TooLarge(String),
     #[error("{0}")]
@@ -197,6 +226,7 @@ fn failure(format: Format, error: &ExportError) -> Response {
         Code::InvalidArgument => StatusCode::BAD_REQUEST,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = (status, status_body(format, error.code(), error.to_string())).into_response();

@@ -1,13 +1,14 @@
 //! The way of a request: check → log → live set and catalog → acknowledgement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
 
 use super::ExportError;
+use super::budget::{Budget, Share};
 use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Watermark};
@@ -18,22 +19,21 @@ use crate::wal::{Entry, Wal};
 /// Requests of this size and more are worked on where they do not hold other connections up.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// The unit of the budget for requests in work; a semaphore counts to 2^32 only.
-const BUDGET_UNIT: usize = 1 << 10;
-
 /// Bounds of [`Ingest`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct IngestConfig {
     /// Largest request, bytes after decompression.
     pub max_request_bytes: usize,
-    /// Bytes of requests that may be in work at once; more is refused until some are done.
+    /// Bytes of requests that may be read or in work at once; more is refused until some are done.
     pub max_in_flight_bytes: usize,
+    /// Time within which a request must have come.
+    pub read_timeout: Duration,
 }
 
 impl Default for IngestConfig {
-    /// 20 MiB, and 64 MiB in work.
+    /// 20 MiB, 64 MiB in work, 30 seconds.
     fn default() -> Self {
-        Self { max_request_bytes: 20 << 20, max_in_flight_bytes: 64 << 20 }
+        Self { max_request_bytes: 20 << 20, max_in_flight_bytes: 64 << 20, read_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -58,7 +58,7 @@ pub struct Stages {
 pub struct Ingest {
     config: IngestConfig,
     stages: Stages,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     metrics: ReceiveMetrics,
     /// Nanoseconds since the epoch.
     clock: fn() -> u64,
@@ -67,13 +67,23 @@ pub struct Ingest {
 impl Ingest {
     /// Wires the stages; `clock` gives nanoseconds since the epoch.
     pub fn new(config: IngestConfig, stages: Stages, metrics: ReceiveMetrics, clock: fn() -> u64) -> Self {
-        let budget = Arc::new(Semaphore::new(config.max_in_flight_bytes / BUDGET_UNIT));
+        let budget = Budget::new(config.max_in_flight_bytes, metrics.in_flight_bytes.clone());
         Self { config, stages, budget, metrics, clock }
     }
 
     /// Largest request, bytes after decompression.
     pub fn max_request_bytes(&self) -> usize {
         self.config.max_request_bytes
+    }
+
+    /// Time within which a request must have come.
+    pub(super) fn read_timeout(&self) -> Duration {
+        self.config.read_timeout
+    }
+
+    /// What may be in memory of requests.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Stores the spans of a request that is already decompressed.
@@ -83,15 +93,23 @@ impl Ingest {
         body: Bytes,
         format: Format,
     ) -> Result<ExportTraceServiceResponse, ExportError> {
-        let permit = self.reserve(body.len()).inspect_err(|error| self.refused(error.reason()))?;
+        self.export_read(tenant, body, format, self.budget.share()).await
+    }
+
+    /// As [`Self::export`], with what the request has of the budget already.
+    pub(super) async fn export_read(
+        self: &Arc<Self>,
+        tenant: Arc<str>,
+        body: Bytes,
+        format: Format,
+        share: Share,
+    ) -> Result<ExportTraceServiceResponse, ExportError> {
+        share.grow_to(body.len()).inspect_err(|error| self.refused(error.reason()))?;
         let ingest = Arc::clone(self);
         // In a task of its own, so that a sender who hangs up cannot stop it between the log and the live set.
         let stored = tokio::spawn(async move {
-            let bytes = body.len();
-            ingest.metrics.in_flight_bytes.inc_by(bytes as i64);
             let outcome = ingest.store(&tenant, body, format).await;
-            ingest.metrics.in_flight_bytes.dec_by(bytes as i64);
-            drop(permit);
+            drop(share);
             outcome
         });
         let outcome = stored.await.unwrap_or_else(|error| {
@@ -104,12 +122,6 @@ impl Ingest {
     /// Counts a request that was refused whole.
     pub(super) fn refused(&self, reason: &str) {
         self.metrics.refused_requests.get_or_create(&RefusedLabels { reason: reason.to_owned() }).inc();
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ExportError> {
-        let limit = self.config.max_in_flight_bytes;
-        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        Arc::clone(&self.budget).try_acquire_many_owned(units).map_err(|_| ExportError::Overloaded { bytes, limit })
     }
 
     async fn store(

@@ -1,5 +1,6 @@
 //! Receiving spans: OTLP over gRPC and over HTTP, both ending in [`Ingest`].
 
+mod budget;
 mod compression;
 mod grpc;
 mod http;
@@ -47,6 +48,12 @@ pub enum ExportError {
         /// What may be in work at once.
         limit: usize,
     },
+    /// It did not come to its end.
+    #[error("request did not come within {} seconds", limit.as_secs())]
+    Stalled {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// It is not OTLP in protobuf.
     #[error("body is not a valid ExportTraceServiceRequest: {0}")]
     Protobuf(#[source] prost::DecodeError),
@@ -72,6 +79,7 @@ impl ExportError {
             Self::Internal => tonic::Code::Internal,
             Self::Json(_) | Self::Protobuf(_) => tonic::Code::InvalidArgument,
             Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::TooLarge { .. } => tonic::Code::ResourceExhausted,
+            Self::Stalled { .. } => tonic::Code::DeadlineExceeded,
             Self::Wal(_) => tonic::Code::Unavailable,
         }
     }
@@ -79,7 +87,7 @@ impl ExportError {
     /// When to try again, if that can help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Internal | Self::Json(_) | Self::Protobuf(_) | Self::TooLarge { .. } => None,
+            Self::Internal | Self::Json(_) | Self::Protobuf(_) | Self::Stalled { .. } | Self::TooLarge { .. } => None,
             Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
         }
     }
@@ -91,6 +99,7 @@ impl ExportError {
             Self::Json(_) | Self::Protobuf(_) => "malformed",
             Self::MemoryFull { .. } => "memory",
             Self::Overloaded { .. } => "overloaded",
+            Self::Stalled { .. } => "stalled",
             Self::TooLarge { .. } => "too_large",
             Self::Wal(_) => "log",
         }

@@ -32,6 +32,16 @@ impl DataDir {
         self.path.join("wal")
     }
 
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where blocks are, if they are not in a bucket.
+    pub(super) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
     /// Where the catalog is.
     pub(super) fn catalog(&self) -> PathBuf {
         self.path.join("catalog")

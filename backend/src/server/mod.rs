@@ -1,15 +1,17 @@
 //! The stages, wired: start, serve, stop.
 
 mod data_dir;
+mod housekeeping;
 mod replay;
+mod storage;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -23,18 +25,20 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
+use self::housekeeping::{House, store_checkpoint};
 use self::replay::Replay;
 use crate::api::{self, ApiState};
-use crate::catalog::{Catalog, CatalogError, Hours, IndexLimits, SledCatalog, TagIndex, Watermark};
-use crate::config::{Config, RetentionConfig};
+use crate::blocks::BlocksError;
+use crate::catalog::{Catalog, CatalogError, IndexLimits, SledCatalog, TagIndex, Watermark};
+use crate::compact::{Compactor, Running};
+use crate::config::{Config, CutConfig, RetentionConfig};
+use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
 use crate::live::{Limits, LiveSet};
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
+use crate::store::OpenError;
 use crate::telemetry::{Metrics, Readiness, chain};
 use crate::tenant::Tenancy;
 use crate::wal::{Log, RealDisk, Wal, WalConfig, WalError};
-
-/// Time between looks at retention and checkpoint.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
 /// Requests of one connection at once: each may hold a whole request in memory before it counts as being in work.
 const STREAMS: u32 = 32;
@@ -43,7 +47,13 @@ const STREAMS: u32 = 32;
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// How long requests in work may take to end when the server stops.
-const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the last cut may take when the server stops; what is not in blocks then stays in the log.
+const LAST_CUT: Duration = Duration::from_secs(2);
+
+/// What part of the size limit is left free: for what is being written before what it replaces is deleted.
+const RESERVE_PARTS: u64 = 16;
 
 /// What part of the size limit the log may take if blocks cannot be written.
 const LOG_PARTS: u64 = 4;
@@ -76,6 +86,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The list of blocks cannot be read.
+    #[error("cannot open the list of blocks")]
+    Blocks(#[source] BlocksError),
     /// The catalog fails even when it is begun anew.
     #[error("cannot open the catalog")]
     Catalog(#[source] CatalogError),
@@ -97,6 +110,9 @@ pub enum ServerError {
     /// The log cannot be opened.
     #[error("cannot open the log")]
     Log(#[source] WalError),
+    /// The store refuses.
+    #[error("cannot open the store")]
+    Store(#[source] OpenError),
     /// A thread could not be started, or broke off.
     #[error("cannot start {what}")]
     Thread {
@@ -127,17 +143,17 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     listeners: JoinSet<()>,
     housekeeping: JoinHandle<()>,
-    wal: Arc<Wal>,
-    tags: Arc<TagIndex>,
-    indexed: Arc<Watermark>,
-    _data_dir: DataDir,
+    cutter: Cutter,
+    compactor: Running,
+    house: House,
+    _data_dir: Arc<DataDir>,
 }
 
 impl Server {
-    /// Starts everything; returns when the log is replayed and spans are taken. The API is served from before the replay
-    /// on, `/ready` says when it is over.
+    /// Starts everything; returns when the log is replayed and spans are taken. The API is served from the beginning on,
+    /// `/ready` says what is missing. While the store cannot be reached this waits.
     pub async fn start(config: &Config) -> Result<Self, ServerError> {
-        let data_dir = DataDir::open(&config.data_dir)?;
+        let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
         let api_listener = bind(config.listen.api, "api-listen").await?;
         let grpc_listener = bind(config.listen.otlp_grpc, "otlp-grpc-listen").await?;
         let http_listener = bind(config.listen.otlp_http, "otlp-http-listen").await?;
@@ -154,57 +170,94 @@ impl Server {
             trace_bytes: config.live.max_trace_bytes.min(config.live.max_bytes).as_usize(),
         };
         let live = Arc::new(LiveSet::with_metrics(limits, metrics.live.clone()));
-        let tags = open_tags(data_dir.catalog(), &metrics).await?;
+        let (catalog, tags) = open_catalog(data_dir.catalog(), &metrics).await?;
+        let listed = Arc::new(OnceLock::new());
         let api = ApiState::new(
             Arc::clone(&live),
             Arc::clone(tags.store()),
             tenancy.clone(),
             readiness.clone(),
             Arc::clone(&metrics),
-        );
+        )
+        .with_blocks(Arc::clone(&listed));
         listeners.spawn(serve_http("api", api_listener.0, api::router(api), stopped.clone()));
 
+        let blocks = storage::open_blocks(&config.storage, &data_dir, &catalog, &metrics, &readiness).await?;
+        // Nobody else sets it.
+        let _first = listed.set(Arc::clone(&blocks));
+        readiness.set_missing("the log is being replayed");
         let mut log = {
             let (dir, metrics) = (data_dir.wal(), metrics.wal.clone());
             blocking("reading the log", move || Log::open(&dir, Arc::new(RealDisk), metrics)).await?
         }
         .map_err(ServerError::Log)?;
-        let applied = Arc::new(Watermark::new(0));
+        let from = blocks.checkpoint();
+        let known = catalog.checkpoint().map_err(ServerError::Catalog)?;
+        // Nor the blocks nor the catalog must take new requests for old ones, if the log was lost.
+        log.number_from(from.max(known.map_or(1, |known| known + 1)));
+        let applied = Arc::new(Watermark::new(from));
         let indexed = Arc::new(Watermark::new(0));
-        let known = tags.store().checkpoint().map_err(ServerError::Catalog)?.unwrap_or_default();
-        // The catalog must not take new frames for old ones.
-        log.number_from(known + 1);
+        let cutter = Cutter::start(CutterConfig {
+            policy: cut_policy(&config.cut, limits.total_bytes),
+            live: Arc::clone(&live),
+            applied: Arc::clone(&applied),
+            sink: Arc::new(Registry::new(Arc::clone(&blocks), now_ns)),
+            metrics: metrics.live.clone(),
+            clock: now_ns,
+        })
+        .map_err(|source| ServerError::Thread { what: "the cutter", source })?;
         let replayed = {
             let (log, live, tags) = (log.clone(), Arc::clone(&live), Arc::clone(&tags));
             let (applied, stopping) = (Arc::clone(&applied), Arc::clone(&stopping));
             let replay = move || {
                 let (live, tags, applied, stopping) = (&live, &tags, &applied, &stopping);
-                Replay { live, tags, applied, stopping, indexed: known }.run(&log, 0)
+                Replay { live, tags, applied, stopping, indexed: known.unwrap_or_default() }.run(&log, from)
             };
             blocking("the replay", replay).await?
         }?;
-        if !replayed.index_failed {
-            indexed.finish_below(log.next_sequence());
+
+        let next_sequence = log.next_sequence();
+        let wal = Wal::start(log, wal_config(&config.retention))
+            .map_err(|source| ServerError::Thread { what: "the writer of the log", source })?;
+        let house = House {
+            wal: Arc::new(wal),
+            live,
+            blocks,
+            tags,
+            applied,
+            indexed,
+            age: config.retention.age,
+            stopping: Arc::clone(&stopping),
+            rebuilt: Arc::default(),
+        };
+        // What the catalog does not know and the log does not have any more is in blocks.
+        let catalog_is_whole = known.map_or(house.blocks.snapshot().is_empty(), |known| known + 1 >= from);
+        if catalog_is_whole && !replayed.index_failed {
+            house.indexed.finish_below(next_sequence);
+        } else {
+            let house = house.clone();
+            tokio::task::spawn_blocking(move || house.rebuild_catalog());
         }
 
-        let wal = Arc::new(
-            Wal::start(log, wal_config(&config.retention))
-                .map_err(|source| ServerError::Thread { what: "the writer of the log", source })?,
-        );
-        let max_in_flight_bytes = config.receive.max_in_flight_bytes.as_usize();
-        let max_request_bytes = config.receive.max_request_bytes.as_usize().min(max_in_flight_bytes);
-        let stages =
-            Stages { wal: Arc::clone(&wal), live, tags: Arc::clone(&tags), applied, indexed: Arc::clone(&indexed) };
-        let limits = IngestConfig { max_request_bytes, max_in_flight_bytes };
-        let ingest = Arc::new(Ingest::new(limits, stages, metrics.receive.clone(), now_ns));
+        let ingest = Arc::new(ingest(config, &house, &metrics));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
         listeners.spawn(serve_grpc(grpc_listener.0, grpc, stopped.clone()));
         let http = receive::router(ingest, tenancy, durations);
         listeners.spawn(serve_http("otlp-http", http_listener.0, http, stopped));
 
-        let housekeeping = tokio::spawn(keep_house(Arc::clone(&tags), Arc::clone(&indexed), config.retention.age));
-        readiness.set(true);
+        let compactor = Compactor::new(&config.compaction, &config.retention, metrics.compaction.clone(), now_ns);
+        let block_bytes = {
+            let (max_bytes, wal, data_dir) = (config.retention.max_bytes.0, metrics.wal.clone(), Arc::clone(&data_dir));
+            move || {
+                let others = wal.bytes.get().unsigned_abs() + storage::directory_bytes(&data_dir.catalog());
+                (max_bytes - max_bytes / RESERVE_PARTS).saturating_sub(others)
+            }
+        };
+        let compactor = Running::start(compactor, Arc::clone(&house.blocks), block_bytes)
+            .map_err(|source| ServerError::Thread { what: "compaction", source })?;
+        let housekeeping = tokio::spawn(house.clone().keep());
+        readiness.set_ready();
         for (listener, address) in
             [("api", addresses.api), ("otlp-grpc", addresses.otlp_grpc), ("otlp-http", addresses.otlp_http)]
         {
@@ -217,9 +270,9 @@ impl Server {
             stopping,
             listeners,
             housekeeping,
-            wal,
-            tags,
-            indexed,
+            cutter,
+            compactor,
+            house,
             _data_dir: data_dir,
         })
     }
@@ -229,24 +282,34 @@ impl Server {
         self.addresses
     }
 
-    /// Stops: takes nothing new, ends what is in work, closes the log, stores the checkpoint.
+    /// Stops: takes nothing new, ends what is in work, writes what is in memory to blocks if that does not take long,
+    /// closes the log, stores the checkpoint.
     pub async fn stop(mut self) {
-        self.readiness.set(false);
+        self.readiness.set_missing("the backend stops");
         self.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
+        self.housekeeping.abort();
+        let compactor = self.compactor;
+        let compaction = tokio::task::spawn_blocking(move || compactor.stop());
         let drained = timeout(DRAIN, async { while self.listeners.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             warn!(seconds = DRAIN.as_secs(), "connections still open are cut");
             self.listeners.abort_all();
         }
-        self.housekeeping.abort();
-        let Self { wal, tags, indexed, .. } = self;
+        let Self { house, cutter, .. } = self;
         let closed = blocking("the end", move || {
-            wal.close();
-            store_checkpoint(tags.store().as_ref(), &indexed);
+            if cutter.stop(LAST_CUT) == Stopped::RestInLog {
+                info!("what is in no block is read back from the log at the next start");
+            }
+            house.wal.release(house.blocks.checkpoint(), now_ns());
+            house.wal.close();
+            store_checkpoint(house.tags.store().as_ref(), &house.indexed);
         });
         if let Err(error) = closed.await {
             error!(error = %chain(&error), "stopped badly");
+        }
+        if timeout(Duration::from_millis(500), compaction).await.is_err() {
+            warn!("compaction is given up in the middle; the next start removes what it has begun");
         }
     }
 }
@@ -266,15 +329,31 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| ServerError::Thread { what, source: io::Error::other(error) })
 }
 
-async fn open_tags(dir: PathBuf, metrics: &Metrics) -> Result<Arc<TagIndex>, ServerError> {
+/// Opens the catalog, and the index of its tags.
+async fn open_catalog(dir: PathBuf, metrics: &Metrics) -> Result<(Arc<SledCatalog>, Arc<TagIndex>), ServerError> {
     let metrics = metrics.catalog.clone();
     let opened = blocking("opening the catalog", move || {
         SledCatalog::open(&dir, &metrics, |store| {
             store.checkpoint()?;
-            TagIndex::open(Arc::new(store), IndexLimits::default(), metrics.clone())
+            let store = Arc::new(store);
+            let catalog: Arc<dyn Catalog> = Arc::clone(&store) as _;
+            Ok((store, Arc::new(TagIndex::open(catalog, IndexLimits::default(), metrics.clone())?)))
         })
     });
-    Ok(Arc::new(opened.await?.map_err(ServerError::Catalog)?))
+    opened.await?.map_err(ServerError::Catalog)
+}
+
+fn ingest(config: &Config, house: &House, metrics: &Metrics) -> Ingest {
+    let max_in_flight_bytes = config.receive.max_in_flight_bytes.as_usize();
+    let max_request_bytes = config.receive.max_request_bytes.as_usize().min(max_in_flight_bytes);
+    let House { wal, live, tags, applied, indexed, .. } = house.clone();
+    let limits = IngestConfig { max_request_bytes, max_in_flight_bytes, ..IngestConfig::default() };
+    Ingest::new(limits, Stages { wal, live, tags, applied, indexed }, metrics.receive.clone(), now_ns)
+}
+
+fn cut_policy(config: &CutConfig, memory_bytes: usize) -> CutPolicy {
+    let CutConfig { idle, max_age, block_bytes, max_wait } = *config;
+    CutPolicy { idle, max_age, block_bytes: block_bytes.as_usize(), max_wait, memory_bytes }
 }
 
 fn wal_config(retention: &RetentionConfig) -> WalConfig {
@@ -304,35 +383,6 @@ async fn serve_grpc(listener: TcpListener, receiver: GrpcReceiver, mut stopped: 
         );
     if let Err(error) = server.await {
         error!(listener = "otlp-grpc", error = %chain(&error), "listener broke off");
-    }
-}
-
-/// Retention of tags and checkpoint, every few seconds.
-async fn keep_house(tags: Arc<TagIndex>, indexed: Arc<Watermark>, age: Duration) {
-    let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-    let mut pruned_hour = 0;
-    loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
-        let oldest_hour = Hours::of_nanos(now_ns().saturating_sub(age_ns)).first;
-        let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
-        let (tags, indexed) = (Arc::clone(&tags), Arc::clone(&indexed));
-        let done = blocking("housekeeping", move || {
-            store_checkpoint(tags.store().as_ref(), &indexed);
-            if prune && let Err(error) = tags.prune(oldest_hour) {
-                warn!(error = %chain(&error), "old tags not removed");
-            }
-        });
-        if let Err(error) = done.await {
-            error!(error = %chain(&error), "housekeeping broke off");
-        }
-    }
-}
-
-fn store_checkpoint(catalog: &dyn Catalog, indexed: &Watermark) {
-    // Nothing is complete while the catalog is being built.
-    let Some(indexed) = indexed.below().checked_sub(1) else { return };
-    if let Err(error) = catalog.set_checkpoint(indexed) {
-        warn!(error = %chain(&error), "checkpoint not stored: the next start indexes more");
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::ServerError;
 use crate::catalog::{TagIndex, Watermark};
-use crate::live::{LiveSet, TraceBatch, group};
+use crate::live::{Batch, LiveSet, TraceBatch, group};
 use crate::telemetry::chain;
 use crate::wal::{Frame, Log};
 
@@ -122,7 +122,7 @@ impl Replay<'_> {
         let decoded = requests.iter().map(|request| {
             let batches = request.decode();
             if request.sequence > self.indexed {
-                indexed &= observe(self.tags, &request.tenant, &batches);
+                indexed &= observe(self.tags, &request.tenant, batches.iter().map(|batch| batch.batch.as_ref()));
             }
             batches
         });
@@ -185,10 +185,10 @@ impl Request {
 }
 
 /// Tells the catalog of spans; false if it fails.
-pub(super) fn observe(tags: &TagIndex, tenant: &str, batches: &[TraceBatch]) -> bool {
-    let fresh = tags.observe(tenant, batches.iter().map(|batch| batch.batch.as_ref()));
+pub(super) fn observe<'a>(tags: &TagIndex, tenant: &str, batches: impl IntoIterator<Item = &'a Batch>) -> bool {
+    let fresh = tags.observe(tenant, batches);
     let recorded = tags.record(tenant, &fresh);
-    recorded.inspect_err(|error| warn!(error = %chain(error), "tags of the log not indexed")).is_ok()
+    recorded.inspect_err(|error| warn!(error = %chain(error), "tags not indexed")).is_ok()
 }
 
 #[cfg(test)]

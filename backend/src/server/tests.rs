@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::config::ByteSize;
 
 fn config(dir: &Path) -> Config {
     let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
@@ -85,34 +86,118 @@ async fn what_was_acknowledged_is_found_after_a_restart() {
     server.stop().await;
 }
 
+/// Waits until the catalog is whole.
+async fn indexed(server: &Server) {
+    while server.house.indexed.below() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[rstest]
 #[case::catalog_deleted(|dir: &Path| fs::remove_dir_all(dir.join("catalog")).unwrap())]
 #[case::catalog_damaged(|dir: &Path| fs::write(dir.join("catalog/conf"), "noise").unwrap())]
 #[tokio::test]
-async fn a_lost_catalog_is_built_from_the_log(#[case] damage: impl Fn(&Path)) {
+async fn a_lost_catalog_is_built_from_blocks_and_log(#[case] damage: impl Fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&config(dir.path())).await.unwrap();
-    send(&server, [request(1, "x")]).await;
+    send(&server, [request(1, "block")]).await;
     server.stop().await;
-    damage(dir.path());
     let server = Server::start(&config(dir.path())).await.unwrap();
-    assert_eq!(values_of_a(&server).await, serde_json::json!(["x"]));
+    send(&server, [request(2, "log")]).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy(dir.path(), killed.path());
+    server.stop().await;
+    damage(killed.path());
+    let server = Server::start(&config(killed.path())).await.unwrap();
+    indexed(&server).await;
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["block", "log"]));
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_lost_log_does_not_hide_new_tags_from_the_catalog() {
+async fn a_lost_log_does_not_hide_new_tags_from_the_catalog_nor_new_requests_from_the_replay() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&config(dir.path())).await.unwrap();
     send(&server, (1..=9).map(|trace| request(trace, "x"))).await;
     server.stop().await;
     fs::remove_dir_all(dir.path().join("wal")).unwrap();
     let server = Server::start(&config(dir.path())).await.unwrap();
-    send(&server, [request(1, "new")]).await;
+    send(&server, [request(10, "new")]).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy(dir.path(), killed.path());
     server.stop().await;
-    fs::remove_dir_all(dir.path().join("catalog")).unwrap();
+    let server = Server::start(&config(killed.path())).await.unwrap();
+    assert_eq!(trace_status(&server, 10).await, "HTTP/1.1 200 OK");
+    assert_eq!(values_of_a(&server).await, serde_json::json!(["new", "x"]));
+    server.stop().await;
+}
+
+/// As a crash leaves the directory: what was acknowledged is on disk, the rest is gone.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Live traces and blocks.
+fn held(server: &Server) -> (usize, usize) {
+    (server.house.live.stats().traces, server.house.blocks.snapshot().len())
+}
+
+#[tokio::test]
+async fn a_stop_leaves_blocks_and_nothing_to_replay() {
+    let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&config(dir.path())).await.unwrap();
-    assert_eq!(values_of_a(&server).await, serde_json::json!(["new"]));
+    send(&server, (1..=9).map(|trace| request(trace, "x"))).await;
+    assert_eq!(held(&server), (9, 0));
+    server.stop().await;
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    assert_eq!(held(&server), (0, 1));
+    assert_eq!(server.house.blocks.checkpoint(), 10);
+    assert_eq!(trace_status(&server, 9).await, "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_kill_leaves_in_the_log_is_found_although_memory_is_smaller() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&config(dir.path())).await.unwrap();
+    send(&server, (1..=200).map(|trace| request(trace, &format!("{trace:03}")))).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy(dir.path(), killed.path());
+    server.stop().await;
+
+    let mut small = config(killed.path());
+    small.live.max_bytes = ByteSize(20_000);
+    let server = Server::start(&small).await.unwrap();
+    assert!(held(&server).1 > 0, "blocks were cut on the way");
+    for trace in [1, 77, 200] {
+        assert_eq!(trace_status(&server, trace).await, "HTTP/1.1 200 OK", "{trace}");
+    }
+    assert_eq!(values_of_a(&server).await.as_array().unwrap().len(), 200);
+    server.stop().await;
+}
+
+/// Traces go to blocks while the server runs, and are found at every moment.
+#[tokio::test]
+async fn traces_leave_memory_for_blocks_and_the_log_is_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    (config.cut.idle, config.cut.max_wait) = (Duration::from_millis(1), Duration::from_millis(1));
+    let server = Server::start(&config).await.unwrap();
+    send(&server, [request(1, "x")]).await;
+    while held(&server) != (0, 1) {
+        assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK");
+    }
+    assert_eq!(trace_status(&server, 1).await, "HTTP/1.1 200 OK");
+    assert_eq!(server.house.blocks.checkpoint(), 2);
     server.stop().await;
 }
 

@@ -131,6 +131,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the same can succeed later.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Unavailable { .. })
+    }
+}
+
+impl StoreError {
     /// What an error of the file system means for the object at `path`; also what a failed write into an [`Upload`] means.
     pub fn of_io(path: &str, error: io::Error) -> Self {
         let path = path.to_owned();

@@ -52,6 +52,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether another try can help: the store cannot be reached, or is full.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Local(source) | Self::ReadOnly { source, .. } => source.passes(),
+            Self::Unusable { source, .. } => source.downcast_ref().is_some_and(StoreError::passes),
+            Self::NotConditional { .. } | Self::Setting(_) | Self::Thread(_) => false,
+        }
+    }
+}
+
 /// A setting that cannot be used, or a file that it names. One line that says which, and what is expected.
 #[derive(Debug, thiserror::Error)]
 #[error("storage.s3.{key}: {problem}")]

@@ -44,7 +44,7 @@ pub struct DiscardedLabels {
 /// Labels of export requests that were refused whole.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct RefusedLabels {
-    /// Why: `too_large`, `malformed`, `media_type`, `tenant`, `overloaded`, `memory`, `log`.
+    /// Why: `too_large`, `malformed`, `media_type`, `tenant`, `overloaded`, `memory`, `stalled`, `log`.
     pub reason: String,
 }
 

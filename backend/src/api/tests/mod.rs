@@ -54,7 +54,9 @@ fn catalog() -> MemoryCatalog {
 
 fn api_of(tenancy: Tenancy, ready: bool) -> Router {
     let readiness = Readiness::default();
-    readiness.set(ready);
+    if ready {
+        readiness.set_ready();
+    }
     router(ApiState::new(Arc::new(fixture::live()), Arc::new(catalog()), tenancy, readiness, Arc::default()))
 }
 

@@ -85,7 +85,7 @@ impl S3Store {
         io.run("", bucket(AT_START)?.probe()).map_err(|error| {
             let (problem, source) = match error {
                 StoreError::Denied { source, .. } => ("access refused", source),
-                StoreError::Unavailable { source, .. } => ("no answer", source),
+                error @ StoreError::Unavailable { .. } => ("no answer", error.into()),
                 error => ("no listing", error.into()),
             };
             OpenError::Unusable {

@@ -1,0 +1,163 @@
+//! Opening and reopening the store of the catalog.
+//!
+//! sled 0.34's `flush` is no `fsync`, and a store that was killed may not open again. Both are fine here: nothing in it
+//! is the only copy. A store that cannot be opened is moved aside, and built anew. After a write that failed, as on a full
+//! disk, sled refuses all work until it is opened again; so that is done while the backend runs.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use sled::{Db, Tree};
+use tracing::{error, info, warn};
+
+use super::store::malformed;
+use super::{CatalogError, blocks};
+use crate::telemetry::{CatalogMetrics, chain};
+
+/// Format of keys and values; a store with another one is built anew.
+const FORMAT: &[u8] = b"1";
+
+pub(super) const KEY_FORMAT: &[u8] = b"format";
+
+/// sled's default of 1 GiB is more than all the rest of the backend.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// Time between tries to open a store again that fails.
+const REOPEN: Duration = Duration::from_secs(5);
+
+/// Time between lines about it.
+const WARN: Duration = Duration::from_mins(1);
+
+/// [`Catalog`](super::Catalog) on a local disk.
+#[derive(Debug)]
+pub struct SledCatalog {
+    dir: PathBuf,
+    /// None while it cannot be opened.
+    trees: RwLock<Option<Trees>>,
+    repair: Mutex<Repair>,
+    losses: AtomicU64,
+    pub(super) reopen_every: Duration,
+}
+
+/// What is in the store.
+#[derive(Debug)]
+pub(super) struct Trees {
+    pub(super) names: Tree,
+    pub(super) values: Tree,
+    pub(super) meta: Tree,
+    pub(super) shared: Tree,
+}
+
+#[derive(Debug, Default)]
+struct Repair {
+    tried: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+impl SledCatalog {
+    /// Opens the store in `dir` and gives it to `read`, which is to read whatever the start needs: sled reads most pages
+    /// only then, so damage is often found no earlier. If either fails or panics, the store is moved to `<dir>.broken`
+    /// (where the one before it is deleted), counted, and begun anew, once.
+    ///
+    /// Nobody else may have the store open; the lock of the data directory sees to that.
+    pub fn open<T>(
+        dir: &Path,
+        metrics: &CatalogMetrics,
+        read: impl Fn(Self) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let attempt = || {
+            let trees = RwLock::new(Some(Trees::open(dir)?));
+            let (repair, losses) = (Mutex::default(), AtomicU64::new(0));
+            read(Self { dir: dir.to_owned(), trees, repair, losses, reopen_every: REOPEN })
+        };
+        // sled panics on some kinds of damage.
+        let cause = match catch_unwind(AssertUnwindSafe(attempt)) {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "the store panicked".to_owned(),
+        };
+        error!(dir = %dir.display(), cause, "catalog moved aside, it is built anew");
+        metrics.rebuilds.inc();
+        move_aside(dir).map_err(|error| CatalogError::Store(sled::Error::Io(error)))?;
+        attempt()
+    }
+
+    /// Works on the trees; if the store fails it is opened again, and the work begun anew.
+    pub(super) fn with<T>(&self, work: impl Fn(&Trees) -> Result<T, CatalogError>) -> Result<T, CatalogError> {
+        let attempt = || {
+            let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+            trees.as_ref().ok_or(CatalogError::Closed).and_then(&work)
+        };
+        match attempt() {
+            Err(error @ (CatalogError::Store(_) | CatalogError::Closed)) => {
+                self.losses.fetch_add(1, Ordering::Relaxed);
+                if self.reopen(&error) { attempt() } else { Err(error) }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// How often something may have been lost.
+    pub(super) fn count_losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// Opens the store again, unless that was tried just now.
+    fn reopen(&self, cause: &CatalogError) -> bool {
+        let mut repair = self.repair.lock().unwrap_or_else(PoisonError::into_inner);
+        if repair.tried.is_some_and(|tried| tried.elapsed() < self.reopen_every) {
+            return false;
+        }
+        if repair.warned.is_none_or(|warned| warned.elapsed() >= WARN) {
+            repair.warned = Some(Instant::now());
+            warn!(error = %chain(cause), "the catalog fails and is opened again; meanwhile new tags are not completed");
+        }
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        // The store must be closed before: it locks its file.
+        *trees = None;
+        let opened = catch_unwind(AssertUnwindSafe(|| Trees::open(&self.dir).ok()));
+        *trees = opened.unwrap_or_default();
+        repair.tried = Some(Instant::now());
+        if trees.is_some() {
+            info!("the catalog is open again");
+        }
+        trees.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        *self.trees.write().unwrap() = None;
+    }
+}
+
+impl Trees {
+    fn open(dir: &Path) -> Result<Self, CatalogError> {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::HighThroughput);
+        let db: Db = config.open().map_err(CatalogError::Store)?;
+        let tree = |name: &str| db.open_tree(name).map_err(CatalogError::Store);
+        let trees =
+            Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")?, shared: tree(blocks::TREE)? };
+        match trees.meta.get(KEY_FORMAT).map_err(CatalogError::Store)? {
+            Some(format) if format == FORMAT => {}
+            Some(format) => return Err(malformed("meta", &format)),
+            None => {
+                trees.meta.insert(KEY_FORMAT, FORMAT).map_err(CatalogError::Store)?;
+            }
+        }
+        Ok(trees)
+    }
+}
+
+fn move_aside(dir: &Path) -> io::Result<()> {
+    let aside = dir.with_extension("broken");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::rename(dir, aside)
+}

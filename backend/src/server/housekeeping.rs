@@ -1,0 +1,164 @@
+//! What is done every few seconds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{blocking, now_ns, replay};
+use crate::blocks::{Blocks, BlocksError, Sweep};
+use crate::catalog::{Catalog, Hours, TagIndex, Watermark};
+use crate::live::{LiveSet, Trace};
+use crate::telemetry::chain;
+use crate::wal::Wal;
+
+/// Time between looks at the log.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Looks at the log for each look at the catalog and the store.
+const LONG_TICKS: u32 = 10;
+
+/// All that housekeeping looks after.
+#[derive(Clone)]
+pub(super) struct House {
+    pub(super) wal: Arc<Wal>,
+    pub(super) live: Arc<LiveSet>,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) tags: Arc<TagIndex>,
+    pub(super) applied: Arc<Watermark>,
+    pub(super) indexed: Arc<Watermark>,
+    pub(super) age: Duration,
+    pub(super) stopping: Arc<AtomicBool>,
+    /// Losses of the catalog that were made good; locked while it is being built.
+    pub(super) rebuilt: Arc<Mutex<u64>>,
+}
+
+/// What a look at catalog and store has found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tidied {
+    /// Others have committed.
+    commits: bool,
+    /// The catalog works and lacks something.
+    losses: bool,
+}
+
+impl House {
+    /// Releases the log, stores the checkpoint of the catalog, forgets old tags, looks for the commits of others, and
+    /// deletes the files of blocks that are no more. For ever.
+    pub(super) async fn keep(self) {
+        let mut pruned_hour = 0;
+        // What the start has found is loaded first.
+        let mut cold = true;
+        for tick in 0_u32.. {
+            self.wal.release(self.blocks.checkpoint(), now_ns());
+            if cold {
+                let house = self.clone();
+                run("loading filters", move || house.blocks.warm(&house.stopping)).await;
+                cold = false;
+            }
+            tokio::time::sleep(TICK).await;
+            if tick % LONG_TICKS == LONG_TICKS - 1 {
+                let oldest_hour = self.oldest_hour();
+                let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
+                let house = self.clone();
+                let tidied = run("housekeeping", move || house.tidy(prune)).await.unwrap_or_default();
+                cold = tidied.commits;
+                if tidied.losses {
+                    let house = self.clone();
+                    tokio::task::spawn_blocking(move || house.rebuild_catalog());
+                }
+            }
+        }
+    }
+
+    fn tidy(&self, prune: bool) -> Tidied {
+        let catalog = self.tags.store();
+        store_checkpoint(catalog.as_ref(), &self.indexed);
+        if prune && let Err(error) = self.tags.prune(self.oldest_hour()) {
+            warn!(error = %chain(&error), "old tags not removed");
+        }
+        if let Err(error) = self.blocks.sweep(now_ns(), Sweep::Shared) {
+            warn!(error = %chain(&error), "store not swept");
+        }
+        let commits = self.blocks.refresh().unwrap_or_else(|error| {
+            warn!(error = %chain(&error), "commits of others not read");
+            false
+        });
+        let made_good = self.rebuilt.try_lock().map_or(u64::MAX, |losses| *losses);
+        // Nothing in it is complete then; and only one that can be written can be built.
+        let losses = made_good < catalog.losses() && catalog.set_checkpoint(0).is_ok();
+        Tidied { commits, losses }
+    }
+
+    fn oldest_hour(&self) -> u32 {
+        let age_ns = u64::try_from(self.age.as_nanos()).unwrap_or(u64::MAX);
+        Hours::of_nanos(now_ns().saturating_sub(age_ns)).first
+    }
+
+    /// Tells the catalog of everything that is in memory and in blocks, after it was lost. Blocks.
+    pub(super) fn rebuild_catalog(&self) {
+        let Ok(mut rebuilt) = self.rebuilt.try_lock() else { return };
+        let losses = self.tags.store().losses();
+        self.tags.forget();
+        self.indexed.reset();
+        let below = self.applied.below();
+        info!("catalog is being built from memory and blocks");
+        match self.index_all() {
+            Ok(true) => {
+                *rebuilt = losses;
+                self.indexed.finish_below(below);
+                info!("catalog is built");
+            }
+            Ok(false) => warn!("catalog is incomplete"),
+            Err(error) => error!(error = %chain(&error), "catalog is incomplete"),
+        }
+    }
+
+    /// False if something could not be told, or it was stopped before the end.
+    fn index_all(&self) -> Result<bool, BlocksError> {
+        // Memory first: what leaves it meanwhile is in the list of blocks that is taken afterwards.
+        for tenant in self.live.tenants() {
+            if !self.live.snapshot(&tenant).iter().all(|trace| self.index(&tenant, trace)) {
+                return Ok(false);
+            }
+        }
+        for entry in self.blocks.snapshot().blocks() {
+            let block = match self.blocks.open_block(entry) {
+                Ok(block) => block,
+                Err(error) => {
+                    self.blocks.pass_over(entry, error)?;
+                    continue;
+                }
+            };
+            for trace in block.traces() {
+                match trace {
+                    Ok(trace) if self.index(&entry.summary.tenant, &trace) => {}
+                    Ok(_) => return Ok(false),
+                    Err(source) => {
+                        self.blocks.pass_over(entry, BlocksError::Block { block: entry.id(), source })?;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn index(&self, tenant: &str, trace: &Trace) -> bool {
+        !self.stopping.load(Ordering::Relaxed)
+            && replay::observe(&self.tags, tenant, trace.batches.iter().map(AsRef::as_ref))
+    }
+}
+
+/// Stores up to where the log is in the catalog; nothing while it is being built.
+pub(super) fn store_checkpoint(catalog: &dyn Catalog, indexed: &Watermark) {
+    let Some(indexed) = indexed.below().checked_sub(1) else { return };
+    if let Err(error) = catalog.set_checkpoint(indexed) {
+        warn!(error = %chain(&error), "checkpoint not stored: the next start indexes more");
+    }
+}
+
+async fn run<T: Send + 'static>(what: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    blocking(what, work).await.inspect_err(|error| error!(error = %chain(error), "housekeeping broke off")).ok()
+}

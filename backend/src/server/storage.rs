@@ -1,0 +1,82 @@
+//! Opens what is behind the blocks: the store, and the list of what is in it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::data_dir::DataDir;
+use super::{ServerError, blocking, now_ns};
+use crate::blocks::{Blocks, BlocksConfig, BlocksError, Sweep, WriterId};
+use crate::catalog::SledCatalog;
+use crate::config::{StorageBackend, StorageConfig};
+use crate::store;
+use crate::telemetry::{Metrics, Readiness, chain};
+
+/// Longest wait for a store that cannot be reached; the first is a second, each is twice the one before.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Opens the list of blocks. While the store cannot be reached it tries again, and `/ready` says why.
+pub(super) async fn open_blocks(
+    config: &StorageConfig,
+    data_dir: &DataDir,
+    catalog: &Arc<SledCatalog>,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<Arc<Blocks>, ServerError> {
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let (root, directory, config) = (data_dir.path().to_owned(), data_dir.store(), config.clone());
+        let (catalog, metrics) = (Arc::clone(catalog), metrics.blocks.clone());
+        let opened = blocking("opening the store", move || {
+            let store = store::open(&config, &directory).map_err(ServerError::Store)?;
+            let sweep = match config.backend {
+                // Nobody else has this directory, and nothing has begun: what a crash left goes at once.
+                StorageBackend::Local => Sweep::Alone,
+                StorageBackend::S3 => {
+                    store::check_writes(store.as_ref()).map_err(ServerError::Store)?;
+                    Sweep::Shared
+                }
+            };
+            let writer = WriterId::load(&root).map_err(ServerError::Blocks)?;
+            let registry = BlocksConfig { clock: now_ns, ..BlocksConfig::default() };
+            let blocks = Blocks::open(store, writer, catalog, registry, metrics).map_err(ServerError::Blocks)?;
+            if let Err(error) = blocks.sweep(now_ns(), sweep) {
+                warn!(error = %chain(&error), "what a crash left in the store stays for now");
+            }
+            Ok(Arc::new(blocks))
+        });
+        match opened.await? {
+            Err(error) if passes(&error) => {
+                let error = chain(&error);
+                warn!(error, seconds = wait.as_secs(), "the store cannot be opened, tried again");
+                readiness.set_missing(format!("the store cannot be opened: {error}"));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(MAX_BACKOFF);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether another try can help.
+fn passes(error: &ServerError) -> bool {
+    match error {
+        ServerError::Store(error) => error.passes(),
+        ServerError::Blocks(BlocksError::Store(error)) => error.passes(),
+        ServerError::Blocks(error) => matches!(error, BlocksError::Unsure { .. } | BlocksError::Busy { .. }),
+        _ => false,
+    }
+}
+
+/// Bytes of all files below a directory.
+pub(super) fn directory_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => directory_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
