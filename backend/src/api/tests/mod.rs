@@ -1,5 +1,6 @@
 //! Every endpoint, through the router, on the shop and the job of the query tests.
 
+mod blocks;
 mod drilldown;
 mod grpc;
 mod metrics;

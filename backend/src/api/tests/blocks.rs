@@ -1,0 +1,105 @@
+//! Answers from blocks: the shop lies in one, the job in memory.
+
+use std::sync::OnceLock;
+
+use super::*;
+use crate::api::tempopb::{PartialStatus, TraceByIdResponse};
+use crate::block::{BlockId, NewBlock, write_block};
+use crate::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
+use crate::live::LiveSet;
+use crate::store::MemoryStore;
+use crate::telemetry::BlocksMetrics;
+
+/// The API, and the path of the block.
+fn with_a_block() -> (ApiState, MemoryStore, String) {
+    let store = MemoryStore::new();
+    let config = BlocksConfig { clock: || fixture::EPOCH, ..BlocksConfig::default() };
+    let catalog = Arc::new(MemoryCatalog::default());
+    let blocks =
+        Blocks::open(Arc::new(store.clone()), WriterId::random(), catalog, config, BlocksMetrics::default()).unwrap();
+    let new = NewBlock {
+        id: BlockId::new(fixture::EPOCH, 1),
+        tenant: SINGLE_TENANT.into(),
+        level: 0,
+        received_first_ns: fixture::EPOCH,
+        received_last_ns: fixture::EPOCH,
+    };
+    let (summary, filter) = write_block(&store, new, &[fixture::trace(fixture::shop())]).unwrap();
+    let path = summary.data_path();
+    let added = Added { summary, filter, ids: vec![fixture::SHOP] };
+    blocks.commit(Change { add: vec![added], ..Change::default() }).unwrap();
+    let live = LiveSet::new(Limits::default());
+    let resource_spans = fixture::job();
+    let request = opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans };
+    live.insert(SINGLE_TENANT, crate::live::group(request), fixture::EPOCH, 0);
+    let opened = OnceLock::new();
+    assert!(opened.set(Arc::new(blocks)).is_ok());
+    (state_of(live).with_blocks(Arc::new(opened)), store, path)
+}
+
+fn state_of(live: LiveSet) -> ApiState {
+    let readiness = Readiness::default();
+    ApiState::new(Arc::new(live), Arc::new(catalog()), Tenancy::new(false), readiness, Arc::default())
+}
+
+async fn get_from(state: &ApiState, path: &str) -> (u16, String) {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let (status, _, body) = send(router(state.clone()), request).await;
+    (status.as_u16(), String::from_utf8(body).unwrap())
+}
+
+/// Everything but what was looked at, which depends on where it lies.
+fn without_metrics(body: &str) -> Value {
+    let mut body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
+    body.as_object_mut().unwrap().remove("metrics");
+    body
+}
+
+#[rstest]
+#[case::search("/api/search?q={status=error}")]
+#[case::search_of_both("/api/search?q={}")]
+#[case::tags("/api/search?tags=region%3Dus")]
+#[case::metrics("/api/metrics/query?q={}|rate()by(name)&start=1767225590&end=1767225610")]
+#[case::names("/api/v2/search/tags?q={name=\"SELECT\"}")]
+#[case::values("/api/v2/search/tag/span.db.rows/values?q={kind=client}")]
+#[tokio::test]
+async fn answers_as_if_all_were_in_memory(#[case] path: &str) {
+    let path = path.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace('|', "%7C");
+    let (state, ..) = with_a_block();
+    let (status, body) = get_from(&state, &path).await;
+    assert_eq!(status, 200, "{body}");
+    let (_, expected) = get_from(&state_of(fixture::live()), &path).await;
+    assert_eq!(without_metrics(&body), without_metrics(&expected));
+}
+
+#[tokio::test]
+async fn finds_a_trace_in_a_block() {
+    let (state, ..) = with_a_block();
+    let (status, body) = get_from(&state, &format!("/api/traces/{SHOP}")).await;
+    assert_eq!((status, body.matches("\"spanId\"").count()), (200, 6 + 1), "six spans and a link: {body}");
+    let (_, body) = get_from(&state, &format!("/api/v2/traces/{SHOP}")).await;
+    assert!(body.contains("GET /items") && !body.contains("PARTIAL"), "{body}");
+}
+
+#[tokio::test]
+async fn says_what_is_missing_of_a_damaged_block() {
+    let (state, store, path) = with_a_block();
+    store.overwrite(&path, "no block".as_bytes().to_vec());
+    let (status, body) = get_from(&state, &format!("/api/traces/{SHOP}")).await;
+    assert_eq!((status, body.as_str()), (500, "not found, but not all blocks can be read"));
+    let request = Request::get(format!("/api/v2/traces/{SHOP}")).header("accept", "application/protobuf");
+    let (_, _, body) = send(router(state.clone()), request.body(Body::empty()).unwrap()).await;
+    let found = TraceByIdResponse::decode(&*body).unwrap();
+    assert_eq!((found.status, found.message.contains("cannot be read")), (PartialStatus::Partial as i32, true));
+    let (status, body) = get_from(&state, "/api/search").await;
+    assert_eq!((status, body.contains("ffffffff"), body.contains("GET /cart")), (200, true, false), "{body}");
+}
+
+#[tokio::test]
+async fn waits_for_the_store_at_the_start() {
+    let state = state_of(fixture::live()).with_blocks(Arc::default());
+    for path in ["/api/search", "/api/traces/1", "/api/metrics/query?q=%7B%7D%7Crate()"] {
+        let (status, body) = get_from(&state, path).await;
+        assert_eq!((status, body.as_str()), (503, "blocks are not open yet"), "{path}");
+    }
+}
