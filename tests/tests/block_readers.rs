@@ -1,4 +1,4 @@
-//! Guarantee: blocks are Parquet files that others read: DuckDB and pyarrow find in them what was sent.
+//! Guarantee: blocks are Parquet files that others read: `DuckDB` and pyarrow find in them what was sent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,7 +49,9 @@ fn others_find_what_was_sent() -> Result<()> {
     ensure!(rare.len() > 3, "{rare:?}");
 
     let live = LiveSet::new(Limits { total_bytes: 1 << 30, ..Limits::default() });
-    requests.iter().for_each(|request| live.insert("t", group(request.clone()), START, 1));
+    for request in &requests {
+        live.insert("t", group(request.clone()), START, 1);
+    }
     let mut traces = live.snapshot("t");
     traces.sort_unstable_by_key(|trace| trace.id);
     let new = NewBlock {
@@ -95,7 +97,7 @@ fn read(block: &Path) -> Result<Value> {
 fn request(number: u64) -> ExportTraceServiceRequest {
     let service = format!("service-{}", number % 5);
     let spans = (0..SPANS).map(|index| {
-        let is_error = (number + index) % 40 == 0;
+        let is_error = (number + index).is_multiple_of(40);
         let start = START + number * 1_000_000 + index * 1_000;
         let mut attributes = vec![
             attribute("http.request.method", Any::StringValue("GET".to_owned())),
@@ -104,9 +106,9 @@ fn request(number: u64) -> ExportTraceServiceRequest {
             attribute("url.path", Any::StringValue(format!("/{}", hash(number * SPANS + index)))),
             attribute("http.response.body.size", Any::IntValue(hash(number + index) as i64)),
             attribute("ratio", Any::DoubleValue(index as f64 / 7.0)),
-            attribute("cached", Any::BoolValue(index % 2 == 0)),
+            attribute("cached", Any::BoolValue(index.is_multiple_of(2))),
         ];
-        if number % 500 == 0 && index == 0 {
+        if number.is_multiple_of(500) && index == 0 {
             attributes.push(attribute("rare", Any::StringValue(format!("value {number}"))));
         }
         let exception = Event {
