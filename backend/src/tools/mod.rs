@@ -18,7 +18,7 @@ use crate::block::{BlockError, BlockId};
 use crate::blocks::BlocksError;
 use crate::config::Config;
 use crate::live::TraceId;
-use crate::store::StoreError;
+use crate::store::{OpenError, StoreError};
 
 pub use inspect::{ColumnSize, column_sizes};
 use place::Place;
@@ -98,6 +98,9 @@ pub enum ToolError {
         /// Whose it would be.
         tenant: String,
     },
+    /// The bucket cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The result cannot be written.
     #[error("cannot write {path}")]
     Output {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::ToolError;
 use crate::block::{Block, BlockId, BlockSummary, Filter};
 use crate::blocks::{self, State};
-use crate::config::Config;
-use crate::store::{LocalStore, Store};
+use crate::config::{Config, StorageBackend};
+use crate::store::{self, LocalStore, Store};
 
 /// A store that is only read.
 pub(super) struct Place {
@@ -18,6 +18,9 @@ pub(super) struct Place {
 impl Place {
     /// The store in `directory`, or else the one of the configuration.
     pub(super) fn open(directory: Option<&Path>, config: &Config) -> Result<Self, ToolError> {
+        if directory.is_none() && config.storage.backend == StorageBackend::S3 {
+            return Ok(Self { store: store::open(&config.storage, &config.data_dir)? });
+        }
         let default = config.data_dir.join("store");
         let path = directory.unwrap_or(&default);
         if !path.is_dir() {

@@ -113,8 +113,12 @@ pub(crate) fn rejection(answer: &Answer) -> Result<Option<(i64, String)>> {
 
 /// A whole trace by its id, in protobuf.
 pub(crate) fn trace(backend: &Backend, id: u128) -> Result<TracesData> {
+    trace_with(backend, id, &[])
+}
+
+fn trace_with(backend: &Backend, id: u128, headers: &[(&str, &str)]) -> Result<TracesData> {
     let url = format!("http://{}/api/v2/traces/{id:032x}", backend.api);
-    let answer = http::get_with(&url, &[("accept", "application/protobuf")])?;
+    let answer = http::get_with(&url, &[&[("accept", "application/protobuf")], headers].concat())?;
     ensure!(answer.status == 200, "trace {id:032x}: status {}: {}", answer.status, answer.text());
     let response = TraceByIdResponse::decode(answer.body.as_slice()).context("not a TraceByIDResponse")?;
     response.trace.context("an answer without the field `trace`")
@@ -122,8 +126,17 @@ pub(crate) fn trace(backend: &Backend, id: u128) -> Result<TracesData> {
 
 /// The spans of a trace, sorted by their ids.
 pub(crate) fn spans(backend: &Backend, id: u128) -> Result<Vec<Span>> {
-    let scopes = trace(backend, id)?.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+    Ok(sorted_spans(trace(backend, id)?))
+}
+
+/// The spans of a trace of one tenant, sorted by their ids.
+pub(crate) fn spans_of(backend: &Backend, tenant: &str, id: u128) -> Result<Vec<Span>> {
+    Ok(sorted_spans(trace_with(backend, id, &[("x-scope-orgid", tenant)])?))
+}
+
+fn sorted_spans(data: TracesData) -> Vec<Span> {
+    let scopes = data.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
     let mut spans: Vec<_> = scopes.flat_map(|scope| scope.spans).collect();
     spans.sort_by(|a, b| a.span_id.cmp(&b.span_id));
-    Ok(spans)
+    spans
 }
