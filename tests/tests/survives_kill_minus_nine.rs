@@ -120,9 +120,7 @@ impl Writer {
             });
             acknowledged.fetch_add(u64::from(stored), Ordering::Relaxed);
             self.note(spans, stored);
-            if !stored {
-                thread::sleep(Duration::from_millis(5));
-            }
+            thread::sleep(Duration::from_millis(self.rng.u64(5..50)));
         }
         self.sent
     }
@@ -145,6 +143,7 @@ impl Writer {
                 if !stored || stop.load(Ordering::Relaxed) {
                     break;
                 }
+                tokio::time::sleep(Duration::from_millis(self.rng.u64(5..50))).await;
             }
         }
         self.sent
@@ -244,7 +243,7 @@ fn life_micros(kill: u32) -> u64 {
     match kill {
         kill if kill % 4 == 3 => 60_000,
         kill if kill % 10 == 0 => 3_000_000,
-        _ => 600_000,
+        _ => 400_000,
     }
 }
 
