@@ -200,8 +200,8 @@ impl Buffers {
 struct SpanAttributes {
     promoted: Vec<PromotedColumn>,
     by_key: HashMap<Box<str>, usize, RandomState>,
-    /// Where the attributes of the span before went: most spans have the same keys in the same order.
-    before: Vec<Option<usize>>,
+    /// What came after each column, and first in a span, when it was there last: keys come in few orders.
+    successors: Vec<Option<usize>>,
     /// Rows so far, written ones included.
     row: u64,
     /// Rows that wait.
@@ -296,7 +296,7 @@ impl SpanAttributes {
         Self {
             promoted: promoted.collect(),
             by_key: keys.map(|(number, promoted)| (promoted.key.clone(), number)).collect(),
-            before: Vec::new(),
+            successors: vec![None; columns.promoted().len() + 1],
             row: 0,
             rows: 0,
             order: BinaryBuilder::new(),
@@ -312,8 +312,10 @@ impl SpanAttributes {
         let mut bytes = 0;
         let mut order = std::mem::take(&mut self.order_of_row);
         order.clear();
-        for (position, attribute) in attributes.iter().enumerate() {
-            let number = self.column_of(position, &attribute.key);
+        let mut before = None;
+        for attribute in attributes {
+            let number = self.column_of(before, &attribute.key);
+            before = number.or(before);
             let column = number.and_then(|number| self.promoted.get_mut(number));
             // Only the first of a key goes into the column, so that the first one in a span is always found there first.
             let is_first = column.is_some_and(|column| {
@@ -339,18 +341,16 @@ impl SpanAttributes {
         bytes
     }
 
-    fn column_of(&mut self, position: usize, key: &str) -> Option<usize> {
-        if position >= self.before.len() {
-            self.before.resize(position + 1, None);
-        }
-        let before = self.before.get_mut(position)?;
-        if let Some(number) = *before
+    /// The column of a key; `before` is that of the attribute before it.
+    fn column_of(&mut self, before: Option<usize>, key: &str) -> Option<usize> {
+        let successor = self.successors.get_mut(before.map_or(0, |before| before + 1))?;
+        if let Some(number) = *successor
             && self.promoted.get(number).is_some_and(|column| *column.key == *key)
         {
             return Some(number);
         }
         let number = self.by_key.get(key).copied();
-        *before = number;
+        *successor = number.or(*successor);
         number
     }
 

@@ -21,8 +21,8 @@ use crate::live::{Batch, Trace, TraceId};
 use crate::query::{NestedLink, distinct_spans, number_nested};
 use crate::store::{Store, Upload};
 
-/// Rows that are handed to the Parquet library at once.
-const BATCH_ROWS: usize = 8_192;
+/// Rows that are handed to the Parquet library at once: few enough for their buffers to stay in the processor's cache.
+const BATCH_ROWS: usize = 2_048;
 
 /// Bytes of text from which on fewer rows are handed over.
 const BATCH_BYTES: usize = 8 << 20;

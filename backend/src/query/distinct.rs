@@ -1,8 +1,10 @@
 //! Spans that came again.
 
 use std::collections::HashMap;
+use std::iter::successors;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
@@ -16,21 +18,25 @@ const CANDIDATES: usize = 16;
 /// that differ in anything but the order of their attributes are all there.
 pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
     let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
-    let mut known: HashMap<(&[u8], i32, u64), Vec<usize>> = HashMap::new();
+    // The last span of each id, kind and start, and the one like it before each.
+    let mut known: HashMap<(&[u8], i32, u64), usize, RandomState> = HashMap::default();
+    let mut before_it: Vec<Option<usize>> = Vec::new();
     for (number, batch) in trace.batches.iter().enumerate() {
         for span in &batch.spans {
             // One batch alone repeats nothing, and most traces have few.
             if trace.batches.len() > 1 {
                 let key = (span.span_id.as_slice(), span.kind, span.start_time_unix_nano);
-                let alike = known.entry(key).or_default();
+                let last = known.get(&key).copied();
                 let is_again = |(before_batch, before): &(&Arc<Batch>, &Span)| {
                     same_span(before, span) && same_sender(before_batch, batch)
                 };
-                let mut candidates = alike.iter().take(CANDIDATES).filter_map(|index| distinct.get(*index));
+                let alike = successors(last, |index| before_it.get(*index).copied().flatten());
+                let mut candidates = alike.take(CANDIDATES).filter_map(|index| distinct.get(index));
                 if number > 0 && candidates.any(is_again) {
                     continue;
                 }
-                alike.push(distinct.len());
+                known.insert(key, distinct.len());
+                before_it.push(last);
             }
             distinct.push((batch, span));
         }
