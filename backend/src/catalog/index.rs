@@ -64,7 +64,11 @@ impl TagIndex {
     /// The index of what is in `store`. Blocks.
     pub fn open(store: Arc<dyn Catalog>, limits: IndexLimits, metrics: CatalogMetrics) -> Result<Self, CatalogError> {
         let hasher = RandomState::default();
-        let known = Known::load(store.as_ref(), &hasher)?;
+        let known = match Known::load(store.as_ref(), &hasher) {
+            // What is not known is put again, once it is open.
+            Err(CatalogError::Closed) => Known::default(),
+            loaded => loaded?,
+        };
         Ok(Self { store, limits, metrics, hasher, known: Mutex::new(known) })
     }
 

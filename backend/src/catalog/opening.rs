@@ -64,20 +64,29 @@ impl SledCatalog {
     /// only then, so damage is often found no earlier. If either fails or panics, the store is moved to `<dir>.broken`
     /// (where the one before it is deleted), counted, and begun anew, once.
     ///
+    /// On a full disk it is left closed instead, and opened when there is room: until then it fails with
+    /// [`CatalogError::Closed`], which `read` must allow for.
+    ///
     /// Nobody else may have the store open; the lock of the data directory sees to that.
     pub fn open<T>(
         dir: &Path,
         metrics: &CatalogMetrics,
         read: impl Fn(Self) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
-        let attempt = || {
-            let trees = RwLock::new(Some(Trees::open(dir)?));
-            let (repair, losses) = (Mutex::default(), AtomicU64::new(0));
+        let hold = |trees: Option<Trees>| {
+            // What is closed has lost everything, as far as anybody knows.
+            let losses = AtomicU64::new(trees.is_none().into());
+            let (trees, repair) = (RwLock::new(trees), Mutex::default());
             read(Self { dir: dir.to_owned(), trees, repair, losses, reopen_every: REOPEN })
         };
+        let attempt = || hold(Some(Trees::open(dir)?));
         // sled panics on some kinds of damage.
         let cause = match catch_unwind(AssertUnwindSafe(attempt)) {
             Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) if is_full(&error) => {
+                warn!(error = %chain(&error), "the catalog is closed until there is room on the disk");
+                return hold(None);
+            }
             Ok(Err(error)) => chain(&error),
             Err(_) => "the store panicked".to_owned(),
         };
@@ -151,6 +160,10 @@ impl Trees {
         }
         Ok(trees)
     }
+}
+
+fn is_full(error: &CatalogError) -> bool {
+    matches!(error, CatalogError::Store(sled::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull)
 }
 
 fn move_aside(dir: &Path) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
-use tracing::{error, warn};
+use tracing::{debug, error};
 
 use super::ExportError;
 use super::budget::{Budget, Share};
@@ -182,7 +182,8 @@ impl Ingest {
         match tokio::task::spawn_blocking(move || tags.record(&tenant, &fresh)).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
-                warn!(error = %crate::telemetry::chain(&error), "tags not indexed");
+                // The catalog itself warns, and not for each request.
+                debug!(error = %crate::telemetry::chain(&error), "tags not indexed");
                 false
             }
             Err(error) => {

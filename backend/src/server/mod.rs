@@ -192,7 +192,7 @@ impl Server {
         }
         .map_err(ServerError::Log)?;
         let from = blocks.checkpoint();
-        let known = catalog.checkpoint().map_err(ServerError::Catalog)?;
+        let known = checkpoint(&catalog).map_err(ServerError::Catalog)?;
         // Nor the blocks nor the catalog must take new requests for old ones, if the log was lost.
         log.number_from(from.max(known.map_or(1, |known| known + 1)));
         let applied = Arc::new(Watermark::new(from));
@@ -334,13 +334,21 @@ async fn open_catalog(dir: PathBuf, metrics: &Metrics) -> Result<(Arc<SledCatalo
     let metrics = metrics.catalog.clone();
     let opened = blocking("opening the catalog", move || {
         SledCatalog::open(&dir, &metrics, |store| {
-            store.checkpoint()?;
+            checkpoint(&store)?;
             let store = Arc::new(store);
             let catalog: Arc<dyn Catalog> = Arc::clone(&store) as _;
             Ok((store, Arc::new(TagIndex::open(catalog, IndexLimits::default(), metrics.clone())?)))
         })
     });
     opened.await?.map_err(ServerError::Catalog)
+}
+
+/// Up to where the log is in the catalog; nothing while that is closed, it is built when it opens.
+fn checkpoint(catalog: &SledCatalog) -> Result<Option<u64>, CatalogError> {
+    match catalog.checkpoint() {
+        Err(CatalogError::Closed) => Ok(None),
+        checkpoint => checkpoint,
+    }
 }
 
 fn ingest(config: &Config, house: &House, metrics: &Metrics) -> Ingest {

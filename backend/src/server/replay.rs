@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info};
 
 use super::ServerError;
 use crate::catalog::{TagIndex, Watermark};
@@ -188,7 +188,7 @@ impl Request {
 pub(super) fn observe<'a>(tags: &TagIndex, tenant: &str, batches: impl IntoIterator<Item = &'a Batch>) -> bool {
     let fresh = tags.observe(tenant, batches);
     let recorded = tags.record(tenant, &fresh);
-    recorded.inspect_err(|error| warn!(error = %chain(error), "tags not indexed")).is_ok()
+    recorded.inspect_err(|error| debug!(error = %chain(error), "tags not indexed")).is_ok()
 }
 
 #[cfg(test)]

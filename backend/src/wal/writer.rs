@@ -6,7 +6,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -23,6 +23,9 @@ const COMMIT_BYTES: usize = 1 << 20;
 
 /// A segment is open for at most this time once something in it is in blocks, so that an idle log becomes empty.
 const OPEN_NS: u64 = 60_000_000_000;
+
+/// Time between lines about commits that fail.
+const WARN: Duration = Duration::from_secs(10);
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,11 +109,12 @@ struct Writer {
     config: WalConfig,
     active: Option<OpenSegment>,
     buffer: Vec<u8>,
+    warned: Option<Instant>,
 }
 
 impl Writer {
     fn new(log: Log, config: WalConfig) -> Self {
-        let writer = Self { log, config, active: None, buffer: Vec::new() };
+        let writer = Self { log, config, active: None, buffer: Vec::new(), warned: None };
         writer.show_size();
         writer
     }
@@ -151,7 +155,11 @@ impl Writer {
             Ok(_) => metrics.commit_seconds.observe(started.elapsed().as_secs_f64()),
             Err(error) => {
                 metrics.failed_commits.inc();
-                warn!(error = %chain(error), requests = batch.len(), "requests refused");
+                // A line for each would fill a disk that is full anyway.
+                if self.warned.is_none_or(|warned| warned.elapsed() >= WARN) {
+                    self.warned = Some(Instant::now());
+                    warn!(error = %chain(error), failures = metrics.failed_commits.get(), "requests refused");
+                }
             }
         }
         for ((_, answer), position) in batch.drain(..).zip(0..) {
