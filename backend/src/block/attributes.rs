@@ -90,8 +90,8 @@ impl AttributeCounts {
 
     /// Whether any span may have an attribute of this key with a value of another type.
     pub fn has_others(&self, key: &str, of: AttributeType) -> bool {
-        let counts = self.by_key.get(key).into_iter().flat_map(|counts| AttributeType::ALL.into_iter().zip(counts));
-        counts.into_iter().any(|(other, count)| other != of && *count > 0)
+        // A key that was not counted with one type may have been counted with another one.
+        self.incomplete || AttributeType::ALL.into_iter().any(|other| other != of && self.count(key, other) > 0)
     }
 
     /// False if there were more keys than are counted.
@@ -107,6 +107,10 @@ impl AttributeCounts {
             let counts = AttributeType::ALL.into_iter().zip(*counts).filter(|(_, count)| *count > 0);
             counts.map(move |(of, count)| (key, of, count))
         })
+    }
+
+    fn count(&self, key: &str, of: AttributeType) -> u64 {
+        self.by_key.get(key).and_then(|counts| counts.get(of as usize)).copied().unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, key: &str, of: AttributeType, count: u64) {
@@ -199,7 +203,10 @@ impl AttributesFooter {
             spans,
             column: columns.0.iter().position(|promoted| *promoted.key == *key && promoted.of == of),
         };
-        Self { complete: counts.is_complete(), attributes: counts.iter().map(entry).collect() }
+        // A column may be empty: where a key comes twice in a span, only the first value can be in it.
+        let empty = columns.0.iter().filter(|promoted| counts.count(&promoted.key, promoted.of) == 0);
+        let empty = empty.map(|promoted| (&*promoted.key, promoted.of, 0));
+        Self { complete: counts.is_complete(), attributes: counts.iter().chain(empty).map(entry).collect() }
     }
 
     /// What was counted, and the attributes that have a column; none if the columns are not numbered from 0 on.
@@ -263,6 +270,7 @@ mod tests {
         (0..3_000).for_each(|number| counts.add(&format!("key-{number}"), AttributeType::Int, 1));
         assert_eq!(counts.iter().count(), MAX_KEYS);
         assert!(!counts.is_complete() && counts.may_have("anything"));
+        assert!(counts.has_others("key-0", AttributeType::Int), "its other type may be the one that was left out");
         let mut merged = AttributeCounts::default();
         merged.merge(&counts);
         assert_eq!(merged, counts);

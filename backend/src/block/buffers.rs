@@ -355,7 +355,8 @@ impl SpanAttributes {
     }
 
     fn counts(&self) -> AttributeCounts {
-        let mut counts = self.in_list.clone();
+        // These first: of the keys in lists some may be left out, of these none.
+        let mut counts = AttributeCounts::default();
         for column in &self.promoted {
             let of = match column.values {
                 PromotedValues::String(_) => AttributeType::String,
@@ -365,6 +366,7 @@ impl SpanAttributes {
             };
             counts.add(&column.key, of, column.count);
         }
+        counts.merge(&self.in_list);
         counts
     }
 

@@ -20,7 +20,7 @@ use parquet::file::reader::Length;
 
 use super::attributes::AttributesFooter;
 use super::object::ObjectReader;
-use super::schema::{footer, read_schema};
+use super::schema::{column, footer, read_schema};
 use super::tables::Tables;
 use super::writer::Checksum;
 use super::{AttributeCounts, BlockError, BlockSummary, Columns, FORMAT_VERSION, Promoted, ResourceEntry, ScopeEntry};
@@ -95,6 +95,12 @@ impl Block {
             let schema = Arc::new(read_schema(&metadata)?);
             ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new().with_schema(schema))
         })?;
+        let names = metadata.schema().fields().iter().map(|field| field.name());
+        let promoted = names.filter(|name| name.starts_with(column::PROMOTED_PREFIX)).count();
+        if promoted != columns.promoted().len() {
+            let what = format!("{}: {} columns, not {promoted}", footer::ATTRIBUTES, columns.promoted().len());
+            return Err(BlockError::damaged(path, what));
+        }
         Ok(Self { inner: Arc::new(Inner { object, metadata, summary, counts, columns, tables: OnceLock::new() }) })
     }
 

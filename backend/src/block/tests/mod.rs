@@ -203,6 +203,38 @@ fn a_key_twice_in_a_span_keeps_its_order() {
 }
 
 #[test]
+fn a_column_may_be_empty() {
+    // Most values are texts, none of them is the first of its span.
+    let values = [Value::IntValue(1), Value::StringValue("a".to_owned()), Value::StringValue("b".to_owned())];
+    let attributes = values.map(|value| attribute("k", value)).to_vec();
+    let traces = [trace(1, vec![batch("a", vec![Span { attributes, ..span(1, 1, 0, 1) }])])];
+    assert_survives(&traces);
+    let (store, summary, _) = written(&traces);
+    let block = Block::open(store as _, &summary).unwrap();
+    assert_eq!(block.promoted(), [Promoted { key: "k".into(), of: AttributeType::String }]);
+}
+
+#[test]
+fn keys_without_end_leave_the_columns_alone() {
+    let attributes = |id: u64| {
+        let rare = (0..7).map(move |number| (format!("key-{id}-{number}"), number));
+        let frequent = ["p", "q"].map(|key| (key.to_owned(), 1));
+        frequent.into_iter().chain(rare).map(|(key, value)| attribute(&key, Value::IntValue(value))).collect()
+    };
+    let spans = (1..=300_u64).map(|id| Span {
+        span_id: id.to_be_bytes().to_vec(),
+        attributes: attributes(id),
+        ..span(1, 1, 0, id)
+    });
+    let traces = [trace(1, vec![batch("a", spans.collect())])];
+    assert_survives(&traces);
+    let (store, summary, _) = written(&traces);
+    let block = Block::open(store as _, &summary).unwrap();
+    assert_eq!(block.promoted().iter().map(|promoted| &*promoted.key).collect::<Vec<_>>(), ["p", "q"]);
+    assert!(!block.attribute_counts().is_complete());
+}
+
+#[test]
 fn long_traces_and_long_values_survive() {
     // More than a page and more than a batch of rows, and texts larger than a page.
     let long = "x".repeat(3 << 20);
