@@ -63,7 +63,8 @@ impl House {
                 let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
                 let house = self.clone();
                 let tidied = run("housekeeping", move || house.tidy(prune)).await.unwrap_or_default();
-                cold = tidied.commits;
+                // What could not be loaded is tried again.
+                cold = tidied.commits || !self.blocks.is_warm();
                 if tidied.losses {
                     let house = self.clone();
                     tokio::task::spawn_blocking(move || house.rebuild_catalog());
