@@ -73,7 +73,7 @@ impl BlockError {
     }
 
     /// A damaged object.
-    pub(super) fn damaged(path: &str, what: impl Into<String>) -> Self {
+    pub(crate) fn damaged(path: &str, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), what: what.into() }
     }
 }

@@ -30,6 +30,9 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A row group ends when it takes so much memory, however few its rows are.
 const ROW_GROUP_BYTES: usize = 48 << 20;
 
+/// A row group ends when so many bytes of text were in it, however small they have become: readers take them as they were.
+const ROW_GROUP_TEXT_BYTES: usize = 256 << 20;
+
 /// Spans that [`write_block`] looks at to choose the columns.
 const SAMPLED_SPANS: usize = 8_192;
 
@@ -60,6 +63,8 @@ pub struct BlockWriter<'a> {
     /// Until the first rows are written: how the columns are encoded depends on them.
     waiting: Option<Output>,
     writer: Option<ArrowWriter<Output>>,
+    /// Bytes of text in the row group.
+    text_bytes: usize,
 }
 
 /// What goes to the store is counted and summed up.
@@ -112,6 +117,7 @@ impl<'a> BlockWriter<'a> {
             ids: Vec::new(),
             waiting: Some(Output { upload, bytes: 0, checksum: 0 }),
             writer: None,
+            text_bytes: 0,
         })
     }
 
@@ -219,14 +225,19 @@ impl<'a> BlockWriter<'a> {
     fn write_rows(&mut self) -> Result<(), BlockError> {
         let path = self.summary.data_path();
         let failed = |error| BlockError::of_parquet(&path, error);
+        self.text_bytes += self.buffers.bytes();
         let rows = self.buffers.take().map_err(|error| failed(error.into()))?;
         if let Some(output) = self.waiting.take() {
             self.writer = Some(begin(output, &self.schema, &rows).map_err(failed)?);
         }
         if let Some(writer) = &mut self.writer {
             writer.write(&rows).map_err(failed)?;
-            if writer.in_progress_size() >= ROW_GROUP_BYTES {
+            if writer.in_progress_size() >= ROW_GROUP_BYTES || self.text_bytes >= ROW_GROUP_TEXT_BYTES {
                 writer.flush().map_err(failed)?;
+            }
+            // The library ends one itself when it has enough rows.
+            if writer.in_progress_rows() < rows.num_rows().max(1) {
+                self.text_bytes = 0;
             }
         }
         Ok(())

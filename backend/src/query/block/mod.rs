@@ -49,7 +49,15 @@ pub(super) struct BlockScan<'s> {
     cancelled: &'s AtomicBool,
     inspected: Inspected,
     /// Traces with spans elsewhere that can match.
-    pub(super) scattered: Vec<TraceId>,
+    pub(super) scattered: Vec<Scattered>,
+}
+
+/// A trace with spans in several places.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scattered {
+    pub(super) id: TraceId,
+    /// The whole trace starts then or earlier, nanoseconds since the epoch.
+    pub(super) starts_by: u64,
 }
 
 /// Rows of a trace.
@@ -124,6 +132,12 @@ impl<'s> BlockScan<'s> {
         self.inspected.bytes += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
         for batch in self.block.rows(group, mask, selection, batch_rows)? {
             let rows = Rows::of(&batch?, columns, self.tables);
+            if !rows.fit_tables() {
+                return Err(BlockError::damaged(
+                    self.block.path(),
+                    "a row has a resource or a scope that is in no table",
+                ));
+            }
             if self.cancelled.load(Ordering::Relaxed) || !visit(self, rows)? {
                 return Ok(false);
             }
@@ -174,7 +188,7 @@ impl<'s> BlockScan<'s> {
             let mut selection = None;
             if !condition_columns.is_empty() {
                 let mut selected = Vec::with_capacity(count);
-                let goes_on = self.read(group, &condition_columns, None, count.max(1), &mut |scan, rows| {
+                let goes_on = self.read(group, &condition_columns, None, BATCH_ROWS, &mut |scan, rows| {
                     scan.select(&rows, is_cut, &mut selected);
                     Ok(true)
                 })?;
@@ -218,8 +232,9 @@ impl<'s> BlockScan<'s> {
                 last = Some((id, is_elsewhere));
                 if is_elsewhere {
                     wanted = false;
-                    if self.scattered.last() != Some(&id) && self.admits_part(fulfilled) {
-                        self.scattered.push(id);
+                    if self.scattered.last().is_none_or(|last| last.id != id) && self.admits_part(fulfilled) {
+                        // Its start was perhaps not read. Who looks at single spans does not care.
+                        self.scattered.push(Scattered { id, starts_by: u64::MAX });
                     }
                 }
             }
@@ -242,8 +257,8 @@ impl<'s> BlockScan<'s> {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut open: Option<Candidate> = None;
         let mut first = 0;
-        for (group, count) in self.row_groups() {
-            let goes_on = self.read(group, &condition_columns, None, count.max(1), &mut |scan, rows| {
+        for (group, _) in self.row_groups() {
+            let goes_on = self.read(group, &condition_columns, None, BATCH_ROWS, &mut |scan, rows| {
                 for (row, fulfilled) in scan.fulfilled(&rows).into_iter().enumerate() {
                     let id = rows.trace_id(row);
                     match &mut open {
@@ -278,8 +293,8 @@ impl<'s> BlockScan<'s> {
     fn close(&mut self, trace: Option<Candidate>, visitor: &impl Visitor, candidates: &mut Vec<Candidate>) {
         let Some(trace) = trace else { return };
         if self.is_elsewhere(&trace.facts.id) {
-            if self.admits_part(trace.fulfilled) {
-                self.scattered.push(trace.facts.id);
+            if self.admits_part(trace.fulfilled) && visitor.wants_since(trace.facts.start_ns) {
+                self.scattered.push(Scattered { id: trace.facts.id, starts_by: trace.facts.start_ns });
             }
         } else if self.admits(trace.fulfilled) && visitor.wants(&trace.facts) {
             candidates.push(trace);

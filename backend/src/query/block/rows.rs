@@ -132,6 +132,15 @@ impl<'b> Rows<'b> {
         }
     }
 
+    /// Whether the tables have all resources and scopes that the rows say the numbers of.
+    pub(super) fn fit_tables(&self) -> bool {
+        let fit = |numbers: Option<&Int32Array>, length: usize| {
+            let mut numbers = numbers.into_iter().flatten().flatten();
+            numbers.all(|number| usize::try_from(number).is_ok_and(|number| number < length))
+        };
+        fit(self.resources.as_ref(), self.tables.resources.len()) && fit(self.scopes.as_ref(), self.tables.scopes.len())
+    }
+
     /// All zero if it was not read.
     pub(super) fn trace_id(&self, row: usize) -> TraceId {
         let ids = self.trace_ids.as_ref().filter(|ids| row < ids.len());
@@ -200,5 +209,28 @@ impl<'b> Rows<'b> {
 
     pub(super) fn scope(&self, row: usize) -> Option<&'b ScopeEntry> {
         self.tables.scopes.get(self.scope_number(row)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::none(&[], true)]
+    #[case::all(&[0, 1, 0], true)]
+    #[case::above(&[0, 2], false)]
+    #[case::far_above(&[i32::MAX], false)]
+    #[case::negative(&[1, -1], false)]
+    fn numbers_must_be_in_the_table(#[case] numbers: &[i32], #[case] fit: bool) {
+        let resources = [ResourceEntry::default(), ResourceEntry::default()];
+        let tables = Tables { resources: &resources, scopes: &[] };
+        let numbers: ArrayRef = Arc::new(Int32Array::from(numbers.to_vec()));
+        let batch = RecordBatch::try_from_iter([(column::RESOURCE, numbers)]).unwrap();
+        assert_eq!(Rows::of(&batch, &Columns::default(), tables).fit_tables(), fit);
     }
 }

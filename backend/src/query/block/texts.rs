@@ -48,7 +48,10 @@ impl Texts {
     pub(super) fn codes(&self) -> Option<Box<dyn Fn(usize) -> usize + '_>> {
         match self {
             Self::Plain(_) => None,
-            Self::Dictionary { keys, values } => Some(Box::new(|row| key(keys, row).unwrap_or(values.len()))),
+            Self::Dictionary { keys, values } => {
+                let known = |key: &usize| *key < values.len();
+                Some(Box::new(move |row| key(keys, row).filter(known).unwrap_or(values.len())))
+            }
         }
     }
 }

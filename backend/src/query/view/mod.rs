@@ -6,13 +6,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coati_common::wellknown::resource::SERVICE_NAME;
 
-use super::block::BlockScan;
+use super::block::{BlockScan, Scattered};
 use super::live::LiveSpan;
 use super::prefilter::Leaf;
 use super::scan::{RangeOf, Scan, TimeRange, TraceFacts, Visitor};
@@ -104,18 +105,19 @@ impl View {
             progress: Progress { total, ..Progress::default() },
             seen: HashSet::new(),
         };
+        // Before everything else: nobody knows when these start.
+        if in_range.len() < blocks.len() && (scan.whole || scan.range_of == RangeOf::Traces) {
+            let straddling = self.straddling(scan.range);
+            if !scanning.scattered(straddling)? {
+                return Ok(scanning.end());
+            }
+        }
         // What comes after a part starts when the next part does, or when the next block ends, at the latest.
         let mut parts = parts.peekable();
         let newest_block = in_range.first().map(|entry| entry.summary.end_ns);
         while let Some(part) = parts.next() {
             let next = parts.peek().and_then(|part| part.first()).map(|trace| trace.start_ns);
             if !scanning.live(part)? || !scanning.part_done(next.max(newest_block)) {
-                return Ok(scanning.end());
-            }
-        }
-        if in_range.len() < blocks.len() && (scan.whole || scan.range_of == RangeOf::Traces) {
-            let straddling = self.straddling(scan.range);
-            if !scanning.scattered(straddling)? {
                 return Ok(scanning.end());
             }
         }
@@ -130,7 +132,7 @@ impl View {
     }
 
     /// Traces with spans in blocks of the range and outside it: the range may cut what matches away from what is in it.
-    fn straddling(&self, range: TimeRange) -> Vec<TraceId> {
+    fn straddling(&self, range: TimeRange) -> Vec<Scattered> {
         let Some(stored) = &self.stored else { return Vec::new() };
         let live = stored.also_live.keys().map(|id| (*id, true));
         let shared = stored.list.shared(&self.tenant).map(|id| (*id, false));
@@ -153,7 +155,7 @@ impl View {
         let straddles = |inside: bool, before: bool, after: bool| inside && (before || after) || before && after;
         let ids = ids.into_iter().zip(inside).zip(sides);
         ids.filter(|((_, inside), (before, after))| straddles(*inside, *before, *after))
-            .map(|(((id, _), _), _)| id)
+            .map(|(((id, _), _), _)| Scattered { id, starts_by: u64::MAX })
             .collect()
     }
 }
@@ -229,7 +231,9 @@ impl<V: Visitor> Scanning<'_, V> {
             }
             if also.is_some_and(|also| also.contains_key(&trace.id)) {
                 let spans = LiveSpan::of_trace(trace, self.scan.nested);
-                if self.scan.filter.admits_part_of(&spans) && !self.scattered(vec![trace.id])? {
+                if self.scan.filter.admits_part_of(&spans)
+                    && !self.scattered(vec![Scattered { id: trace.id, starts_by: trace.start_ns }])?
+                {
                     return Ok(false);
                 }
             } else if !self.whole(trace) {
@@ -250,13 +254,17 @@ impl<V: Visitor> Scanning<'_, V> {
     }
 
     /// Brings traces together that lie in several places, and looks at those that were not looked at before.
-    fn scattered(&mut self, ids: Vec<TraceId>) -> Result<bool, BlocksError> {
+    fn scattered(&mut self, mut traces: Vec<Scattered>) -> Result<bool, BlocksError> {
         let Some(stored) = &self.view.stored else { return Ok(true) };
-        for id in ids {
+        if self.scan.newest_first {
+            traces.sort_unstable_by_key(|trace| (Reverse(trace.starts_by), trace.id));
+        }
+        for Scattered { id, starts_by } in traces {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            if !self.seen.insert(id) {
+            // Others may have come before it meanwhile.
+            if !self.visitor.wants_since(starts_by) || !self.seen.insert(id) {
                 continue;
             }
             let live = stored.also_live.get(&id).cloned();

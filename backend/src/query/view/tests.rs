@@ -388,3 +388,43 @@ fn blocks_that_are_too_old_are_not_read() {
     assert_eq!(done.unwrap().inspected.spans, 2);
     assert_eq!(parts, [(1, 1, 2), (0, 2, 2)]);
 }
+
+/// A trace of one service, span by span: id, name, start in milliseconds.
+fn part(trace: u8, spans: &[(u8, &str, u64)]) -> ResourceSpans {
+    let spans =
+        spans.iter().map(|(id, name, start_ms)| fixture::span(TraceId([trace; 16]), *id, 0, name, *start_ms, 1));
+    fixture::service("a", &[], "lib", spans.collect())
+}
+
+/// What makes it match is in a block after the window; it started last of all in the window.
+#[test]
+fn a_trace_across_the_window_is_in_its_place() {
+    let world = World::of(&[
+        (part(1, &[(1, "match", 0)]), 0),
+        (part(3, &[(2, "match", 5_000)]), 1),
+        (part(2, &[(1, "match", 1_000)]), BLOCKS),
+        (part(3, &[(1, "other", 1_500)]), BLOCKS),
+    ]);
+    let window = Window { start: None, end: Some(EPOCH / 1_000_000_000 + 2) };
+    for (limit, expected) in [(1, vec![3]), (2, vec![3, 2]), (20, vec![3, 2, 1])] {
+        let request = search_request("{ name = \"match\" }", limit, window);
+        let found = search(&world.view(), &request, &AtomicBool::new(false)).unwrap();
+        assert_eq!(ids(&found), expected.into_iter().map(|id| TraceId([id; 16])).collect::<Vec<_>>());
+    }
+}
+
+/// The newest is known when the other one, which began before it, would be brought together.
+#[test]
+fn parts_of_traces_that_are_too_old_are_not_read() {
+    let world = World::of(&[
+        (part(1, &[(2, "b", 10), (3, "c", 9_000)]), 0),
+        (part(2, &[(1, "a", 5_000)]), 0),
+        (part(1, &[(1, "a", 0)]), 1),
+    ]);
+    let list = world.blocks.snapshot();
+    let old = list.of(TENANT).find(|entry| entry.summary.traces == 1).unwrap().summary.data_path();
+    world.store.set_faults(move |_, path| (path == old).then(|| Fault::unavailable(path)));
+    let newest = search(&world.view(), &search_request("{}", 1, Window::default()), &AtomicBool::new(false));
+    assert_eq!(ids(&newest.unwrap()), [TraceId([2; 16])]);
+    assert!(search(&world.view(), &search_request("{}", 2, Window::default()), &AtomicBool::new(false)).is_err());
+}
