@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use coati_backend::block::{BlockId, NewBlock, write_block};
 use coati_backend::catalog::{IndexLimits, MemoryCatalog, TagIndex};
@@ -37,6 +37,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::Trac
 use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::Channel;
 
 /// That of the program.
 #[global_allocator]
@@ -50,6 +52,9 @@ const REQUESTS_PER_BLOCK: usize = 500;
 
 /// Requests that share a sync of the log when the stages run alone.
 const GROUP: usize = 10;
+
+/// Wait of the sender after a refusal that passes.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Set for the sender: the address to send to.
 const SEND_TO: &str = "COATI_BENCH_SEND_TO";
@@ -251,12 +256,9 @@ async fn send(url: String, traces: u64, senders: u64) -> Result<()> {
             let next = move || requests.lock().unwrap_or_else(PoisonError::into_inner).next();
             tokio::spawn(async move {
                 while let Some(request) = next() {
-                    let answer = client.export(request).await?.into_inner();
-                    if answer.partial_success.is_some_and(|partial| partial.rejected_spans > 0) {
-                        bail!("spans were rejected");
-                    }
+                    send_one(&mut client, request).await?;
                 }
-                Ok(())
+                anyhow::Ok(())
             })
         })
         .collect();
@@ -264,4 +266,21 @@ async fn send(url: String, traces: u64, senders: u64) -> Result<()> {
         task.await??;
     }
     Ok(())
+}
+
+/// Sends a request until it is stored: refusals that pass are part of the protocol.
+async fn send_one(client: &mut TraceServiceClient<Channel>, request: ExportTraceServiceRequest) -> Result<()> {
+    loop {
+        match client.export(request.clone()).await {
+            Ok(answer) => {
+                let rejected = answer.into_inner().partial_success.map_or(0, |partial| partial.rejected_spans);
+                ensure!(rejected == 0, "{rejected} spans were rejected");
+                return Ok(());
+            }
+            Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::Unavailable) => {
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
 }
