@@ -1,5 +1,5 @@
-//! The backend, in the order in which a span travels: `receive` → `wal` → [`live`] → [`cut`] → [`block`]; and a query: `traceql` → `query` →
-//! `api`. `server` wires the stages.
+//! The backend, in the order in which a span travels: [`receive`] → [`wal`] → [`live`] → [`cut`] → [`block`] → [`store`],
+//! and [`blocks`] says which there are; and a query: [`traceql`] → [`query`] → [`api`]. [`server`] wires the stages.
 
 pub mod api;
 pub mod block;
