@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::blocks::BlocksError;
 use crate::catalog::CatalogError;
+use crate::query::SearchError;
 use crate::telemetry::chain;
 use crate::tenant::TenantError;
 
@@ -38,9 +39,24 @@ pub(super) enum ApiError {
     /// One message cannot hold the answer.
     #[error("answer is larger than 4 MiB: ask for fewer series, with topk() for example")]
     TooLarge,
+    /// The answer to a search takes too much memory.
+    #[error("answer is larger than {} MiB: ask for fewer traces (limit) or spans (spss)", .max_bytes >> 20)]
+    TooMuch {
+        /// The limit.
+        max_bytes: usize,
+    },
     /// The thread that worked on the request ended before it was done.
     #[error("query was stopped")]
     Stopped,
+}
+
+impl From<SearchError> for ApiError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Blocks(error) => Self::Blocks(error),
+            SearchError::TooLarge { max_bytes } => Self::TooMuch { max_bytes },
+        }
+    }
 }
 
 impl ApiError {
@@ -67,7 +83,7 @@ impl IntoResponse for ApiError {
             Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
-            Self::TooLarge => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooLarge | Self::TooMuch { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Blocks(_) | Self::Starting => StatusCode::SERVICE_UNAVAILABLE,
             Self::Catalog(_) | Self::Stopped | Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         };

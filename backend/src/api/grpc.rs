@@ -136,7 +136,7 @@ fn status(error: &ApiError) -> Status {
         ApiError::BadRequest(_) | ApiError::Tenant(TenantError::Invalid | TenantError::Multiple) => {
             Code::InvalidArgument
         }
-        ApiError::TooLarge => Code::ResourceExhausted,
+        ApiError::TooLarge | ApiError::TooMuch { .. } => Code::ResourceExhausted,
         ApiError::Tenant(TenantError::Missing) => Code::Unauthenticated,
         ApiError::NoSuchPath | ApiError::NoSuchTrace => Code::NotFound,
         ApiError::Blocks(_) | ApiError::Starting => Code::Unavailable,

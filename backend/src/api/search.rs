@@ -17,6 +17,8 @@ const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 262_144;
 const DEFAULT_SPANS_PER_SPANSET: usize = 3;
 const MAX_SPANS_PER_SPANSET: usize = 100;
+/// Most memory for the traces of an answer.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// Longest window, seconds.
 const MAX_RANGE: u64 = 168 * 3_600;
 
@@ -67,7 +69,16 @@ pub(super) fn request(params: &Params) -> Result<SearchRequest, ApiError> {
             "spans per span set exceeds {MAX_SPANS_PER_SPANSET}. received {spans_per_spanset}"
         )));
     }
-    Ok(SearchRequest { plan, show_spans, window, min_duration_ns, max_duration_ns, limit, spans_per_spanset })
+    Ok(SearchRequest {
+        plan,
+        show_spans,
+        window,
+        min_duration_ns,
+        max_duration_ns,
+        limit,
+        spans_per_spanset,
+        max_bytes: MAX_ANSWER_BYTES,
+    })
 }
 
 fn plan_of(text: &str) -> Result<Plan, ApiError> {

@@ -60,10 +60,10 @@ impl ApiState {
     }
 
     /// Asks all traces of a tenant; again if a block was removed meanwhile.
-    pub(super) fn query<T>(
+    pub(super) fn query<T, E: Into<ApiError>>(
         &self,
         tenant: &str,
-        mut query: impl FnMut(&View) -> Result<T, BlocksError>,
+        mut query: impl FnMut(&View) -> Result<T, E>,
     ) -> Result<T, ApiError> {
         let blocks = self.blocks()?;
         again(|| {
@@ -92,13 +92,13 @@ impl ApiState {
 }
 
 /// Asks again, with a newer list of blocks, if a block was removed while it was read.
-fn again<T>(mut query: impl FnMut() -> Result<T, BlocksError>) -> Result<T, ApiError> {
+fn again<T, E: Into<ApiError>>(mut query: impl FnMut() -> Result<T, E>) -> Result<T, ApiError> {
     const TIMES: usize = 5;
     for _ in 1..TIMES {
-        match query() {
-            Err(BlocksError::Gone { .. }) => {}
-            answer => return Ok(answer?),
+        match query().map_err(E::into) {
+            Err(ApiError::Blocks(BlocksError::Gone { .. })) => {}
+            answer => return answer,
         }
     }
-    Ok(query()?)
+    query().map_err(E::into)
 }

@@ -30,8 +30,8 @@ pub(crate) use nested::{Link as NestedLink, number as number_nested};
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
 pub use search::{
-    Inspected, Progress, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch, Window,
-    search, search_in_parts,
+    Inspected, Progress, SearchError, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch,
+    Window, search, search_in_parts,
 };
 pub use span::SpanView;
 pub use tag_scan::{TagScan, scan_names, scan_values};

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use prost::Message;
+use thiserror::Error;
 
 use self::newest::Newest;
 use self::show::match_trace;
@@ -56,6 +58,22 @@ pub struct SearchRequest {
     pub limit: usize,
     /// Most spans of each spanset in the answer; 0 for all.
     pub spans_per_spanset: usize,
+    /// Most memory that the answer may take, bytes, about; 0 for any.
+    pub max_bytes: usize,
+}
+
+/// Why a search has no answer.
+#[derive(Debug, Error)]
+pub enum SearchError {
+    /// The store of blocks failed.
+    #[error(transparent)]
+    Blocks(#[from] BlocksError),
+    /// The answer takes more memory than it may.
+    #[error("answer takes more than {max_bytes} bytes")]
+    TooLarge {
+        /// [`SearchRequest::max_bytes`].
+        max_bytes: usize,
+    },
 }
 
 /// The answer to a search.
@@ -95,6 +113,23 @@ pub struct TraceMatch {
     pub spansets: Vec<SpansetMatch>,
     /// All services of the trace; empty if spans were not asked for.
     pub services: BTreeMap<String, ServiceStats>,
+}
+
+impl TraceMatch {
+    /// Memory that it takes, about.
+    fn bytes(&self) -> usize {
+        let texts = self.root.iter().map(|root| root.service_name.len() + root.span_name.len());
+        let services = self.services.keys().map(|name| size_of::<(String, ServiceStats)>() + name.len());
+        let attributes = |list: &[KeyValue]| -> usize {
+            list.iter().map(|attribute| size_of::<KeyValue>() + attribute.encoded_len()).sum()
+        };
+        let span =
+            |span: &SpanMatch| size_of::<SpanMatch>() + span.id.len() + span.name.len() + attributes(&span.attributes);
+        let spansets = self.spansets.iter().map(|set| {
+            size_of::<SpansetMatch>() + attributes(&set.attributes) + set.spans.iter().map(span).sum::<usize>()
+        });
+        size_of::<Self>() + texts.chain(services).chain(spansets).sum::<usize>()
+    }
 }
 
 /// Spans of one service in a trace.
@@ -152,8 +187,9 @@ impl Progress {
     }
 }
 
-/// Searches all that is in view; incomplete soon after `cancelled` is set. Fails if the store does.
-pub fn search(view: &View, request: &SearchRequest, cancelled: &AtomicBool) -> Result<SearchResult, BlocksError> {
+/// Searches all that is in view; incomplete soon after `cancelled` is set. Fails if the store does, or if
+/// the answer becomes too large.
+pub fn search(view: &View, request: &SearchRequest, cancelled: &AtomicBool) -> Result<SearchResult, SearchError> {
     let mut traces = Vec::new();
     let Progress { inspected, skipped, .. } = search_in_parts(view, request, cancelled, &mut |found, _| {
         traces.extend(found);
@@ -163,13 +199,13 @@ pub fn search(view: &View, request: &SearchRequest, cancelled: &AtomicBool) -> R
 }
 
 /// Searches all that is in view, and hands traces to `emit` as soon as no other can come before them: newest first, each
-/// once. Stops when `emit` returns false, or soon after `cancelled` is set.
+/// once. Stops when `emit` returns false, or soon after `cancelled` is set. Fails as [`search`] does.
 pub fn search_in_parts(
     view: &View,
     request: &SearchRequest,
     cancelled: &AtomicBool,
     emit: &mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
-) -> Result<Progress, BlocksError> {
+) -> Result<Progress, SearchError> {
     let plan = request.plan.as_ref();
     let filter = plan.map_or_else(Prefilter::nothing, |plan| Prefilter::of([plan]));
     let shown = [Intrinsic::SpanId, Intrinsic::Duration, Intrinsic::Status].map(Field::Intrinsic);
@@ -184,15 +220,24 @@ pub fn search_in_parts(
         whole: true,
         newest_first: true,
     };
-    let mut searching = Searching { request, found: Newest::new(request.limit), emit };
-    view.scan(&scan, &mut searching, cancelled)
+    let max_bytes = if request.max_bytes == 0 { usize::MAX } else { request.max_bytes };
+    let mut searching = Searching { request, found: Newest::new(request.limit), max_bytes, emit };
+    let progress = view.scan(&scan, &mut searching, cancelled)?;
+    if searching.is_too_large() { Err(SearchError::TooLarge { max_bytes }) } else { Ok(progress) }
 }
 
 /// A search at work.
 struct Searching<'r, 'e> {
     request: &'r SearchRequest,
     found: Newest,
+    max_bytes: usize,
     emit: &'e mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
+}
+
+impl Searching<'_, '_> {
+    fn is_too_large(&self) -> bool {
+        self.found.bytes() > self.max_bytes
+    }
 }
 
 impl Visitor for Searching<'_, '_> {
@@ -212,7 +257,7 @@ impl Visitor for Searching<'_, '_> {
         if let Some(found) = match_trace(trace, spans, self.request) {
             self.found.insert(found);
         }
-        true
+        !self.is_too_large()
     }
 
     fn spans<S: SpanView>(&mut self, _spans: &[S]) -> bool {
@@ -221,6 +266,6 @@ impl Visitor for Searching<'_, '_> {
     }
 
     fn part_done(&mut self, progress: Progress, rest_starts_by: Option<u64>) -> bool {
-        (self.emit)(self.found.take_final(rest_starts_by), progress)
+        !self.is_too_large() && (self.emit)(self.found.take_final(rest_starts_by), progress)
     }
 }

@@ -13,12 +13,18 @@ pub(super) struct Newest {
     /// Not yet taken.
     traces: BTreeMap<(Reverse<u64>, TraceId), TraceMatch>,
     taken: usize,
+    bytes: usize,
 }
 
 impl Newest {
     /// At most so many.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, traces: BTreeMap::new(), taken: 0 }
+        Self { most, traces: BTreeMap::new(), taken: 0, bytes: 0 }
+    }
+
+    /// Memory of these traces, taken ones included, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether a trace would be among them.
@@ -36,9 +42,12 @@ impl Newest {
 
     pub(super) fn insert(&mut self, found: TraceMatch) {
         if self.has_room_for(found.start_ns, &found.id) {
+            self.bytes += found.bytes();
             self.traces.insert((Reverse(found.start_ns), found.id), found);
-            if self.taken + self.traces.len() > self.most {
-                self.traces.pop_last();
+            if self.taken + self.traces.len() > self.most
+                && let Some((_, last)) = self.traces.pop_last()
+            {
+                self.bytes -= last.bytes();
             }
         }
     }
@@ -84,6 +93,7 @@ mod tests {
             }
             all.sort_unstable();
             all.truncate(most);
+            prop_assert_eq!(newest.bytes(), taken.iter().map(TraceMatch::bytes).sum::<usize>());
             let taken: Vec<_> = taken.iter().map(|found| (Reverse(found.start_ns), found.id.0[0])).collect();
             prop_assert_eq!(taken, all);
         }

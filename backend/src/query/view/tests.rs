@@ -17,7 +17,7 @@ use crate::catalog::MemoryCatalog;
 use crate::live::{Limits, group};
 use crate::query::fixture::{self, EPOCH, JOB, SHOP};
 use crate::query::{
-    Inspected, Intervals, MetricsPlan, MetricsRequest, Plan, SearchRequest, SearchResult, TagScan, Window,
+    Inspected, Intervals, MetricsPlan, MetricsRequest, Plan, SearchError, SearchRequest, SearchResult, TagScan, Window,
     query_metrics, random, scan_names, scan_values, search, search_in_parts,
 };
 use crate::store::MemoryStore;
@@ -350,7 +350,7 @@ fn a_store_that_fails_gives_no_answer() {
     world.store.set_faults(|_, path| Some(Fault::unavailable(path)));
     let go_on = AtomicBool::new(false);
     let request = search_request("{}", 20, Window::default());
-    assert!(matches!(search(&world.view(), &request, &go_on), Err(BlocksError::Block { .. })));
+    assert!(matches!(search(&world.view(), &request, &go_on), Err(SearchError::Blocks(BlocksError::Block { .. }))));
     assert!(View::find(&world.live, Some(&world.blocks), TENANT, &SHOP).is_err());
     world.store.clear_faults();
     assert_eq!(ids(&search(&world.view(), &request, &go_on).unwrap()), [JOB, SHOP]);
@@ -427,4 +427,19 @@ fn parts_of_traces_that_are_too_old_are_not_read() {
     let newest = search(&world.view(), &search_request("{}", 1, Window::default()), &AtomicBool::new(false));
     assert_eq!(ids(&newest.unwrap()), [TraceId([2; 16])]);
     assert!(search(&world.view(), &search_request("{}", 2, Window::default()), &AtomicBool::new(false)).is_err());
+}
+
+/// Traces that others displace do not count.
+#[test]
+fn an_answer_takes_bounded_memory() {
+    let traces: Vec<_> = (1..=20).map(|number| (part(number, &[(1, "a", number.into())]), BLOCKS)).collect();
+    let world = World::of(&traces);
+    let search_in = |limit, max_bytes| {
+        let request = SearchRequest { max_bytes, ..search_request("{}", limit, Window::default()) };
+        search(&world.view(), &request, &AtomicBool::new(false)).map(|found| found.traces.len())
+    };
+    assert!(matches!(search_in(20, 4_096), Err(SearchError::TooLarge { max_bytes: 4_096 })));
+    assert_eq!(search_in(20, 0).unwrap(), 20);
+    assert_eq!(search_in(20, 1 << 20).unwrap(), 20);
+    assert_eq!(search_in(3, 4_096).unwrap(), 3);
 }
