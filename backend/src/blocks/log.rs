@@ -157,20 +157,23 @@ impl ManifestLog {
         Ok(manifest)
     }
 
-    /// Tries once to create a manifest; without an answer, looks what became of it.
+    /// Tries once to create a manifest; whatever goes wrong, looks what became of it.
     fn create(&self, manifest: &Manifest) -> Result<Outcome, BlocksError> {
         let path = Manifest::path(manifest.version);
         let encoded = manifest.encode();
         let content = encoded.map_err(|source| BlocksError::Manifest { path: path.clone(), source })?;
         let error = match self.store.create(&path, content.into()) {
             Ok(()) => return Ok(Outcome::Committed),
-            Err(error @ (StoreError::AlreadyExists { .. } | StoreError::Unavailable { .. })) => error,
-            Err(error) => return Ok(Outcome::Refused(error)),
+            Err(error @ StoreError::InvalidPath { .. }) => return Ok(Outcome::Refused(error)),
+            Err(error) => error,
         };
-        // It is there, which a try of ours may have done that got no answer; or there was none to this one.
+        // It is there, which a try of ours may have done that got no answer; or there was none to this one; or the answer
+        // was that of something between here and the store.
+        let is_certain = !matches!(error, StoreError::AlreadyExists { .. } | StoreError::Unavailable { .. });
         match read(self.store.as_ref(), manifest.version) {
             Ok(Some(found)) if found.commit == manifest.commit => Ok(Outcome::Committed),
             Ok(Some(found)) => Ok(Outcome::Lost(Box::new(found))),
+            Ok(None) if is_certain => Ok(Outcome::Refused(error)),
             Ok(None) => Ok(Outcome::Unknown(error)),
             Err(BlocksError::Store(error)) => Ok(Outcome::Unknown(error)),
             Err(error) => Err(error),

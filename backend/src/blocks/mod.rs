@@ -115,7 +115,7 @@ pub enum BlocksError {
 impl BlocksError {
     /// True if a commit that ended so has certainly not been done: files of the blocks that it was to add can go.
     pub fn nothing_done(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Conflict { .. } | Self::Stale { .. } | Self::Store(_))
+        !matches!(self, Self::Unsure { .. })
     }
 }
 

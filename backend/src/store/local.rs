@@ -28,6 +28,9 @@ struct Inner {
     _lock: File,
     /// Directories whose names are known to be on stable storage.
     durable: Mutex<BTreeSet<PathBuf>>,
+    /// Files that are there but may be gone after a power loss, which could be neither made durable nor removed. They cannot
+    /// be read before the next start, so that nobody builds upon them.
+    doubtful: Mutex<BTreeSet<PathBuf>>,
     /// For names of unfinished files, which no other process takes.
     random: u64,
     next: AtomicU64,
@@ -60,7 +63,7 @@ impl LocalStore {
         // Some network file systems know no such locks; then leftovers stay.
         let _unknown = lock.lock_shared();
         let (random, next) = (RandomState::new().hash_one(std::process::id()), AtomicU64::new(0));
-        Self(Arc::new(Inner { root, _lock: lock, durable: Mutex::default(), random, next }))
+        Self(Arc::new(Inner { root, _lock: lock, durable: Mutex::default(), doubtful: Mutex::default(), random, next }))
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, StoreError> {
@@ -114,7 +117,12 @@ fn read_at(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
 
 impl Store for LocalStore {
     fn get(&self, path: &str) -> Result<Bytes, StoreError> {
-        let (file, size) = open_object(path, &self.file(path)?)?;
+        let file = self.file(path)?;
+        if self.0.doubtful.lock().unwrap_or_else(PoisonError::into_inner).contains(&file) {
+            let source = "it could not be made to last".into();
+            return Err(StoreError::Unavailable { path: path.to_owned(), source });
+        }
+        let (file, size) = open_object(path, &file)?;
         read_at(&file, &(0..size)).map_err(|error| of_read(path, error))
     }
 
@@ -267,8 +275,20 @@ impl Unfinished {
         self.file.sync_all()?;
         let parent = self.target.parent().unwrap_or(&self.store.root);
         self.store.make_durable(parent)?;
+        self.link(sync_parent)
+    }
+
+    /// Where the directory cannot be synced the path is taken back: whoever looks would believe that it stays.
+    fn link(&self, sync: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         fs::hard_link(&self.temporary, &self.target)?;
-        sync_parent(&self.target)
+        let Err(error) = sync(&self.target) else { return Ok(()) };
+        if let Err(removal) = fs::remove_file(&self.target) {
+            warn!(path = %self.target.display(), error = %removal, "file that may not last cannot be removed");
+            self.store.doubtful.lock().unwrap_or_else(PoisonError::into_inner).insert(self.target.clone());
+        }
+        // Not what it says, such as that the disk is full: whether a power loss would bring the path back is not known.
+        let path = self.target.strip_prefix(&self.store.root).unwrap_or(&self.target).display().to_string();
+        Err(io::Error::other(StoreError::Unavailable { path, source: error.into() }))
     }
 }
 
@@ -359,6 +379,31 @@ mod tests {
         fs::remove_dir_all(dir.path().join(TEMPORARY)).unwrap();
         store.create("a/b", "2".into()).unwrap();
         assert_eq!(store.get("a/b").unwrap(), "2");
+    }
+
+    #[test]
+    fn what_may_not_last_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let told = |unfinished: &Unfinished, sync: fn(&Path) -> io::Result<()>| {
+            of_write("a", unfinished.link(sync).unwrap_err())
+        };
+        let mut unfinished = store.unfinished("a").unwrap();
+        unfinished.file.write_all(b"1").unwrap();
+        let error = told(&unfinished, |_| Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert!(matches!(store.get("a").unwrap_err(), StoreError::NotFound { .. }));
+        // Nor can it be removed: a directory is in its place.
+        let error = told(&unfinished, |target| {
+            fs::remove_file(target)?;
+            fs::create_dir(target)?;
+            Err(io::ErrorKind::InvalidData.into())
+        });
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        fs::remove_dir(dir.path().join("a")).unwrap();
+        unfinished.publish().unwrap();
+        assert!(matches!(store.get("a").unwrap_err(), StoreError::Unavailable { .. }));
+        assert_eq!(LocalStore::open(dir.path()).unwrap().get("a").unwrap(), "1");
     }
 
     #[test]

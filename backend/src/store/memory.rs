@@ -39,6 +39,8 @@ pub enum Fault {
     Refused(StoreError),
     /// It is done, but the answer is lost: [`StoreError::Unavailable`].
     AnswerLost,
+    /// It is done, but this is the answer.
+    DoneBut(StoreError),
 }
 
 impl Fault {
@@ -113,6 +115,10 @@ impl MemoryStore {
             Some(Fault::AnswerLost) => {
                 work(&mut self.state())?;
                 Err(StoreError::Unavailable { path: path.to_owned(), source: "the answer was lost".into() })
+            }
+            Some(Fault::DoneBut(error)) => {
+                work(&mut self.state())?;
+                Err(error)
             }
         }
     }

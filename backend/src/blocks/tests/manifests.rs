@@ -149,8 +149,14 @@ fn create_fails(store: &MemoryStore, times: usize, fault: fn(&str) -> Fault) {
     });
 }
 
+fn full(path: &str) -> StoreError {
+    StoreError::Full { path: path.to_owned(), source: "a test".into() }
+}
+
 #[rstest]
 #[case::lost_answer(1, |_: &str| Fault::AnswerLost)]
+#[case::refused_but_done(1, |path: &str| Fault::DoneBut(full(path)))]
+#[case::denied_but_done(1, |path: &str| Fault::DoneBut(StoreError::Denied { path: path.to_owned(), source: "a test".into() }))]
 #[case::not_reached(1, Fault::unavailable)]
 #[case::not_reached_for_a_while(5, Fault::unavailable)]
 fn a_commit_survives_trouble(#[case] times: usize, #[case] fault: fn(&str) -> Fault) {
@@ -219,6 +225,23 @@ fn full_after_a_lost_answer_leaves_it_open() {
     });
     let error = blocks.commit(add(&[1])).unwrap_err();
     assert!(matches!(error, BlocksError::Unsure { .. }), "{error}");
+}
+
+#[rstest]
+#[case::done(|path: &str| Fault::DoneBut(full(path)), true)]
+#[case::not_done(Fault::full, false)]
+fn a_refusal_that_cannot_be_checked_leaves_it_open(#[case] fault: fn(&str) -> Fault, #[case] done: bool) {
+    let store = new_store();
+    let blocks = open(&store, 1);
+    store.set_faults(move |operation, path| match operation {
+        Operation::Create => Some(fault(path)),
+        Operation::Get => Some(Fault::unavailable(path)),
+        _ => None,
+    });
+    let error = blocks.commit(add(&[1])).unwrap_err();
+    assert!(matches!(error, BlocksError::Unsure { .. }) && !error.nothing_done(), "{error}");
+    store.clear_faults();
+    assert_eq!(blocks.refresh().unwrap(), done);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 
 use super::error::{of, of_write, unavailable};
-use super::io::attempts;
+use super::io::{attempts, attempts_to_create};
 use super::ranges::Plan;
 use super::{Limits, PIECE_BYTES};
 use crate::store::path::check;
@@ -184,7 +184,7 @@ impl Bucket {
         let key = self.key(&path)?;
         let mark = format!("{:016x}{:016x}", random(), random());
         let attributes = Attributes::from_iter([(MARK, mark.clone())]);
-        let created = attempts(self.limits, &path, || async {
+        let created = attempts_to_create(self.limits, &path, || async {
             let attributes = attributes.clone();
             let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
             match self.client.put_opts(&key, content.clone().into(), options).await {

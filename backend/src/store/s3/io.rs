@@ -108,9 +108,31 @@ pub(super) async fn attempts<T, F: Future<Output = Result<T, StoreError>>>(
     }
 }
 
+/// The same for what creates something. Nobody may take it for not done once a try got no answer: what such a try has begun
+/// may still be done, whatever a later one is told.
+pub(super) async fn attempts_to_create<F: Future<Output = Result<(), StoreError>>>(
+    limits: Limits,
+    path: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<(), StoreError> {
+    let mut tries = 0_u32;
+    let outcome = attempts(limits, path, || {
+        tries += 1;
+        attempt()
+    });
+    match outcome.await {
+        Err(error @ (StoreError::Denied { .. } | StoreError::Full { .. })) if tries > 1 => {
+            Err(unavailable(path, error))
+        }
+        outcome => outcome,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+
+    use rstest::rstest;
 
     use super::*;
 
@@ -144,6 +166,43 @@ mod tests {
         }));
         assert!(matches!(outcome, Err(StoreError::NotFound { .. })));
         assert_eq!(tries.get(), 1);
+    }
+
+    #[rstest]
+    #[case::at_once(0, false, false)]
+    #[case::after_a_failure(1, false, true)]
+    #[case::after_silence(1, true, true)]
+    fn what_may_have_been_created_is_not_refused(#[case] failures: u32, #[case] hangs: bool, #[case] is_unsure: bool) {
+        let full = || StoreError::Full { path: "a".to_owned(), source: "full".into() };
+        let denied = || StoreError::Denied { path: "a".to_owned(), source: "denied".into() };
+        for refusal in [full as fn() -> StoreError, denied] {
+            let tries = Cell::new(0);
+            let outcome = wait_for(attempts_to_create(LIMITS, "a", || {
+                tries.set(tries.get() + 1);
+                let number = tries.get();
+                async move {
+                    match number <= failures {
+                        true if hangs => std::future::pending().await,
+                        true => Err(unavailable("a", "busy")),
+                        false => Err(refusal()),
+                    }
+                }
+            }));
+            assert_eq!(matches!(outcome, Err(StoreError::Unavailable { .. })), is_unsure, "{outcome:?}");
+            assert_eq!(tries.get(), failures + 1);
+        }
+        let taken = wait_for(attempts_to_create(LIMITS, "a", {
+            let tries = Cell::new(0);
+            move || {
+                tries.set(tries.get() + 1);
+                let number = tries.get();
+                async move {
+                    let taken = StoreError::AlreadyExists { path: "a".to_owned() };
+                    Err(if number <= failures { unavailable("a", "busy") } else { taken })
+                }
+            }
+        }));
+        assert!(matches!(taken, Err(StoreError::AlreadyExists { .. })), "{taken:?}");
     }
 
     #[test]
