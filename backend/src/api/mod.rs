@@ -37,6 +37,9 @@ use crate::telemetry::{Metrics, Readiness, RequestLabels};
 use crate::tenant::Tenancy;
 use error::ApiError;
 
+/// Most queries that run at a time. Each may take a thread for what blocks.
+pub const MAX_QUERIES: usize = 8;
+
 /// What the API reads from.
 #[derive(Clone)]
 pub struct ApiState {
@@ -55,7 +58,8 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// All that the API needs. As many queries run at a time as there are cores, others wait.
+    /// All that the API needs. As many queries run at a time as there are cores, but at most [`MAX_QUERIES`];
+    /// others wait.
     pub fn new(
         live: Arc<LiveSet>,
         catalog: Arc<dyn Catalog>,
@@ -64,7 +68,7 @@ impl ApiState {
         metrics: Arc<Metrics>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let permits = Arc::new(Semaphore::new(cores));
+        let permits = Arc::new(Semaphore::new(cores.min(MAX_QUERIES)));
         Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
     }
 

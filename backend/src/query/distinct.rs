@@ -15,33 +15,41 @@ const CANDIDATES: usize = 16;
 
 /// All spans of a trace with their batches, in the order of arrival, without those that came again: a sender that did not
 /// hear the acknowledgement sends the same once more, and after a crash the log brings what is in a block already. Spans
-/// that differ in anything but the order of their attributes are all there.
+/// that differ in anything but the order of their attributes are all there, and so are those of one batch: what was sent
+/// again came in another one.
 pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
     let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
     // The last span of each id, kind and start, and the one like it before each.
-    let mut known: HashMap<(&[u8], i32, u64), usize, RandomState> = HashMap::default();
+    let mut known: HashMap<Key<'_>, usize, RandomState> = HashMap::default();
     let mut before_it: Vec<Option<usize>> = Vec::new();
-    for (number, batch) in trace.batches.iter().enumerate() {
+    // One batch alone repeats nothing, and most traces have few.
+    let compares = trace.batches.len() > 1;
+    for batch in &trace.batches {
+        let begin = distinct.len();
         for span in &batch.spans {
-            // One batch alone repeats nothing, and most traces have few.
-            if trace.batches.len() > 1 {
-                let key = (span.span_id.as_slice(), span.kind, span.start_time_unix_nano);
-                let last = known.get(&key).copied();
-                let is_again = |(before_batch, before): &(&Arc<Batch>, &Span)| {
-                    same_span(before, span) && same_sender(before_batch, batch)
-                };
-                let alike = successors(last, |index| before_it.get(*index).copied().flatten());
-                let mut candidates = alike.take(CANDIDATES).filter_map(|index| distinct.get(index));
-                if number > 0 && candidates.any(is_again) {
-                    continue;
-                }
-                known.insert(key, distinct.len());
-                before_it.push(last);
+            let is_again = |(before_batch, before): &(&Arc<Batch>, &Span)| {
+                same_span(before, span) && same_sender(before_batch, batch)
+            };
+            let last = if compares { known.get(&key(span)).copied() } else { None };
+            let alike = successors(last, |index| before_it.get(*index).copied().flatten());
+            let mut candidates = alike.take(CANDIDATES).filter_map(|index| distinct.get(index));
+            if !candidates.any(is_again) {
+                distinct.push((batch, span));
             }
-            distinct.push((batch, span));
+        }
+        if compares {
+            let new = distinct.iter().enumerate().skip(begin);
+            before_it.extend(new.map(|(index, &(_, span))| known.insert(key(span), index)));
         }
     }
     distinct
+}
+
+/// Id, kind and start.
+type Key<'a> = (&'a [u8], i32, u64);
+
+fn key(span: &Span) -> Key<'_> {
+    (&span.span_id, span.kind, span.start_time_unix_nano)
 }
 
 /// The attributes of a span are a set: their order says nothing.
@@ -105,6 +113,20 @@ mod tests {
     fn what_came_again_is_left_out(#[case] change: fn(&mut Span), #[case] expected: usize) {
         let trace = trace(vec![sent(|_| {}), sent(change), sent(|_| {})]);
         assert_eq!(distinct_spans(&trace).len(), expected);
+    }
+
+    #[test]
+    fn what_one_batch_has_twice_counts_twice() {
+        let twice = || {
+            let mut twice = sent(|_| {});
+            let spans = &mut twice.scope_spans[0].spans;
+            spans.push(spans[0].clone());
+            twice
+        };
+        let distinct = |sent: Vec<ResourceSpans>| distinct_spans(&trace(sent)).len();
+        assert_eq!(distinct(vec![twice()]), 2);
+        assert_eq!(distinct(vec![twice(), twice(), sent(|_| {})]), 2);
+        assert_eq!(distinct(vec![sent(|span| span.name = "POST".to_owned()), twice(), twice()]), 3);
     }
 
     #[rstest]

@@ -16,8 +16,8 @@ use crate::wal::Wal;
 /// Time between looks at the log.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Looks at the log for each look at the catalog and the store.
-const LONG_TICKS: u32 = 10;
+/// Time between looks at the catalog and the store.
+const LONG_TICK: Duration = Duration::from_secs(10);
 
 /// All that housekeeping looks after.
 #[derive(Clone)]
@@ -34,46 +34,47 @@ pub(super) struct House {
     pub(super) rebuilt: Arc<Mutex<u64>>,
 }
 
-/// What a look at catalog and store has found.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tidied {
-    /// Others have committed.
-    commits: bool,
-    /// The catalog works and lacks something.
-    losses: bool,
-}
-
 impl House {
-    /// Releases the log, stores the checkpoint of the catalog, forgets old tags, looks for the commits of others, and
-    /// deletes the files of blocks that are no more. For ever.
+    /// Releases the log, and does what may take long beside that. For ever.
     pub(super) async fn keep(self) {
-        let mut pruned_hour = 0;
-        // What the start has found is loaded first.
-        let mut cold = true;
-        for tick in 0_u32.. {
+        tokio::join!(self.release(), self.clone().keep_store());
+    }
+
+    /// Releases the log. Nothing may hold this up: a log that is full takes no spans.
+    async fn release(&self) {
+        loop {
             self.wal.release(self.blocks.checkpoint(), now_ns());
-            if cold {
-                let house = self.clone();
-                run("loading filters", move || house.blocks.warm(&house.stopping)).await;
-                cold = false;
-            }
             tokio::time::sleep(TICK).await;
-            if tick % LONG_TICKS == LONG_TICKS - 1 {
-                let oldest_hour = self.oldest_hour();
-                let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
-                let house = self.clone();
-                let tidied = run("housekeeping", move || house.tidy(prune)).await.unwrap_or_default();
-                // What could not be loaded is tried again.
-                cold = tidied.commits || !self.blocks.is_warm();
-                if tidied.losses {
-                    let house = self.clone();
-                    tokio::task::spawn_blocking(move || house.rebuild_catalog());
-                }
-            }
         }
     }
 
-    fn tidy(&self, prune: bool) -> Tidied {
+    /// Stores the checkpoint of the catalog, forgets old tags, looks for the commits of others, deletes the files of blocks
+    /// that are no more, and loads filters that are missing.
+    async fn keep_store(self) {
+        let mut pruned_hour = 0;
+        // What the start has found is loaded first.
+        let mut cold = true;
+        loop {
+            if cold {
+                let house = self.clone();
+                run("loading filters", move || house.blocks.warm(&house.stopping)).await;
+            }
+            tokio::time::sleep(LONG_TICK).await;
+            let oldest_hour = self.oldest_hour();
+            let prune = std::mem::replace(&mut pruned_hour, oldest_hour) != oldest_hour;
+            let house = self.clone();
+            let losses = run("housekeeping", move || house.tidy(prune)).await.unwrap_or_default();
+            if losses {
+                let house = self.clone();
+                tokio::task::spawn_blocking(move || house.rebuild_catalog());
+            }
+            // Others have committed, or not all was loaded the last time.
+            cold = !self.blocks.is_warm();
+        }
+    }
+
+    /// True if the catalog works and lacks something.
+    fn tidy(&self, prune: bool) -> bool {
         let catalog = self.tags.store();
         store_checkpoint(catalog.as_ref(), &self.indexed);
         if prune && let Err(error) = self.tags.prune(self.oldest_hour()) {
@@ -82,14 +83,12 @@ impl House {
         if let Err(error) = self.blocks.sweep(now_ns(), Sweep::Shared) {
             warn!(error = %chain(&error), "store not swept");
         }
-        let commits = self.blocks.refresh().unwrap_or_else(|error| {
+        if let Err(error) = self.blocks.refresh() {
             warn!(error = %chain(&error), "commits of others not read");
-            false
-        });
+        }
         let made_good = self.rebuilt.try_lock().map_or(u64::MAX, |losses| *losses);
         // Nothing in it is complete then; and only one that can be written can be built.
-        let losses = made_good < catalog.losses() && catalog.set_checkpoint(0).is_ok();
-        Tidied { commits, losses }
+        made_good < catalog.losses() && catalog.set_checkpoint(0).is_ok()
     }
 
     fn oldest_hour(&self) -> u32 {

@@ -12,15 +12,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
@@ -49,11 +50,11 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long requests in work may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long the whole stop may take. What is still at work then loses nothing: it is in the log, or begun anew.
+const STOP: Duration = Duration::from_millis(4_400);
+
 /// How long the last cut may take when the server stops; what is not in blocks then stays in the log.
 const LAST_CUT: Duration = Duration::from_secs(2);
-
-/// What part of the size limit is left free: for what is being written before what it replaces is deleted.
-const RESERVE_PARTS: u64 = 16;
 
 /// What part of the size limit the log may take if blocks cannot be written.
 const LOG_PARTS: u64 = 4;
@@ -64,8 +65,9 @@ const SEGMENTS: u64 = 8;
 /// Largest segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// Threads for what blocks. tokio's 512 would each keep memory of their own for the allocator.
-const BLOCKING_THREADS: usize = 16;
+/// Threads for what blocks: half of them are never taken by queries. tokio's 512 would each keep memory of their own for the
+/// allocator.
+const BLOCKING_THREADS: usize = 2 * api::MAX_QUERIES;
 
 /// The runtime that a server is to run on.
 pub fn runtime() -> io::Result<Runtime> {
@@ -248,11 +250,9 @@ impl Server {
 
         let compactor = Compactor::new(&config.compaction, &config.retention, metrics.compaction.clone(), now_ns);
         let block_bytes = {
-            let (max_bytes, wal, data_dir) = (config.retention.max_bytes.0, metrics.wal.clone(), Arc::clone(&data_dir));
-            move || {
-                let others = wal.bytes.get().unsigned_abs() + storage::directory_bytes(&data_dir.catalog());
-                (max_bytes - max_bytes / RESERVE_PARTS).saturating_sub(others)
-            }
+            let budget = storage::BlockBudget::new(config.retention.max_bytes.0);
+            let (wal, data_dir) = (metrics.wal.clone(), Arc::clone(&data_dir));
+            move || budget.of(wal.bytes.get().unsigned_abs() + storage::directory_bytes(&data_dir.catalog()))
         };
         let compactor = Running::start(compactor, Arc::clone(&house.blocks), block_bytes)
             .map_err(|source| ServerError::Thread { what: "compaction", source })?;
@@ -285,19 +285,20 @@ impl Server {
     /// Stops: takes nothing new, ends what is in work, writes what is in memory to blocks if that does not take long,
     /// closes the log, stores the checkpoint.
     pub async fn stop(mut self) {
+        let end = Instant::now() + STOP;
         self.readiness.set_missing("the backend stops");
         self.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         self.housekeeping.abort();
         let compactor = self.compactor;
-        let compaction = tokio::task::spawn_blocking(move || compactor.stop());
+        let compaction = on_own_thread("the end of compaction", move || compactor.stop());
         let drained = timeout(DRAIN, async { while self.listeners.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             warn!(seconds = DRAIN.as_secs(), "connections still open are cut");
             self.listeners.abort_all();
         }
         let Self { house, cutter, .. } = self;
-        let closed = blocking("the end", move || {
+        let closed = on_own_thread("the end", move || {
             if cutter.stop(LAST_CUT) == Stopped::RestInLog {
                 info!("what is in no block is read back from the log at the next start");
             }
@@ -305,10 +306,12 @@ impl Server {
             house.wal.close();
             store_checkpoint(house.tags.store().as_ref(), &house.indexed);
         });
-        if let Err(error) = closed.await {
-            error!(error = %chain(&error), "stopped badly");
+        match timeout_at(end, closed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(error = %chain(&error), "stopped badly"),
+            Err(_) => warn!("the log is not closed in time; the next start reads it back"),
         }
-        if timeout(Duration::from_millis(500), compaction).await.is_err() {
+        if timeout_at(end.min(Instant::now() + Duration::from_millis(500)), compaction).await.is_err() {
             warn!("compaction is given up in the middle; the next start removes what it has begun");
         }
     }
@@ -327,6 +330,20 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ServerError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| ServerError::Thread { what, source: io::Error::other(error) })
+}
+
+/// The same on a new thread, which begins at once: queries may have taken all of those of [`blocking`].
+fn on_own_thread<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, ServerError>> {
+    let (done, answer) = oneshot::channel();
+    let work = move || _ = done.send(work());
+    let begun = thread::Builder::new().name("stop".to_owned()).spawn(work);
+    async move {
+        begun.map_err(|source| ServerError::Thread { what, source })?;
+        answer.await.map_err(|error| ServerError::Thread { what, source: io::Error::other(error) })
+    }
 }
 
 /// Opens the catalog, and the index of its tags.

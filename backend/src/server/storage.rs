@@ -1,8 +1,9 @@
 //! Opens what is behind the blocks: the store, and the list of what is in it.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -16,6 +17,12 @@ use crate::telemetry::{Metrics, Readiness, chain};
 
 /// Longest wait for a store that cannot be reached; the first is a second, each is twice the one before.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What part of the size limit is left free: for what is being written before what it replaces is deleted.
+const RESERVE_PARTS: u64 = 16;
+
+/// How often it is said at most that the size limit is too small.
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Opens the list of blocks. While the store cannot be reached it tries again, and `/ready` says why.
 pub(super) async fn open_blocks(
@@ -70,6 +77,34 @@ fn passes(error: &ServerError) -> bool {
     }
 }
 
+/// What blocks may have of the size limit beside the log and the catalog, which have `others` bytes.
+#[derive(Debug, Default)]
+pub(super) struct BlockBudget {
+    max_bytes: u64,
+    /// When it was last said that the others have too much.
+    warned: Cell<Option<Instant>>,
+}
+
+impl BlockBudget {
+    pub(super) fn new(max_bytes: u64) -> Self {
+        Self { max_bytes, warned: Cell::default() }
+    }
+
+    /// Never less than half of the limit: the others becoming large must not delete all that is stored at once.
+    pub(super) fn of(&self, others: u64) -> u64 {
+        let Self { max_bytes, warned } = self;
+        let (left, least) = ((max_bytes - max_bytes / RESERVE_PARTS).saturating_sub(others), max_bytes / 2);
+        if left < least && warned.get().is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            warned.set(Some(Instant::now()));
+            warn!(
+                max_bytes,
+                others, "log and catalog take more of retention.max_bytes than they may, blocks keep half of it"
+            );
+        }
+        left.max(least)
+    }
+}
+
 /// Bytes of all files below a directory.
 pub(super) fn directory_bytes(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
@@ -79,4 +114,17 @@ pub(super) fn directory_bytes(dir: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_half_of_the_limit_at_least() {
+        let budget = BlockBudget::new(1_600);
+        assert_eq!([0, 100, 700, 701, 5_000].map(|others| budget.of(others)), [1_500, 1_400, 800, 800, 800]);
+        assert_eq!(BlockBudget::new(0).of(1), 0);
+        assert_eq!(BlockBudget::new(u64::MAX).of(u64::MAX), u64::MAX / 2);
+    }
 }
