@@ -24,7 +24,7 @@ pub struct BlockSummary {
     pub end_ns: u64,
     /// When the first of its spans was received, nanoseconds since the epoch.
     pub received_first_ns: u64,
-    /// When the last of its spans was received. Retention and compaction windows go by this: clocks of senders may be wrong.
+    /// When the last of its spans was received; not before they were first written to a block. Retention and compaction windows go by this: clocks of senders may be wrong.
     pub received_last_ns: u64,
     /// Rows.
     pub spans: u64,

@@ -72,7 +72,8 @@ impl Blocks {
     fn delete_removed(&self, now_ns: u64, sweep: Sweep) -> u64 {
         let grace_ns = u64::try_from(self.config.grace.as_nanos()).unwrap_or(u64::MAX);
         let known = self.known();
-        let is_due = |seen_ns: u64| sweep == Sweep::Alone || seen_ns.saturating_add(grace_ns) <= now_ns;
+        // A clock that was set back must not keep them for ever.
+        let is_due = |seen_ns: u64| sweep == Sweep::Alone || now_ns.abs_diff(seen_ns) >= grace_ns;
         let is_read = |block| known.leaving.get(block).is_some_and(|entry| Weak::strong_count(entry) > 0);
         let due = known.log.state.removed.iter().filter(|(block, removed)| is_due(removed.seen_ns) && !is_read(block));
         let due: Vec<_> = due.map(|(_, removed)| removed.block.clone()).collect();

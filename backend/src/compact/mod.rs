@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 
 pub use merge::{Merged, merge};
 pub use plan::{Job, MAX_INPUTS, Policy, plan};
-pub use retention::{Ages, Reason, expired};
+pub use retention::{Ages, Reason, SteadyTime, expired};
 pub use runner::{Compactor, Outcome, Running};
 
 use crate::block::{BlockError, BlockId};

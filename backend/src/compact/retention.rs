@@ -13,6 +13,28 @@ pub struct Ages {
     tenants: BTreeMap<String, u64>,
 }
 
+/// How far a clock may get ahead of one that cannot be set before that is no small correction.
+const LEAP_NS: u64 = 3_600_000_000_000;
+
+/// Keeps a clock that is set forward while the backend runs from making everything old at once: after that, time passes no
+/// faster than by a clock that cannot be set, until the next start.
+#[derive(Clone, Copy, Debug)]
+pub struct SteadyTime {
+    begun_ns: u64,
+}
+
+impl SteadyTime {
+    /// What the clock said at the start, nanoseconds since the epoch.
+    pub fn new(begun_ns: u64) -> Self {
+        Self { begun_ns }
+    }
+
+    /// The time by which blocks are old, when the clock says `now_ns` and so much time has passed since the start.
+    pub fn limit(self, now_ns: u64, since_start: Duration) -> u64 {
+        now_ns.min(self.begun_ns.saturating_add(nanos(since_start)).saturating_add(LEAP_NS))
+    }
+}
+
 /// Why a block goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reason {
@@ -93,6 +115,15 @@ mod tests {
 
     fn ids(expired: &[(&BlockSummary, Reason)]) -> Vec<(u64, Reason)> {
         expired.iter().map(|(block, reason)| (block.received_last_ns / HOUR, *reason)).collect()
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_makes_nothing_old() {
+        let time = SteadyTime::new(10 * HOUR);
+        let limit = |now_hours: u64, passed| time.limit(now_hours * HOUR, Duration::from_hours(passed)) / HOUR;
+        assert_eq!([limit(10, 0), limit(12, 2), limit(11, 0), limit(13, 2)], [10, 12, 11, 13]);
+        assert_eq!([limit(9_999, 0), limit(9_999, 2)], [11, 13]);
+        assert_eq!([limit(1, 0), limit(1, 50)], [1, 1], "nor does one that is set back");
     }
 
     #[test]

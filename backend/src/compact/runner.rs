@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fail::fail_point;
 use tracing::{debug, error, info, warn};
 
-use super::{Ages, CompactError, Job, Merged, Policy, Reason, expired, merge, plan};
+use super::{Ages, CompactError, Job, Merged, Policy, Reason, SteadyTime, expired, merge, plan};
 use crate::block::{BlockError, BlockId, BlockSummary, data_path, filter_path};
 use crate::blocks::{BlockList, Blocks, BlocksError, Change};
 use crate::config::{CompactionConfig, RetentionConfig};
@@ -60,6 +60,8 @@ pub struct Compactor {
     ages: Ages,
     metrics: CompactionMetrics,
     clock: fn() -> u64,
+    steady: SteadyTime,
+    begun: Instant,
     /// Blocks that cannot be read, and until when they are left out.
     set_aside: HashMap<BlockId, u64>,
 }
@@ -73,7 +75,8 @@ impl Compactor {
         clock: fn() -> u64,
     ) -> Self {
         let max_block_bytes = compaction.enabled.then_some(compaction.max_block_bytes.0);
-        Self { max_block_bytes, ages: Ages::from(retention), metrics, clock, set_aside: HashMap::new() }
+        let (steady, begun) = (SteadyTime::new(clock()), Instant::now());
+        Self { max_block_bytes, ages: Ages::from(retention), metrics, clock, steady, begun, set_aside: HashMap::new() }
     }
 
     /// What it counts.
@@ -158,7 +161,8 @@ impl Compactor {
         now_ns: u64,
         max_bytes: u64,
     ) -> Result<Option<Outcome>, CompactError> {
-        let expired = expired(list.blocks().map(|entry| &*entry.summary), now_ns, &self.ages, max_bytes);
+        let steady_ns = self.steady.limit(now_ns, self.begun.elapsed());
+        let expired = expired(list.blocks().map(|entry| &*entry.summary), steady_ns, &self.ages, max_bytes);
         if expired.is_empty() {
             return Ok(None);
         }

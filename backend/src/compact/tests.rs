@@ -235,6 +235,23 @@ fn a_block_that_cannot_be_read_is_left_out_and_stays(#[case] content: Option<&'s
 }
 
 #[test]
+fn a_changed_byte_is_not_merged_into_a_block_with_a_right_checksum() {
+    let store = MemoryStore::new();
+    let (blocks, [_, broken, _]) = three(&store);
+    let mut bytes = store.get(&broken.data_path()).unwrap().to_vec();
+    // The id of its span, which nothing else depends upon.
+    let span_id = [0, 0, 0, 0, 0, 0, 0, 1];
+    let at = bytes.windows(8).position(|window| window == span_id).unwrap();
+    bytes[at] = 9;
+    store.overwrite(&broken.data_path(), bytes);
+    let block = Block::open(Arc::clone(blocks.store()), &broken).unwrap();
+    assert!(block.traces().all(|trace| trace.is_ok()), "decoding sees nothing");
+    let mut compactor = compactor();
+    assert_eq!(run_once(&mut compactor, &blocks).unwrap(), Outcome::SetAside(vec![broken.id]));
+    assert!(blocks.snapshot().blocks().any(|entry| entry.id() == broken.id));
+}
+
+#[test]
 fn a_block_with_fewer_spans_than_its_summary_says_is_not_thrown_away() {
     let store = MemoryStore::new();
     let (blocks, [first, second, _]) = three(&store);

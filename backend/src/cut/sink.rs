@@ -61,7 +61,8 @@ impl Registry {
             tenant: Arc::clone(tenant),
             level: 0,
             received_first_ns: *received_first_ns,
-            received_last_ns: *received_last_ns,
+            // Or the clock has been set since, and the block would go at once as old.
+            received_last_ns: id.created_ns().max(*received_last_ns),
         };
         let (summary, filter) = write_block(self.blocks.store().as_ref(), new, traces)?;
         Ok(Added { summary, filter, ids: traces.iter().map(|trace| trace.id).collect() })

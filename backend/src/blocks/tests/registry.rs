@@ -192,6 +192,17 @@ fn files_of_removed_blocks_stay_for_those_who_read_them() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_keeps_no_files() {
+    let store = new_store();
+    let blocks = open(&store, 1);
+    put_files(&store, 1);
+    blocks.commit(add(&[1])).unwrap();
+    blocks.commit(remove(&[1])).unwrap();
+    assert_eq!(blocks.sweep(now() - MINUTE + 1, Sweep::Shared).unwrap().blocks, 0);
+    assert_eq!(blocks.sweep(now() - MINUTE, Sweep::Shared).unwrap().blocks, 1);
+}
+
+#[test]
 fn what_a_crash_left_of_a_removed_block_is_deleted_after_the_restart() {
     let store = new_store();
     let blocks = open(&store, 1);
