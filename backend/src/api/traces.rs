@@ -5,9 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, Uri};
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, TracesData};
+use opentelemetry_proto::tonic::trace::v1::TracesData;
 
 use super::ApiState;
 use super::error::ApiError;
@@ -15,8 +13,8 @@ use super::params::{Params, trace_id};
 use super::render::TraceV1;
 use super::respond::Format;
 use super::tempopb::{PartialStatus, TraceByIdMetrics, TraceByIdResponse};
-use crate::live::{Batch, Trace, TraceId};
-use crate::query::distinct_spans;
+use crate::live::{Trace, TraceId};
+use crate::query;
 
 /// `/api/traces/{id}`: 404 without a word if there is none.
 pub(super) async fn by_id(
@@ -78,31 +76,10 @@ fn asked(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<(
 
 /// The trace as OTLP. Every part has all its messages, if empty: clients look into them without asking.
 fn traces_data(trace: &Trace) -> TracesData {
-    let mut resource_spans: Vec<ResourceSpans> = Vec::new();
-    let mut last: Option<&Arc<Batch>> = None;
-    for (batch, span) in distinct_spans(trace) {
-        // What came under one resource and one scope stays together.
-        if last.is_none_or(|last| !Arc::ptr_eq(&last.resource, &batch.resource)) {
-            resource_spans.push(ResourceSpans {
-                resource: Some(Resource::clone(&batch.resource)),
-                scope_spans: Vec::new(),
-                schema_url: batch.resource_schema_url.to_string(),
-            });
-        }
-        let Some(ResourceSpans { scope_spans, .. }) = resource_spans.last_mut() else { continue };
-        if scope_spans.is_empty() || last.is_none_or(|last| !Arc::ptr_eq(last, batch)) {
-            scope_spans.push(ScopeSpans {
-                scope: Some(InstrumentationScope::clone(&batch.scope)),
-                spans: Vec::new(),
-                schema_url: batch.scope_schema_url.to_string(),
-            });
-        }
-        if let Some(open) = scope_spans.last_mut() {
-            let mut span = span.clone();
-            span.status.get_or_insert_default();
-            open.spans.push(span);
-        }
-        last = Some(batch);
+    let mut data = query::traces_data(trace);
+    let scopes = data.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans);
+    for span in scopes.flat_map(|scope| &mut scope.spans) {
+        span.status.get_or_insert_default();
     }
-    TracesData { resource_spans }
+    data
 }

@@ -8,6 +8,7 @@ mod expr;
 mod live;
 mod metrics;
 mod nested;
+mod otlp;
 mod pipeline;
 mod plan;
 mod prefilter;
@@ -27,6 +28,7 @@ pub use metrics::{
 };
 pub use nested::NestedSet;
 pub(crate) use nested::{Link as NestedLink, number as number_nested};
+pub use otlp::traces_data;
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
 pub use search::{

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use prost::Message;
 
-use super::otlp::traces_data;
 use super::place::Place;
 use super::{Outcome, ToolError, unwritten};
 use crate::block::BlockId;
 use crate::live::{Trace, TraceId};
+use crate::query::traces_data;
 use crate::tenant::SINGLE_TENANT;
 
 #[derive(Args, Debug)]

@@ -3,7 +3,6 @@
 mod export;
 mod inspect;
 mod list;
-mod otlp;
 mod place;
 mod table;
 mod verify;

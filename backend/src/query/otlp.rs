@@ -6,12 +6,12 @@ use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, TracesData};
 
+use super::distinct_spans;
 use crate::live::{Batch, Trace};
-use crate::query::distinct_spans;
 
 /// A trace as it was received, without what came again: one `ScopeSpans` for each batch, one `ResourceSpans` for batches
 /// that came together.
-pub(super) fn traces_data(trace: &Trace) -> TracesData {
+pub fn traces_data(trace: &Trace) -> TracesData {
     let mut resource_spans: Vec<ResourceSpans> = Vec::new();
     let mut last: Option<&Arc<Batch>> = None;
     for (batch, span) in distinct_spans(trace) {
