@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sled::{Db, Tree};
@@ -29,6 +30,12 @@ const CACHE_BYTES: u64 = 32 << 20;
 
 /// Time between tries to open a store again that fails.
 const REOPEN: Duration = Duration::from_secs(5);
+
+/// How long a store that was just closed may still hold its file: sled gives it up when its last thread has ended.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Time between looks whether it has.
+const CLOSING_STEP: Duration = Duration::from_millis(2);
 
 /// Time between lines about it.
 const WARN: Duration = Duration::from_mins(1);
@@ -129,8 +136,7 @@ impl SledCatalog {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         // The store must be closed before: it locks its file.
         *trees = None;
-        let opened = catch_unwind(AssertUnwindSafe(|| Trees::open(&self.dir).ok()));
-        *trees = opened.unwrap_or_default();
+        *trees = open_closed(&self.dir);
         repair.tried = Some(Instant::now());
         if trees.is_some() {
             info!("the catalog is open again");
@@ -160,6 +166,24 @@ impl Trees {
         }
         Ok(trees)
     }
+}
+
+/// Opens a store that was closed a moment ago; none if it cannot be opened.
+fn open_closed(dir: &Path) -> Option<Trees> {
+    let began = Instant::now();
+    loop {
+        // sled panics on some kinds of damage.
+        match catch_unwind(AssertUnwindSafe(|| Trees::open(dir))) {
+            Ok(Err(error)) if is_locked(&error) && began.elapsed() < CLOSING => sleep(CLOSING_STEP),
+            opened => return opened.ok().and_then(Result::ok),
+        }
+    }
+}
+
+/// sled has no variant for it (`Config::try_lock` of sled 0.34.7, `src/config.rs`).
+fn is_locked(error: &CatalogError) -> bool {
+    matches!(error, CatalogError::Store(sled::Error::Io(error))
+        if error.kind() == io::ErrorKind::Other && error.to_string().starts_with("could not acquire lock"))
 }
 
 fn is_full(error: &CatalogError) -> bool {
