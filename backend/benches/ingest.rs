@@ -150,14 +150,14 @@ fn stages(traces: u64) -> Result<Stages> {
             stages.prepare += cpu_time;
             let prepared = prepared?;
             log_all(&mut stages, &runtime, &wal, &prepared)?;
-            for Prepared { batches, .. } in prepared {
+            for Prepared { traces, .. } in prepared {
                 let (recorded, cpu_time) = cpu(|| {
-                    let fresh = tags.observe(TENANT, batches.iter().map(|batch| batch.batch.as_ref()));
+                    let fresh = tags.observe(TENANT, &traces);
                     tags.record(TENANT, &fresh)
                 });
                 recorded?;
                 stages.tags += cpu_time;
-                stages.live += cpu(|| live.insert(TENANT, batches, START_NS, 1)).1;
+                stages.live += cpu(|| live.insert(TENANT, traces, START_NS, 1)).1;
             }
         }
         let mut traces = live.snapshot(TENANT);

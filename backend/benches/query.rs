@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     let all = number("COATI_BENCH_TRACES", 41_000)?;
     let blocks = number("COATI_BENCH_BLOCKS", 8)?.max(1);
     let corpus = traces(Corpus::new(SEED, all));
-    let spans: usize = corpus.iter().map(|trace| trace.span_count).sum();
+    let spans: usize = corpus.iter().map(|trace| trace.spans.len()).sum();
     let end_ns = corpus.iter().map(|trace| trace.end_ns).max().context("there is a trace")?;
     let registry = open(&dir.path().join("large"))?;
     // By time, as they would be cut.
@@ -124,7 +124,7 @@ fn by_id(dir: &Path, live: &LiveSet) -> Result<()> {
             let started = Instant::now();
             let found = View::find(live, Some(&registry), TENANT, &trace.id)?;
             times.push(started.elapsed());
-            ensure!(found.trace.is_some_and(|found| found.span_count == trace.span_count), "trace {}", trace.id);
+            ensure!(found.trace.is_some_and(|found| found.spans.len() == trace.spans.len()), "trace {}", trace.id);
         }
         times.sort_unstable();
         let at = |part: usize| times.get(times.len() * part / 100).copied().map_or(0.0, millis);

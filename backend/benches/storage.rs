@@ -154,7 +154,7 @@ fn print_columns(block: &Block) {
 
 fn decode(store: &Arc<dyn Store>, summary: &BlockSummary) -> Result<u64> {
     let block = Block::open(Arc::clone(store), summary)?;
-    block.traces().map(|trace| Ok(trace?.span_count as u64)).sum()
+    block.traces().map(|trace| Ok(trace?.spans.len() as u64)).sum()
 }
 
 fn write(store: &Arc<dyn Store>, traces: &[Arc<Trace>]) -> Result<Added> {

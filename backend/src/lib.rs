@@ -12,6 +12,7 @@ pub mod cut;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod live;
+pub mod otlp;
 pub mod query;
 pub mod receive;
 pub mod server;

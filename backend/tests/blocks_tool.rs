@@ -94,7 +94,7 @@ fn run(arguments: &str) -> Result<(Outcome, String), String> {
 }
 
 fn spans(traces: &[Arc<Trace>]) -> BTreeSet<Vec<u8>> {
-    traces.iter().flat_map(|trace| &trace.batches).flat_map(|batch| &batch.spans).map(key).collect()
+    traces.iter().flat_map(|trace| &trace.spans).map(|span| key(&span.decode())).collect()
 }
 
 /// The order of attributes is not kept.

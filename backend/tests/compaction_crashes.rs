@@ -16,7 +16,7 @@ use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, Sweep, WriterId
 use coati_backend::catalog::MemoryCatalog;
 use coati_backend::compact::{Compactor, Outcome};
 use coati_backend::config::{CompactionConfig, RetentionConfig};
-use coati_backend::live::{Batch, Trace, TraceId};
+use coati_backend::live::{Batch, Trace, TraceId, TraceSpan};
 use coati_backend::store::{LocalStore, Store};
 use coati_backend::telemetry::{BlocksMetrics, CompactionMetrics};
 use fail::FailScenario;
@@ -53,10 +53,10 @@ fn trace(number: u16) -> Trace {
         resource_schema_url: "".into(),
         scope: Arc::default(),
         scope_schema_url: "".into(),
-        spans: vec![span(1), span(2)],
     };
-    let batches = vec![Arc::new(batch)];
-    Trace { batches, start_ns: EPOCH, end_ns: EPOCH + 1_000, span_count: 2, ..Trace::empty(TraceId(id)) }
+    let (mut trace, batch) = (Trace::empty(TraceId(id)), Arc::new(batch));
+    [1, 2].into_iter().for_each(|number| trace.add(&batch, &span(number)));
+    trace
 }
 
 fn fill(dir: &Path) {
@@ -102,7 +102,7 @@ fn spans(blocks: &Blocks) -> BTreeMap<(TraceId, Vec<u8>), u32> {
     for entry in blocks.snapshot().blocks() {
         for trace in Block::open(Arc::clone(blocks.store()), &entry.summary).unwrap().traces() {
             let trace = trace.unwrap();
-            for span in trace.batches.iter().flat_map(|batch| &batch.spans) {
+            for span in trace.spans.iter().map(TraceSpan::decode) {
                 *spans.entry((trace.id, span.span_id.clone())).or_default() += 1;
             }
         }

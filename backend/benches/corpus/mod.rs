@@ -15,7 +15,7 @@ mod spans;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coati_backend::live::{Trace, TraceBatch, TraceId, group};
+use coati_backend::live::{Trace, TraceId, group_message};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
@@ -98,8 +98,8 @@ pub(crate) fn small_traces(seed: u64, count: u64) -> Vec<Arc<Trace>> {
 /// The traces of these requests, sorted by id, as the live set would hold them.
 pub(crate) fn traces(requests: impl Iterator<Item = ExportTraceServiceRequest>) -> Vec<Arc<Trace>> {
     let mut traces: BTreeMap<TraceId, Trace> = BTreeMap::new();
-    for TraceBatch { id, batch, bytes } in requests.flat_map(group) {
-        traces.entry(id).or_insert_with(|| Trace::empty(id)).append(batch, bytes);
+    for spans in requests.flat_map(|request| group_message(&request)) {
+        traces.entry(spans.id).or_insert_with(|| Trace::empty(spans.id)).extend(spans);
     }
     traces.into_values().map(Arc::new).collect()
 }

@@ -4,12 +4,10 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::trace::v1::Span;
 use serde::{Deserialize, Serialize};
 
 use crate::live::Trace;
+use crate::otlp::{AttributeRef, ValueRef};
 
 /// Most columns that attributes get in one block.
 pub const MAX_PROMOTED: usize = 64;
@@ -39,17 +37,20 @@ pub enum AttributeType {
 impl AttributeType {
     const ALL: [Self; 5] = [Self::String, Self::Int, Self::Double, Self::Bool, Self::Other];
 
+    pub(super) fn of_message(value: Option<&opentelemetry_proto::tonic::common::v1::AnyValue>) -> Self {
+        use prost::Message;
+        let encoded = value.map(Message::encode_to_vec);
+        Self::of(encoded.as_deref().map(ValueRef::parse))
+    }
+
     /// Type of a value.
-    pub fn of(value: Option<&AnyValue>) -> Self {
-        match value.and_then(|any| any.value.as_ref()) {
-            Some(Value::StringValue(_)) => Self::String,
-            Some(Value::IntValue(_)) => Self::Int,
-            Some(Value::DoubleValue(_)) => Self::Double,
-            Some(Value::BoolValue(_)) => Self::Bool,
-            Some(
-                Value::ArrayValue(_) | Value::KvlistValue(_) | Value::BytesValue(_) | Value::StringValueStrindex(_),
-            )
-            | None => Self::Other,
+    pub fn of(value: Option<ValueRef<'_>>) -> Self {
+        match value {
+            Some(ValueRef::String(_)) => Self::String,
+            Some(ValueRef::Int(_)) => Self::Int,
+            Some(ValueRef::Double(_)) => Self::Double,
+            Some(ValueRef::Bool(_)) => Self::Bool,
+            Some(ValueRef::Array(_) | ValueRef::Other(_) | ValueRef::Empty) | None => Self::Other,
         }
     }
 }
@@ -64,12 +65,8 @@ pub struct AttributeCounts {
 impl AttributeCounts {
     /// Counts the attributes of all spans of a trace.
     pub fn observe(&mut self, trace: &Trace) {
-        trace.batches.iter().flat_map(|batch| &batch.spans).for_each(|span| self.observe_span(span));
-    }
-
-    pub(super) fn observe_span(&mut self, span: &Span) {
-        for KeyValue { key, value, .. } in &span.attributes {
-            self.add(key, AttributeType::of(value.as_ref()), 1);
+        for AttributeRef { key, value } in trace.spans.iter().flat_map(|span| span.view().attributes()) {
+            self.add(key.as_str(), AttributeType::of(value), 1);
         }
     }
 

@@ -328,7 +328,7 @@ impl SpanAttributes {
                 order.push(number as u8);
             } else {
                 order.push(ORDER_OF_LIST);
-                self.in_list.add(&attribute.key, AttributeType::of(attribute.value.as_ref()), 1);
+                self.in_list.add(&attribute.key, AttributeType::of_message(attribute.value.as_ref()), 1);
                 bytes += attribute.key.len();
                 self.list.push(attribute);
             }

@@ -10,17 +10,16 @@ use arrow_array::{
     PrimitiveArray, RecordBatch, StructArray,
 };
 use arrow_schema::DataType;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 use prost::Message;
 
 use super::attributes::{AttributeType, Promoted};
 use super::schema::{ORDER_OF_LIST, attribute, column, event, link, promoted_column};
 use super::tables::Tables;
 use crate::live::{Batch, Trace, TraceId};
+use crate::otlp::{MessageWriter, SpanRef, field};
 
 /// What is wrong with rows; the caller knows in which object.
 pub(super) type Wrong = String;
@@ -37,7 +36,9 @@ pub(super) struct DecodedRow {
     scope: i32,
     resource_spans: i32,
     scope_spans: i32,
-    span: Span,
+    span_id: [u8; 8],
+    /// An encoded `Span`, without the parent's id where that stands elsewhere.
+    span: MessageWriter,
 }
 
 /// The rows of a record batch that has all columns.
@@ -55,14 +56,7 @@ pub(super) fn assemble(id: TraceId, mut rows: Vec<DecodedRow>, tables: &Tables) 
     let mut trace = Trace::empty(id);
     let mut rows = rows.into_iter().peekable();
     while let Some(first) = rows.next() {
-        let DecodedRow { resource, scope, resource_spans, scope_spans, span, .. } = first;
-        let mut spans = vec![span];
-        while let Some(next) = rows.next_if(|next| next.scope_spans == scope_spans) {
-            if (next.resource, next.scope, next.resource_spans) != (resource, scope, resource_spans) {
-                return Err(format!("trace {id} has one ScopeSpans under two resources or scopes"));
-            }
-            spans.push(next.span);
-        }
+        let DecodedRow { resource, scope, resource_spans, scope_spans, .. } = first;
         let entry = |number| usize::try_from(number).ok();
         let Some(entry_of_resource) = entry(resource).and_then(|number| tables.resources.get(number)) else {
             return Err(format!("trace {id} has resource {resource}, which is not there"));
@@ -77,17 +71,27 @@ pub(super) fn assemble(id: TraceId, mut rows: Vec<DecodedRow>, tables: &Tables) 
         if *known != resource {
             return Err(format!("trace {id} has one ResourceSpans under two resources"));
         }
-        let batch = Batch {
+        let batch = Arc::new(Batch {
             resource: Arc::clone(shared),
             resource_schema_url: Arc::clone(&entry_of_resource.schema_url),
             scope: Arc::clone(&entry_of_scope.scope),
             scope_schema_url: Arc::clone(&entry_of_scope.schema_url),
-            spans,
-        };
-        let bytes = batch.memory(is_new);
-        trace.append(Arc::new(batch), bytes);
+        });
+        trace.bytes += batch.memory(is_new);
+        push(&mut trace, &batch, first.span);
+        while let Some(next) = rows.next_if(|next| next.scope_spans == scope_spans) {
+            if (next.resource, next.scope, next.resource_spans) != (resource, scope, resource_spans) {
+                return Err(format!("trace {id} has one ScopeSpans under two resources or scopes"));
+            }
+            push(&mut trace, &batch, next.span);
+        }
     }
     Ok(trace)
+}
+
+fn push(trace: &mut Trace, batch: &Arc<Batch>, span: MessageWriter) {
+    let bytes = Bytes::from(span.into_bytes());
+    trace.push(batch, bytes.clone(), &SpanRef::parse(&bytes));
 }
 
 /// Sets the ids of parents that stand only in the parents' own rows.
@@ -102,13 +106,13 @@ fn find_parents(rows: &mut [DecodedRow]) -> Result<(), Wrong> {
         let Some(row) = rows.get(index).filter(|row| row.needs_parent && row.nested_parent != -1) else { continue };
         let parent = rows.get(..in_trees).and_then(|trees| {
             let found = trees.binary_search_by_key(&row.nested_parent, |row| row.nested_left).ok()?;
-            trees.get(found).map(|parent| parent.span.span_id.clone())
+            trees.get(found).map(|parent| parent.span_id)
         });
         let Some(parent) = parent else {
             return Err(format!("trace {} has no span numbered {}", row.trace_id, row.nested_parent));
         };
         if let Some(row) = rows.get_mut(index) {
-            row.span.parent_span_id = parent;
+            row.span.bytes(field::PARENT_SPAN_ID, &parent);
         }
     }
     Ok(())
@@ -190,34 +194,9 @@ impl<'a> RowColumns<'a> {
 
     fn row(&self, row: usize) -> Result<DecodedRow, Wrong> {
         let trace_id = TraceId::try_from(self.trace_id.value(row)).map_err(|error| error.to_string())?;
-        let start = self.trace_start.value(row).wrapping_add(self.start_offset.value(row));
+        let span_id = self.span_id.value(row).try_into().map_err(|_| "a span id is not 8 bytes long".to_owned())?;
         let parent = self.parent_span_id.get(row)?;
-        let code = optional(self.status_code, row);
-        let message = self.status_message.get(row)?.unwrap_or_default();
-        let status = code.map(|code| Status { message: message.to_owned(), code });
         let scope_spans = self.scope_spans.value(row);
-        let span = Span {
-            trace_id: trace_id.0.to_vec(),
-            span_id: self.span_id.value(row).to_vec(),
-            trace_state: self.trace_state.get(row)?.unwrap_or_default().to_owned(),
-            parent_span_id: parent.unwrap_or_default().to_vec(),
-            flags: optional(self.flags, row).unwrap_or_default(),
-            name: self.name.get(row)?.unwrap_or_default().to_owned(),
-            kind: self.kind.value(row),
-            start_time_unix_nano: start,
-            end_time_unix_nano: start.wrapping_add(self.duration.value(row) as u64),
-            attributes: self.span_attributes(row)?,
-            dropped_attributes_count: optional(self.dropped_attributes_count, row).unwrap_or_default(),
-            events: self
-                .events
-                .of(row)?
-                .map(|index| self.events.elements.event(index, start))
-                .collect::<Result<_, _>>()?,
-            dropped_events_count: optional(self.dropped_events_count, row).unwrap_or_default(),
-            links: self.links.of(row)?.map(|index| self.links.elements.link(index)).collect::<Result<_, _>>()?,
-            dropped_links_count: optional(self.dropped_links_count, row).unwrap_or_default(),
-            status,
-        };
         Ok(DecodedRow {
             trace_id,
             nested_left: self.nested_left.value(row),
@@ -227,40 +206,81 @@ impl<'a> RowColumns<'a> {
             scope: self.scope.value(row),
             resource_spans: optional(self.resource_spans, row).unwrap_or(scope_spans),
             scope_spans,
-            span,
+            span_id,
+            span: self.span(row, trace_id, span_id, parent)?,
         })
     }
 
-    fn span_attributes(&self, row: usize) -> Result<Vec<KeyValue>, Wrong> {
+    fn span(
+        &self,
+        row: usize,
+        trace_id: TraceId,
+        span_id: [u8; 8],
+        parent: Option<&[u8]>,
+    ) -> Result<MessageWriter, Wrong> {
+        let start = self.trace_start.value(row).wrapping_add(self.start_offset.value(row));
+        let mut span = MessageWriter::default();
+        span.bytes(field::TRACE_ID, &trace_id.0);
+        span.bytes(field::SPAN_ID, &span_id);
+        span.text(field::TRACE_STATE, self.trace_state.get(row)?);
+        span.text(field::NAME, self.name.get(row)?);
+        span.number(field::KIND, self.kind.value(row));
+        span.fixed64(field::START, start);
+        span.fixed64(field::END, start.wrapping_add(self.duration.value(row) as u64));
+        self.span_attributes(row, &mut span)?;
+        span.count(field::DROPPED_ATTRIBUTES_COUNT, optional(self.dropped_attributes_count, row));
+        for event in self.events.of(row)? {
+            span.message(field::EVENTS, |message| self.events.elements.event(event, start, message))?;
+        }
+        span.count(field::DROPPED_EVENTS_COUNT, optional(self.dropped_events_count, row));
+        for link in self.links.of(row)? {
+            span.message(field::LINKS, |message| self.links.elements.link(link, message))?;
+        }
+        span.count(field::DROPPED_LINKS_COUNT, optional(self.dropped_links_count, row));
+        if let Some(code) = optional(self.status_code, row) {
+            let message = self.status_message.get(row)?;
+            span.message(field::STATUS, |status| {
+                status.text(field::status::MESSAGE, message);
+                status.number(field::status::CODE, code);
+                Ok::<_, Wrong>(())
+            })?;
+        }
+        if let Some(flags) = optional(self.flags, row) {
+            span.fixed32(field::FLAGS, flags);
+        }
+        if let Some(parent) = parent.filter(|parent| !parent.is_empty()) {
+            span.bytes(field::PARENT_SPAN_ID, parent);
+        }
+        Ok(span)
+    }
+
+    fn span_attributes(&self, row: usize, span: &mut MessageWriter) -> Result<(), Wrong> {
         let mut in_list = self.attributes.of(row)?;
-        let promoted = |(key, values): &(&str, PromotedValues<'_>)| {
-            Ok::<_, Wrong>(values.get(row)?.map(|value| key_value(key, Some(AnyValue { value: Some(value) }))))
+        let in_order = |index, span: &mut MessageWriter| {
+            span.message(field::ATTRIBUTES, |message| self.attributes.elements.attribute(index, message))
         };
         let Some(order) = self.attribute_order.get(row)? else {
-            let mut attributes: Vec<_> =
-                self.promoted.iter().filter_map(|column| promoted(column).transpose()).collect::<Result<_, _>>()?;
-            attributes.reserve(in_list.len());
-            for index in in_list {
-                attributes.push(self.attributes.elements.attribute(index)?);
+            for (key, values) in &self.promoted {
+                values.write(row, key, span)?;
             }
-            return Ok(attributes);
+            return in_list.try_for_each(|index| in_order(index, span));
         };
-        let attributes: Vec<_> = order
-            .iter()
-            .map(|place| {
-                let found = match *place {
-                    ORDER_OF_LIST => {
-                        in_list.next().map(|index| self.attributes.elements.attribute(index)).transpose()?
-                    }
-                    number => self.promoted.get(usize::from(number)).map(promoted).transpose()?.flatten(),
-                };
-                found.ok_or_else(|| "attribute_order names an attribute that is not there".to_owned())
-            })
-            .collect::<Result<_, Wrong>>()?;
+        for place in order {
+            let found = match *place {
+                ORDER_OF_LIST => in_list.next().map(|index| in_order(index, span)).transpose()?.is_some(),
+                number => match self.promoted.get(usize::from(number)) {
+                    Some((key, values)) => values.write(row, key, span)?,
+                    None => false,
+                },
+            };
+            if !found {
+                return Err("attribute_order names an attribute that is not there".to_owned());
+            }
+        }
         if !in_list.is_empty() {
             return Err("attribute_order leaves attributes out".to_owned());
         }
-        Ok(attributes)
+        Ok(())
     }
 }
 
@@ -272,12 +292,43 @@ enum PromotedValues<'a> {
 }
 
 impl PromotedValues<'_> {
-    fn get(&self, row: usize) -> Result<Option<Value>, Wrong> {
-        Ok(match self {
-            Self::String(values) => values.get(row)?.map(|text| Value::StringValue(text.to_owned())),
-            Self::Int(values) => optional(values, row).map(Value::IntValue),
-            Self::Double(values) => optional(values, row).map(Value::DoubleValue),
-            Self::Bool(values) => values.is_valid(row).then(|| Value::BoolValue(values.value(row))),
+    /// Writes the attribute of a row, if it is there; returns whether it is.
+    fn write(&self, row: usize, key: &str, span: &mut MessageWriter) -> Result<bool, Wrong> {
+        let value = match self {
+            Self::String(values) => values.get(row)?.map(Scalar::String),
+            Self::Int(values) => optional(values, row).map(Scalar::Int),
+            Self::Double(values) => optional(values, row).map(Scalar::Double),
+            Self::Bool(values) => values.is_valid(row).then(|| Scalar::Bool(values.value(row))),
+        };
+        let Some(value) = value else { return Ok(false) };
+        span.message(field::ATTRIBUTES, |attribute| {
+            attribute.text(field::attribute::KEY, Some(key));
+            value.write(attribute)
+        })?;
+        Ok(true)
+    }
+}
+
+/// A value that has a column for its type.
+#[derive(Clone, Copy)]
+enum Scalar<'a> {
+    String(&'a str),
+    Int(i64),
+    Double(f64),
+    Bool(bool),
+}
+
+impl Scalar<'_> {
+    /// Writes the value of an attribute.
+    fn write(self, attribute: &mut MessageWriter) -> Result<(), Wrong> {
+        attribute.message(field::attribute::VALUE, |any| {
+            match self {
+                Self::String(text) => any.bytes(field::any::STRING, text.as_bytes()),
+                Self::Int(int) => any.varint(field::any::INT, int as u64),
+                Self::Double(double) => any.fixed64(field::any::DOUBLE, double.to_bits()),
+                Self::Bool(truth) => any.varint(field::any::BOOL, truth.into()),
+            }
+            Ok(())
         })
     }
 }
@@ -304,28 +355,26 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    fn attribute(&self, index: usize) -> Result<KeyValue, Wrong> {
+    /// Writes an attribute.
+    fn attribute(&self, index: usize, message: &mut MessageWriter) -> Result<(), Wrong> {
         let key = self.key.get(index)?.unwrap_or_default();
-        let some = |value| Some(AnyValue { value: Some(value) });
-        let value = if let Some(text) = self.string.get(index)? {
-            some(Value::StringValue(text.to_owned()))
+        message.text(field::attribute::KEY, Some(key));
+        if let Some(text) = self.string.get(index)? {
+            Scalar::String(text).write(message)
         } else if let Some(int) = optional(self.int, index) {
-            some(Value::IntValue(int))
+            Scalar::Int(int).write(message)
         } else if let Some(double) = optional(self.double, index) {
-            some(Value::DoubleValue(double))
+            Scalar::Double(double).write(message)
         } else if self.bool.is_valid(index) {
-            some(Value::BoolValue(self.bool.value(index)))
+            Scalar::Bool(self.bool.value(index)).write(message)
         } else if let Some(other) = self.other.get(index)? {
-            Some(AnyValue::decode(other).map_err(|error| format!("attribute {key:?}: {error}"))?)
+            AnyValue::decode(other).map_err(|error| format!("attribute {key:?}: {error}"))?;
+            message.bytes(field::attribute::VALUE, other);
+            Ok(())
         } else {
-            None
-        };
-        Ok(key_value(key, value))
+            Ok(())
+        }
     }
-}
-
-fn key_value(key: &str, value: Option<AnyValue>) -> KeyValue {
-    KeyValue { key: key.to_owned(), value, key_strindex: 0 }
 }
 
 struct Events<'a> {
@@ -345,13 +394,14 @@ impl<'a> Events<'a> {
         })
     }
 
-    fn event(&self, index: usize, span_start_ns: u64) -> Result<Event, Wrong> {
-        Ok(Event {
-            time_unix_nano: span_start_ns.wrapping_add(self.time_offset.value(index) as u64),
-            name: self.name.get(index)?.unwrap_or_default().to_owned(),
-            attributes: self.attributes.all(index)?,
-            dropped_attributes_count: optional(self.dropped_attributes_count, index).unwrap_or_default(),
-        })
+    /// Writes an event.
+    fn event(&self, index: usize, span_start_ns: u64, message: &mut MessageWriter) -> Result<(), Wrong> {
+        message.fixed64(field::event::TIME, span_start_ns.wrapping_add(self.time_offset.value(index) as u64));
+        message.text(field::event::NAME, self.name.get(index)?);
+        self.attributes.write(index, field::event::ATTRIBUTES, message)?;
+        let dropped = optional(self.dropped_attributes_count, index);
+        message.count(field::event::DROPPED_ATTRIBUTES_COUNT, dropped);
+        Ok(())
     }
 }
 
@@ -376,15 +426,18 @@ impl<'a> Links<'a> {
         })
     }
 
-    fn link(&self, index: usize) -> Result<Link, Wrong> {
-        Ok(Link {
-            trace_id: self.trace_id.get(index)?.unwrap_or_default().to_vec(),
-            span_id: self.span_id.get(index)?.unwrap_or_default().to_vec(),
-            trace_state: self.trace_state.get(index)?.unwrap_or_default().to_owned(),
-            attributes: self.attributes.all(index)?,
-            dropped_attributes_count: optional(self.dropped_attributes_count, index).unwrap_or_default(),
-            flags: optional(self.flags, index).unwrap_or_default(),
-        })
+    /// Writes a link.
+    fn link(&self, index: usize, message: &mut MessageWriter) -> Result<(), Wrong> {
+        message.bytes(field::link::TRACE_ID, self.trace_id.get(index)?.unwrap_or_default());
+        message.bytes(field::link::SPAN_ID, self.span_id.get(index)?.unwrap_or_default());
+        message.text(field::link::TRACE_STATE, self.trace_state.get(index)?);
+        self.attributes.write(index, field::link::ATTRIBUTES, message)?;
+        let dropped = optional(self.dropped_attributes_count, index);
+        message.count(field::link::DROPPED_ATTRIBUTES_COUNT, dropped);
+        if let Some(flags) = optional(self.flags, index) {
+            message.fixed32(field::link::FLAGS, flags);
+        }
+        Ok(())
     }
 }
 
@@ -478,8 +531,10 @@ impl<T> Lists<'_, T> {
 }
 
 impl Lists<'_, Attributes<'_>> {
-    fn all(&self, row: usize) -> Result<Vec<KeyValue>, Wrong> {
-        self.of(row)?.map(|index| self.elements.attribute(index)).collect()
+    /// Writes the attributes of an event or a link.
+    fn write(&self, row: usize, number: u8, message: &mut MessageWriter) -> Result<(), Wrong> {
+        let mut elements = self.of(row)?;
+        elements.try_for_each(|index| message.message(number, |attribute| self.elements.attribute(index, attribute)))
     }
 }
 

@@ -84,7 +84,7 @@ impl Block {
                 return Err(damaged("trace ids are not in order"));
             }
             traces += 1;
-            spans += trace.span_count as u64;
+            spans += trace.spans.len() as u64;
         }
         if (traces, spans) != (self.summary().traces, self.summary().spans) {
             return Err(damaged("it has not as many traces as its summary says"));

@@ -132,7 +132,7 @@ impl<'a> BlockWriter<'a> {
             .iter()
             .map(|(_, span)| {
                 let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
-                span.span_id.as_slice().try_into().map_err(wrong)
+                span.span_id.try_into().map_err(wrong)
             })
             .collect::<Result<_, _>>()?;
         let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
@@ -144,11 +144,12 @@ impl<'a> BlockWriter<'a> {
         let trace_end_ns = ends.clone().max().unwrap_or_default();
         let latest = starts.zip(ends).map(|(start, end)| start.max(end)).max().unwrap_or_default();
 
+        let decoded: Vec<_> = spans.iter().map(|(_, span)| span.decode()).collect();
         let mut rows: Vec<Row<'_>> = Vec::with_capacity(spans.len());
         let mut batch_before: Option<&Arc<Batch>> = None;
         let mut numbers = None;
-        for ((((batch, span), span_id), nested), (resource_spans, scope_spans)) in
-            spans.into_iter().zip(ids).zip(nested).zip(places)
+        for (((((batch, _), span_id), nested), (resource_spans, scope_spans)), span) in
+            spans.into_iter().zip(ids).zip(nested).zip(places).zip(&decoded)
         {
             if batch_before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
                 batch_before = Some(batch);
@@ -259,12 +260,12 @@ pub fn write_block(
     new: NewBlock,
     traces: &[Arc<Trace>],
 ) -> Result<(BlockSummary, Filter), BlockError> {
-    let spans: usize = traces.iter().map(|trace| trace.span_count).sum();
+    let spans: usize = traces.iter().map(|trace| trace.spans.len()).sum();
     let (mut counts, mut sampled) = (AttributeCounts::default(), 0);
     // Ids are random, so every n-th trace is as good a sample as any.
     for trace in traces.iter().step_by(spans.div_ceil(SAMPLED_SPANS).max(1)) {
         counts.observe(trace);
-        sampled += trace.span_count as u64;
+        sampled += trace.spans.len() as u64;
     }
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
     traces.iter().try_for_each(|trace| writer.push(trace))?;

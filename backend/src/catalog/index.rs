@@ -6,16 +6,25 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use prost::Message;
 
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
-use crate::live::{Batch, is_root};
+use crate::live::{Batch, Trace, TraceSpan};
+use crate::otlp::{AttributeRef, Attributes, SpanRef, Text, ValueRef};
 use crate::telemetry::CatalogMetrics;
 
 /// Longest name and longest value that are indexed, bytes.
 const INDEXED_BYTES: usize = 1024;
+
+/// Tags that were seen last, of which most seen next are.
+const RECENT: usize = 1 << 13;
+
+/// When so many values of a name were over its limit,
+const MANY_OVER: u64 = 1_000;
+
+/// of those that come then one in so many is looked at: most are as little known.
+const LOOKED_AT: u64 = 16;
 
 const ALL: IndexLimits = IndexLimits { names: u32::MAX, values: u32::MAX, all_values: usize::MAX };
 
@@ -53,11 +62,29 @@ struct Known {
     scopes: HashMap<u64, u32, Passed>,
     names: HashMap<u64, Name, Passed>,
     values: HashMap<u64, Hours, Passed>,
+    recent: Recent,
 }
 
 struct Name {
     hours: Hours,
     values: u32,
+    /// Values that were over the limit.
+    over: u64,
+}
+
+/// Hashes of tags that are in the index, each with its hour, as they were encoded: small enough for a processor's cache.
+struct Recent(Box<[u64]>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(vec![0; RECENT].into())
+    }
+}
+
+impl Recent {
+    fn place(&mut self, hash: u64) -> Option<&mut u64> {
+        self.0.get_mut(hash as usize % RECENT)
+    }
 }
 
 impl TagIndex {
@@ -77,27 +104,23 @@ impl TagIndex {
         &self.store
     }
 
-    /// The tags of these batches that the catalog does not know yet, or not for this time; hand them to
-    /// [`Self::record`].
-    pub fn observe<'a>(&self, tenant: &str, batches: impl IntoIterator<Item = &'a Batch>) -> Vec<Seen> {
-        let mut fresh = Vec::new();
-        let mut known = self.known();
-        let mut previous = None;
-        for batch in batches {
-            for_each_tag(batch, previous, &mut |tag| {
-                let noted = known.note(&self.hasher, self.limits, tenant, &tag);
-                match noted.value {
-                    ValueNoted::Indexed => {}
-                    ValueNoted::OverLimit => _ = self.metrics.over_limit.inc(),
-                    ValueNoted::TooLong => _ = self.metrics.too_long.inc(),
-                }
-                if noted.fresh {
-                    fresh.push(tag.to_seen(matches!(noted.value, ValueNoted::Indexed)));
-                }
-            });
-            previous = Some(batch);
+    /// The tags of these traces that the catalog does not know yet, or not for this time; hand them to [`Self::record`].
+    pub fn observe<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Vec<Seen> {
+        let known = self.known();
+        let owner = self.hasher.hash_one(tenant);
+        let mut observer = Observer { index: self, tenant, owner, known, fresh: Vec::new() };
+        let mut before: Option<(&Batch, Hours)> = None;
+        for TraceSpan { batch, bytes } in traces.into_iter().flat_map(|trace| &trace.spans) {
+            let span = SpanRef::parse(bytes);
+            let hours = Hours::of_nanos(span.start_time_unix_nano);
+            // Spans of one request share these.
+            if before.is_none_or(|(before, of)| !std::ptr::eq(before, &raw const **batch) || of != hours) {
+                observer.batch(batch, hours);
+                before = Some((batch, hours));
+            }
+            observer.span(batch, &span, hours);
         }
-        fresh
+        observer.fresh
     }
 
     /// Writes what [`Self::observe`] found. Blocks.
@@ -161,12 +184,6 @@ impl Known {
         let too_long = matches!(tag.value, Some(Borrowed::String(text)) if text.len() > INDEXED_BYTES);
         let value = tag.value.filter(|_| !too_long);
         let value_key = value.map(|value| hasher.hash_one((tenant, tag.scope, tag.name, value)));
-        // Almost every tag ends here. Hours of a value are hours of its name too.
-        if let Some(hours) = value_key.and_then(|key| self.values.get(&key))
-            && hours.contains(tag.hours)
-        {
-            return Noted { fresh: false, value: ValueNoted::Indexed };
-        }
         let mut fresh = false;
         let name = match self.names.entry(hasher.hash_one((tenant, tag.scope, tag.name))) {
             Entry::Occupied(name) => {
@@ -181,17 +198,24 @@ impl Known {
                 }
                 *names += 1;
                 fresh = true;
-                vacant.insert(Name { hours: tag.hours, values: 0 })
+                vacant.insert(Name { hours: tag.hours, values: 0, over: 0 })
             }
         };
         if too_long {
             return Noted { fresh, value: ValueNoted::TooLong };
+        }
+        if name.over >= MANY_OVER {
+            name.over += 1;
+            if !name.over.is_multiple_of(LOOKED_AT) {
+                return Noted { fresh, value: ValueNoted::OverLimit };
+            }
         }
         let full = self.values.len() >= limits.all_values || name.values >= limits.values;
         let Some(value_key) = value_key else { return Noted { fresh, value: ValueNoted::Indexed } };
         match self.values.entry(value_key) {
             Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
             Entry::Vacant(_) if full => {
+                name.over += 1;
                 return Noted { fresh, value: ValueNoted::OverLimit };
             }
             Entry::Vacant(vacant) => {
@@ -254,66 +278,125 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// Every tag of a batch; what it shares with `previous` is left out.
-fn for_each_tag(batch: &Batch, previous: Option<&Batch>, note: &mut impl FnMut(Tag<'_>)) {
-    let span_hours = |span: &Span| Hours::of_nanos(span.start_time_unix_nano);
-    let Some(hours) = batch.spans.iter().map(span_hours).reduce(Hours::union) else { return };
-    if !previous.is_some_and(|previous| Arc::ptr_eq(&previous.resource, &batch.resource)) {
-        attributes(Scope::Resource, &batch.resource.attributes, hours, note);
-    }
-    if !previous.is_some_and(|previous| Arc::ptr_eq(&previous.scope, &batch.scope)) {
-        attributes(Scope::Instrumentation, &batch.scope.attributes, hours, note);
-        intrinsic("instrumentation:name", &batch.scope.name, hours, note);
-        intrinsic("instrumentation:version", &batch.scope.version, hours, note);
-    }
-    for span in &batch.spans {
-        let hours = span_hours(span);
-        attributes(Scope::Span, &span.attributes, hours, note);
-        intrinsic("name", &span.name, hours, note);
-        if let Some(status) = &span.status {
-            intrinsic("statusMessage", &status.message, hours, note);
-        }
-        if is_root(span) {
-            intrinsic("rootName", &span.name, hours, note);
-            intrinsic("rootServiceName", batch.service_name().unwrap_or_default(), hours, note);
-        }
-        for event in &span.events {
-            attributes(Scope::Event, &event.attributes, hours, note);
-            intrinsic("event:name", &event.name, hours, note);
-        }
-        for link in &span.links {
-            attributes(Scope::Link, &link.attributes, hours, note);
-        }
-    }
+/// Passes tags on to what is known; those that are not come out.
+struct Observer<'i> {
+    index: &'i TagIndex,
+    tenant: &'i str,
+    /// Hash of the tenant.
+    owner: u64,
+    known: MutexGuard<'i, Known>,
+    fresh: Vec<Seen>,
 }
 
-fn intrinsic(name: &'static str, value: &str, hours: Hours, note: &mut impl FnMut(Tag<'_>)) {
-    if !value.is_empty() {
-        note(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours });
+impl Observer<'_> {
+    fn batch(&mut self, batch: &Batch, hours: Hours) {
+        self.messages(Scope::Resource, &batch.resource.attributes, hours);
+        self.messages(Scope::Instrumentation, &batch.scope.attributes, hours);
+        self.intrinsic("instrumentation:name", batch.scope.name.as_bytes(), hours);
+        self.intrinsic("instrumentation:version", batch.scope.version.as_bytes(), hours);
     }
-}
 
-fn attributes(scope: Scope, attributes: &[KeyValue], hours: Hours, note: &mut impl FnMut(Tag<'_>)) {
-    for KeyValue { key: name, value, .. } in attributes {
-        match value.as_ref().and_then(|value| value.value.as_ref()) {
-            Some(Value::ArrayValue(array)) if !array.values.is_empty() => {
-                for element in &array.values {
-                    note(Tag { scope, name, value: scalar(element), hours });
+    fn span(&mut self, batch: &Batch, span: &SpanRef<'_>, hours: Hours) {
+        self.attributes(Scope::Span, span.attributes(), hours);
+        self.intrinsic("name", span.name.as_bytes(), hours);
+        if let Some(status) = span.status {
+            self.intrinsic("statusMessage", status.message.as_bytes(), hours);
+        }
+        if span.is_root() {
+            self.intrinsic("rootName", span.name.as_bytes(), hours);
+            self.intrinsic("rootServiceName", batch.service_name().unwrap_or_default().as_bytes(), hours);
+        }
+        for event in span.events() {
+            self.attributes(Scope::Event, event.attributes(), hours);
+            self.intrinsic("event:name", event.name.as_bytes(), hours);
+        }
+        for link in span.links() {
+            self.attributes(Scope::Link, link.attributes(), hours);
+        }
+    }
+
+    fn intrinsic(&mut self, name: &'static str, value: &[u8], hours: Hours) {
+        if value.is_empty() {
+            return;
+        }
+        let hash = self.index.hasher.hash_one((self.owner, name, hours.first, value));
+        let value = Text::of_checked(value).as_str();
+        self.unless_recent(hash, |observer| {
+            observer.note(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
+        });
+    }
+
+    fn attributes(&mut self, scope: Scope, attributes: Attributes<'_>, hours: Hours) {
+        attributes.encoded().for_each(|attribute| self.attribute(scope, attribute, hours));
+    }
+
+    /// The same of messages.
+    fn messages(&mut self, scope: Scope, attributes: &[KeyValue], hours: Hours) {
+        attributes.iter().for_each(|attribute| self.attribute(scope, &attribute.encode_to_vec(), hours));
+    }
+
+    fn attribute(&mut self, scope: Scope, encoded: &[u8], hours: Hours) {
+        let hash = self.index.hasher.hash_one((self.owner, scope, hours.first, encoded));
+        self.unless_recent(hash, |observer| {
+            let AttributeRef { key, value } = AttributeRef::parse(encoded);
+            let name = key.as_str();
+            let mut all_known = true;
+            let mut note = |value| all_known &= observer.note(Tag { scope, name, value, hours });
+            match value {
+                Some(ValueRef::Array(array)) => {
+                    let mut is_empty = true;
+                    for element in array.elements() {
+                        is_empty = false;
+                        note(scalar(element));
+                    }
+                    if is_empty {
+                        note(None);
+                    }
                 }
+                value => note(value.and_then(scalar)),
             }
-            _ => note(Tag { scope, name, value: value.as_ref().and_then(scalar), hours }),
+            all_known
+        });
+    }
+
+    /// Looks at a tag unless it is one of those that were known last; `note` says whether it is known now.
+    #[inline]
+    fn unless_recent(&mut self, hash: u64, note: impl FnOnce(&mut Self) -> bool) {
+        if self.known.recent.place(hash).is_some_and(|place| *place == hash) {
+            return;
         }
+        if note(self)
+            && let Some(place) = self.known.recent.place(hash)
+        {
+            *place = hash;
+        }
+    }
+
+    /// Whether the tag is in the index now, value and all.
+    fn note(&mut self, tag: Tag<'_>) -> bool {
+        let TagIndex { hasher, limits, metrics, .. } = self.index;
+        let noted = self.known.note(hasher, *limits, self.tenant, &tag);
+        match noted.value {
+            ValueNoted::Indexed => {}
+            ValueNoted::OverLimit => _ = metrics.over_limit.inc(),
+            ValueNoted::TooLong => _ = metrics.too_long.inc(),
+        }
+        let is_indexed = matches!(noted.value, ValueNoted::Indexed);
+        if noted.fresh {
+            self.fresh.push(tag.to_seen(is_indexed));
+        }
+        is_indexed
     }
 }
 
 /// The value, if it is of a type that can be compared in queries.
-fn scalar(value: &AnyValue) -> Option<Borrowed<'_>> {
-    match value.value.as_ref()? {
-        Value::StringValue(text) => Some(Borrowed::String(text)),
-        Value::BoolValue(truth) => Some(Borrowed::Bool(*truth)),
-        Value::IntValue(number) => Some(Borrowed::Int(*number)),
-        Value::DoubleValue(number) => Some(Borrowed::Float(number.to_bits())),
-        Value::ArrayValue(_) | Value::KvlistValue(_) | Value::BytesValue(_) | Value::StringValueStrindex(_) => None,
+fn scalar(value: ValueRef<'_>) -> Option<Borrowed<'_>> {
+    match value {
+        ValueRef::String(text) => Some(Borrowed::String(text.as_str())),
+        ValueRef::Bool(truth) => Some(Borrowed::Bool(truth)),
+        ValueRef::Int(number) => Some(Borrowed::Int(number)),
+        ValueRef::Double(number) => Some(Borrowed::Float(number.to_bits())),
+        ValueRef::Array(_) | ValueRef::Other(_) | ValueRef::Empty => None,
     }
 }
 
@@ -343,12 +426,13 @@ impl Hasher for PassThrough {
 mod tests {
     use super::*;
     use crate::catalog::MemoryCatalog;
-    use crate::live::group;
+    use crate::live::group_message;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-    use opentelemetry_proto::tonic::common::v1::{ArrayValue, InstrumentationScope};
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, InstrumentationScope};
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status};
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
     const HOUR_NS: u64 = 3_600_000_000_000;
 
@@ -385,8 +469,7 @@ mod tests {
 
     /// Passes the spans through the index; returns how many tags the catalog had to be told.
     fn pass(index: &TagIndex, spans: Vec<Span>) -> usize {
-        let groups = group(request(spans));
-        let fresh = index.observe("t", groups.iter().map(|group| group.batch.as_ref()));
+        let fresh = index.observe("t", &group_message(&request(spans)));
         index.record("t", &fresh).unwrap();
         fresh.len()
     }

@@ -8,6 +8,7 @@ mod memory;
 mod opening;
 mod store;
 mod tag;
+mod values;
 mod watermark;
 
 pub use blocks::BlockCatalog;

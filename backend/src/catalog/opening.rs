@@ -21,7 +21,7 @@ use super::{CatalogError, blocks};
 use crate::telemetry::{CatalogMetrics, chain};
 
 /// Format of keys and values; a store with another one is built anew.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 
 pub(super) const KEY_FORMAT: &[u8] = b"format";
 
@@ -54,6 +54,7 @@ pub struct SledCatalog {
 /// What is in the store.
 #[derive(Debug)]
 pub(super) struct Trees {
+    pub(super) db: Db,
     pub(super) names: Tree,
     pub(super) values: Tree,
     pub(super) meta: Tree,
@@ -155,8 +156,9 @@ impl Trees {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::HighThroughput);
         let db: Db = config.open().map_err(CatalogError::Store)?;
         let tree = |name: &str| db.open_tree(name).map_err(CatalogError::Store);
-        let trees =
-            Self { names: tree("names")?, values: tree("values")?, meta: tree("meta")?, shared: tree(blocks::TREE)? };
+        let (names, values) = (tree("names")?, tree("values")?);
+        let (meta, shared) = (tree("meta")?, tree(blocks::TREE)?);
+        let trees = Self { db, names, values, meta, shared };
         match trees.meta.get(KEY_FORMAT).map_err(CatalogError::Store)? {
             Some(format) if format == FORMAT => {}
             Some(format) => return Err(malformed("meta", &format)),

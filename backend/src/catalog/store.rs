@@ -1,23 +1,33 @@
 //! The catalog in sled; `docs/format/catalog.md` says what is in it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
-use sled::{IVec, Tree};
+use sled::{Batch, IVec, Tree};
 
-use super::opening::SledCatalog;
+use super::opening::{SledCatalog, Trees};
+use super::values::{self, Values};
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
 
 const KEY_CHECKPOINT: &[u8] = b"checkpoint";
 
 impl Catalog for SledCatalog {
     fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError> {
+        // What came together of one name is one entry: a store has many values of few names.
+        let mut by_name: BTreeMap<Vec<u8>, (Hours, Vec<u8>)> = BTreeMap::new();
+        for Seen { scope, name, value, hours } in seen {
+            let (all_hours, values) = by_name.entry(name_key(tenant, *scope, name)).or_insert((*hours, Vec::new()));
+            *all_hours = all_hours.union(*hours);
+            if let Some(value) = value {
+                values::push(values, value, *hours);
+            }
+        }
         self.with(|trees| {
-            for Seen { scope, name, value, hours } in seen {
-                let name_key = name_key(tenant, *scope, name);
-                if let Some(value) = value {
-                    merge(&trees.values, &value_key(&name_key, value), *hours)?;
+            for (name_key, (hours, values)) in &by_name {
+                if !values.is_empty() {
+                    trees.values.insert(trees.next_key(name_key)?, &**values).map_err(CatalogError::Store)?;
                 }
-                merge(&trees.names, &name_key, *hours)?;
+                merge(&trees.names, name_key, *hours)?;
             }
             Ok(())
         })
@@ -55,17 +65,14 @@ impl Catalog for SledCatalog {
     ) -> Result<Vec<TagValue>, CatalogError> {
         let prefix = name_key(tenant, scope, name);
         self.with(|trees| {
-            let mut values = Vec::new();
+            let mut found = Values::new();
             for entry in trees.values.scan_prefix(&prefix) {
-                let (key, hours) = entry.map_err(CatalogError::Store)?;
-                if is_within(&hours, within, "values")? {
-                    let value = key.get(prefix.len()..).and_then(parse_value);
-                    values.push(value.ok_or_else(|| malformed("values", &key))?);
-                }
+                let (_, entry) = entry.map_err(CatalogError::Store)?;
+                values::merge_into(&mut found, &entry).ok_or_else(|| malformed("values", &entry))?;
             }
-            values.sort_unstable();
-            values.truncate(limit);
-            Ok(values)
+            let in_time = |hours: &Hours| within.is_none_or(|within| within.intersects(*hours));
+            let values = found.into_iter().filter(|(_, hours)| in_time(hours)).map(|(value, _)| value);
+            Ok(values.take(limit).collect())
         })
     }
 
@@ -73,17 +80,19 @@ impl Catalog for SledCatalog {
         // What was visited before a failure is visited again; who visits must not mind.
         let visit = RefCell::new(visit);
         self.with(|trees| {
-            for (tree, of) in [(&trees.names, "names"), (&trees.values, "values")] {
-                for entry in tree {
-                    let (key, hours) = entry.map_err(CatalogError::Store)?;
-                    let hours = parse_hours(&hours).ok_or_else(|| malformed(of, &hours))?;
-                    let NameKey { tenant, scope, name, rest } =
-                        NameKey::parse(&key).ok_or_else(|| malformed(of, &key))?;
-                    let value = match rest {
-                        [] => None,
-                        rest => Some(parse_value(rest).ok_or_else(|| malformed(of, &key))?),
-                    };
-                    visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value, hours });
+            for entry in &trees.names {
+                let (key, hours) = entry.map_err(CatalogError::Store)?;
+                let hours = parse_hours(&hours).ok_or_else(|| malformed("names", &hours))?;
+                let NameKey { tenant, scope, name } = NameKey::parse(&key).ok_or_else(|| malformed("names", &key))?;
+                visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value: None, hours });
+            }
+            for entry in &trees.values {
+                let (key, entry) = entry.map_err(CatalogError::Store)?;
+                let NameKey { tenant, scope, name } = NameKey::parse(&key).ok_or_else(|| malformed("values", &key))?;
+                let mut found = Values::new();
+                values::merge_into(&mut found, &entry).ok_or_else(|| malformed("values", &entry))?;
+                for (value, hours) in found {
+                    visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value: Some(value), hours });
                 }
             }
             Ok(())
@@ -93,15 +102,14 @@ impl Catalog for SledCatalog {
     fn prune(&self, before: u32) -> Result<u64, CatalogError> {
         self.with(|trees| {
             let mut removed = 0;
-            for (tree, of) in [(&trees.names, "names"), (&trees.values, "values")] {
-                for entry in tree {
-                    let (key, stored) = entry.map_err(CatalogError::Store)?;
-                    let hours = parse_hours(&stored).ok_or_else(|| malformed(of, &stored))?;
-                    if hours.last < before {
-                        // Unless it has been seen again meanwhile.
-                        let swapped = tree.compare_and_swap(&key, Some(&stored), None::<&[u8]>);
-                        removed += u64::from(swapped.map_err(CatalogError::Store)?.is_ok());
-                    }
+            for entry in &trees.names {
+                let (key, stored) = entry.map_err(CatalogError::Store)?;
+                removed += trees.prune_values(&key, before)?;
+                let hours = parse_hours(&stored).ok_or_else(|| malformed("names", &stored))?;
+                if hours.last < before {
+                    // Unless it has been seen again meanwhile.
+                    let swapped = trees.names.compare_and_swap(&key, Some(&stored), None::<&[u8]>);
+                    removed += u64::from(swapped.map_err(CatalogError::Store)?.is_ok());
                 }
             }
             Ok(removed)
@@ -130,11 +138,48 @@ impl Catalog for SledCatalog {
     }
 }
 
+impl Trees {
+    /// A key for another entry of values of a name.
+    fn next_key(&self, name_key: &[u8]) -> Result<Vec<u8>, CatalogError> {
+        let number = self.db.generate_id().map_err(CatalogError::Store)?;
+        Ok([name_key, &number.to_be_bytes()].concat())
+    }
+
+    /// Brings the values of a name together that were put one after the other, without those last seen before an hour;
+    /// returns how many these are.
+    fn prune_values(&self, name_key: &[u8], before: u32) -> Result<u64, CatalogError> {
+        let (mut found, mut entries) = (Values::new(), Batch::default());
+        let mut count = 0;
+        for entry in self.values.scan_prefix(name_key) {
+            let (key, entry) = entry.map_err(CatalogError::Store)?;
+            values::merge_into(&mut found, &entry).ok_or_else(|| malformed("values", &entry))?;
+            // What is put meanwhile has a key of its own and stays.
+            entries.remove(key);
+            count += 1;
+        }
+        let held = found.len();
+        found.retain(|_, hours| hours.last >= before);
+        let removed = held - found.len();
+        let merged = values::encode(&found);
+        if removed > 0 || count > merged.len() {
+            for entry in merged {
+                entries.insert(self.next_key(name_key)?, entry);
+            }
+            self.values.apply_batch(entries).map_err(CatalogError::Store)?;
+        }
+        Ok(removed as u64)
+    }
+}
+
 pub(super) fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
     CatalogError::Malformed { tree, entry: entry.to_vec() }
 }
 
 fn merge(tree: &Tree, key: &[u8], hours: Hours) -> Result<(), CatalogError> {
+    let stored = tree.get(key).map_err(CatalogError::Store)?;
+    if stored.as_deref().and_then(parse_hours).is_some_and(|stored| stored.contains(hours)) {
+        return Ok(());
+    }
     let merged = tree.update_and_fetch(key, |old| {
         let hours = old.and_then(parse_hours).map_or(hours, |old| old.union(hours));
         Some(encode_hours(hours))
@@ -154,7 +199,6 @@ struct NameKey<'a> {
     tenant: &'a str,
     scope: Scope,
     name: &'a str,
-    rest: &'a [u8],
 }
 
 impl<'a> NameKey<'a> {
@@ -163,10 +207,10 @@ impl<'a> NameKey<'a> {
         let (tenant, rest) = rest.split_at_checked(usize::from(*len))?;
         let (scope, rest) = rest.split_first()?;
         let (len, rest) = rest.split_first_chunk()?;
-        let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        let (name, _) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         let [tenant, name] = [tenant, name].map(std::str::from_utf8);
         let scope = Scope::ALL.into_iter().find(|known| scope_code(*known) == *scope)?;
-        Some(Self { tenant: tenant.ok()?, scope, name: name.ok()?, rest })
+        Some(Self { tenant: tenant.ok()?, scope, name: name.ok()? })
     }
 }
 
@@ -196,46 +240,11 @@ fn name_key(tenant: &str, scope: Scope, name: &str) -> Vec<u8> {
     key
 }
 
-fn value_key(name_key: &[u8], value: &TagValue) -> Vec<u8> {
-    let mut key = name_key.to_vec();
-    match value {
-        TagValue::String(text) => {
-            key.push(b's');
-            key.extend_from_slice(text.as_bytes());
-        }
-        TagValue::Int(number) => {
-            key.push(b'i');
-            key.extend_from_slice(&number.to_be_bytes());
-        }
-        TagValue::Float(number) => {
-            key.push(b'f');
-            key.extend_from_slice(&number.to_be_bytes());
-        }
-        TagValue::Bool(truth) => key.extend_from_slice(&[b'b', u8::from(*truth)]),
-    }
-    key
-}
-
-fn parse_value(bytes: &[u8]) -> Option<TagValue> {
-    let (kind, value) = bytes.split_first()?;
-    match kind {
-        b's' => Some(TagValue::String(std::str::from_utf8(value).ok()?.to_owned())),
-        b'i' => Some(TagValue::Int(i64::from_be_bytes(value.try_into().ok()?))),
-        b'f' => Some(TagValue::Float(f64::from_be_bytes(value.try_into().ok()?))),
-        b'b' => match value {
-            [0] => Some(TagValue::Bool(false)),
-            [1] => Some(TagValue::Bool(true)),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn encode_hours(hours: Hours) -> Vec<u8> {
+pub(super) fn encode_hours(hours: Hours) -> Vec<u8> {
     [hours.first.to_be_bytes(), hours.last.to_be_bytes()].concat()
 }
 
-fn parse_hours(bytes: &[u8]) -> Option<Hours> {
+pub(super) fn parse_hours(bytes: &[u8]) -> Option<Hours> {
     let (first, last) = bytes.split_first_chunk()?;
     Some(Hours { first: u32::from_be_bytes(*first), last: u32::from_be_bytes(last.try_into().ok()?) })
 }
@@ -246,7 +255,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::super::opening::{KEY_FORMAT, Trees};
+    use super::super::opening::KEY_FORMAT;
     use super::*;
     use crate::catalog::MemoryCatalog;
     use crate::telemetry::CatalogMetrics;

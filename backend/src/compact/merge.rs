@@ -66,10 +66,8 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
             return Err(CompactError::Stopped);
         }
         fail_point!("compact::merging");
-        for later in &next {
-            trace.extend(later);
-        }
         combined += u64::from(!next.is_empty());
+        next.into_iter().for_each(|later| trace.extend(later));
         writer.push(&trace).map_err(failed)?;
         ids.push(trace.id);
     }
@@ -96,7 +94,7 @@ impl Input<'_> {
             let expected = summary.spans;
             return if *spans == expected { Ok(None) } else { Err(damaged(format!("{spans} spans of {expected}"))) };
         };
-        *spans += trace.span_count as u64;
+        *spans += trace.spans.len() as u64;
         match last {
             Some(last) if trace.id <= last => Err(damaged(format!("trace {} comes after trace {last}", trace.id))),
             _ => Ok(Some(trace)),

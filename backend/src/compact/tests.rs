@@ -14,7 +14,7 @@ use crate::block::{Block, BlockSummary, NewBlock, write_block};
 use crate::blocks::{Added, Blocks, BlocksConfig, Change, Sweep, WriterId};
 use crate::catalog::MemoryCatalog;
 use crate::config::{ByteSize, CompactionConfig, RetentionConfig};
-use crate::live::{Trace, TraceId};
+use crate::live::{Trace, TraceId, TraceSpan};
 use crate::query::distinct_spans;
 use crate::query::fixture::{EPOCH, attributes, int, service, span, text, trace};
 use crate::store::memory::{Fault, Operation};
@@ -84,7 +84,7 @@ fn spans(blocks: &Blocks) -> BTreeMap<(TraceId, u8), usize> {
         let block = Block::open(Arc::clone(blocks.store()), &entry.summary).unwrap();
         for trace in block.traces() {
             let trace = trace.unwrap();
-            for span in trace.batches.iter().flat_map(|batch| &batch.spans) {
+            for span in trace.spans.iter().map(TraceSpan::decode) {
                 *spans.entry((trace.id, span.span_id[7])).or_default() += 1;
             }
         }
@@ -150,7 +150,7 @@ fn fragments_come_in_the_order_in_which_they_were_received() {
     let merged = merge(blocks.store(), &job, BlockId::random(NOW), &GO_ON).unwrap();
     let block = Block::open(Arc::clone(blocks.store()), &merged.block.summary).unwrap();
     let trace = block.trace(&id(1)).unwrap().unwrap();
-    let order: Vec<u8> = trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| span.span_id[7]).collect();
+    let order: Vec<u8> = trace.spans.iter().map(TraceSpan::decode).map(|span| span.span_id[7]).collect();
     assert_eq!((order, merged.combined, merged.deduped), (vec![7, 1], 1, 0));
 }
 
@@ -159,7 +159,7 @@ fn contents(traces: &[Arc<Trace>]) -> BTreeMap<TraceId, Vec<Span>> {
     let mut contents: BTreeMap<TraceId, Vec<Span>> = BTreeMap::new();
     for trace in traces {
         for (_, span) in distinct_spans(trace) {
-            let mut span = span.clone();
+            let mut span = span.decode();
             span.attributes.sort_by(|a, b| a.key.cmp(&b.key));
             contents.entry(trace.id).or_default().push(span);
         }

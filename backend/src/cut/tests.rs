@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::Watermark;
-use crate::live::{Limits, LiveSet, TenantCut, Trace, group};
+use crate::live::{Limits, LiveSet, TenantCut, Trace, TraceSpan, group_message};
 use crate::telemetry::LiveMetrics;
 
 const POLICY: CutPolicy = CutPolicy {
@@ -53,7 +53,7 @@ impl BlockSink for Blocks {
 }
 
 fn numbers(trace: &Trace) -> Vec<u64> {
-    trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| u64::from(span.flags)).collect()
+    trace.spans.iter().map(TraceSpan::decode).map(|span| u64::from(span.flags)).collect()
 }
 
 struct Stage {
@@ -79,7 +79,7 @@ impl Stage {
         let span = Span { trace_id: vec![trace; 16], span_id: vec![1; 8], flags: sequence as u32, ..Span::default() };
         let scope = ScopeSpans { spans: vec![span], ..ScopeSpans::default() };
         let resource = ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() };
-        let batches = group(ExportTraceServiceRequest { resource_spans: vec![resource] });
+        let batches = group_message(&ExportTraceServiceRequest { resource_spans: vec![resource] });
         self.config.live.insert("t", batches, received_ns, sequence);
     }
 

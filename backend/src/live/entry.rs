@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::trace::{Batch, Trace, TraceId};
+use foldhash::quality::RandomState;
+
+use super::trace::{Trace, TraceId};
 
 /// Facts by which it is decided whether a trace leaves memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,13 +39,17 @@ pub(super) struct Entry {
 /// The traces of a shard, by tenant. No tenant is there without traces, no entry without a part.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) tenants: HashMap<Arc<str>, HashMap<TraceId, Entry>>,
+    pub(super) tenants: HashMap<Arc<str>, HashMap<TraceId, Entry, RandomState>>,
 }
 
 impl Part {
-    fn empty(id: TraceId) -> Self {
-        let trace = Arc::new(Trace::empty(id));
-        Self { trace, first_received_ns: u64::MAX, last_received_ns: 0, first_sequence: u64::MAX }
+    fn new(spans: Trace, received_ns: u64, sequence: u64) -> Self {
+        Self {
+            trace: Arc::new(spans),
+            first_received_ns: received_ns,
+            last_received_ns: received_ns,
+            first_sequence: sequence,
+        }
     }
 
     pub(super) fn life(&self) -> Life {
@@ -56,14 +62,14 @@ impl Part {
         }
     }
 
-    fn append(&mut self, batch: Arc<Batch>, bytes: usize, received_ns: u64, sequence: u64) {
-        Arc::make_mut(&mut self.trace).append(batch, bytes);
+    fn append(&mut self, spans: Trace, received_ns: u64, sequence: u64) {
+        Arc::make_mut(&mut self.trace).extend(spans);
         self.widen(received_ns, received_ns, sequence);
     }
 
     /// Adds what came later.
     pub(super) fn extend(&mut self, later: &Self) {
-        Arc::make_mut(&mut self.trace).extend(&later.trace);
+        Arc::make_mut(&mut self.trace).extend(Trace::clone(&later.trace));
         self.widen(later.first_received_ns, later.last_received_ns, later.first_sequence);
     }
 
@@ -80,7 +86,7 @@ impl Entry {
         match (&self.cutting, &self.live) {
             (Some(cutting), Some(live)) => {
                 let mut whole = Trace::clone(&cutting.trace);
-                whole.extend(&live.trace);
+                whole.extend(Trace::clone(&live.trace));
                 Some(Arc::new(whole))
             }
             (Some(part), None) | (None, Some(part)) => Some(Arc::clone(&part.trace)),
@@ -96,22 +102,18 @@ impl Entry {
 
 impl State {
     /// Returns whether the trace is new, and the bytes that it grew by.
-    pub(super) fn append(
-        &mut self,
-        tenant: &str,
-        id: TraceId,
-        batch: (Arc<Batch>, usize),
-        received_ns: u64,
-        sequence: u64,
-    ) -> (bool, usize) {
+    pub(super) fn append(&mut self, tenant: &str, spans: Trace, received_ns: u64, sequence: u64) -> (bool, usize) {
+        let id = spans.id;
         let traces = match self.tenants.get_mut(tenant) {
             Some(traces) => traces,
             None => self.tenants.entry(tenant.into()).or_default(),
         };
         let entry = traces.entry(id).or_default();
         let before = entry.bytes();
-        let part = entry.live.get_or_insert_with(|| Part::empty(id));
-        part.append(batch.0, batch.1, received_ns, sequence);
+        match &mut entry.live {
+            Some(part) => part.append(spans, received_ns, sequence),
+            None => entry.live = Some(Part::new(spans, received_ns, sequence)),
+        }
         (before == 0, entry.bytes() - before)
     }
 

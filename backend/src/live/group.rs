@@ -1,98 +1,92 @@
-//! From a request, sorted by sender, to batches, sorted by trace.
+//! From a request, sorted by sender, to the spans of each trace.
 
 use std::collections::HashMap;
-use std::mem::size_of;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use foldhash::fast::RandomState;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::{DecodeError, Message};
 
-use super::size;
-use super::trace::{Batch, TraceId};
+use super::trace::{Batch, Trace, TraceId};
+use crate::otlp::{Checked, Odd, ResourceSpansRef, ScopeSpansRef, SpanRef, check};
 
-/// The part of a request that belongs to one trace, one resource and one scope.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TraceBatch {
-    /// The trace.
-    pub id: TraceId,
-    /// Its spans.
-    pub batch: Arc<Batch>,
-    /// Estimate of the memory that the batch holds; what is shared with others is divided between them.
-    pub bytes: usize,
-}
-
-/// Splits a request by trace, in the order in which the traces appear.
+/// What a request brings of each trace, in the order in which the traces appear.
 ///
 /// Spans whose trace id is not 16 bytes long belong to no trace and are left out: `receive` has refused them before.
-pub fn group(request: ExportTraceServiceRequest) -> Vec<TraceBatch> {
-    let mut groups = Vec::new();
-    for ResourceSpans { resource, scope_spans, schema_url } in request.resource_spans {
-        let resource = resource.unwrap_or_default();
-        let first = groups.len();
-        let shared = size::resource(&resource);
+pub fn group(request: Checked<'_>) -> Vec<Trace> {
+    let mut groups = Groups::default();
+    for ResourceSpansRef { resource, schema_url, scope_spans } in request.resource_spans {
         let resource = Arc::new(resource);
-        let resource_schema_url: Arc<str> = schema_url.into();
-        for ScopeSpans { scope, spans, schema_url } in scope_spans {
-            let scope = scope.unwrap_or_default();
-            let first = groups.len();
-            let shared = size::scope(&scope);
-            let scope = Arc::new(scope);
-            let scope_schema_url: Arc<str> = schema_url.into();
-            groups.extend(by_trace(spans).into_iter().map(|(id, spans)| TraceBatch {
-                id,
-                bytes: size_of::<Batch>() + size::list(&spans, size::span),
-                batch: Arc::new(Batch {
-                    resource: Arc::clone(&resource),
-                    resource_schema_url: Arc::clone(&resource_schema_url),
-                    scope: Arc::clone(&scope),
-                    scope_schema_url: Arc::clone(&scope_schema_url),
-                    spans,
-                }),
-            }));
-            share(&mut groups, first, shared);
-        }
-        share(&mut groups, first, shared);
-    }
-    groups
-}
-
-/// The request that [`group`] would split into these batches.
-pub fn ungroup(groups: &[TraceBatch]) -> ExportTraceServiceRequest {
-    let resource_spans = groups.iter().map(|TraceBatch { batch, .. }| ResourceSpans {
-        resource: Some(Resource::clone(&batch.resource)),
-        scope_spans: vec![ScopeSpans {
-            scope: Some(InstrumentationScope::clone(&batch.scope)),
-            spans: batch.spans.clone(),
-            schema_url: batch.scope_schema_url.to_string(),
-        }],
-        schema_url: batch.resource_schema_url.to_string(),
-    });
-    ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
-}
-
-fn by_trace(spans: Vec<Span>) -> Vec<(TraceId, Vec<Span>)> {
-    let mut groups: Vec<(TraceId, Vec<Span>)> = Vec::new();
-    let mut index: HashMap<TraceId, usize> = HashMap::new();
-    for span in spans {
-        let Ok(id) = TraceId::try_from(span.trace_id.as_slice()) else { continue };
-        let position = *index.entry(id).or_insert_with(|| {
-            groups.push((id, Vec::new()));
-            groups.len() - 1
-        });
-        if let Some((_, group)) = groups.get_mut(position) {
-            group.push(span);
+        let resource_schema_url: Arc<str> = schema_url.as_str().into();
+        for (index, ScopeSpansRef { scope, schema_url, spans }) in scope_spans.into_iter().enumerate() {
+            let batch = Arc::new(Batch {
+                resource: Arc::clone(&resource),
+                resource_schema_url: Arc::clone(&resource_schema_url),
+                scope: Arc::new(scope),
+                scope_schema_url: schema_url.as_str().into(),
+            });
+            let memory = batch.memory(index == 0);
+            groups.add(&batch, memory, &spans);
         }
     }
-    groups
+    groups.traces
 }
 
-/// Divides `bytes` between the groups from `first` on.
-fn share(groups: &mut [TraceBatch], first: usize, bytes: usize) {
-    let Some(sharers) = groups.get_mut(first..) else { return };
-    let share = bytes.div_ceil(sharers.len().max(1));
-    for group in sharers {
-        group.bytes += share;
+/// The same of a message.
+pub fn group_message(request: &ExportTraceServiceRequest) -> Vec<Trace> {
+    // What prost encodes can be read in place, but for values that are nested deeper than it decodes itself.
+    check(&request.encode_to_vec()).map(group).unwrap_or_default()
+}
+
+/// The same of an encoded request, however it is written.
+pub fn group_encoded(request: &[u8]) -> Result<Vec<Trace>, DecodeError> {
+    match check(request) {
+        Ok(checked) => Ok(group(checked)),
+        Err(Odd) => ExportTraceServiceRequest::decode(request).map(|request| group_message(&request)),
     }
 }
+
+#[derive(Default)]
+struct Groups {
+    traces: Vec<Trace>,
+    by_id: HashMap<TraceId, usize, RandomState>,
+    /// For the spans of one batch: trace by trace, how long they are together, and who they are. Kept for their memory.
+    members: Vec<(usize, u32)>,
+}
+
+impl Groups {
+    fn add(&mut self, batch: &Arc<Batch>, memory: usize, spans: &[SpanRef<'_>]) {
+        self.members.clear();
+        for (number, span) in (0..).zip(spans) {
+            let Ok(id) = TraceId::try_from(span.trace_id) else { continue };
+            let traces = &mut self.traces;
+            let place = *self.by_id.entry(id).or_insert_with(|| {
+                traces.push(Trace::empty(id));
+                traces.len() - 1
+            });
+            self.members.push((place, number));
+        }
+        let Some(memory) = memory.checked_div(self.members.len()) else { return };
+        // By trace; within one, as they were sent.
+        self.members.sort_unstable();
+        for members in self.members.chunk_by(|a, b| a.0 == b.0) {
+            let of = |number: &u32| spans.get(*number as usize);
+            let Some(trace) = members.first().and_then(|(place, _)| self.traces.get_mut(*place)) else { continue };
+            // One allocation of its own for what a trace gets, so that no trace keeps the spans of others in memory.
+            let length = members.iter().filter_map(|(_, number)| of(number)).map(|span| span.as_bytes().len()).sum();
+            let mut joined = Vec::with_capacity(length);
+            members.iter().filter_map(|(_, number)| of(number)).for_each(|span| joined.extend(span.as_bytes()));
+            let mut rest = Bytes::from(joined);
+            trace.spans.reserve_exact(members.len());
+            for span in members.iter().filter_map(|(_, number)| of(number)) {
+                let bytes = rest.split_to(span.as_bytes().len());
+                trace.push(batch, bytes, span);
+            }
+            trace.bytes += memory * members.len() + ALLOCATIONS;
+        }
+    }
+}
+
+/// What the allocator takes for what a trace gets at once.
+const ALLOCATIONS: usize = 64;

@@ -14,6 +14,6 @@ mod trace;
 
 pub use cut::{Cut, TenantCut};
 pub use entry::Life;
-pub use group::{TraceBatch, group, ungroup};
+pub use group::{group, group_encoded, group_message};
 pub use set::{Limits, LiveSet, Room, Stats};
-pub use trace::{Batch, Root, Trace, TraceId, is_root};
+pub use trace::{Batch, Root, Trace, TraceId, TraceSpan};

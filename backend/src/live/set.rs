@@ -1,12 +1,13 @@
 //! The bounded map of live traces.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
+
 use super::entry::State;
-use super::group::TraceBatch;
 use super::trace::{Trace, TraceId};
 use crate::telemetry::LiveMetrics;
 
@@ -75,16 +76,16 @@ impl LiveSet {
             limits,
             metrics,
             shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             reserved: AtomicUsize::new(0),
             cutting: Mutex::new(()),
         }
     }
 
-    /// Keeps room for batches that are to be inserted; `None` if the bound forbids it until something has left. One
+    /// Keeps room for spans that are to be inserted; `None` if the bound forbids it until something has left. One
     /// request always has room when there is nothing else.
-    pub fn reserve(&self, batches: &[TraceBatch]) -> Option<Room<'_>> {
-        let bytes = batches.iter().map(|batch| batch.bytes + size_of::<Trace>()).sum();
+    pub fn reserve(&self, traces: &[Trace]) -> Option<Room<'_>> {
+        let bytes = traces.iter().map(|trace| trace.bytes).sum();
         let held = self.bytes() + self.reserved.fetch_add(bytes, Ordering::Relaxed);
         let room = Room { set: self, bytes };
         (held == 0 || held.saturating_add(bytes) <= self.limits.total_bytes).then_some(room)
@@ -99,9 +100,9 @@ impl LiveSet {
     ///
     /// `received_ns` is when the spans came, nanoseconds since the epoch; `sequence` is the number of their request in
     /// the log.
-    pub fn insert(&self, tenant: &str, batches: Vec<TraceBatch>, received_ns: u64, sequence: u64) {
-        for TraceBatch { id, batch, bytes } in batches {
-            let (created, bytes) = self.shard(&id).append(tenant, id, (batch, bytes), received_ns, sequence);
+    pub fn insert(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
+        for spans in traces {
+            let (created, bytes) = self.shard(&spans.id).append(tenant, spans, received_ns, sequence);
             self.metrics.bytes.inc_by(bytes as i64);
             if created {
                 self.metrics.traces.inc();

@@ -1,4 +1,4 @@
-//! Estimates of the memory that decoded OTLP values hold.
+//! Estimates of the memory that resources and scopes hold.
 //!
 //! They count what the values own on the heap, by the capacity of vectors, plus the allocator's share; so a bound on the
 //! sum of estimates is a bound on real memory, but for what the allocator keeps.
@@ -8,27 +8,12 @@ use std::mem::size_of;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, EntityRef, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::Span;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 
 /// What an allocator adds to each allocation: header and rounding.
 const ALLOCATION: usize = 16;
 
-/// Bytes that a span owns besides itself.
-pub(super) fn span(span: &Span) -> usize {
-    heap(span.trace_id.capacity())
-        + heap(span.span_id.capacity())
-        + heap(span.parent_span_id.capacity())
-        + heap(span.trace_state.capacity())
-        + heap(span.name.capacity())
-        + list(&span.attributes, key_value)
-        + list(&span.events, event)
-        + list(&span.links, link)
-        + span.status.as_ref().map_or(0, |status| heap(status.message.capacity()))
-}
-
 /// Bytes of a list and of what its elements own; `owned` says how much one owns besides itself.
-pub(super) fn list<T>(elements: &Vec<T>, owned: impl Fn(&T) -> usize) -> usize {
+fn list<T>(elements: &Vec<T>, owned: impl Fn(&T) -> usize) -> usize {
     heap(elements.capacity() * size_of::<T>()) + elements.iter().map(owned).sum::<usize>()
 }
 
@@ -43,17 +28,6 @@ pub(super) fn scope(scope: &InstrumentationScope) -> usize {
         + heap(scope.name.capacity())
         + heap(scope.version.capacity())
         + list(&scope.attributes, key_value)
-}
-
-fn event(event: &Event) -> usize {
-    heap(event.name.capacity()) + list(&event.attributes, key_value)
-}
-
-fn link(link: &Link) -> usize {
-    heap(link.trace_id.capacity())
-        + heap(link.span_id.capacity())
-        + heap(link.trace_state.capacity())
-        + list(&link.attributes, key_value)
 }
 
 fn entity_ref(entity: &EntityRef) -> usize {

@@ -44,7 +44,7 @@ fn request(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequest {
 }
 
 fn insert(set: &LiveSet, trace: u8, number: u8, start: u64) {
-    set.insert(TENANT, group(request("shop", vec![span(trace, number, start)])), start, start);
+    set.insert(TENANT, group_message(&request("shop", vec![span(trace, number, start)])), start, start);
 }
 
 fn ids(set: &LiveSet) -> Vec<u8> {
@@ -58,13 +58,13 @@ fn unbounded() -> LiveSet {
 #[test]
 fn a_trace_is_whole_however_its_spans_come() {
     let set = unbounded();
-    set.insert(TENANT, group(request("shop", vec![span(1, 1, 50), span(2, 1, 60), span(1, 2, 40)])), 0, 1);
+    set.insert(TENANT, group_message(&request("shop", vec![span(1, 1, 50), span(2, 1, 60), span(1, 2, 40)])), 0, 1);
     let root = Span { parent_span_id: Vec::new(), ..span(1, 3, 30) };
-    set.insert(TENANT, group(request("edge", vec![root])), 0, 2);
+    set.insert(TENANT, group_message(&request("edge", vec![root])), 0, 2);
     let trace = set.trace(TENANT, &id(1)).unwrap();
-    let spans: Vec<&str> = trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| span.name.as_str()).collect();
+    let spans: Vec<&str> = trace.spans.iter().map(|span| span.view().name.as_str()).collect();
     assert_eq!(spans, ["span 1", "span 2", "span 3"]);
-    assert_eq!((trace.start_ns, trace.end_ns, trace.span_count), (30, 60, 3));
+    assert_eq!((trace.start_ns, trace.end_ns, trace.spans.len()), (30, 60, 3));
     assert_eq!(trace.root, Some(Root { service_name: "edge".into(), span_name: "span 3".into(), start_ns: 30 }));
     assert_eq!(set.trace(TENANT, &id(2)).unwrap().root, None);
     assert_eq!(set.trace("other", &id(1)), None);
@@ -75,14 +75,15 @@ fn a_trace_is_whole_however_its_spans_come() {
 #[case::parent_of_zeros(vec![0; 8], true)]
 #[case::parent(vec![0, 0, 0, 0, 0, 0, 0, 1], false)]
 fn roots(#[case] parent_span_id: Vec<u8>, #[case] expected: bool) {
-    assert_eq!(is_root(&Span { parent_span_id, ..Span::default() }), expected);
+    let groups = group_message(&request("shop", vec![Span { parent_span_id, ..span(1, 1, 0) }]));
+    assert_eq!(groups[0].root.is_some(), expected);
 }
 
 #[test]
 fn the_earliest_of_several_roots_counts() {
     let set = unbounded();
     let root = |number, start| Span { parent_span_id: Vec::new(), ..span(1, number, start) };
-    set.insert(TENANT, group(request("shop", vec![root(1, 50), root(2, 20), root(3, 30)])), 0, 1);
+    set.insert(TENANT, group_message(&request("shop", vec![root(1, 50), root(2, 20), root(3, 30)])), 0, 1);
     assert_eq!(set.trace(TENANT, &id(1)).unwrap().root.as_ref().unwrap().start_ns, 20);
 }
 
@@ -101,8 +102,8 @@ fn a_reader_keeps_the_version_that_it_took() {
     insert(&set, 1, 1, 10);
     let before = set.trace(TENANT, &id(1)).unwrap();
     insert(&set, 1, 2, 20);
-    assert_eq!(before.span_count, 1);
-    assert_eq!(set.trace(TENANT, &id(1)).unwrap().span_count, 2);
+    assert_eq!(before.spans.len(), 1);
+    assert_eq!(set.trace(TENANT, &id(1)).unwrap().spans.len(), 2);
 }
 
 #[test]
@@ -130,11 +131,11 @@ fn late_spans_of_a_trace_that_is_being_cut_are_read_with_it_and_stay_when_it_goe
     insert(&set, 1, 2, 5);
     let trace = set.trace(TENANT, &id(1)).unwrap();
     assert_eq!(set.snapshot(TENANT), [Arc::clone(&trace)]);
-    assert_eq!((trace.span_count, trace.start_ns, trace.end_ns), (2, 5, 20));
-    assert_eq!(trace.batches[0].spans[0].span_id, [1; 8], "in the order of arrival");
+    assert_eq!((trace.spans.len(), trace.start_ns, trace.end_ns), (2, 5, 20));
+    assert_eq!(trace.spans[0].view().span_id, [1; 8], "in the order of arrival");
     cut.commit();
     let late = set.trace(TENANT, &id(1)).unwrap();
-    assert_eq!((late.span_count, late.start_ns, late.end_ns), (1, 5, 15));
+    assert_eq!((late.spans.len(), late.start_ns, late.end_ns), (1, 5, 15));
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn a_cut_that_fails_puts_everything_back_in_the_order_of_arrival() {
     let cut = set.cut(|_| true);
     insert(&set, 1, 2, 30);
     drop(cut);
-    let numbers = |trace: &Trace| trace.batches.iter().map(|batch| batch.spans[0].span_id[0]).collect::<Vec<_>>();
+    let numbers = |trace: &Trace| trace.spans.iter().map(|span| span.view().span_id[0]).collect::<Vec<_>>();
     assert_eq!(numbers(&set.trace(TENANT, &id(1)).unwrap()), [1, 2]);
     let again = set.cut(|_| true);
     let [cut] = again.tenants() else { panic!() };
@@ -158,7 +159,7 @@ fn the_first_number_in_the_log_is_that_of_what_is_not_being_cut() {
     let set = unbounded();
     assert_eq!(set.first_sequence(), None);
     for (trace, number) in [(1, 7), (2, 5), (1, 9)] {
-        set.insert(TENANT, group(request("shop", vec![span(trace, 1, 0)])), 0, number);
+        set.insert(TENANT, group_message(&request("shop", vec![span(trace, 1, 0)])), 0, number);
     }
     assert_eq!(set.first_sequence(), Some(5));
     let cut = set.cut(|life| life.first_sequence == 5);
@@ -169,8 +170,8 @@ fn the_first_number_in_the_log_is_that_of_what_is_not_being_cut() {
 
 #[test]
 fn memory_is_promised_only_as_far_as_it_reaches() {
-    let batches = group(request("shop", vec![span(1, 1, 0)]));
-    let one = batches[0].bytes + Trace::empty(id(1)).bytes;
+    let batches = group_message(&request("shop", vec![span(1, 1, 0)]));
+    let one = batches[0].bytes;
     let set = LiveSet::new(Limits { total_bytes: 3 * one, trace_bytes: usize::MAX });
     insert(&set, 1, 1, 0);
     let second = set.reserve(&batches).unwrap();
@@ -191,7 +192,7 @@ fn memory_is_promised_only_as_far_as_it_reaches() {
 #[test]
 fn a_request_larger_than_the_bound_has_room_when_nothing_else_is_there() {
     let set = LiveSet::new(Limits { total_bytes: 1, trace_bytes: usize::MAX });
-    let batches = group(request("shop", vec![span(1, 1, 0)]));
+    let batches = group_message(&request("shop", vec![span(1, 1, 0)]));
     let room = set.reserve(&batches).unwrap();
     assert!(set.reserve(&batches).is_none());
     drop(room);
@@ -203,10 +204,10 @@ fn a_request_larger_than_the_bound_has_room_when_nothing_else_is_there() {
 fn tenants_do_not_see_each_other() {
     let set = unbounded();
     for tenant in ["b", "a"] {
-        set.insert(tenant, group(request(tenant, vec![span(1, 1, 0)])), 0, 1);
+        set.insert(tenant, group_message(&request(tenant, vec![span(1, 1, 0)])), 0, 1);
     }
     assert_eq!(set.tenants().iter().map(|tenant| &**tenant).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(set.trace("a", &id(1)).unwrap().batches[0].service_name(), Some("a"));
+    assert_eq!(set.trace("a", &id(1)).unwrap().spans[0].batch.service_name(), Some("a"));
 }
 
 #[test]
@@ -220,19 +221,15 @@ fn the_room_of_a_trace_shrinks_with_what_it_holds() {
 
 #[test]
 fn groups_share_what_their_spans_share() {
-    let groups = group(request("shop", vec![span(1, 1, 0), span(2, 1, 0), span(1, 2, 0)]));
-    assert_eq!(
-        groups.iter().map(|group| (group.id, group.batch.spans.len())).collect::<Vec<_>>(),
-        [(id(1), 2), (id(2), 1)]
-    );
-    assert!(Arc::ptr_eq(&groups[0].batch.resource, &groups[1].batch.resource));
-    assert!(Arc::ptr_eq(&groups[0].batch.scope, &groups[1].batch.scope));
+    let groups = group_message(&request("shop", vec![span(1, 1, 0), span(2, 1, 0), span(1, 2, 0)]));
+    assert_eq!(groups.iter().map(|group| (group.id, group.spans.len())).collect::<Vec<_>>(), [(id(1), 2), (id(2), 1)]);
+    assert!(Arc::ptr_eq(&groups[0].spans[0].batch, &groups[1].spans[0].batch));
 }
 
 /// The estimate must be near what the allocator gives out; it is what bounds the memory.
 #[test]
 fn the_estimate_counts_every_part() {
-    let plain = group(request("shop", vec![span(1, 1, 0)]))[0].bytes;
+    let plain = group_message(&request("shop", vec![span(1, 1, 0)]))[0].bytes;
     let mut large = span(1, 1, 0);
     large.attributes = vec![KeyValue {
         key: "k".repeat(100),
@@ -244,21 +241,21 @@ fn the_estimate_counts_every_part() {
     large.links =
         vec![opentelemetry_proto::tonic::trace::v1::span::Link { trace_state: "l".repeat(100), ..Default::default() }];
     large.trace_state = "s".repeat(100);
-    let grown = group(request("shop", vec![large]))[0].bytes;
+    let grown = group_message(&request("shop", vec![large]))[0].bytes;
     assert!((1_400..2_000).contains(&(grown - plain)), "{}", grown - plain);
 }
 
 proptest! {
     #[test]
-    fn what_is_grouped_and_ungrouped_has_the_same_spans(traces in prop::collection::vec((1_u8..5, 1_u8..), 0..30)) {
+    fn groups_have_the_spans_that_came_in_their_order(traces in prop::collection::vec((1_u8..5, 1_u8..), 0..30)) {
         let spans: Vec<Span> = traces.iter().map(|(trace, number)| span(*trace, *number, 0)).collect();
-        let ungrouped = ungroup(&group(request("shop", spans.clone())));
+        let groups = group_message(&request("shop", spans.clone()));
         let mut expected = spans;
         expected.sort_by_key(|span| traces.iter().position(|(trace, _)| *trace == span.trace_id[0]));
-        let resources = ungrouped.resource_spans;
-        prop_assert!(resources.iter().all(|resource| resource.schema_url == "resource" && resource.resource.is_some()));
-        let scopes = resources.into_iter().flat_map(|resource| resource.scope_spans);
-        prop_assert_eq!(scopes.flat_map(|scope| scope.spans).collect::<Vec<_>>(), expected);
+        let found: Vec<_> = groups.iter().flat_map(|group| &group.spans).collect();
+        prop_assert!(found.iter().all(|span| &*span.batch.resource_schema_url == "resource"));
+        prop_assert!(found.iter().all(|span| span.batch.service_name() == Some("shop")));
+        prop_assert_eq!(found.into_iter().map(TraceSpan::decode).collect::<Vec<_>>(), expected);
     }
 
     /// A model that knows only which spans were taken away by a commit.
@@ -274,7 +271,7 @@ proptest! {
             match step {
                 Step::Insert(trace) => {
                     let spans = vec![Span { flags: sequence as u32, ..span(trace, 1, sequence) }];
-                    set.insert(TENANT, group(request("shop", spans)), sequence, sequence);
+                    set.insert(TENANT, group_message(&request("shop", spans)), sequence, sequence);
                     expected.push((trace, sequence));
                 }
                 Step::Cut(before) if open.is_none() => {
@@ -294,9 +291,9 @@ proptest! {
             for trace in &seen {
                 prop_assert_eq!(set.trace(TENANT, &trace.id), Some(Arc::clone(trace)));
                 let of_trace: Vec<u64> =
-                    trace.batches.iter().flat_map(|batch| &batch.spans).map(|span| u64::from(span.flags)).collect();
+                    trace.spans.iter().map(TraceSpan::decode).map(|span| u64::from(span.flags)).collect();
                 prop_assert!(of_trace.is_sorted(), "{:?}", of_trace);
-                prop_assert_eq!(trace.span_count, of_trace.len());
+                prop_assert_eq!(trace.spans.len(), of_trace.len());
                 prop_assert_eq!(trace.start_ns, of_trace[0]);
                 spans.extend(of_trace.into_iter().map(|number| (trace.id.0[0], number)));
             }

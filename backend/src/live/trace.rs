@@ -3,13 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 
 use super::size;
+use crate::otlp::SpanRef;
 
 /// The 16 bytes that all spans of a trace share.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -37,12 +40,12 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// Spans of one trace that came under one resource and one scope in one request.
+/// What spans were sent under: one `ScopeSpans` of one request.
 ///
-/// Batches of separate requests stay separate, so that a trace is answered as it was received.
+/// Those of separate requests stay separate, so that a trace is answered as it was received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// What the spans were sent under; shared by all batches of the request.
+    /// What the spans were sent under; shared by all batches of one `ResourceSpans`, and by no others.
     pub resource: Arc<Resource>,
     /// `ResourceSpans.schema_url`.
     pub resource_schema_url: Arc<str>,
@@ -50,8 +53,27 @@ pub struct Batch {
     pub scope: Arc<InstrumentationScope>,
     /// `ScopeSpans.schema_url`.
     pub scope_schema_url: Arc<str>,
-    /// The spans in the order in which they were sent.
-    pub spans: Vec<Span>,
+}
+
+/// A span of a trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceSpan {
+    /// What it was sent under.
+    pub batch: Arc<Batch>,
+    /// The span itself, an encoded `Span` that was checked.
+    pub bytes: Bytes,
+}
+
+impl TraceSpan {
+    /// What is in it.
+    pub fn view(&self) -> SpanRef<'_> {
+        SpanRef::parse(&self.bytes)
+    }
+
+    /// The message.
+    pub fn decode(&self) -> Span {
+        self.view().decode()
+    }
 }
 
 /// The span without a parent.
@@ -70,16 +92,14 @@ pub struct Root {
 pub struct Trace {
     /// Identity.
     pub id: TraceId,
-    /// In the order of arrival.
-    pub batches: Vec<Arc<Batch>>,
+    /// In the order of arrival; those of one batch stand together.
+    pub spans: Vec<TraceSpan>,
     /// Earliest start of a span, nanoseconds since the epoch.
     pub start_ns: u64,
     /// Latest end of a span, nanoseconds since the epoch.
     pub end_ns: u64,
     /// Earliest span without a parent, if one has come.
     pub root: Option<Root>,
-    /// Spans in all batches.
-    pub span_count: usize,
     /// Estimate of the memory that the trace holds.
     pub bytes: usize,
 }
@@ -87,51 +107,48 @@ pub struct Trace {
 impl Trace {
     /// A trace of which nothing has come yet.
     pub fn empty(id: TraceId) -> Self {
-        let bytes = size_of::<Self>();
-        Self { id, batches: Vec::new(), start_ns: u64::MAX, end_ns: 0, root: None, span_count: 0, bytes }
+        Self { id, spans: Vec::new(), start_ns: u64::MAX, end_ns: 0, root: None, bytes: size_of::<Self>() }
     }
 
-    /// Adds what one request brought; `bytes` is the estimate of the memory that the batch holds.
-    pub fn append(&mut self, batch: Arc<Batch>, bytes: usize) {
-        for span in &batch.spans {
-            self.start_ns = self.start_ns.min(span.start_time_unix_nano);
-            self.end_ns = self.end_ns.max(span.end_time_unix_nano);
-            let start_ns = span.start_time_unix_nano;
-            if is_root(span) && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
-                let service_name = batch.service_name().unwrap_or_default().into();
-                self.root = Some(Root { service_name, span_name: span.name.as_str().into(), start_ns });
-            }
+    /// Adds a span that is a message.
+    pub fn add(&mut self, batch: &Arc<Batch>, span: &Span) {
+        let bytes = Bytes::from(span.encode_to_vec());
+        self.push(batch, bytes.clone(), &SpanRef::parse(&bytes));
+    }
+
+    /// Adds a span; `bytes` is its encoding, `view` what is in it.
+    pub(crate) fn push(&mut self, batch: &Arc<Batch>, bytes: Bytes, view: &SpanRef<'_>) {
+        let start_ns = view.start_time_unix_nano;
+        self.start_ns = self.start_ns.min(start_ns);
+        self.end_ns = self.end_ns.max(view.end_time_unix_nano);
+        if view.is_root() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
+            let service_name = batch.service_name().unwrap_or_default().into();
+            self.root = Some(Root { service_name, span_name: view.name.as_str().into(), start_ns });
         }
-        self.span_count += batch.spans.len();
-        self.bytes += bytes;
-        self.batches.push(batch);
+        self.bytes += size_of::<TraceSpan>() + bytes.len();
+        self.spans.push(TraceSpan { batch: Arc::clone(batch), bytes });
     }
 
     /// Adds what came later of the same trace.
-    pub(crate) fn extend(&mut self, later: &Self) {
-        self.start_ns = self.start_ns.min(later.start_ns);
-        self.end_ns = self.end_ns.max(later.end_ns);
-        if let Some(root) = &later.root
+    pub fn extend(&mut self, later: Self) {
+        let Self { id: _, spans, start_ns, end_ns, root, bytes } = later;
+        self.start_ns = self.start_ns.min(start_ns);
+        self.end_ns = self.end_ns.max(end_ns);
+        if let Some(root) = root
             && self.root.as_ref().is_none_or(|known| root.start_ns < known.start_ns)
         {
-            self.root = Some(root.clone());
+            self.root = Some(root);
         }
-        self.span_count += later.span_count;
-        self.bytes += later.bytes;
-        self.batches.extend(later.batches.iter().cloned());
+        self.bytes += bytes;
+        self.spans.extend(spans);
     }
-}
-
-/// True for a span without a parent; some senders write a parent of zeros for that.
-pub fn is_root(span: &Span) -> bool {
-    span.parent_span_id.iter().all(|byte| *byte == 0)
 }
 
 impl Batch {
     /// Estimate of the memory that it holds; of the resource only if that is shared with no batch that was counted before.
     pub(crate) fn memory(&self, with_resource: bool) -> usize {
         let resource = if with_resource { size::resource(&self.resource) } else { 0 };
-        size_of::<Self>() + resource + size::scope(&self.scope) + size::list(&self.spans, size::span)
+        size_of::<Self>() + resource + size::scope(&self.scope)
     }
 
     /// `service.name` of the resource, if it is a string.

@@ -5,10 +5,10 @@ use std::iter::successors;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
-use crate::live::{Batch, Trace};
+use crate::live::{Batch, Trace, TraceSpan};
+use crate::otlp::SpanRef;
 
 /// Most spans of one id, kind and start that another one is compared with: many must not cost the square of their number.
 const CANDIDATES: usize = 16;
@@ -17,52 +17,58 @@ const CANDIDATES: usize = 16;
 /// hear the acknowledgement sends the same once more, and after a crash the log brings what is in a block already. Spans
 /// that differ in anything but the order of their attributes are all there, and so are those of one batch: what was sent
 /// again came in another one.
-pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, &Span)> {
-    let mut distinct: Vec<(&Arc<Batch>, &Span)> = Vec::with_capacity(trace.span_count);
+pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, SpanRef<'_>)> {
+    let mut distinct: Vec<(&Arc<Batch>, SpanRef<'_>)> = Vec::with_capacity(trace.spans.len());
+    // One batch alone repeats nothing.
+    if is_one_batch(trace) {
+        distinct.extend(trace.spans.iter().map(|span| (&span.batch, span.view())));
+        return distinct;
+    }
     // The last span of each id, kind and start, and the one like it before each.
     let mut known: HashMap<Key<'_>, usize, RandomState> = HashMap::default();
-    let mut before_it: Vec<Option<usize>> = Vec::new();
-    // One batch alone repeats nothing, and most traces have few.
-    let compares = trace.batches.len() > 1;
-    for batch in &trace.batches {
+    known.reserve(trace.spans.len());
+    let mut before_it: Vec<Option<usize>> = Vec::with_capacity(trace.spans.len());
+    for batch in trace.spans.chunk_by(|a, b| Arc::ptr_eq(&a.batch, &b.batch)) {
         let begin = distinct.len();
-        for span in &batch.spans {
-            let is_again = |(before_batch, before): &(&Arc<Batch>, &Span)| {
-                same_span(before, span) && same_sender(before_batch, batch)
+        for TraceSpan { batch, bytes } in batch {
+            let span = SpanRef::parse(bytes);
+            let is_again = |(before_batch, before): &(&Arc<Batch>, SpanRef<'_>)| {
+                same_span(before, &span) && same_sender(before_batch, batch)
             };
-            let last = if compares { known.get(&key(span)).copied() } else { None };
+            let last = known.get(&key(&span)).copied();
             let alike = successors(last, |index| before_it.get(*index).copied().flatten());
             let mut candidates = alike.take(CANDIDATES).filter_map(|index| distinct.get(index));
             if !candidates.any(is_again) {
                 distinct.push((batch, span));
             }
         }
-        if compares {
-            let new = distinct.iter().enumerate().skip(begin);
-            before_it.extend(new.map(|(index, &(_, span))| known.insert(key(span), index)));
-        }
+        let new = distinct.iter().enumerate().skip(begin);
+        before_it.extend(new.map(|(index, (_, span))| known.insert(key(span), index)));
     }
     distinct
+}
+
+fn is_one_batch(trace: &Trace) -> bool {
+    let mut batches = trace.spans.iter().map(|span| &span.batch);
+    batches.next().is_none_or(|first| batches.all(|batch| Arc::ptr_eq(first, batch)))
 }
 
 /// Id, kind and start.
 type Key<'a> = (&'a [u8], i32, u64);
 
-fn key(span: &Span) -> Key<'_> {
-    (&span.span_id, span.kind, span.start_time_unix_nano)
+fn key<'a>(span: &SpanRef<'a>) -> Key<'a> {
+    (span.span_id, span.kind, span.start_time_unix_nano)
 }
 
 /// The attributes of a span are a set: their order says nothing.
-fn same_span(a: &Span, b: &Span) -> bool {
-    let alike = a.name == b.name
-        && a.end_time_unix_nano == b.end_time_unix_nano
-        && a.parent_span_id == b.parent_span_id
-        && a.attributes.len() == b.attributes.len();
-    alike && (a == b || canonical(a) == canonical(b))
+fn same_span(a: &SpanRef<'_>, b: &SpanRef<'_>) -> bool {
+    let alike =
+        a.name == b.name && a.end_time_unix_nano == b.end_time_unix_nano && a.parent_span_id == b.parent_span_id;
+    alike && (a.as_bytes() == b.as_bytes() || canonical(a) == canonical(b))
 }
 
-fn canonical(span: &Span) -> Vec<u8> {
-    let mut span = span.clone();
+fn canonical(span: &SpanRef<'_>) -> Vec<u8> {
+    let mut span = span.decode();
     span.attributes.sort_by_cached_key(Message::encode_to_vec);
     span.status.get_or_insert_default();
     span.encode_to_vec()
@@ -84,7 +90,7 @@ fn same_message<M: Message + PartialEq>(a: &Arc<M>, b: &Arc<M>) -> bool {
 #[cfg(test)]
 mod tests {
     use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Status};
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, Status};
     use rstest::rstest;
 
     use super::super::fixture::{EPOCH, SHOP, attributes, int, service, span, text, trace};

@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
-use crate::live::{Limits, LiveSet, Trace, TraceId, group};
+use crate::live::{Limits, LiveSet, Trace, TraceId, group_message};
 
 /// 2026-01-01T00:00:00Z, nanoseconds.
 pub(crate) const EPOCH: u64 = 1_767_225_600_000_000_000;
@@ -148,7 +148,7 @@ pub(crate) fn job() -> Vec<ResourceSpans> {
 pub(crate) fn live() -> LiveSet {
     let live = LiveSet::new(Limits::default());
     for resource_spans in [shop(), job()] {
-        live.insert("single-tenant", group(ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
+        live.insert("single-tenant", group_message(&ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
     }
     live
 }
@@ -156,6 +156,6 @@ pub(crate) fn live() -> LiveSet {
 /// A trace alone.
 pub(crate) fn trace(resource_spans: Vec<ResourceSpans>) -> Arc<Trace> {
     let live = LiveSet::new(Limits::default());
-    live.insert("t", group(ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
+    live.insert("t", group_message(&ExportTraceServiceRequest { resource_spans }), EPOCH, 0);
     live.snapshot("t").remove(0)
 }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
@@ -13,6 +13,7 @@ use super::nested::{Link, NestedSet, number};
 use super::span::SpanView;
 use super::value::Value;
 use crate::live::{Batch, Trace};
+use crate::otlp::{AttributeRef, SpanRef};
 use crate::traceql::{Intrinsic, Kind, Scope, Status};
 
 /// A span with all that it was sent under.
@@ -20,7 +21,7 @@ use crate::traceql::{Intrinsic, Kind, Scope, Status};
 pub struct LiveSpan<'a> {
     trace: &'a Trace,
     batch: &'a Batch,
-    span: &'a Span,
+    span: SpanRef<'a>,
     nested: NestedSet,
     children: i64,
 }
@@ -39,37 +40,80 @@ impl<'a> LiveSpan<'a> {
     }
 
     /// The span as it was sent.
-    pub fn span(&self) -> &'a Span {
+    pub fn span(&self) -> SpanRef<'a> {
         self.span
     }
 
-    /// Attributes of a scope. [`Scope::Any`] has none.
-    pub fn attributes(&self, scope: Scope) -> Box<dyn Iterator<Item = &'a KeyValue> + 'a> {
+    /// Shows the attributes of a scope until it is told to stop. [`Scope::Any`] has none.
+    fn each<B>(&self, scope: Scope, mut visit: impl FnMut(Attribute<'a>) -> ControlFlow<B>) -> Option<B> {
         let (batch, span) = (self.batch, self.span);
-        match scope {
-            Scope::Any => Box::new(std::iter::empty()),
-            Scope::Span => Box::new(span.attributes.iter()),
-            Scope::Resource => Box::new(batch.resource.attributes.iter()),
-            Scope::Instrumentation => Box::new(batch.scope.attributes.iter()),
-            Scope::Event => Box::new(span.events.iter().flat_map(|event| &event.attributes)),
-            Scope::Link => Box::new(span.links.iter().flat_map(|link| &link.attributes)),
-        }
+        let mut shared = |attributes: &'a [KeyValue]| attributes.iter().map(Attribute::Shared).try_for_each(&mut visit);
+        let flow = match scope {
+            Scope::Any => return None,
+            Scope::Resource => shared(&batch.resource.attributes),
+            Scope::Instrumentation => shared(&batch.scope.attributes),
+            Scope::Span => span.attributes().map(Attribute::Own).try_for_each(visit),
+            Scope::Event => span.events().flat_map(|event| event.attributes()).map(Attribute::Own).try_for_each(visit),
+            Scope::Link => span.links().flat_map(|link| link.attributes()).map(Attribute::Own).try_for_each(visit),
+        };
+        flow.break_value()
+    }
+
+    fn first(&self, scope: Scope, name: &str) -> Value<'a> {
+        let found = self.each(scope, |attribute| {
+            if attribute.is(name) { ControlFlow::Break(attribute.value()) } else { ControlFlow::Continue(()) }
+        });
+        found.unwrap_or(Value::Nil)
     }
 
     fn many(&self, scope: Scope, name: &str) -> Value<'a> {
-        let values =
-            self.attributes(scope).filter(|kv| kv.key == name).flat_map(|kv| match Value::of(kv.value.as_ref()) {
-                Value::List(values) => values,
-                Value::Nil => Vec::new(),
-                value => vec![value],
-            });
-        Value::of_many(values.collect())
+        let mut values = Vec::new();
+        _ = self.each(scope, |attribute| {
+            if attribute.is(name) {
+                match attribute.value() {
+                    Value::List(elements) => values.extend(elements),
+                    Value::Nil => {}
+                    value => values.push(value),
+                }
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        Value::of_many(values)
+    }
+}
+
+/// An attribute of a span itself, or of what many share.
+enum Attribute<'a> {
+    Own(AttributeRef<'a>),
+    Shared(&'a KeyValue),
+}
+
+impl<'a> Attribute<'a> {
+    fn is(&self, name: &str) -> bool {
+        match self {
+            Self::Own(attribute) => attribute.key == *name,
+            Self::Shared(attribute) => attribute.key == name,
+        }
+    }
+
+    fn key(&self) -> &'a str {
+        match self {
+            Self::Own(attribute) => attribute.key.as_str(),
+            Self::Shared(attribute) => &attribute.key,
+        }
+    }
+
+    fn value(&self) -> Value<'a> {
+        match self {
+            Self::Own(attribute) => Value::of_encoded(attribute.value),
+            Self::Shared(attribute) => Value::of(attribute.value.as_ref()),
+        }
     }
 }
 
 /// Numbers the spans, and counts their children.
 fn place(spans: &mut [LiveSpan<'_>]) {
-    let links: Vec<_> = spans.iter().map(|span| Link::of(span.span)).collect();
+    let links: Vec<_> = spans.iter().map(|span| Link::of(&span.span)).collect();
     let numbers = number(&links);
     let mut children = HashMap::new();
     for number in &numbers {
@@ -84,32 +128,33 @@ fn place(spans: &mut [LiveSpan<'_>]) {
 impl SpanView for LiveSpan<'_> {
     fn attribute(&self, scope: Scope, name: &str) -> Value<'_> {
         match scope {
-            Scope::Span => attribute(&self.span.attributes, name),
-            Scope::Resource => attribute(&self.batch.resource.attributes, name),
-            Scope::Instrumentation => attribute(&self.batch.scope.attributes, name),
+            Scope::Span | Scope::Resource | Scope::Instrumentation => self.first(scope, name),
             Scope::Any | Scope::Event | Scope::Link => self.many(scope, name),
         }
     }
 
     fn each_attribute(&self, scope: Scope, visit: &mut dyn FnMut(&str, Value<'_>)) {
-        self.attributes(scope).for_each(|kv| visit(&kv.key, Value::of(kv.value.as_ref())));
+        _ = self.each(scope, |attribute| {
+            visit(attribute.key(), attribute.value());
+            ControlFlow::<()>::Continue(())
+        });
     }
 
     fn intrinsic(&self, intrinsic: Intrinsic) -> Value<'_> {
         let (span, trace) = (self.span, self.trace);
         let borrowed = |text| Value::String(Cow::Borrowed(text));
-        let events = || span.events.iter();
-        let links = || span.links.iter();
+        let events = || span.events();
+        let links = || span.links();
         match intrinsic {
             Intrinsic::Duration => duration(self.duration_ns()),
-            Intrinsic::Name => borrowed(&span.name),
-            Intrinsic::Status => Value::Status(status_of(span.status.as_ref().map_or(0, |status| status.code))),
-            Intrinsic::StatusMessage => borrowed(span.status.as_ref().map_or("", |status| &status.message)),
+            Intrinsic::Name => borrowed(span.name.as_str()),
+            Intrinsic::Status => Value::Status(status_of(span.status.map_or(0, |status| status.code))),
+            Intrinsic::StatusMessage => borrowed(span.status.unwrap_or_default().message.as_str()),
             Intrinsic::Kind => Value::Kind(kind_of(span.kind)),
             Intrinsic::Parent => Value::Nil,
             Intrinsic::ChildCount => Value::Int(self.children),
-            Intrinsic::SpanId => Value::text(hex(&span.span_id)),
-            Intrinsic::ParentId => Value::text(hex(&span.parent_span_id)),
+            Intrinsic::SpanId => Value::text(hex(span.span_id)),
+            Intrinsic::ParentId => Value::text(hex(span.parent_span_id)),
             Intrinsic::NestedSetLeft => Value::Int(self.nested.left.into()),
             Intrinsic::NestedSetRight => Value::Int(self.nested.right.into()),
             Intrinsic::NestedSetParent => Value::Int(self.nested.parent.into()),
@@ -117,13 +162,13 @@ impl SpanView for LiveSpan<'_> {
             Intrinsic::TraceDuration => duration(trace.end_ns.saturating_sub(trace.start_ns)),
             Intrinsic::RootName => trace.root.as_ref().map_or(Value::Nil, |root| borrowed(&root.span_name)),
             Intrinsic::RootService => trace.root.as_ref().map_or(Value::Nil, |root| borrowed(&root.service_name)),
-            Intrinsic::EventName => Value::of_many(events().map(|event| borrowed(&event.name)).collect()),
+            Intrinsic::EventName => Value::of_many(events().map(|event| borrowed(event.name.as_str())).collect()),
             Intrinsic::EventTimeSinceStart => {
                 let since = |time: u64| duration(time.saturating_sub(span.start_time_unix_nano));
                 Value::of_many(events().map(|event| since(event.time_unix_nano)).collect())
             }
-            Intrinsic::LinkTraceId => Value::of_many(links().map(|link| Value::text(hex(&link.trace_id))).collect()),
-            Intrinsic::LinkSpanId => Value::of_many(links().map(|link| Value::text(hex(&link.span_id))).collect()),
+            Intrinsic::LinkTraceId => Value::of_many(links().map(|link| Value::text(hex(link.trace_id))).collect()),
+            Intrinsic::LinkSpanId => Value::of_many(links().map(|link| Value::text(hex(link.span_id))).collect()),
             Intrinsic::InstrumentationName => borrowed(&self.batch.scope.name),
             Intrinsic::InstrumentationVersion => borrowed(&self.batch.scope.version),
         }
@@ -140,10 +185,6 @@ impl SpanView for LiveSpan<'_> {
     fn duration_ns(&self) -> u64 {
         self.span.end_time_unix_nano.saturating_sub(self.span.start_time_unix_nano)
     }
-}
-
-fn attribute<'a>(attributes: &'a [KeyValue], name: &str) -> Value<'a> {
-    attributes.iter().find(|kv| kv.key == name).map_or(Value::Nil, |kv| Value::of(kv.value.as_ref()))
 }
 
 fn duration(nanos: u64) -> Value<'static> {

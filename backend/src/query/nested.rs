@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use opentelemetry_proto::tonic::trace::v1::Span;
+
+use crate::otlp::SpanRef;
 
 /// A walk through the tree enters and leaves every span; `left` and `right` number these steps from 1.
 ///
@@ -27,8 +28,8 @@ pub(crate) struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    pub(crate) fn of(span: &'a Span) -> Self {
-        Self { id: &span.span_id, parent: &span.parent_span_id, start_ns: span.start_time_unix_nano }
+    pub(crate) fn of(span: &SpanRef<'a>) -> Self {
+        Self { id: span.span_id, parent: span.parent_span_id, start_ns: span.start_time_unix_nano }
     }
 }
 

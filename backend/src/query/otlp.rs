@@ -31,7 +31,7 @@ pub fn traces_data(trace: &Trace) -> TracesData {
             });
         }
         if let Some(open) = scope_spans.last_mut() {
-            open.spans.push(span.clone());
+            open.spans.push(span.decode());
         }
         last = Some(batch);
     }

@@ -154,7 +154,7 @@ impl Inspected {
     pub(super) fn count(&mut self, trace: &Trace) {
         self.traces += 1;
         self.bytes += trace.bytes as u64;
-        self.spans += trace.span_count as u64;
+        self.spans += trace.spans.len() as u64;
     }
 
     /// Adds what was looked at elsewhere.

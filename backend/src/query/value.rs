@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue};
 
+use crate::otlp::ValueRef;
 use crate::traceql::{BinaryOp, Kind, Literal, Status};
 
 /// A value of a span, a constant, or the result of an operator.
@@ -30,7 +31,7 @@ pub enum Value<'a> {
     /// `arrayValue`, or one value for each event or link of a span.
     List(Vec<Value<'a>>),
     /// Bytes or a map: there, but equal to nothing.
-    Opaque(&'a AnyValue),
+    Opaque(Cow<'a, AnyValue>),
 }
 
 impl<'a> Value<'a> {
@@ -44,7 +45,24 @@ impl<'a> Value<'a> {
             Some(Any::IntValue(int)) => Self::Int(*int),
             Some(Any::DoubleValue(float)) => Self::Float(*float),
             Some(Any::ArrayValue(array)) => Self::List(array.values.iter().map(|v| Self::of(Some(v))).collect()),
-            Some(Any::KvlistValue(_) | Any::BytesValue(_) | Any::StringValueStrindex(_)) => Self::Opaque(any),
+            Some(Any::KvlistValue(_) | Any::BytesValue(_) | Any::StringValueStrindex(_)) => {
+                Self::Opaque(Cow::Borrowed(any))
+            }
+        }
+    }
+
+    /// The value of an attribute of an encoded span.
+    pub fn of_encoded(value: Option<ValueRef<'a>>) -> Self {
+        match value {
+            None | Some(ValueRef::Empty) => Self::Nil,
+            Some(ValueRef::String(text)) => Self::text_of(text.as_str()),
+            Some(ValueRef::Bool(truth)) => Self::Bool(truth),
+            Some(ValueRef::Int(int)) => Self::Int(int),
+            Some(ValueRef::Double(float)) => Self::Float(float),
+            Some(ValueRef::Array(array)) => {
+                Self::List(array.elements().map(|element| Self::of_encoded(Some(element))).collect())
+            }
+            Some(ValueRef::Other(other)) => Self::Opaque(Cow::Owned(other.decode())),
         }
     }
 
@@ -79,7 +97,7 @@ impl<'a> Value<'a> {
             Self::Status(status) => Value::Status(*status),
             Self::Kind(kind) => Value::Kind(*kind),
             Self::List(values) => Value::List(values.iter().map(Value::borrowed).collect()),
-            Self::Opaque(any) => Value::Opaque(any),
+            Self::Opaque(any) => Value::Opaque(Cow::Borrowed(any)),
         }
     }
 
@@ -132,7 +150,7 @@ impl<'a> Value<'a> {
             Self::Status(status) => Any::StringValue(status.name().to_owned()),
             Self::Kind(kind) => Any::StringValue(kind.name().to_owned()),
             Self::List(values) => Any::ArrayValue(ArrayValue { values: values.iter().map(Value::to_any).collect() }),
-            Self::Opaque(any) => return (*any).clone(),
+            Self::Opaque(any) => return any.clone().into_owned(),
         };
         AnyValue { value: Some(value) }
     }

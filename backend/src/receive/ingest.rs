@@ -12,7 +12,7 @@ use super::budget::{Budget, Share};
 use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Watermark};
-use crate::live::{LiveSet, TraceBatch};
+use crate::live::{LiveSet, Trace};
 use crate::telemetry::{DiscardedLabels, ReceiveMetrics, RefusedLabels, TenantLabels};
 use crate::wal::{Entry, Wal};
 
@@ -131,16 +131,16 @@ impl Ingest {
         format: Format,
     ) -> Result<ExportTraceServiceResponse, ExportError> {
         let bytes = body.len();
-        let Prepared { batches, spans, rejections, payload, compressed, raw_len } =
+        let Prepared { traces, spans, rejections, payload, compressed, raw_len } =
             self.prepare(tenant, body, format).await?;
-        if !batches.is_empty() {
+        if !traces.is_empty() {
             let full = || ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes };
-            let room = self.stages.live.reserve(&batches).ok_or_else(full)?;
+            let room = self.stages.live.reserve(&traces).ok_or_else(full)?;
             let received_ns = (self.clock)();
             let entry = Entry { tenant: Arc::clone(tenant), received_ns, raw_len, compressed, payload };
             let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
             let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
-            let fresh = heavy(bytes, move || ingest.apply(&owner, batches, received_ns, sequence)).await?;
+            let fresh = heavy(bytes, move || ingest.apply(&owner, traces, received_ns, sequence)).await?;
             drop(room);
             if self.record(tenant, fresh).await {
                 self.stages.indexed.finish(sequence);
@@ -165,10 +165,10 @@ impl Ingest {
     }
 
     /// Makes a request that is in the log visible; returns what is new to the catalog.
-    fn apply(&self, tenant: &str, batches: Vec<TraceBatch>, received_ns: u64, sequence: u64) -> Vec<Seen> {
+    fn apply(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) -> Vec<Seen> {
         let Stages { live, tags, applied, .. } = &self.stages;
-        let fresh = tags.observe(tenant, batches.iter().map(|batch| batch.batch.as_ref()));
-        live.insert(tenant, batches, received_ns, sequence);
+        let fresh = tags.observe(tenant, &traces);
+        live.insert(tenant, traces, received_ns, sequence);
         applied.finish(sequence);
         fresh
     }

@@ -57,6 +57,9 @@ pub enum ExportError {
     /// It is not OTLP in protobuf.
     #[error("body is not a valid ExportTraceServiceRequest: {0}")]
     Protobuf(#[source] prost::DecodeError),
+    /// A value in it is nested in more others than are read.
+    #[error("request holds values that are nested too deep")]
+    TooDeep,
     /// It would take too much memory: many messages that hold nothing.
     #[error("request of {bytes} bytes would take {decoded} bytes when decoded, more than the limit of {limit} bytes")]
     TooLarge {
@@ -77,7 +80,7 @@ impl ExportError {
     fn code(&self) -> tonic::Code {
         match self {
             Self::Internal => tonic::Code::Internal,
-            Self::Json(_) | Self::Protobuf(_) => tonic::Code::InvalidArgument,
+            Self::Json(_) | Self::Protobuf(_) | Self::TooDeep => tonic::Code::InvalidArgument,
             Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::TooLarge { .. } => tonic::Code::ResourceExhausted,
             Self::Stalled { .. } => tonic::Code::DeadlineExceeded,
             Self::Wal(_) => tonic::Code::Unavailable,
@@ -87,7 +90,12 @@ impl ExportError {
     /// When to try again, if that can help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Internal | Self::Json(_) | Self::Protobuf(_) | Self::Stalled { .. } | Self::TooLarge { .. } => None,
+            Self::Internal
+            | Self::Json(_)
+            | Self::Protobuf(_)
+            | Self::Stalled { .. }
+            | Self::TooDeep
+            | Self::TooLarge { .. } => None,
             Self::MemoryFull { .. } | Self::Overloaded { .. } | Self::Wal(_) => Some(RETRY_AFTER),
         }
     }
@@ -96,7 +104,7 @@ impl ExportError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Internal => "internal",
-            Self::Json(_) | Self::Protobuf(_) => "malformed",
+            Self::Json(_) | Self::Protobuf(_) | Self::TooDeep => "malformed",
             Self::MemoryFull { .. } => "memory",
             Self::Overloaded { .. } => "overloaded",
             Self::Stalled { .. } => "stalled",

@@ -1,15 +1,17 @@
-//! The part of the work on a request that needs only a processor: decode, check, split by trace, pack for the log.
+//! The part of the work on a request that needs only a processor: check, split by trace, pack for the log.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
 use super::compression::pack;
-use super::validate::{Reason, Rejections, remove_invalid};
+use super::validate::{Reason, Rejections, invalid, remove_invalid};
 use super::{ExportError, json, weight};
-use crate::live::{LiveSet, TraceBatch, TraceId, group, ungroup};
+use crate::live::{LiveSet, Trace, TraceId, group};
+use crate::otlp::{self, Odd};
 
 /// How a request is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,8 +25,8 @@ pub enum Format {
 /// A request, ready for the log and the live set.
 #[derive(Debug)]
 pub struct Prepared {
-    /// By trace; empty if there is nothing to store.
-    pub batches: Vec<TraceBatch>,
+    /// Its spans by trace; empty if there is nothing to store.
+    pub traces: Vec<Trace>,
     /// Spans that came.
     pub spans: u64,
     /// What was not.
@@ -37,31 +39,27 @@ pub struct Prepared {
     pub raw_len: u32,
 }
 
-/// Decodes and checks a request, splits it by trace and packs it for the log.
+/// Checks a request, splits it by trace and packs it for the log.
 pub fn prepare(body: Bytes, format: Format, live: &LiveSet, tenant: &str) -> Result<Prepared, ExportError> {
-    weight::check(&body, format)?;
-    let mut request = match format {
-        Format::Protobuf => ExportTraceServiceRequest::decode(body.clone()).map_err(ExportError::Protobuf)?,
-        Format::Json => json::decode(&body).map_err(ExportError::Json)?,
+    let in_place = match format {
+        Format::Protobuf => in_place(&body)?,
+        Format::Json => None,
     };
-    let mut rejections = remove_invalid(&mut request);
-    // What came in protobuf and is stored whole goes into the log as it is: fields that this program does not know are
-    // kept, and nothing is encoded again.
-    let mut encoded = match format {
-        Format::Protobuf if rejections.total() == 0 => body,
-        Format::Protobuf | Format::Json => request.encode_to_vec().into(),
+    let (mut traces, mut encoded, mut rejections) = match in_place {
+        // What is stored whole goes into the log as it came: fields that this program does not know are kept.
+        Some(traces) => (traces, body, Rejections::default()),
+        None => decoded(&body, format)?,
     };
-    let mut batches = group(request);
-    let too_large = reject_too_large(&mut batches, live, tenant);
-    if too_large > 0 {
-        rejections.add(Reason::TraceTooLarge, too_large);
-        encoded = ungroup(&batches).encode_to_vec().into();
+    let too_large = remove_too_large(&mut traces, live, tenant);
+    if !too_large.is_empty() {
+        rejections.add(Reason::TraceTooLarge, too_large.values().sum());
+        encoded = without(&encoded, &too_large)?;
     }
-    let accepted: u64 = batches.iter().map(|batch| batch.batch.spans.len() as u64).sum();
+    let accepted: u64 = traces.iter().map(|trace| trace.spans.len() as u64).sum();
     let raw_len = encoded.len() as u32;
     let packed = pack(&encoded);
     Ok(Prepared {
-        batches,
+        traces,
         spans: accepted + rejections.total(),
         rejections,
         compressed: packed.is_some(),
@@ -70,20 +68,54 @@ pub fn prepare(body: Bytes, format: Format, live: &LiveSet, tenant: &str) -> Res
     })
 }
 
-/// Removes the batches of traces that would grow beyond their limit; returns how many spans that were.
-fn reject_too_large(batches: &mut Vec<TraceBatch>, live: &LiveSet, tenant: &str) -> u64 {
-    let mut adds: HashMap<TraceId, usize> = HashMap::new();
-    for batch in batches.iter() {
-        *adds.entry(batch.id).or_default() += batch.bytes;
+/// The traces of a request, without decoding it; none if there is something in it that needs a closer look.
+fn in_place(body: &[u8]) -> Result<Option<Vec<Trace>>, ExportError> {
+    let Ok(checked) = otlp::check(body) else { return Ok(None) };
+    weight::check_decoded(body, checked.decoded_bytes)?;
+    let scopes = checked.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+    let mut spans = scopes.flat_map(|scope| &scope.spans);
+    if spans.any(|span| invalid(span.trace_id, span.span_id, span.parent_span_id).is_some()) {
+        return Ok(None);
     }
-    adds.retain(|id, bytes| *bytes > live.room(tenant, id));
-    let mut rejected = 0;
-    if !adds.is_empty() {
-        batches.retain(|batch| {
-            let too_large = adds.contains_key(&batch.id);
-            rejected += if too_large { batch.batch.spans.len() as u64 } else { 0 };
-            !too_large
-        });
+    Ok(Some(group(checked)))
+}
+
+/// The traces of a request, the accepted spans encoded anew, and what was not accepted.
+fn decoded(body: &Bytes, format: Format) -> Result<(Vec<Trace>, Bytes, Rejections), ExportError> {
+    weight::check(body, format)?;
+    let mut request = match format {
+        Format::Protobuf => ExportTraceServiceRequest::decode(body.clone()).map_err(ExportError::Protobuf)?,
+        Format::Json => json::decode(body).map_err(ExportError::Json)?,
+    };
+    let rejections = remove_invalid(&mut request);
+    let encoded = Bytes::from(request.encode_to_vec());
+    match otlp::check(&encoded) {
+        Ok(checked) => Ok((group(checked), encoded, rejections)),
+        Err(Odd) => Err(ExportError::TooDeep),
     }
-    rejected
+}
+
+/// Removes the traces that would grow beyond their limit; returns them with how many spans of each came.
+fn remove_too_large(traces: &mut Vec<Trace>, live: &LiveSet, tenant: &str) -> HashMap<TraceId, u64, RandomState> {
+    let mut removed = HashMap::default();
+    traces.retain(|trace| {
+        let fits = trace.bytes <= live.room(tenant, &trace.id);
+        if !fits {
+            removed.insert(trace.id, trace.spans.len() as u64);
+        }
+        fits
+    });
+    removed
+}
+
+/// An encoded request without the spans of some traces.
+fn without<V>(encoded: &Bytes, traces: &HashMap<TraceId, V, RandomState>) -> Result<Bytes, ExportError> {
+    let mut request = ExportTraceServiceRequest::decode(encoded.clone()).map_err(ExportError::Protobuf)?;
+    let scopes = request.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans);
+    for scope in scopes {
+        scope
+            .spans
+            .retain(|span| TraceId::try_from(span.trace_id.as_slice()).is_ok_and(|id| !traces.contains_key(&id)));
+    }
+    Ok(request.encode_to_vec().into())
 }

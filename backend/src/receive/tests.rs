@@ -29,8 +29,8 @@ use tower::ServiceExt;
 
 use super::{GrpcReceiver, Ingest, IngestConfig, router};
 use crate::catalog::{Catalog, IndexLimits, MemoryCatalog, Scope, TagIndex, Watermark};
-use crate::live::{Limits, LiveSet, TraceId, ungroup};
-use crate::live::{TraceBatch, group};
+use crate::live::{Limits, LiveSet, TraceId, TraceSpan, group_message};
+use crate::query::traces_data;
 use crate::telemetry::{Metrics, WalMetrics};
 use crate::tenant::{SINGLE_TENANT, Tenancy};
 use crate::wal::{Disk, Log, RealDisk, Wal, WalConfig};
@@ -111,8 +111,7 @@ impl Stages {
     /// Spans in the live set.
     fn stored(&self, tenant: &str) -> Vec<Span> {
         let traces = self.live.snapshot(tenant);
-        let batches = traces.iter().flat_map(|trace| &trace.batches);
-        batches.flat_map(|batch| batch.spans.clone()).collect()
+        traces.iter().flat_map(|trace| &trace.spans).map(TraceSpan::decode).collect()
     }
 
     fn metric(&self, line: &str) -> String {
@@ -206,8 +205,8 @@ async fn protobuf_is_durable_and_visible_when_it_is_acknowledged(
     let response = ExportTraceServiceResponse::decode(answer.body).unwrap();
     assert_eq!(response.partial_success, Some(ExportTracePartialSuccess::default()));
     let trace = stages.live.trace(SINGLE_TENANT, &TraceId([1; 16])).unwrap();
-    let batch = TraceBatch { id: trace.id, batch: Arc::clone(&trace.batches[0]), bytes: 0 };
-    assert_eq!(ungroup(&[batch]), request(vec![span(1, 1)]), "what was sent comes back equal");
+    let found = ExportTraceServiceRequest { resource_spans: traces_data(&trace).resource_spans };
+    assert_eq!(found, request(vec![span(1, 1)]), "what was sent comes back equal");
     let services = stages.catalog.tag_values(SINGLE_TENANT, Scope::Resource, "service.name", None, 9).unwrap();
     assert_eq!(services.len(), 1);
     assert_eq!((stages.applied.below(), stages.indexed.below()), (2, 2));
@@ -263,8 +262,8 @@ async fn a_request_of_which_nothing_can_be_stored_is_answered_without_the_log() 
 
 #[tokio::test]
 async fn a_trace_that_is_too_large_is_rejected_and_others_are_not() {
-    let one = group(request(vec![span(1, 1)]))[0].bytes;
-    let limits = Limits { trace_bytes: 4 * one, ..Limits::default() };
+    let one = group_message(&request(vec![span(1, 1)]))[0].bytes;
+    let limits = Limits { trace_bytes: 2 * one, ..Limits::default() };
     let stages = Stages::with(IngestConfig::default(), limits, Arc::new(RealDisk));
     let large = (1..=40).map(|id| span(1, id)).chain([span(2, 1)]).collect();
     let answer = stages.post(&[PROTOBUF], request(large).encode_to_vec()).await;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::trace::v1::Span;
 
 /// Why a span is not stored. Names as Tempo has them, where it has them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -77,7 +76,7 @@ pub fn remove_invalid(request: &mut ExportTraceServiceRequest) -> Rejections {
     let scopes = request.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans);
     for scope in scopes {
         scope.spans.retain(|span| {
-            let reason = invalid(span);
+            let reason = invalid(&span.trace_id, &span.span_id, &span.parent_span_id);
             if let Some(reason) = reason {
                 rejections.add(reason, 1);
             }
@@ -87,13 +86,14 @@ pub fn remove_invalid(request: &mut ExportTraceServiceRequest) -> Rejections {
     rejections
 }
 
-fn invalid(span: &Span) -> Option<Reason> {
+/// Why a span with these ids cannot be stored, if so.
+pub(super) fn invalid(trace_id: &[u8], span_id: &[u8], parent_span_id: &[u8]) -> Option<Reason> {
     let is_id = |id: &[u8], len: usize| id.len() == len && id.iter().any(|byte| *byte != 0);
-    if !is_id(&span.trace_id, 16) {
+    if !is_id(trace_id, 16) {
         Some(Reason::InvalidTraceId)
-    } else if !is_id(&span.span_id, 8) {
+    } else if !is_id(span_id, 8) {
         Some(Reason::InvalidSpanId)
-    } else if !matches!(span.parent_span_id.len(), 0 | 8) {
+    } else if !matches!(parent_span_id.len(), 0 | 8) {
         Some(Reason::InvalidParentSpanId)
     } else {
         None
@@ -103,7 +103,7 @@ fn invalid(span: &Span) -> Option<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
     use rstest::rstest;
 
     #[rstest]
@@ -119,13 +119,7 @@ mod tests {
     #[case::zero_span_id(&[1; 16], &[0; 8], &[], Some(Reason::InvalidSpanId))]
     #[case::short_parent(&[1; 16], &[2; 8], &[3; 7], Some(Reason::InvalidParentSpanId))]
     fn ids(#[case] trace: &[u8], #[case] span: &[u8], #[case] parent: &[u8], #[case] expected: Option<Reason>) {
-        let span = Span {
-            trace_id: trace.to_vec(),
-            span_id: span.to_vec(),
-            parent_span_id: parent.to_vec(),
-            ..Span::default()
-        };
-        assert_eq!(invalid(&span), expected);
+        assert_eq!(invalid(trace, span, parent), expected);
     }
 
     #[test]

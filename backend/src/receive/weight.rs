@@ -26,20 +26,28 @@ const MAX_DEPTH: usize = 100;
 
 /// Refuses a request that is small only as long as it is not decoded.
 pub(super) fn check(body: &[u8], format: Format) -> Result<(), ExportError> {
-    let len = body.len().max(SMALL_BYTES);
-    let (decoded, limit) = match format {
+    match format {
         Format::Protobuf => {
             let mut bytes = 0;
             // What is malformed is refused by the decoder, which gets no further than this.
             _ = walk(Kind::Request, body, MAX_DEPTH, &mut bytes);
-            (bytes, len * MAX_EXPANSION)
+            check_decoded(body, bytes)
         }
         Format::Json => {
             #[expect(clippy::naive_bytecount, reason = "no crate for one line that the compiler vectorises")]
             let objects = body.iter().filter(|byte| **byte == b'{').count();
-            (objects * size_of::<trace::Span>(), len / MIN_OBJECT_BYTES * size_of::<trace::Span>())
+            let limit = body.len().max(SMALL_BYTES) / MIN_OBJECT_BYTES;
+            refuse_above(limit * size_of::<trace::Span>(), body, objects * size_of::<trace::Span>())
         }
-    };
+    }
+}
+
+/// The same for a request in protobuf of which it is known how much its messages would take.
+pub(super) fn check_decoded(body: &[u8], decoded: usize) -> Result<(), ExportError> {
+    refuse_above(body.len().max(SMALL_BYTES) * MAX_EXPANSION, body, decoded)
+}
+
+fn refuse_above(limit: usize, body: &[u8], decoded: usize) -> Result<(), ExportError> {
     if decoded > limit {
         return Err(ExportError::TooLarge { bytes: body.len(), decoded, limit });
     }

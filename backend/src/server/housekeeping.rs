@@ -146,8 +146,7 @@ impl House {
     }
 
     fn index(&self, tenant: &str, trace: &Trace) -> bool {
-        !self.stopping.load(Ordering::Relaxed)
-            && replay::observe(&self.tags, tenant, trace.batches.iter().map(AsRef::as_ref))
+        !self.stopping.load(Ordering::Relaxed) && replay::observe(&self.tags, tenant, [trace])
     }
 }
 

@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use prost::Message;
 use tracing::{debug, error, info};
 
 use super::ServerError;
 use crate::catalog::{TagIndex, Watermark};
-use crate::live::{Batch, LiveSet, TraceBatch, group};
+use crate::live::{LiveSet, Trace, group_encoded};
 use crate::telemetry::chain;
 use crate::wal::{Frame, Log};
 
@@ -107,8 +105,8 @@ impl Replay<'_> {
         let panicked = |_| ServerError::Thread { what: "the replay", source: io::Error::other("a decoder panicked") };
         let decoded = decoded.map_err(panicked)?;
         replayed.index_failed |= decoded.iter().any(|(_, indexed)| !indexed);
-        for (batches, request) in decoded.into_iter().flat_map(|(batches, _)| batches).zip(round) {
-            if !self.insert(request, batches) {
+        for (traces, request) in decoded.into_iter().flat_map(|(traces, _)| traces).zip(round) {
+            if !self.insert(request, traces) {
                 replayed.stopped = true;
                 break;
             }
@@ -117,31 +115,31 @@ impl Replay<'_> {
     }
 
     /// The spans of each request, and whether the catalog was told of all of them.
-    fn decode(&self, requests: &[Request]) -> (Vec<Vec<TraceBatch>>, bool) {
+    fn decode(&self, requests: &[Request]) -> (Vec<Vec<Trace>>, bool) {
         let mut indexed = true;
         let decoded = requests.iter().map(|request| {
-            let batches = request.decode();
+            let traces = request.decode();
             if request.sequence > self.indexed {
-                indexed &= observe(self.tags, &request.tenant, batches.iter().map(|batch| batch.batch.as_ref()));
+                indexed &= observe(self.tags, &request.tenant, &traces);
             }
-            batches
+            traces
         });
         (decoded.collect(), indexed)
     }
 
     /// False if it is to end before.
-    fn insert(&self, request: &Request, batches: Vec<TraceBatch>) -> bool {
+    fn insert(&self, request: &Request, traces: Vec<Trace>) -> bool {
         let room = loop {
             if self.stopping.load(Ordering::Relaxed) {
                 return false;
             }
-            match self.live.reserve(&batches) {
+            match self.live.reserve(&traces) {
                 Some(room) => break room,
                 None => thread::sleep(WAIT),
             }
         };
         let Request { sequence, received_ns, ref tenant, .. } = *request;
-        self.live.insert(tenant, batches, received_ns, sequence);
+        self.live.insert(tenant, traces, received_ns, sequence);
         drop(room);
         self.applied.finish_below(sequence + 1);
         true
@@ -160,7 +158,7 @@ impl Request {
         }
     }
 
-    fn decode(&self) -> Vec<TraceBatch> {
+    fn decode(&self) -> Vec<Trace> {
         let Self { sequence, received_ns, tenant, raw_len, compressed, payload } = self;
         let frame = Frame {
             sequence: *sequence,
@@ -170,23 +168,20 @@ impl Request {
             compressed: *compressed,
             payload,
         };
-        let request = frame
+        let traces = frame
             .request()
             .map_err(|error| chain(&error))
-            .and_then(|bytes| ExportTraceServiceRequest::decode(bytes.as_slice()).map_err(|error| error.to_string()));
-        match request {
-            Ok(request) => group(request),
-            Err(error) => {
-                error!(sequence, error, "frame of the log is sound but cannot be decoded");
-                Vec::new()
-            }
-        }
+            .and_then(|bytes| group_encoded(&bytes).map_err(|error| error.to_string()));
+        traces.unwrap_or_else(|error| {
+            error!(sequence, error, "frame of the log is sound but cannot be decoded");
+            Vec::new()
+        })
     }
 }
 
 /// Tells the catalog of spans; false if it fails.
-pub(super) fn observe<'a>(tags: &TagIndex, tenant: &str, batches: impl IntoIterator<Item = &'a Batch>) -> bool {
-    let fresh = tags.observe(tenant, batches);
+pub(super) fn observe<'a>(tags: &TagIndex, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> bool {
+    let fresh = tags.observe(tenant, traces);
     let recorded = tags.record(tenant, &fresh);
     recorded.inspect_err(|error| debug!(error = %chain(error), "tags not indexed")).is_ok()
 }
@@ -200,7 +195,9 @@ mod tests {
     use crate::live::{Limits, TraceId};
     use crate::telemetry::{CatalogMetrics, WalMetrics};
     use crate::wal::{Entry, RealDisk, Wal, WalConfig};
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+    use prost::Message;
 
     fn request(trace: u8, name: &str) -> Vec<u8> {
         let span = Span { trace_id: vec![trace; 16], span_id: vec![1; 8], name: name.to_owned(), ..Span::default() };
@@ -243,8 +240,8 @@ mod tests {
         assert_eq!(replayed.frames, expected.len() as u64);
         assert_eq!(applied.below(), 4);
         let trace = live.trace("t", &TraceId([1; 16]));
-        let batches = trace.iter().flat_map(|trace| &trace.batches).flat_map(|batch| &batch.spans);
-        assert_eq!(batches.map(|span| span.name.as_str()).collect::<Vec<_>>(), expected);
+        let spans = trace.iter().flat_map(|trace| &trace.spans);
+        assert_eq!(spans.map(|span| span.view().name.as_str()).collect::<Vec<_>>(), expected);
         assert_eq!(live.first_sequence(), (!expected.is_empty()).then_some(from));
     }
 

@@ -107,10 +107,10 @@ fn find(place: &Place, tenant: &str, id: TraceId) -> Result<Trace, ToolError> {
         if !place.filter(summary)?.contains(&id) {
             continue;
         }
-        for batch in place.block(summary)?.trace(&id)?.into_iter().flat_map(|fragment| fragment.batches) {
-            whole.append(batch, 0);
+        if let Some(fragment) = place.block(summary)?.trace(&id)? {
+            whole.extend(fragment);
         }
     }
     let no_trace = || ToolError::NoTrace { place: place.to_string(), id, tenant: tenant.to_owned() };
-    if whole.batches.is_empty() { Err(no_trace()) } else { Ok(whole) }
+    if whole.spans.is_empty() { Err(no_trace()) } else { Ok(whole) }
 }

@@ -19,6 +19,7 @@ use crate::block::{Block, BlockId, BlockSummary, MAX_SERVICES, data_path, filter
 use crate::blocks::State;
 use crate::blocks::manifest::RemovedBlock;
 use crate::live::{Trace, TraceId};
+use crate::otlp::SpanRef;
 use crate::query::distinct_spans;
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -236,23 +237,21 @@ impl Content {
             self.wrong.insert(format!("trace {} is out of order", trace.id));
         }
         self.ids.push(trace.id);
-        self.spans += trace.span_count as u64;
+        self.spans += trace.spans.len() as u64;
         let distinct = distinct_spans(trace).len();
-        if distinct < trace.span_count {
-            let again = trace.span_count - distinct;
+        if distinct < trace.spans.len() {
+            let again = trace.spans.len() - distinct;
             self.wrong.insert(format!("trace {} has {again} spans more than once", trace.id));
         }
-        for batch in &trace.batches {
-            if let Some(service) = batch.service_name()
+        for span in &trace.spans {
+            if let Some(service) = span.batch.service_name()
                 && !self.services.contains(service)
             {
                 self.services.insert(service.to_owned());
             }
-            for span in &batch.spans {
-                let (start_ns, end_ns) = (span.start_time_unix_nano, span.end_time_unix_nano);
-                self.start_ns = Some(self.start_ns.map_or(start_ns, |earliest| earliest.min(start_ns)));
-                self.end_ns = self.end_ns.max(start_ns).max(end_ns);
-            }
+            let SpanRef { start_time_unix_nano: start_ns, end_time_unix_nano: end_ns, .. } = span.view();
+            self.start_ns = Some(self.start_ns.map_or(start_ns, |earliest| earliest.min(start_ns)));
+            self.end_ns = self.end_ns.max(start_ns).max(end_ns);
         }
     }
 

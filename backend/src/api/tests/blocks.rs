@@ -31,7 +31,7 @@ fn with_a_block() -> (ApiState, MemoryStore, String) {
     let live = LiveSet::new(Limits::default());
     let resource_spans = fixture::job();
     let request = opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans };
-    live.insert(SINGLE_TENANT, crate::live::group(request), fixture::EPOCH, 0);
+    live.insert(SINGLE_TENANT, crate::live::group_message(&request), fixture::EPOCH, 0);
     let opened = OnceLock::new();
     assert!(opened.set(Arc::new(blocks)).is_ok());
     (state_of(live).with_blocks(Arc::new(opened)), store, path)

@@ -125,7 +125,12 @@ fn many(traces: u64, name_bytes: usize) -> LiveSet {
         id[8..].copy_from_slice(&number.to_be_bytes());
         let span = fixture::span(TraceId(id), 1, 0, &"n".repeat(name_bytes), number, 1);
         let resource_spans = vec![fixture::service("s", &[], "l", vec![span])];
-        live.insert(SINGLE_TENANT, crate::live::group(ExportTraceServiceRequest { resource_spans }), fixture::EPOCH, 0);
+        live.insert(
+            SINGLE_TENANT,
+            crate::live::group_message(&ExportTraceServiceRequest { resource_spans }),
+            fixture::EPOCH,
+            0,
+        );
     }
     live
 }
@@ -235,7 +240,7 @@ async fn many_series_come_in_several_messages() {
             let span = fixture::span(TraceId(id), 1, 0, &format!("name {number}"), 100, 1);
             let resource_spans = vec![fixture::service("s", &[], "l", vec![span])];
             let request = ExportTraceServiceRequest { resource_spans };
-            live.insert(SINGLE_TENANT, crate::live::group(request), fixture::EPOCH, 0);
+            live.insert(SINGLE_TENANT, crate::live::group_message(&request), fixture::EPOCH, 0);
         }
         live
     })

@@ -119,15 +119,16 @@ fn rich(id: u8) -> Arc<Trace> {
         resource_schema_url: "https://opentelemetry.io/schemas/1.37.0".into(),
         scope: Arc::new(scope),
         scope_schema_url: "https://opentelemetry.io/schemas/1.36.0".into(),
-        spans: vec![full],
     };
-    let second = Batch { scope: Arc::default(), spans: vec![span(id, 2, 1, START + 1)], ..first.clone() };
+    let second = Batch { scope: Arc::default(), ..first.clone() };
     // Equal, but sent in another request.
-    let third = Batch { resource: Arc::new(resource), spans: vec![span(id, 3, 2, START + 2)], ..second.clone() };
-    trace(id, [first, second, third].map(Arc::new).to_vec())
+    let third = Batch { resource: Arc::new(resource), ..second.clone() };
+    let spans = [full, span(id, 2, 1, START + 1), span(id, 3, 2, START + 2)];
+    let sent = [first, second, third].into_iter().zip(spans).map(|(batch, span)| (Arc::new(batch), vec![span]));
+    trace(id, sent.collect())
 }
 
-fn of(service: &str, spans: Vec<Span>) -> Arc<Batch> {
+fn of(service: &str, spans: Vec<Span>) -> super::samples::Sent {
     super::batch(service, spans)
 }
 

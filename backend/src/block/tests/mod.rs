@@ -31,8 +31,8 @@ fn content(trace: &Trace) -> Vec<BatchContent> {
     let mut batches: Vec<(Arc<Batch>, Vec<Vec<u8>>)> = Vec::new();
     for (batch, span) in distinct_spans(trace) {
         match batches.last_mut() {
-            Some((last, spans)) if Arc::ptr_eq(last, batch) => spans.push(span.encode_to_vec()),
-            _ => batches.push((Arc::clone(batch), vec![span.encode_to_vec()])),
+            Some((last, spans)) if Arc::ptr_eq(last, batch) => spans.push(span.decode().encode_to_vec()),
+            _ => batches.push((Arc::clone(batch), vec![span.decode().encode_to_vec()])),
         }
     }
     let content = batches.into_iter().map(|(batch, mut spans)| {
@@ -69,13 +69,13 @@ fn assert_survives(traces: &[Arc<Trace>]) {
         assert!(filter.contains(&trace.id));
         assert_eq!(content(found), content(trace), "{trace:#?}");
         // A trace that has spans once is the same in everything but the order of spans in a batch.
-        if distinct_spans(trace).len() == trace.span_count {
+        if distinct_spans(trace).len() == trace.spans.len() {
             assert_eq!((found.start_ns, found.end_ns), (trace.start_ns, trace.end_ns));
-            assert_eq!(found.span_count, trace.span_count);
+            assert_eq!(found.spans.len(), trace.spans.len());
         }
     }
     assert_eq!(summary.traces, traces.len() as u64);
-    assert_eq!(summary.spans, found.iter().map(|trace| trace.span_count as u64).sum::<u64>());
+    assert_eq!(summary.spans, found.iter().map(|trace| trace.spans.len() as u64).sum::<u64>());
     let filter_file = store.object(&summary.filter_path());
     assert_eq!(Filter::decode("f", &filter_file).unwrap(), filter);
     assert_eq!(summary.filter_bytes, filter_file.len() as u64);
@@ -148,14 +148,15 @@ fn numbers_keep_their_bits() {
 #[test]
 fn batches_of_one_resource_stay_together_and_others_apart() {
     let first = batch("a", vec![span(1, 1, 0, 1)]);
-    let same = Batch { spans: vec![span(1, 2, 1, 2)], ..Batch::clone(&first) };
+    let same = (Arc::new(Batch::clone(&first.0)), vec![span(1, 2, 1, 2)]);
     let equal = batch("a", vec![span(1, 3, 1, 3)]);
-    assert!(Arc::ptr_eq(&first.resource, &same.resource) && !Arc::ptr_eq(&first.resource, &equal.resource));
-    let trace = trace(1, vec![first, equal, Arc::new(same)]);
+    assert!(Arc::ptr_eq(&first.0.resource, &same.0.resource) && !Arc::ptr_eq(&first.0.resource, &equal.0.resource));
+    let trace = trace(1, vec![first, equal, same]);
     assert_survives(std::slice::from_ref(&trace));
     let (store, summary, _) = written(&[trace]);
     let found = read(&store, &summary);
-    let [first, equal, same] = found[0].batches.as_slice() else { panic!("{found:?}") };
+    let batches: Vec<_> = found[0].spans.iter().map(|span| &span.batch).collect();
+    let [first, equal, same] = batches.as_slice() else { panic!("{found:?}") };
     assert!(Arc::ptr_eq(&first.resource, &same.resource) && !Arc::ptr_eq(&first.resource, &equal.resource));
     // The resource stands in the file once.
     let block = Block::open(store as _, &summary).unwrap();
@@ -169,7 +170,8 @@ fn spans_that_came_again_are_written_once() {
     let (store, summary, _) = written(&[trace(1, vec![first, again])]);
     assert_eq!(summary.spans, 3);
     let found = read(&store, &summary);
-    assert_eq!(found[0].batches.iter().map(|batch| batch.spans.len()).collect::<Vec<_>>(), [2, 1]);
+    let batches = found[0].spans.chunk_by(|a, b| Arc::ptr_eq(&a.batch, &b.batch));
+    assert_eq!(batches.map(<[_]>::len).collect::<Vec<_>>(), [2, 1]);
 }
 
 #[test]
@@ -313,7 +315,7 @@ fn one_trace_costs_few_requests_and_few_bytes() {
     assert!(store.requests() <= 2, "opening took {} requests", store.requests());
     store.reset();
     let found = block.trace(&traces[1_500].id).unwrap().unwrap();
-    assert_eq!(found.span_count, 100);
+    assert_eq!(found.spans.len(), 100);
     assert!(store.requests() <= 2, "{} requests", store.requests());
     assert!(store.bytes_read() < summary.bytes / 10, "{} of {} bytes", store.bytes_read(), summary.bytes);
     // What the filter let through by mistake costs no more than a look at the index.

@@ -48,27 +48,29 @@ pub(super) fn attribute(key: &str, value: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), key_strindex: 0 }
 }
 
-pub(super) fn batch(service: &str, spans: Vec<Span>) -> Arc<Batch> {
+/// Spans with what they are sent under.
+pub(super) type Sent = (Arc<Batch>, Vec<Span>);
+
+pub(super) fn batch(service: &str, spans: Vec<Span>) -> Sent {
     let attributes = vec![attribute("service.name", Value::StringValue(service.to_owned()))];
-    Arc::new(Batch {
+    let batch = Batch {
         resource: Arc::new(Resource { attributes, ..Resource::default() }),
         resource_schema_url: "".into(),
         scope: Arc::default(),
         scope_schema_url: "".into(),
-        spans,
-    })
+    };
+    (Arc::new(batch), spans)
 }
 
 /// The trace of these batches; its spans get its id.
-pub(super) fn trace(id: u8, batches: Vec<Arc<Batch>>) -> Arc<Trace> {
+pub(super) fn trace(id: u8, batches: Vec<Sent>) -> Arc<Trace> {
     of_batches(trace_id(id), batches)
 }
 
-fn of_batches(id: TraceId, batches: Vec<Arc<Batch>>) -> Arc<Trace> {
+fn of_batches(id: TraceId, batches: Vec<Sent>) -> Arc<Trace> {
     let mut trace = Trace::empty(id);
-    for mut batch in batches {
-        Arc::make_mut(&mut batch).spans.iter_mut().for_each(|span| span.trace_id = id.0.to_vec());
-        trace.append(batch, 0);
+    for (batch, spans) in batches {
+        spans.into_iter().for_each(|span| trace.add(&batch, &Span { trace_id: id.0.to_vec(), ..span }));
     }
     Arc::new(trace)
 }
@@ -86,7 +88,7 @@ pub(super) fn any_traces() -> impl Strategy<Value = Vec<Arc<Trace>>> {
     })
 }
 
-fn any_batches() -> impl Strategy<Value = Vec<Arc<Batch>>> {
+fn any_batches() -> impl Strategy<Value = Vec<Sent>> {
     let resources = vec((any_resource(), text()), 1..3);
     let scopes = vec((any_scope(), text()), 1..3);
     let batches = vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), vec(any_span(), 1..6)), 1..5);
@@ -97,11 +99,12 @@ fn any_batches() -> impl Strategy<Value = Vec<Arc<Batch>>> {
         let batches = batches.into_iter().map(|(resource, scope, spans)| {
             let ((resource, resource_schema_url), (scope, scope_schema_url)) =
                 (resource.get(&shared).clone(), scope.get(&scopes).clone());
-            Arc::new(Batch { resource, resource_schema_url, scope, scope_schema_url, spans })
+            (Arc::new(Batch { resource, resource_schema_url, scope, scope_schema_url }), spans)
         });
         let mut batches: Vec<_> = batches.collect();
         if send_again {
-            batches.push(Arc::new(Batch::clone(&batches[0])));
+            let (batch, spans) = &batches[0];
+            batches.push((Arc::new(Batch::clone(batch)), spans.clone()));
         }
         batches
     })

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
 use super::*;
 use crate::block::{NewBlock, write_block};
-use crate::live::{Trace, group};
+use crate::live::{Trace, group_message};
 use crate::query::fixture;
 use crate::store::Store;
 use crate::store::memory::{Fault, Operation};
@@ -18,11 +18,7 @@ const TENANT: &str = "single-tenant";
 fn one(number: u128, name: &str) -> Arc<Trace> {
     let span = fixture::span(trace(number), 1, 0, name, 0, 5);
     let resource_spans = vec![fixture::service("shop", &[], "library", vec![span])];
-    let mut made = Trace::empty(trace(number));
-    for batch in group(ExportTraceServiceRequest { resource_spans }) {
-        made.append(batch.batch, batch.bytes);
-    }
-    Arc::new(made)
+    Arc::new(group_message(&ExportTraceServiceRequest { resource_spans }).remove(0))
 }
 
 /// Writes a block, as received at a time, and what to commit of it.
@@ -45,8 +41,7 @@ fn commit(blocks: &Blocks, add: Vec<Added>) {
 }
 
 fn names(found: &Found) -> Vec<&str> {
-    let spans = found.traces.iter().flat_map(|trace| &trace.batches).flat_map(|batch| &batch.spans);
-    spans.map(|span| span.name.as_str()).collect()
+    found.traces.iter().flat_map(|trace| &trace.spans).map(|span| span.view().name.as_str()).collect()
 }
 
 fn find(blocks: &Blocks, number: u128) -> Found {

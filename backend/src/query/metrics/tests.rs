@@ -258,7 +258,7 @@ fn spans_without_an_end_are_counted() {
     let resource_spans = vec![service("s", &[], "l", vec![open])];
     let request_of =
         |resource_spans| opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans };
-    live.insert("t", crate::live::group(request_of(resource_spans)), EPOCH, 0);
+    live.insert("t", crate::live::group_message(&request_of(resource_spans)), EPOCH, 0);
     let result =
         query_metrics(&View::of_live(live.snapshot("t")), &request("{} | count_over_time()"), &AtomicBool::new(false))
             .unwrap();

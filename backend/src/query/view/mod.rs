@@ -184,12 +184,9 @@ fn find(
         return Ok(FoundTrace { trace: live, skipped });
     }
     let mut whole = Trace::empty(*id);
-    for fragment in found.traces.iter().chain(live.as_deref()) {
-        let mut bytes = fragment.bytes;
-        for batch in &fragment.batches {
-            // The estimate is that of the fragment.
-            whole.append(Arc::clone(batch), std::mem::take(&mut bytes));
-        }
+    found.traces.into_iter().for_each(|fragment| whole.extend(fragment));
+    if let Some(live) = live {
+        whole.extend(Arc::unwrap_or_clone(live));
     }
     Ok(FoundTrace { trace: Some(Arc::new(whole)), skipped })
 }

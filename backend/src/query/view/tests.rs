@@ -14,7 +14,7 @@ use super::*;
 use crate::block::{BlockId, NewBlock, write_block};
 use crate::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
 use crate::catalog::MemoryCatalog;
-use crate::live::{Limits, group};
+use crate::live::{Limits, group_message};
 use crate::query::fixture::{self, EPOCH, JOB, SHOP};
 use crate::query::{
     Inspected, Intervals, MetricsPlan, MetricsRequest, Plan, SearchError, SearchRequest, SearchResult, TagScan, Window,
@@ -47,12 +47,11 @@ fn request(part: &ResourceSpans) -> ExportTraceServiceRequest {
 /// The traces of some requests, by id.
 fn traces_of<'p>(parts: impl Iterator<Item = &'p ResourceSpans>) -> Vec<Arc<Trace>> {
     let mut traces: Vec<Trace> = Vec::new();
-    for batch in parts.flat_map(|part| group(request(part))) {
-        let place = traces.iter().position(|trace| trace.id == batch.id).unwrap_or_else(|| {
-            traces.push(Trace::empty(batch.id));
-            traces.len() - 1
-        });
-        traces[place].append(batch.batch, batch.bytes);
+    for spans in parts.flat_map(|part| group_message(&request(part))) {
+        match traces.iter_mut().find(|trace| trace.id == spans.id) {
+            Some(trace) => trace.extend(spans),
+            None => traces.push(spans),
+        }
     }
     traces.sort_by_key(|trace| trace.id);
     traces.into_iter().map(Arc::new).collect()
@@ -85,7 +84,7 @@ impl World {
             blocks.commit(change).unwrap();
         }
         for (part, _) in parts.iter().filter(|(_, at)| *at == BLOCKS) {
-            live.insert(TENANT, group(request(part)), EPOCH, 0);
+            live.insert(TENANT, group_message(&request(part)), EPOCH, 0);
         }
         Self { live, blocks: Arc::new(blocks), store }
     }
@@ -242,7 +241,7 @@ fn answers(view: &View, questions: &Questions) -> Vec<(String, String)> {
 /// A trace without the order of its spans and of their attributes.
 fn canonical(trace: &Trace) -> Vec<String> {
     let spans = crate::query::distinct_spans(trace).into_iter().map(|(batch, span)| {
-        let mut span = span.clone();
+        let mut span = span.decode();
         span.attributes.sort_by(|a, b| a.key.cmp(&b.key));
         format!(
             "{:?} {} {:?} {} {span:?}",
@@ -341,7 +340,7 @@ fn without_a_damaged_block_answers_are_partial() {
     let shop = View::find(&world.live, Some(&world.blocks), TENANT, &SHOP).unwrap();
     assert_eq!((shop.trace, shop.skipped), (None, 1));
     let job = View::find(&world.live, Some(&world.blocks), TENANT, &JOB).unwrap();
-    assert_eq!((job.trace.map(|trace| trace.span_count), job.skipped), (Some(2), 0));
+    assert_eq!((job.trace.map(|trace| trace.spans.len()), job.skipped), (Some(2), 0));
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! Views of spans and of what is in them.
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+
+use super::check::Odd;
+use super::value::{Attributes, Text};
+use super::wire::{Fields, Wire};
+
+/// A `Span` that was checked. Its fields are read once, when the view is made; lists are read as they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanRef<'a> {
+    message: &'a [u8],
+    /// From the first attribute on.
+    attributes: &'a [u8],
+    /// 16 bytes.
+    pub trace_id: &'a [u8],
+    /// 8 bytes.
+    pub span_id: &'a [u8],
+    /// 8 bytes; empty or zero if there is none.
+    pub parent_span_id: &'a [u8],
+    /// W3C trace state.
+    pub trace_state: Text<'a>,
+    /// Name.
+    pub name: Text<'a>,
+    /// Number of the `SpanKind`.
+    pub kind: i32,
+    /// Start, nanoseconds since the epoch.
+    pub start_time_unix_nano: u64,
+    /// End, nanoseconds since the epoch.
+    pub end_time_unix_nano: u64,
+    /// W3C trace flags.
+    pub flags: u32,
+    /// Attributes that the sender left out.
+    pub dropped_attributes_count: u32,
+    /// Events that the sender left out.
+    pub dropped_events_count: u32,
+    /// Links that the sender left out.
+    pub dropped_links_count: u32,
+    /// Outcome, if it was sent.
+    pub status: Option<StatusRef<'a>>,
+    has_events: bool,
+    has_links: bool,
+}
+
+/// A `Status`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatusRef<'a> {
+    /// Description of an error.
+    pub message: Text<'a>,
+    /// Number of the `StatusCode`.
+    pub code: i32,
+}
+
+impl<'a> SpanRef<'a> {
+    /// Reads an encoded `Span` that was checked.
+    pub fn parse(message: &'a [u8]) -> Self {
+        let mut span = Self::empty(message);
+        _ = span.fill(|_, _| Ok(()));
+        span
+    }
+
+    /// Reads an encoded `Span`; `check` is shown each field.
+    pub(super) fn read(message: &'a [u8], check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<Self, Odd> {
+        let mut span = Self::empty(message);
+        span.fill(check)?;
+        Ok(span)
+    }
+
+    fn empty(message: &'a [u8]) -> Self {
+        Self {
+            message,
+            attributes: &[],
+            trace_id: &[],
+            span_id: &[],
+            parent_span_id: &[],
+            trace_state: Text::default(),
+            name: Text::default(),
+            kind: 0,
+            start_time_unix_nano: 0,
+            end_time_unix_nano: 0,
+            flags: 0,
+            dropped_attributes_count: 0,
+            dropped_events_count: 0,
+            dropped_links_count: 0,
+            status: None,
+            has_events: false,
+            has_links: false,
+        }
+    }
+
+    #[inline]
+    fn fill(&mut self, mut check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<(), Odd> {
+        let span = self;
+        let mut fields = Fields::of(span.message);
+        let mut before = span.message;
+        while let Some((number, value)) = fields.next() {
+            check(number, value)?;
+            match (number, value) {
+                (1, Wire::Bytes(id)) => span.trace_id = id,
+                (2, Wire::Bytes(id)) => span.span_id = id,
+                (3, Wire::Bytes(text)) => span.trace_state = Text(text),
+                (4, Wire::Bytes(id)) => span.parent_span_id = id,
+                (5, Wire::Bytes(text)) => span.name = Text(text),
+                (6, Wire::Varint(kind)) => span.kind = kind as i32,
+                (7, Wire::Fixed64(nanos)) => span.start_time_unix_nano = nanos,
+                (8, Wire::Fixed64(nanos)) => span.end_time_unix_nano = nanos,
+                (9, Wire::Bytes(_)) if span.attributes.is_empty() => span.attributes = before,
+                (10, Wire::Varint(count)) => span.dropped_attributes_count = count as u32,
+                (11, Wire::Bytes(_)) => span.has_events = true,
+                (12, Wire::Varint(count)) => span.dropped_events_count = count as u32,
+                (13, Wire::Bytes(_)) => span.has_links = true,
+                (14, Wire::Varint(count)) => span.dropped_links_count = count as u32,
+                (15, Wire::Bytes(status)) => span.status = Some(StatusRef::parse(status)),
+                (16, Wire::Fixed32(flags)) => span.flags = flags,
+                _ => {}
+            }
+            before = fields.rest();
+        }
+        if fields.is_whole() { Ok(()) } else { Err(Odd) }
+    }
+
+    /// The span as it was sent.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.message
+    }
+
+    /// The message.
+    pub fn decode(&self) -> Span {
+        // It was checked.
+        Span::decode(self.message).unwrap_or_default()
+    }
+
+    /// Its attributes, in the order in which they were sent.
+    pub const fn attributes(&self) -> Attributes<'a> {
+        Attributes::of(self.attributes, 9)
+    }
+
+    /// Its events.
+    pub fn events(&self) -> impl Iterator<Item = EventRef<'a>> + use<'a> {
+        messages(if self.has_events { self.message } else { &[] }, 11).map(EventRef::parse)
+    }
+
+    /// Its links.
+    pub fn links(&self) -> impl Iterator<Item = LinkRef<'a>> + use<'a> {
+        messages(if self.has_links { self.message } else { &[] }, 13).map(LinkRef::parse)
+    }
+
+    /// True for a span without a parent; some senders write a parent of zeros for that.
+    pub fn is_root(&self) -> bool {
+        self.parent_span_id.iter().all(|byte| *byte == 0)
+    }
+}
+
+impl<'a> StatusRef<'a> {
+    fn parse(message: &'a [u8]) -> Self {
+        let mut status = Self::default();
+        for field in Fields::of(message) {
+            match field {
+                (2, Wire::Bytes(text)) => status.message = Text(text),
+                (3, Wire::Varint(code)) => status.code = code as i32,
+                _ => {}
+            }
+        }
+        status
+    }
+}
+
+/// An event.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRef<'a> {
+    message: &'a [u8],
+    /// When it happened, nanoseconds since the epoch.
+    pub time_unix_nano: u64,
+    /// Name.
+    pub name: Text<'a>,
+    /// Attributes that the sender left out.
+    pub dropped_attributes_count: u32,
+}
+
+impl<'a> EventRef<'a> {
+    fn parse(message: &'a [u8]) -> Self {
+        let mut event = Self { message, time_unix_nano: 0, name: Text::default(), dropped_attributes_count: 0 };
+        for field in Fields::of(message) {
+            match field {
+                (1, Wire::Fixed64(nanos)) => event.time_unix_nano = nanos,
+                (2, Wire::Bytes(text)) => event.name = Text(text),
+                (4, Wire::Varint(count)) => event.dropped_attributes_count = count as u32,
+                _ => {}
+            }
+        }
+        event
+    }
+
+    /// Its attributes.
+    pub const fn attributes(&self) -> Attributes<'a> {
+        Attributes::of(self.message, 3)
+    }
+}
+
+/// A link to another span.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkRef<'a> {
+    message: &'a [u8],
+    /// As it was sent; 16 bytes if it is right.
+    pub trace_id: &'a [u8],
+    /// As it was sent; 8 bytes if it is right.
+    pub span_id: &'a [u8],
+    /// W3C trace state.
+    pub trace_state: Text<'a>,
+    /// Attributes that the sender left out.
+    pub dropped_attributes_count: u32,
+    /// W3C trace flags.
+    pub flags: u32,
+}
+
+impl<'a> LinkRef<'a> {
+    fn parse(message: &'a [u8]) -> Self {
+        let (trace_id, span_id): (&[u8], &[u8]) = (&[], &[]);
+        let trace_state = Text::default();
+        let mut link = Self { message, trace_id, span_id, trace_state, dropped_attributes_count: 0, flags: 0 };
+        for field in Fields::of(message) {
+            match field {
+                (1, Wire::Bytes(id)) => link.trace_id = id,
+                (2, Wire::Bytes(id)) => link.span_id = id,
+                (3, Wire::Bytes(text)) => link.trace_state = Text(text),
+                (5, Wire::Varint(count)) => link.dropped_attributes_count = count as u32,
+                (6, Wire::Fixed32(flags)) => link.flags = flags,
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// Its attributes.
+    pub const fn attributes(&self) -> Attributes<'a> {
+        Attributes::of(self.message, 4)
+    }
+}
+
+/// The messages in the field of this number.
+fn messages(message: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
+    Fields::of(message).filter_map(move |field| match field {
+        (found, Wire::Bytes(inner)) if found == number => Some(inner),
+        _ => None,
+    })
+}

@@ -1,0 +1,179 @@
+//! Attributes and their values.
+
+use opentelemetry_proto::tonic::common::v1::AnyValue;
+use prost::Message;
+
+use super::wire::{Fields, Wire};
+
+/// A text that was checked to be UTF-8. Many are only copied or compared; as a `str` it is looked at once more.
+#[derive(Clone, Copy, Default, Eq, Hash, PartialEq)]
+pub struct Text<'a>(pub(super) &'a [u8]);
+
+impl<'a> Text<'a> {
+    /// A text that is known to be one.
+    pub(crate) const fn of_checked(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The text.
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).unwrap_or_default()
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl PartialEq<str> for Text<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+/// A `KeyValue`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttributeRef<'a> {
+    /// Its key.
+    pub key: Text<'a>,
+    /// Its value; none if it was sent without.
+    pub value: Option<ValueRef<'a>>,
+}
+
+impl<'a> AttributeRef<'a> {
+    /// Reads an encoded `KeyValue` that was checked.
+    pub fn parse(message: &'a [u8]) -> Self {
+        let mut attribute = Self { key: Text::default(), value: None };
+        for field in Fields::of(message) {
+            match field {
+                (1, Wire::Bytes(key)) => attribute.key = Text(key),
+                (2, Wire::Bytes(value)) => attribute.value = Some(ValueRef::parse(value)),
+                _ => {}
+            }
+        }
+        attribute
+    }
+}
+
+/// An `AnyValue`.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueRef<'a> {
+    /// Sent with nothing in it.
+    Empty,
+    /// `stringValue`.
+    String(Text<'a>),
+    /// `boolValue`.
+    Bool(bool),
+    /// `intValue`.
+    Int(i64),
+    /// `doubleValue`.
+    Double(f64),
+    /// `arrayValue`.
+    Array(Encoded<'a>),
+    /// Any other: bytes, a map.
+    Other(Encoded<'a>),
+}
+
+/// An `AnyValue` as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Encoded<'a>(&'a [u8]);
+
+impl<'a> ValueRef<'a> {
+    /// The value of an encoded `AnyValue`.
+    pub fn parse(message: &'a [u8]) -> Self {
+        let mut value = Self::Empty;
+        for field in Fields::of(message) {
+            value = match field {
+                (1, Wire::Bytes(text)) => Self::String(Text(text)),
+                (2, Wire::Varint(truth)) => Self::Bool(truth != 0),
+                (3, Wire::Varint(int)) => Self::Int(int as i64),
+                (4, Wire::Fixed64(bits)) => Self::Double(f64::from_bits(bits)),
+                (5, Wire::Bytes(_)) => Self::Array(Encoded(message)),
+                (6 | 7, Wire::Bytes(_)) | (8, Wire::Varint(_)) => Self::Other(Encoded(message)),
+                _ => continue,
+            };
+        }
+        value
+    }
+}
+
+impl<'a> Encoded<'a> {
+    /// The encoded `AnyValue`.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The message.
+    pub fn decode(self) -> AnyValue {
+        // It was checked.
+        AnyValue::decode(self.0).unwrap_or_default()
+    }
+
+    /// The elements of an array; none of what is no array.
+    pub fn elements(self) -> impl Iterator<Item = ValueRef<'a>> {
+        let arrays = Fields::of(self.0).filter_map(|field| match field {
+            (5, Wire::Bytes(array)) => Some(array),
+            _ => None,
+        });
+        arrays.flat_map(Fields::of).filter_map(|field| match field {
+            (1, Wire::Bytes(element)) => Some(ValueRef::parse(element)),
+            _ => None,
+        })
+    }
+}
+
+/// The attributes of a message, in their order.
+#[derive(Clone, Debug)]
+pub struct Attributes<'a> {
+    fields: Fields<'a>,
+    /// Number of the field that holds them.
+    number: u32,
+}
+
+impl<'a> Attributes<'a> {
+    pub(super) const fn of(message: &'a [u8], number: u32) -> Self {
+        Self { fields: Fields::of(message), number }
+    }
+
+    /// The encoded `KeyValue`s.
+    pub fn encoded(self) -> impl Iterator<Item = &'a [u8]> {
+        let Self { fields, number } = self;
+        fields.filter_map(move |field| match field {
+            (found, Wire::Bytes(attribute)) if found == number => Some(attribute),
+            _ => None,
+        })
+    }
+
+    /// The first one with this key.
+    pub fn get(self, key: &str) -> Option<ValueRef<'a>> {
+        self.into_iter().find(|attribute| attribute.key == *key)?.value
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = AttributeRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<AttributeRef<'a>> {
+        loop {
+            match self.fields.next()? {
+                (found, Wire::Bytes(attribute)) if found == self.number => {
+                    return Some(AttributeRef::parse(attribute));
+                }
+                _ => {}
+            }
+        }
+    }
+}
