@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde::{Deserialize, Serialize};
 
+use super::lists::Value as Written;
 use crate::live::Trace;
 
 /// Most columns that attributes get in one block.
@@ -50,6 +51,16 @@ impl AttributeType {
                 Value::ArrayValue(_) | Value::KvlistValue(_) | Value::BytesValue(_) | Value::StringValueStrindex(_),
             )
             | None => Self::Other,
+        }
+    }
+
+    pub(super) fn of_value(value: &Written<'_>) -> Self {
+        match value {
+            Written::String(_) => Self::String,
+            Written::Int(_) => Self::Int,
+            Written::Double(_) => Self::Double,
+            Written::Bool(_) => Self::Bool,
+            Written::Other(_) | Written::Nothing => Self::Other,
         }
     }
 }

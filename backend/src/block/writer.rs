@@ -3,13 +3,11 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
 use fail::fail_point;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
+use parquet::file::writer::SerializedFileWriter;
 
 use super::attributes::AttributesFooter;
 use super::buffers::{Buffers, Row};
@@ -20,18 +18,6 @@ use super::{AttributeCounts, BlockError, BlockId, BlockSummary, Columns, FORMAT_
 use crate::live::{Batch, Trace, TraceId};
 use crate::query::{NestedLink, distinct_spans, number_nested};
 use crate::store::{Store, Upload};
-
-/// Rows that are handed to the Parquet library at once: few enough for their buffers to stay in the processor's cache.
-const BATCH_ROWS: usize = 2_048;
-
-/// Bytes of text from which on fewer rows are handed over.
-const BATCH_BYTES: usize = 8 << 20;
-
-/// A row group ends when it takes so much memory, however few its rows are.
-const ROW_GROUP_BYTES: usize = 48 << 20;
-
-/// A row group ends when so many bytes of text were in it, however small they have become: readers take them as they were.
-const ROW_GROUP_TEXT_BYTES: usize = 256 << 20;
 
 /// Spans that [`write_block`] looks at to choose the columns.
 const SAMPLED_SPANS: usize = 8_192;
@@ -56,15 +42,10 @@ pub struct BlockWriter<'a> {
     store: &'a dyn Store,
     summary: BlockSummary,
     columns: Columns,
-    schema: SchemaRef,
     buffers: Buffers,
     tables: TableBuilder,
     ids: Vec<TraceId>,
-    /// Until the first rows are written: how the columns are encoded depends on them.
-    waiting: Option<Output>,
-    writer: Option<ArrowWriter<Output>>,
-    /// Bytes of text in the row group.
-    text_bytes: usize,
+    file: SerializedFileWriter<Output>,
 }
 
 /// What goes to the store is counted and summed up.
@@ -105,20 +86,14 @@ impl<'a> BlockWriter<'a> {
             filter_bytes: 0,
             services: None,
         };
-        let schema = Arc::new(write_schema(&columns));
-        let upload = store.upload(&summary.data_path())?;
-        Ok(Self {
-            store,
-            summary,
-            buffers: Buffers::new(Arc::clone(&schema), &columns),
-            columns,
-            schema,
-            tables: TableBuilder::default(),
-            ids: Vec::new(),
-            waiting: Some(Output { upload, bytes: 0, checksum: 0 }),
-            writer: None,
-            text_bytes: 0,
-        })
+        let path = summary.data_path();
+        let failed = |error| BlockError::of_parquet(&path, error);
+        let schema =
+            ArrowSchemaConverter::new().schema_root("spans").convert(&write_schema(&columns)).map_err(failed)?;
+        let buffers = Buffers::new(&schema, &columns).map_err(failed)?;
+        let output = Output { upload: store.upload(&path)?, bytes: 0, checksum: 0 };
+        let file = SerializedFileWriter::new(output, schema.root_schema_ptr(), writer_properties()).map_err(failed)?;
+        Ok(Self { store, summary, buffers, columns, tables: TableBuilder::default(), ids: Vec::new(), file })
     }
 
     /// Adds a trace, without the spans that came again. Its id must be above those that were added before. A trace without
@@ -146,14 +121,16 @@ impl<'a> BlockWriter<'a> {
 
         let mut rows: Vec<Row<'_>> = Vec::with_capacity(spans.len());
         let mut batch_before: Option<&Arc<Batch>> = None;
-        let mut numbers = None;
+        let mut of_batch = None;
         for ((((batch, span), span_id), nested), (resource_spans, scope_spans)) in
             spans.into_iter().zip(ids).zip(nested).zip(places)
         {
             if batch_before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
                 batch_before = Some(batch);
-                numbers = None;
+                of_batch = None;
             }
+            let (numbers, service_name) =
+                *of_batch.get_or_insert_with(|| (self.tables.number(batch), batch.service_name()));
             rows.push(Row {
                 trace_id: trace.id.0,
                 trace_start_ns,
@@ -161,8 +138,8 @@ impl<'a> BlockWriter<'a> {
                 span_id,
                 span,
                 nested,
-                service_name: batch.service_name(),
-                numbers: *numbers.get_or_insert_with(|| self.tables.number(batch)),
+                service_name,
+                numbers,
                 resource_spans,
                 scope_spans,
             });
@@ -170,10 +147,10 @@ impl<'a> BlockWriter<'a> {
         // Spans that are in no tree come last.
         rows.sort_by_key(|row| row.nested.left.wrapping_sub(1) as u32);
         for row in &rows {
-            self.buffers.push(row);
-            if self.buffers.rows() >= BATCH_ROWS || self.buffers.bytes() >= BATCH_BYTES {
-                self.write_rows()?;
-            }
+            let pushed = self.buffers.push(row);
+            let written =
+                pushed.and_then(|()| if self.buffers.is_full() { self.buffers.write(&mut self.file) } else { Ok(()) });
+            written.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
         }
         self.ids.push(trace.id);
         self.summary.traces += 1;
@@ -185,21 +162,18 @@ impl<'a> BlockWriter<'a> {
 
     /// Ends the block. Both files are on stable storage afterwards, the filter first.
     pub fn finish(mut self) -> Result<(BlockSummary, Filter), BlockError> {
-        self.write_rows()?;
         let path = self.summary.data_path();
         if self.summary.traces == 0 {
             self.summary.start_ns = 0;
         }
         self.summary.services = self.tables.services();
-        let Some(mut writer) = self.writer else {
-            return Err(BlockError::damaged(&path, "it was not begun"));
-        };
         let failed = |error: ParquetError| BlockError::of_parquet(&path, error);
         let failed_io = |error: io::Error| BlockError::of_parquet(&path, error.into());
-        writer.flush().map_err(failed)?;
-        writer.sync().map_err(failed_io)?;
+        let mut file = self.file;
+        self.buffers.write(&mut file).map_err(failed)?;
+        file.flush().map_err(failed_io)?;
         let counts = self.buffers.attribute_counts();
-        let checksum = Checksum { bytes: writer.inner().bytes, crc32c: writer.inner().checksum };
+        let checksum = Checksum { bytes: file.inner().bytes, crc32c: file.inner().checksum };
         let mut entries = vec![
             KeyValue::new(footer::FORMAT.to_owned(), FORMAT_VERSION.to_string()),
             KeyValue::new(footer::SUMMARY.to_owned(), json(&path, &self.summary)?),
@@ -208,9 +182,9 @@ impl<'a> BlockWriter<'a> {
         ];
         entries.extend(self.tables.encode().map_err(failed_io)?);
         for entry in entries {
-            writer.append_key_value_metadata(entry);
+            file.append_key_value_metadata(entry);
         }
-        let output = writer.into_inner().map_err(failed)?;
+        let output = file.into_inner().map_err(failed)?;
 
         let filter = Filter::of(self.ids.into_iter());
         let encoded = filter.encode();
@@ -220,37 +194,6 @@ impl<'a> BlockWriter<'a> {
         self.summary.bytes = output.upload.finish()?;
         Ok((self.summary, filter))
     }
-
-    /// Hands the rows that wait to the Parquet library.
-    fn write_rows(&mut self) -> Result<(), BlockError> {
-        let path = self.summary.data_path();
-        let failed = |error| BlockError::of_parquet(&path, error);
-        self.text_bytes += self.buffers.bytes();
-        let rows = self.buffers.take().map_err(|error| failed(error.into()))?;
-        if let Some(output) = self.waiting.take() {
-            self.writer = Some(begin(output, &self.schema, &rows).map_err(failed)?);
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.write(&rows).map_err(failed)?;
-            if writer.in_progress_size() >= ROW_GROUP_BYTES || self.text_bytes >= ROW_GROUP_TEXT_BYTES {
-                writer.flush().map_err(failed)?;
-            }
-            // The library ends one itself when it has enough rows.
-            if writer.in_progress_rows() < rows.num_rows().max(1) {
-                self.text_bytes = 0;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn begin(output: Output, schema: &SchemaRef, rows: &RecordBatch) -> Result<ArrowWriter<Output>, ParquetError> {
-    let properties = writer_properties(rows)?;
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties)
-        .with_schema_root("spans".to_owned())
-        .with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(output, Arc::clone(schema), options)
 }
 
 /// Writes a block of these traces, which are sorted by id; chooses the columns by a sample of them.
