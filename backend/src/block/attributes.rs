@@ -54,7 +54,7 @@ impl AttributeType {
         }
     }
 
-    pub(super) fn of_value(value: &Written<'_>) -> Self {
+    pub(super) fn of_value(value: Written<'_>) -> Self {
         match value {
             Written::String(_) => Self::String,
             Written::Int(_) => Self::Int,

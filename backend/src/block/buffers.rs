@@ -1,6 +1,5 @@
 //! The row group that is filled, column by column.
 
-use std::borrow::Cow;
 use std::io::Write;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -13,7 +12,7 @@ use prost::Message;
 
 use super::attributes::{AttributeCounts, Columns};
 use super::encodings::Leaves;
-use super::lists::{EventRow, Events, LinkRow, Links, Value, not_0, text};
+use super::lists::{AttributeList, EventRow, Events, LinkRow, Links, Value, not_0, text};
 use super::pages::{Column, Compressor, Dictionary, Ids, Leaf, Numbers, Plain, Split, Texts};
 use super::promoted::SpanAttributes;
 use super::tables::Numbers as TableNumbers;
@@ -42,6 +41,12 @@ pub(super) struct Row<'a> {
     pub(super) span_id: [u8; 8],
     pub(super) span: &'a Span,
     pub(super) nested: NestedSet,
+    pub(super) place: Place<'a>,
+}
+
+/// Under what a span was sent.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
     pub(super) service_name: Option<&'a str>,
     pub(super) numbers: TableNumbers,
     pub(super) resource_spans: i32,
@@ -51,6 +56,8 @@ pub(super) struct Row<'a> {
 /// The row group that is filled. Column by column, in the order of `write_schema`.
 pub(super) struct Buffers {
     compressor: Compressor,
+    /// Kept for its memory; see [`value`].
+    other: Vec<u8>,
     /// Rows of the row group.
     rows: usize,
     /// Bytes of text in the row group, about.
@@ -93,6 +100,7 @@ impl Buffers {
         let mut leaves = Leaves::of(schema);
         Ok(Self {
             compressor: Compressor::new()?,
+            other: Vec::new(),
             rows: 0,
             text_bytes: 0,
             checked_bytes: 0,
@@ -139,7 +147,7 @@ impl Buffers {
 
     /// Adds a row; ends the pages that are full with it.
     pub(super) fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
-        let span = row.span;
+        let (span, place) = (row.span, &row.place);
         let at = self.rows;
         self.trace_id.push(row.trace_id);
         self.span_id.push(row.span_id);
@@ -169,22 +177,29 @@ impl Buffers {
         set(&mut self.dropped_attributes_count, at, not_0(span.dropped_attributes_count));
         set(&mut self.dropped_events_count, at, not_0(span.dropped_events_count));
         set(&mut self.dropped_links_count, at, not_0(span.dropped_links_count));
-        set(&mut self.service_name, at, row.service_name.map(str::as_bytes));
-        self.resource.push(row.numbers.resource);
-        self.scope.push(row.numbers.scope);
-        if row.resource_spans != row.scope_spans {
-            self.resource_spans.set(at, row.resource_spans);
+        set(&mut self.service_name, at, place.service_name.map(str::as_bytes));
+        self.resource.push(place.numbers.resource);
+        self.scope.push(place.numbers.scope);
+        if place.resource_spans != place.scope_spans {
+            self.resource_spans.set(at, place.resource_spans);
         }
-        self.scope_spans.push(row.scope_spans);
+        self.scope_spans.push(place.scope_spans);
         self.text_bytes += span.name.len() + message.len() + span.trace_state.len();
-        self.text_bytes += self.span_attributes.push(at, attributes(&span.attributes));
+        self.span_attributes.begin(at);
+        for attribute in &span.attributes {
+            let value = value(attribute.value.as_ref(), &mut self.other);
+            self.text_bytes += attribute.key.len() + value.bytes();
+            self.span_attributes.push(&attribute.key, value);
+        }
+        self.span_attributes.end();
         for (number, event) in span.events.iter().enumerate() {
             let fields = EventRow {
                 time_offset: event.time_unix_nano.wrapping_sub(span.start_time_unix_nano) as i64,
                 name: &event.name,
                 dropped_attributes_count: event.dropped_attributes_count,
             };
-            self.text_bytes += self.events.push(at, number, &fields, attributes(&event.attributes));
+            let list = self.events.push(at, number, &fields);
+            self.text_bytes += 16 + event.name.len() + extend(list, &event.attributes, &mut self.other);
         }
         for (number, link) in span.links.iter().enumerate() {
             let fields = LinkRow {
@@ -194,7 +209,9 @@ impl Buffers {
                 flags: link.flags,
                 dropped_attributes_count: link.dropped_attributes_count,
             };
-            self.text_bytes += self.links.push(at, number, &fields, attributes(&link.attributes));
+            let list = self.links.push(at, number, &fields);
+            self.text_bytes += 32 + link.trace_id.len() + link.span_id.len() + link.trace_state.len();
+            self.text_bytes += extend(list, &link.attributes, &mut self.other);
         }
         self.rows += 1;
         self.end_pages()
@@ -277,18 +294,30 @@ fn set<'a, V: super::pages::Values>(column: &mut Column<V>, row: usize, value: O
     }
 }
 
-/// Attributes as columns take them.
-fn attributes(attributes: &[KeyValue]) -> impl Iterator<Item = (&str, Value<'_>)> {
-    attributes.iter().map(|attribute| (attribute.key.as_str(), value(attribute.value.as_ref())))
+/// Fills the list of an event or a link; returns about how many bytes that were.
+fn extend(list: &mut AttributeList, attributes: &[KeyValue], other: &mut Vec<u8>) -> usize {
+    let mut bytes = 0;
+    for attribute in attributes {
+        let value = value(attribute.value.as_ref(), other);
+        bytes += 32 + attribute.key.len() + value.bytes();
+        list.push(&attribute.key, value);
+    }
+    list.end();
+    bytes
 }
 
-fn value(value: Option<&AnyValue>) -> Value<'_> {
+/// A value as columns take it; `other` is where it is encoded if it has no column.
+fn value<'a>(value: Option<&'a AnyValue>, other: &'a mut Vec<u8>) -> Value<'a> {
     match value {
         Some(AnyValue { value: Some(Any::StringValue(text)) }) => Value::String(text),
         Some(AnyValue { value: Some(Any::IntValue(int)) }) => Value::Int(*int),
         Some(AnyValue { value: Some(Any::DoubleValue(double)) }) => Value::Double(*double),
         Some(AnyValue { value: Some(Any::BoolValue(truth)) }) => Value::Bool(*truth),
-        Some(other) => Value::Other(Cow::Owned(other.encode_to_vec())),
+        Some(any) => {
+            other.clear();
+            any.encode_raw(other);
+            Value::Other(other)
+        }
         None => Value::Nothing,
     }
 }

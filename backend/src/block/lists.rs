@@ -1,28 +1,27 @@
 //! Lists that wait to be written: attributes without a column, events, links.
 
-use std::borrow::Cow;
-
 use parquet::errors::ParquetError;
 
 use super::encodings::Leaves;
 use super::pages::{Bools, Column, Dictionary, Leaf, Numbers, Split, Texts};
 
 /// Value of an attribute.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     String(&'a str),
     Int(i64),
     Double(f64),
     Bool(bool),
     /// An encoded `AnyValue`.
-    Other(Cow<'a, [u8]>),
+    Other(&'a [u8]),
     /// None at all.
     Nothing,
 }
 
 impl Value<'_> {
     /// Bytes of a value that can be long.
-    pub(super) fn bytes(&self) -> usize {
+    #[inline]
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::String(text) => text.len(),
             Self::Other(bytes) => bytes.len(),
@@ -35,6 +34,11 @@ impl Value<'_> {
 pub(super) struct AttributeList {
     /// 1 for a list in a row, 2 for a list in a list.
     depth: u32,
+    /// Row of the row group that the list is in.
+    row: usize,
+    /// Which list goes on with the next attribute: 0 if it is the first of the row.
+    repetition: u32,
+    is_empty: bool,
     key: Column<Dictionary<Texts>>,
     string: Column<Dictionary<Texts>>,
     int: Column<Dictionary<Numbers<i64>>>,
@@ -47,6 +51,9 @@ impl AttributeList {
     pub(super) fn new(depth: u32, leaves: &mut Leaves<'_>) -> Result<Self, ParquetError> {
         Ok(Self {
             depth,
+            row: 0,
+            repetition: 0,
+            is_empty: true,
             key: leaves.column()?,
             string: leaves.column()?,
             int: leaves.column()?,
@@ -56,17 +63,25 @@ impl AttributeList {
         })
     }
 
-    /// Adds an attribute. `repetition` is the list that goes on with it: 0 if it is the first of a row.
-    pub(super) fn push(&mut self, row: usize, repetition: u32, key: &str, value: &Value<'_>) {
+    /// Begins the list of a row, or of an element of another list, of which `repetition` is 0 if it is the first of its row.
+    #[inline]
+    pub(super) fn begin(&mut self, row: usize, repetition: u32) {
+        (self.row, self.repetition, self.is_empty) = (row, repetition, true);
+    }
+
+    /// Adds an attribute to the list.
+    pub(super) fn push(&mut self, key: &str, value: Value<'_>) {
+        let (row, repetition) = (self.row, std::mem::replace(&mut self.repetition, self.depth));
+        self.is_empty = false;
         let (absent, present) = (self.depth, self.depth + 1);
         let at = |is_there: bool| if is_there { present } else { absent };
         let (mut string, mut int, mut double, mut bool, mut other) = (None, None, None, None, None);
         match value {
             Value::String(text) => string = Some(text.as_bytes()),
-            Value::Int(value) => int = Some(*value),
-            Value::Double(value) => double = Some(*value),
-            Value::Bool(value) => bool = Some(*value),
-            Value::Other(bytes) => other = Some(bytes.as_ref()),
+            Value::Int(value) => int = Some(value),
+            Value::Double(value) => double = Some(value),
+            Value::Bool(value) => bool = Some(value),
+            Value::Other(bytes) => other = Some(bytes),
             Value::Nothing => {}
         }
         self.key.element(row, repetition, absent, Some(key.as_bytes()));
@@ -77,27 +92,12 @@ impl AttributeList {
         self.other.element(row, repetition, at(other.is_some()), other);
     }
 
-    /// The attributes of an element of another list; returns about how many bytes they are.
-    fn extend<'a>(
-        &mut self,
-        row: usize,
-        repetition: u32,
-        attributes: impl Iterator<Item = (&'a str, Value<'a>)>,
-    ) -> usize {
-        let (mut bytes, mut next) = (0, repetition);
-        for (key, value) in attributes {
-            self.push(row, next, key, &value);
-            next = self.depth;
-            bytes += 32 + key.len() + value.bytes();
+    /// Ends the list of an element of another list.
+    pub(super) fn end(&mut self) {
+        if !self.is_empty {
+            return;
         }
-        if bytes == 0 {
-            self.nothing(row, repetition);
-        }
-        bytes
-    }
-
-    /// An element of another list has no attributes.
-    fn nothing(&mut self, row: usize, repetition: u32) {
+        let (row, repetition) = (self.row, self.repetition);
         let definition = self.depth - 1;
         self.key.element(row, repetition, definition, None);
         self.string.element(row, repetition, definition, None);
@@ -139,20 +139,15 @@ impl Events {
         })
     }
 
-    /// Adds the event of this number to a row; returns about how many bytes it has.
-    pub(super) fn push<'a>(
-        &mut self,
-        row: usize,
-        number: usize,
-        event: &EventRow<'_>,
-        attributes: impl Iterator<Item = (&'a str, Value<'a>)>,
-    ) -> usize {
+    /// Adds the event of this number to a row; the list of its attributes comes back, and must be ended.
+    pub(super) fn push(&mut self, row: usize, number: usize, event: &EventRow<'_>) -> &mut AttributeList {
         let repetition = u32::from(number > 0);
         let dropped = not_0(event.dropped_attributes_count);
         self.time_offset.element(row, repetition, 1, Some(event.time_offset));
         self.name.element(row, repetition, 1, Some(event.name.as_bytes()));
         self.dropped_attributes_count.element(row, repetition, 1 + u32::from(dropped.is_some()), dropped);
-        16 + event.name.len() + self.attributes.extend(row, repetition, attributes)
+        self.attributes.begin(row, repetition);
+        &mut self.attributes
     }
 
     /// Its columns, in the order of the schema.
@@ -193,14 +188,8 @@ impl Links {
         })
     }
 
-    /// Adds the link of this number to a row; returns about how many bytes it has.
-    pub(super) fn push<'a>(
-        &mut self,
-        row: usize,
-        number: usize,
-        link: &LinkRow<'_>,
-        attributes: impl Iterator<Item = (&'a str, Value<'a>)>,
-    ) -> usize {
+    /// Adds the link of this number to a row; the list of its attributes comes back, and must be ended.
+    pub(super) fn push(&mut self, row: usize, number: usize, link: &LinkRow<'_>) -> &mut AttributeList {
         let repetition = u32::from(number > 0);
         let at = |is_there: bool| 1 + u32::from(is_there);
         let (state, flags, dropped) = (text(link.trace_state), not_0(link.flags), not_0(link.dropped_attributes_count));
@@ -209,8 +198,8 @@ impl Links {
         self.trace_state.element(row, repetition, at(state.is_some()), state);
         self.flags.element(row, repetition, at(flags.is_some()), flags);
         self.dropped_attributes_count.element(row, repetition, at(dropped.is_some()), dropped);
-        let bytes = 32 + link.trace_id.len() + link.span_id.len() + link.trace_state.len();
-        bytes + self.attributes.extend(row, repetition, attributes)
+        self.attributes.begin(row, repetition);
+        &mut self.attributes
     }
 
     /// Its columns, in the order of the schema.

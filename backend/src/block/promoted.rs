@@ -21,8 +21,11 @@ pub(super) struct SpanAttributes {
     successors: Vec<Option<usize>>,
     /// Rows so far, of all row groups.
     rows: u64,
-    /// Kept for its memory.
+    /// Row of the row group that gets attributes.
+    row: usize,
     order_of_row: Order,
+    /// Number and 1 of the column of the attribute before; 0 without one.
+    before: usize,
     in_list: AttributeCounts,
 }
 
@@ -62,12 +65,12 @@ impl PromotedValues {
 
     /// Sets the value of a row; false if it is of another type.
     #[inline]
-    fn set(&mut self, row: usize, value: &Value<'_>) -> bool {
+    fn set(&mut self, row: usize, value: Value<'_>) -> bool {
         match (self, value) {
             (Self::String(column), Value::String(text)) => column.set(row, text.as_bytes()),
-            (Self::Int(column), Value::Int(int)) => column.set(row, *int),
-            (Self::Double(column), Value::Double(double)) => column.set(row, *double),
-            (Self::Bool(column), Value::Bool(truth)) => column.set(row, *truth),
+            (Self::Int(column), Value::Int(int)) => column.set(row, int),
+            (Self::Double(column), Value::Double(double)) => column.set(row, double),
+            (Self::Bool(column), Value::Bool(truth)) => column.set(row, truth),
             _ => return false,
         }
         true
@@ -99,48 +102,53 @@ impl SpanAttributes {
             by_key: keys.map(|(number, promoted)| (promoted.key.clone(), number)).collect(),
             successors: vec![None; columns.promoted().len() + 1],
             rows: 0,
+            row: 0,
             order_of_row: Order::default(),
+            before: 0,
             in_list: AttributeCounts::default(),
         })
     }
 
-    /// Adds the attributes of a row of the row group; returns about how many bytes they are.
-    pub(super) fn push<'a>(&mut self, row: usize, attributes: impl Iterator<Item = (&'a str, Value<'a>)>) -> usize {
+    /// Begins a row of the row group.
+    pub(super) fn begin(&mut self, row: usize) {
         self.rows += 1;
+        (self.row, self.before) = (row, 0);
         self.order_of_row.clear();
-        let (mut bytes, mut before, mut in_list) = (0, None, 0);
-        for (key, value) in attributes {
-            let number = self.column_of(before, key);
-            before = number.or(before);
-            let column = number.and_then(|number| self.promoted.get_mut(number));
-            // Only the first of a key goes into the column, so that the first one in a span is always found there first.
-            let is_first = column.is_some_and(|column| {
-                let fits =
-                    std::mem::replace(&mut column.seen, self.rows) != self.rows && column.values.set(row, &value);
-                column.count += u64::from(fits);
-                fits
-            });
-            if let Some(number) = number.filter(|_| is_first) {
-                self.order_of_row.push(number as u8);
-            } else {
-                self.order_of_row.push(ORDER_OF_LIST);
-                self.in_list.add(key, AttributeType::of_value(&value), 1);
-                self.list.push(row, u32::from(in_list > 0), key, &value);
-                in_list += 1;
-                bytes += key.len();
-            }
-            bytes += 8 + value.bytes();
-        }
-        if let Some(order) = self.order_of_row.bytes() {
-            self.order.set(row, order);
-        }
-        bytes
+        self.list.begin(row, 0);
     }
 
-    /// The column of a key; `before` is that of the attribute before it.
+    /// Adds an attribute to the row.
     #[inline]
-    fn column_of(&mut self, before: Option<usize>, key: &str) -> Option<usize> {
-        let successor = self.successors.get_mut(before.map_or(0, |before| before + 1))?;
+    pub(super) fn push(&mut self, key: &str, value: Value<'_>) {
+        let number = self.column_of(key);
+        if let Some(number) = number {
+            self.before = number + 1;
+            // Only the first of a key goes into the column, so that the first one in a span is always found there first.
+            if let Some(column) = self.promoted.get_mut(number)
+                && std::mem::replace(&mut column.seen, self.rows) != self.rows
+                && column.values.set(self.row, value)
+            {
+                column.count += 1;
+                self.order_of_row.push(number as u8);
+                return;
+            }
+        }
+        self.order_of_row.push(ORDER_OF_LIST);
+        self.in_list.add(key, AttributeType::of_value(value), 1);
+        self.list.push(key, value);
+    }
+
+    /// Ends the row.
+    pub(super) fn end(&mut self) {
+        if let Some(order) = self.order_of_row.bytes() {
+            self.order.set(self.row, order);
+        }
+    }
+
+    /// The column of a key.
+    #[inline]
+    fn column_of(&mut self, key: &str) -> Option<usize> {
+        let successor = self.successors.get_mut(self.before)?;
         if let Some(number) = *successor
             && self.promoted.get(number).is_some_and(|column| *column.key == *key)
         {

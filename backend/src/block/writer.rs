@@ -1,16 +1,19 @@
 //! Writing a block.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use fail::fail_point;
+use foldhash::fast::RandomState;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::writer::SerializedFileWriter;
 
 use super::attributes::AttributesFooter;
-use super::buffers::{Buffers, Row};
+use super::buffers::{Buffers, Place, Row};
 use super::encodings::writer_properties;
 use super::schema::{footer, write_schema};
 use super::tables::TableBuilder;
@@ -20,7 +23,7 @@ use crate::query::{NestedLink, distinct_spans, number_nested};
 use crate::store::{Store, Upload};
 
 /// Spans that [`write_block`] looks at to choose the columns.
-const SAMPLED_SPANS: usize = 8_192;
+const SAMPLED_SPANS: usize = 4_096;
 
 /// A block that is to be written.
 #[derive(Clone, Debug)]
@@ -103,61 +106,65 @@ impl<'a> BlockWriter<'a> {
             return Err(BlockError::Order { id: trace.id, last: *last });
         }
         let spans = distinct_spans(trace);
-        let ids: Vec<[u8; 8]> = spans
-            .iter()
-            .map(|(_, span)| {
-                let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
-                span.span_id.as_slice().try_into().map_err(wrong)
-            })
-            .collect::<Result<_, _>>()?;
-        let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
-        let nested = number_nested(&links);
-        let places = places(spans.iter().map(|(batch, _)| *batch));
         let starts = spans.iter().map(|(_, span)| span.start_time_unix_nano);
         let ends = spans.iter().map(|(_, span)| span.end_time_unix_nano);
         let Some(trace_start_ns) = starts.clone().min() else { return Ok(()) };
         let trace_end_ns = ends.clone().max().unwrap_or_default();
         let latest = starts.zip(ends).map(|(start, end)| start.max(end)).max().unwrap_or_default();
-
-        let mut rows: Vec<Row<'_>> = Vec::with_capacity(spans.len());
-        let mut batch_before: Option<&Arc<Batch>> = None;
-        let mut of_batch = None;
-        for ((((batch, span), span_id), nested), (resource_spans, scope_spans)) in
-            spans.into_iter().zip(ids).zip(nested).zip(places)
-        {
-            if batch_before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
-                batch_before = Some(batch);
-                of_batch = None;
-            }
-            let (numbers, service_name) =
-                *of_batch.get_or_insert_with(|| (self.tables.number(batch), batch.service_name()));
-            rows.push(Row {
+        let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
+        let nested = number_nested(&links);
+        let mut rows: Vec<_> = spans.iter().zip(&nested).zip(self.places(&spans)).collect();
+        // Spans that are in no tree come last.
+        rows.sort_by_key(|((_, nested), _)| nested.left.wrapping_sub(1) as u32);
+        for (((_, span), nested), place) in rows {
+            let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
+            let row = Row {
                 trace_id: trace.id.0,
                 trace_start_ns,
                 trace_end_ns,
-                span_id,
+                span_id: span.span_id.as_slice().try_into().map_err(wrong)?,
                 span,
-                nested,
-                service_name,
-                numbers,
-                resource_spans,
-                scope_spans,
-            });
-        }
-        // Spans that are in no tree come last.
-        rows.sort_by_key(|row| row.nested.left.wrapping_sub(1) as u32);
-        for row in &rows {
-            let pushed = self.buffers.push(row);
-            let written =
-                pushed.and_then(|()| if self.buffers.is_full() { self.buffers.write(&mut self.file) } else { Ok(()) });
-            written.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
+                nested: *nested,
+                place,
+            };
+            let mut pushed = self.buffers.push(&row);
+            if pushed.is_ok() && self.buffers.is_full() {
+                pushed = self.buffers.write(&mut self.file);
+            }
+            pushed.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
         }
         self.ids.push(trace.id);
         self.summary.traces += 1;
-        self.summary.spans += rows.len() as u64;
+        self.summary.spans += spans.len() as u64;
         self.summary.start_ns = self.summary.start_ns.min(trace_start_ns);
         self.summary.end_ns = self.summary.end_ns.max(latest);
         Ok(())
+    }
+
+    /// Under what each of these spans was sent. `ResourceSpans` and `ScopeSpans` are numbered from 0; batches under the same
+    /// resource, not only an equal one, came in one `ResourceSpans`.
+    fn places<'t>(&mut self, spans: &[(&'t Arc<Batch>, &Span)]) -> Vec<Place<'t>> {
+        let mut resources = HashMap::<_, i32, RandomState>::default();
+        let mut places: Vec<Place<'_>> = Vec::with_capacity(spans.len());
+        let mut before: Option<&Arc<Batch>> = None;
+        for (batch, _) in spans {
+            let place = match places.last() {
+                Some(place) if before.is_some_and(|before| Arc::ptr_eq(before, batch)) => *place,
+                last => {
+                    let next = resources.len() as i32;
+                    let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
+                    Place {
+                        service_name: batch.service_name(),
+                        numbers: self.tables.number(batch),
+                        resource_spans: *resources.entry(resource).or_insert(next),
+                        scope_spans: last.map_or(0, |last| last.scope_spans + 1),
+                    }
+                }
+            };
+            before = Some(batch);
+            places.push(place);
+        }
+        places
     }
 
     /// Ends the block. Both files are on stable storage afterwards, the filter first.
@@ -212,25 +219,6 @@ pub fn write_block(
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
     traces.iter().try_for_each(|trace| writer.push(trace))?;
     writer.finish()
-}
-
-/// Numbers of `ResourceSpans` and `ScopeSpans`, from 0, for the batch of each span. Batches under the same resource, not
-/// only an equal one, came in one `ResourceSpans`.
-fn places<'a>(batches: impl Iterator<Item = &'a Arc<Batch>>) -> Vec<(i32, i32)> {
-    let mut resources = std::collections::HashMap::<_, i32, foldhash::fast::RandomState>::default();
-    let (mut scope_spans, mut resource_spans) = (-1, 0);
-    let mut before: Option<&Arc<Batch>> = None;
-    let places = batches.map(|batch| {
-        if before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
-            before = Some(batch);
-            scope_spans += 1;
-            let next = resources.len() as i32;
-            let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
-            resource_spans = *resources.entry(resource).or_insert(next);
-        }
-        (resource_spans, scope_spans)
-    });
-    places.collect()
 }
 
 /// Covers the file up to the page index.

@@ -36,8 +36,6 @@ pub(in crate::block) struct Column<V> {
     repetition: Runs,
     /// Only if there can be nothing.
     definition: Runs,
-    /// Levels that wait.
-    levels: usize,
     /// Rows of the row group that have levels.
     rows: usize,
     /// The row at which the page begins.
@@ -51,7 +49,6 @@ impl<V: Values + Default> Column<V> {
             values: V::default(),
             repetition: Runs::default(),
             definition: Runs::default(),
-            levels: 0,
             rows: 0,
             page_begin: 0,
             chunk: Chunk::new(ColumnDescPtr::clone(&descriptor), options),
@@ -65,7 +62,6 @@ impl<V: Values> Column<V> {
     #[inline]
     pub(in crate::block) fn push(&mut self, value: V::Item<'_>) {
         self.values.push(value);
-        self.levels += 1;
         self.rows += 1;
     }
 
@@ -75,8 +71,7 @@ impl<V: Values> Column<V> {
         self.fill(row);
         self.definition.push(1, 1);
         self.values.push(value);
-        self.levels += 1;
-        self.rows += 1;
+        self.rows = row + 1;
     }
 
     /// An element of a list in a row of the row group. `repetition` is 0 for the first one of a row, else the depth of the
@@ -91,11 +86,10 @@ impl<V: Values> Column<V> {
     ) {
         if repetition == 0 {
             self.fill(row);
-            self.rows += 1;
+            self.rows = row + 1;
         }
         self.repetition.push(repetition, 1);
         self.definition.push(definition, 1);
-        self.levels += 1;
         if let Some(value) = value {
             self.values.push(value);
         }
@@ -110,7 +104,6 @@ impl<V: Values> Column<V> {
             if self.descriptor.max_rep_level() > 0 {
                 self.repetition.push(0, missing as u32);
             }
-            self.levels += missing;
             self.rows = row;
         }
     }
@@ -122,6 +115,7 @@ impl<V: Values> Leaf for Column<V> {
         if self.rows == self.page_begin {
             return Ok(());
         }
+        let levels = if self.descriptor.max_def_level() > 0 { self.definition.count() } else { self.values.len() };
         let page = &mut compressor.page;
         for (levels, most) in [
             (&mut self.repetition, self.descriptor.max_rep_level()),
@@ -138,7 +132,6 @@ impl<V: Values> Leaf for Column<V> {
             }
             levels.clear();
         }
-        let levels = std::mem::take(&mut self.levels);
         let page = DataPage {
             values: levels,
             nulls: levels - self.values.len(),

@@ -2,7 +2,7 @@
 //! bit-packing.
 
 /// Values of a group of the bit-packed kind.
-const GROUP: usize = 8;
+const GROUP: u32 = 8;
 
 /// Numbers with how often each stands there in a row.
 #[derive(Debug, Default)]
@@ -27,6 +27,11 @@ impl Runs {
         self.0.iter().copied()
     }
 
+    /// How many numbers there are.
+    pub(super) fn count(&self) -> usize {
+        self.iter().map(|(_, times)| times as usize).sum()
+    }
+
     /// Bytes that they take in memory.
     pub(super) fn bytes(&self) -> usize {
         self.0.len() * size_of::<(u32, u32)>()
@@ -35,22 +40,21 @@ impl Runs {
     /// Writes them, `width` bits each, none of which has more. What is bit-packed is filled up to eight with zeros: readers
     /// know how many values there are.
     pub(super) fn encode(&self, width: u32, out: &mut Vec<u8>) {
-        let mut packed = Vec::new();
+        let mut packed = Packed { width, ..Packed::default() };
         for (number, times) in self.iter() {
-            let times = times as usize;
             // What was begun must be whole groups before a run can follow.
-            let missing = packed.len().next_multiple_of(GROUP) - packed.len();
+            let missing = packed.missing();
             if times < missing + GROUP {
-                packed.resize(packed.len() + times, number);
+                packed.push(number, times);
                 continue;
             }
-            packed.resize(packed.len() + missing, number);
-            pack(&mut packed, width, out);
-            varint(((times - missing) as u64) << 1, out);
+            packed.push(number, missing);
+            packed.finish(out);
+            varint(u64::from(times - missing) << 1, out);
             out.extend(number.to_le_bytes().iter().take(width.div_ceil(u8::BITS) as usize));
         }
-        packed.resize(packed.len().next_multiple_of(GROUP), 0);
-        pack(&mut packed, width, out);
+        packed.push(0, packed.missing());
+        packed.finish(out);
     }
 }
 
@@ -59,24 +63,48 @@ pub(super) fn width(largest: u32) -> u32 {
     u32::BITS - largest.leading_zeros()
 }
 
-/// Writes whole groups; none are left afterwards.
-fn pack(numbers: &mut Vec<u32>, width: u32, out: &mut Vec<u8>) {
-    if numbers.is_empty() {
-        return;
+/// Numbers one after the other, `width` bits each.
+#[derive(Default)]
+struct Packed {
+    width: u32,
+    bytes: Vec<u8>,
+    /// Bits that are no whole word yet.
+    bits: u64,
+    bit_count: u32,
+    count: u32,
+}
+
+impl Packed {
+    /// How many numbers the last group lacks.
+    fn missing(&self) -> u32 {
+        self.count.next_multiple_of(GROUP) - self.count
     }
-    varint(((numbers.len() / GROUP) as u64) << 1 | 1, out);
-    let (mut bits, mut count) = (0_u64, 0);
-    for number in numbers.drain(..) {
-        bits |= u64::from(number) << count;
-        count += width;
-        if count >= u32::BITS {
-            out.extend_from_slice(&(bits as u32).to_le_bytes());
-            bits >>= u32::BITS;
-            count -= u32::BITS;
+
+    #[inline]
+    fn push(&mut self, number: u32, times: u32) {
+        self.count += times;
+        for _ in 0..times {
+            self.bits |= u64::from(number) << self.bit_count;
+            self.bit_count += self.width;
+            if self.bit_count >= u32::BITS {
+                self.bytes.extend_from_slice(&(self.bits as u32).to_le_bytes());
+                self.bits >>= u32::BITS;
+                self.bit_count -= u32::BITS;
+            }
         }
     }
-    // Groups end with a byte.
-    out.extend(bits.to_le_bytes().iter().take(count.div_ceil(u8::BITS) as usize));
+
+    /// Writes them, which are whole groups; none are left afterwards.
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.count == 0 {
+            return;
+        }
+        varint(u64::from(self.count / GROUP) << 1 | 1, out);
+        out.append(&mut self.bytes);
+        // Groups end with a byte.
+        out.extend(self.bits.to_le_bytes().iter().take(self.bit_count.div_ceil(u8::BITS) as usize));
+        (self.bits, self.bit_count, self.count) = (0, 0, 0);
+    }
 }
 
 fn varint(mut number: u64, out: &mut Vec<u8>) {

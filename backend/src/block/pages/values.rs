@@ -1,6 +1,6 @@
 //! Values of a page that is filled, without a dictionary.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
 use parquet::basic::Encoding;
@@ -104,7 +104,9 @@ impl List for Texts {
 
     #[inline]
     fn hash(state: &RandomState, value: &[u8]) -> u64 {
-        state.hash_one(value)
+        let mut hasher = state.build_hasher();
+        hasher.write(value);
+        hasher.finish()
     }
 
     fn bound(_: &[u8]) -> Option<Bound> {
@@ -195,8 +197,11 @@ impl<T: Fixed> Numbers<T> {
 
     /// All first bytes, then all second ones: those of like numbers are alike.
     fn split(&self, page: &mut Vec<u8>) {
-        for byte in 0..size_of::<T>() as u32 {
-            page.extend(self.0.iter().map(|number| number.byte(byte)));
+        let begin = page.len();
+        page.resize(begin + size_of::<T>() * self.0.len(), 0);
+        let streams = page.get_mut(begin..).unwrap_or_default().chunks_exact_mut(self.0.len().max(1));
+        for (byte, stream) in (0..).zip(streams) {
+            stream.iter_mut().zip(&self.0).for_each(|(place, number)| *place = number.byte(byte));
         }
     }
 
