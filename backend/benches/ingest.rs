@@ -4,7 +4,7 @@
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
-//! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8).
+//! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8). With `COATI_BENCH_ONLY=stages` the whole way is left out.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
@@ -70,6 +70,9 @@ fn main() -> Result<()> {
     let line = |what: &str, cpu: Duration| println!("{what:<24} {:>8.2} µs CPU per span", micros(cpu, spans));
     println!("{spans} spans of {traces} traces, {:.0} bytes per span", decode.bytes as f64 / spans as f64);
     line("prost decode alone", decode.cpu);
+    if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "stages") {
+        return print_stages(traces, spans);
+    }
     let whole = whole_path(traces)?;
     line("whole path, to the block", whole.cpu);
     println!("{:<24} {:>8.2}", "ratio", whole.cpu.as_secs_f64() / decode.cpu.as_secs_f64());
@@ -79,6 +82,11 @@ fn main() -> Result<()> {
     println!("{:<24} {:>8.1} bytes per span", "blocks as cut", whole.store_bytes as f64 / spans as f64);
     println!("{:<24} {:>8} MiB", "resident, peak", whole.peak_mib);
     println!("{:<24} {:>8.2} s", "ready after clean stop", whole.start.as_secs_f64());
+    print_stages(traces, spans)
+}
+
+fn print_stages(traces: u64, spans: u64) -> Result<()> {
+    let line = |what: &str, cpu: Duration| println!("{what:<24} {:>8.2} µs CPU per span", micros(cpu, spans));
     println!("stages alone:");
     let stages = stages(traces)?;
     line("  decode, check, pack", stages.prepare);
@@ -88,6 +96,8 @@ fn main() -> Result<()> {
     line("  block, with fsync", stages.block);
     line("  forgetting", stages.drop);
     println!("{:<24} {:>8.1} bytes per span", "log", stages.log_bytes as f64 / spans as f64);
+    println!("{:<24} {:>8.1} bytes per span", "blocks", stages.block_bytes as f64 / spans as f64);
+    println!("{:<24} {:>8} MiB", "resident, peak", peak_mib()?);
     Ok(())
 }
 
@@ -126,6 +136,7 @@ struct Stages {
     block: Duration,
     drop: Duration,
     log_bytes: u64,
+    block_bytes: u64,
 }
 
 fn stages(traces: u64) -> Result<Stages> {
@@ -179,6 +190,7 @@ fn stages(traces: u64) -> Result<Stages> {
     }
     wal.close();
     stages.log_bytes = bytes_under(&dir.path().join("wal"))?;
+    stages.block_bytes = bytes_under(&dir.path().join("store/blocks"))?;
     Ok(stages)
 }
 

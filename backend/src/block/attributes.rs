@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use super::lists::Value as Written;
 use crate::live::Trace;
-use crate::otlp::{AttributeRef, ValueRef};
+use crate::otlp::AttributeRef;
 
 /// Most columns that attributes get in one block.
 pub const MAX_PROMOTED: usize = 64;
@@ -37,20 +38,14 @@ pub enum AttributeType {
 impl AttributeType {
     const ALL: [Self; 5] = [Self::String, Self::Int, Self::Double, Self::Bool, Self::Other];
 
-    pub(super) fn of_message(value: Option<&opentelemetry_proto::tonic::common::v1::AnyValue>) -> Self {
-        use prost::Message;
-        let encoded = value.map(Message::encode_to_vec);
-        Self::of(encoded.as_deref().map(ValueRef::parse))
-    }
-
     /// Type of a value.
-    pub fn of(value: Option<ValueRef<'_>>) -> Self {
+    pub(super) fn of(value: Written<'_>) -> Self {
         match value {
-            Some(ValueRef::String(_)) => Self::String,
-            Some(ValueRef::Int(_)) => Self::Int,
-            Some(ValueRef::Double(_)) => Self::Double,
-            Some(ValueRef::Bool(_)) => Self::Bool,
-            Some(ValueRef::Array(_) | ValueRef::Other(_) | ValueRef::Empty) | None => Self::Other,
+            Written::String(_) => Self::String,
+            Written::Int(_) => Self::Int,
+            Written::Double(_) => Self::Double,
+            Written::Bool(_) => Self::Bool,
+            Written::Other(_) | Written::Nothing => Self::Other,
         }
     }
 }
@@ -66,7 +61,7 @@ impl AttributeCounts {
     /// Counts the attributes of all spans of a trace.
     pub fn observe(&mut self, trace: &Trace) {
         for AttributeRef { key, value } in trace.spans.iter().flat_map(|span| span.view().attributes()) {
-            self.add(key.as_str(), AttributeType::of(value), 1);
+            self.add(key.as_str(), AttributeType::of(Written::of(value)), 1);
         }
     }
 

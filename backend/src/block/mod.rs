@@ -12,6 +12,8 @@ mod filter;
 mod id;
 mod lists;
 mod object;
+mod pages;
+mod promoted;
 mod reader;
 pub mod schema;
 mod summary;

@@ -1,40 +1,29 @@
 //! Writing a block.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
 use fail::fail_point;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use foldhash::fast::RandomState;
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
+use parquet::file::writer::SerializedFileWriter;
 
 use super::attributes::AttributesFooter;
-use super::buffers::{Buffers, Row};
+use super::buffers::{Buffers, Place, Row};
 use super::encodings::writer_properties;
 use super::schema::{footer, write_schema};
 use super::tables::TableBuilder;
 use super::{AttributeCounts, BlockError, BlockId, BlockSummary, Columns, FORMAT_VERSION, Filter};
 use crate::live::{Batch, Trace, TraceId};
+use crate::otlp::SpanRef;
 use crate::query::{NestedLink, distinct_spans, number_nested};
 use crate::store::{Store, Upload};
 
-/// Rows that are handed to the Parquet library at once: few enough for their buffers to stay in the processor's cache.
-const BATCH_ROWS: usize = 2_048;
-
-/// Bytes of text from which on fewer rows are handed over.
-const BATCH_BYTES: usize = 8 << 20;
-
-/// A row group ends when it takes so much memory, however few its rows are.
-const ROW_GROUP_BYTES: usize = 48 << 20;
-
-/// A row group ends when so many bytes of text were in it, however small they have become: readers take them as they were.
-const ROW_GROUP_TEXT_BYTES: usize = 256 << 20;
-
 /// Spans that [`write_block`] looks at to choose the columns.
-const SAMPLED_SPANS: usize = 8_192;
+const SAMPLED_SPANS: usize = 4_096;
 
 /// A block that is to be written.
 #[derive(Clone, Debug)]
@@ -56,15 +45,10 @@ pub struct BlockWriter<'a> {
     store: &'a dyn Store,
     summary: BlockSummary,
     columns: Columns,
-    schema: SchemaRef,
     buffers: Buffers,
     tables: TableBuilder,
     ids: Vec<TraceId>,
-    /// Until the first rows are written: how the columns are encoded depends on them.
-    waiting: Option<Output>,
-    writer: Option<ArrowWriter<Output>>,
-    /// Bytes of text in the row group.
-    text_bytes: usize,
+    file: SerializedFileWriter<Output>,
 }
 
 /// What goes to the store is counted and summed up.
@@ -105,20 +89,14 @@ impl<'a> BlockWriter<'a> {
             filter_bytes: 0,
             services: None,
         };
-        let schema = Arc::new(write_schema(&columns));
-        let upload = store.upload(&summary.data_path())?;
-        Ok(Self {
-            store,
-            summary,
-            buffers: Buffers::new(Arc::clone(&schema), &columns),
-            columns,
-            schema,
-            tables: TableBuilder::default(),
-            ids: Vec::new(),
-            waiting: Some(Output { upload, bytes: 0, checksum: 0 }),
-            writer: None,
-            text_bytes: 0,
-        })
+        let path = summary.data_path();
+        let failed = |error| BlockError::of_parquet(&path, error);
+        let schema =
+            ArrowSchemaConverter::new().schema_root("spans").convert(&write_schema(&columns)).map_err(failed)?;
+        let buffers = Buffers::new(&schema, &columns).map_err(failed)?;
+        let output = Output { upload: store.upload(&path)?, bytes: 0, checksum: 0 };
+        let file = SerializedFileWriter::new(output, schema.root_schema_ptr(), writer_properties()).map_err(failed)?;
+        Ok(Self { store, summary, buffers, columns, tables: TableBuilder::default(), ids: Vec::new(), file })
     }
 
     /// Adds a trace, without the spans that came again. Its id must be above those that were added before. A trace without
@@ -128,79 +106,81 @@ impl<'a> BlockWriter<'a> {
             return Err(BlockError::Order { id: trace.id, last: *last });
         }
         let spans = distinct_spans(trace);
-        let ids: Vec<[u8; 8]> = spans
-            .iter()
-            .map(|(_, span)| {
-                let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
-                span.span_id.try_into().map_err(wrong)
-            })
-            .collect::<Result<_, _>>()?;
-        let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
-        let nested = number_nested(&links);
-        let places = places(spans.iter().map(|(batch, _)| *batch));
         let starts = spans.iter().map(|(_, span)| span.start_time_unix_nano);
         let ends = spans.iter().map(|(_, span)| span.end_time_unix_nano);
         let Some(trace_start_ns) = starts.clone().min() else { return Ok(()) };
         let trace_end_ns = ends.clone().max().unwrap_or_default();
         let latest = starts.zip(ends).map(|(start, end)| start.max(end)).max().unwrap_or_default();
-
-        let decoded: Vec<_> = spans.iter().map(|(_, span)| span.decode()).collect();
-        let mut rows: Vec<Row<'_>> = Vec::with_capacity(spans.len());
-        let mut batch_before: Option<&Arc<Batch>> = None;
-        let mut numbers = None;
-        for (((((batch, _), span_id), nested), (resource_spans, scope_spans)), span) in
-            spans.into_iter().zip(ids).zip(nested).zip(places).zip(&decoded)
-        {
-            if batch_before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
-                batch_before = Some(batch);
-                numbers = None;
-            }
-            rows.push(Row {
+        let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
+        let nested = number_nested(&links);
+        let mut rows: Vec<_> = spans.iter().zip(&nested).zip(self.places(&spans)).collect();
+        // Spans that are in no tree come last.
+        rows.sort_by_key(|((_, nested), _)| nested.left.wrapping_sub(1) as u32);
+        for (((_, span), nested), place) in rows {
+            let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
+            let row = Row {
                 trace_id: trace.id.0,
                 trace_start_ns,
                 trace_end_ns,
-                span_id,
+                span_id: span.span_id.try_into().map_err(wrong)?,
                 span,
-                nested,
-                service_name: batch.service_name(),
-                numbers: *numbers.get_or_insert_with(|| self.tables.number(batch)),
-                resource_spans,
-                scope_spans,
-            });
-        }
-        // Spans that are in no tree come last.
-        rows.sort_by_key(|row| row.nested.left.wrapping_sub(1) as u32);
-        for row in &rows {
-            self.buffers.push(row);
-            if self.buffers.rows() >= BATCH_ROWS || self.buffers.bytes() >= BATCH_BYTES {
-                self.write_rows()?;
+                nested: *nested,
+                place,
+            };
+            let mut pushed = self.buffers.push(&row);
+            if pushed.is_ok() && self.buffers.is_full() {
+                pushed = self.buffers.write(&mut self.file);
             }
+            pushed.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
         }
         self.ids.push(trace.id);
         self.summary.traces += 1;
-        self.summary.spans += rows.len() as u64;
+        self.summary.spans += spans.len() as u64;
         self.summary.start_ns = self.summary.start_ns.min(trace_start_ns);
         self.summary.end_ns = self.summary.end_ns.max(latest);
         Ok(())
     }
 
+    /// Under what each of these spans was sent. `ResourceSpans` and `ScopeSpans` are numbered from 0; batches under the same
+    /// resource, not only an equal one, came in one `ResourceSpans`.
+    fn places<'t>(&mut self, spans: &[(&'t Arc<Batch>, SpanRef<'_>)]) -> Vec<Place<'t>> {
+        let mut resources = HashMap::<_, i32, RandomState>::default();
+        let mut places: Vec<Place<'_>> = Vec::with_capacity(spans.len());
+        let mut before: Option<&Arc<Batch>> = None;
+        for (batch, _) in spans {
+            let place = match places.last() {
+                Some(place) if before.is_some_and(|before| Arc::ptr_eq(before, batch)) => *place,
+                last => {
+                    let next = resources.len() as i32;
+                    let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
+                    Place {
+                        service_name: batch.service_name(),
+                        numbers: self.tables.number(batch),
+                        resource_spans: *resources.entry(resource).or_insert(next),
+                        scope_spans: last.map_or(0, |last| last.scope_spans + 1),
+                    }
+                }
+            };
+            before = Some(batch);
+            places.push(place);
+        }
+        places
+    }
+
     /// Ends the block. Both files are on stable storage afterwards, the filter first.
     pub fn finish(mut self) -> Result<(BlockSummary, Filter), BlockError> {
-        self.write_rows()?;
         let path = self.summary.data_path();
         if self.summary.traces == 0 {
             self.summary.start_ns = 0;
         }
         self.summary.services = self.tables.services();
-        let Some(mut writer) = self.writer else {
-            return Err(BlockError::damaged(&path, "it was not begun"));
-        };
         let failed = |error: ParquetError| BlockError::of_parquet(&path, error);
         let failed_io = |error: io::Error| BlockError::of_parquet(&path, error.into());
-        writer.flush().map_err(failed)?;
-        writer.sync().map_err(failed_io)?;
+        let mut file = self.file;
+        self.buffers.write(&mut file).map_err(failed)?;
+        file.flush().map_err(failed_io)?;
         let counts = self.buffers.attribute_counts();
-        let checksum = Checksum { bytes: writer.inner().bytes, crc32c: writer.inner().checksum };
+        let checksum = Checksum { bytes: file.inner().bytes, crc32c: file.inner().checksum };
         let mut entries = vec![
             KeyValue::new(footer::FORMAT.to_owned(), FORMAT_VERSION.to_string()),
             KeyValue::new(footer::SUMMARY.to_owned(), json(&path, &self.summary)?),
@@ -209,9 +189,9 @@ impl<'a> BlockWriter<'a> {
         ];
         entries.extend(self.tables.encode().map_err(failed_io)?);
         for entry in entries {
-            writer.append_key_value_metadata(entry);
+            file.append_key_value_metadata(entry);
         }
-        let output = writer.into_inner().map_err(failed)?;
+        let output = file.into_inner().map_err(failed)?;
 
         let filter = Filter::of(self.ids.into_iter());
         let encoded = filter.encode();
@@ -221,37 +201,6 @@ impl<'a> BlockWriter<'a> {
         self.summary.bytes = output.upload.finish()?;
         Ok((self.summary, filter))
     }
-
-    /// Hands the rows that wait to the Parquet library.
-    fn write_rows(&mut self) -> Result<(), BlockError> {
-        let path = self.summary.data_path();
-        let failed = |error| BlockError::of_parquet(&path, error);
-        self.text_bytes += self.buffers.bytes();
-        let rows = self.buffers.take().map_err(|error| failed(error.into()))?;
-        if let Some(output) = self.waiting.take() {
-            self.writer = Some(begin(output, &self.schema, &rows).map_err(failed)?);
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.write(&rows).map_err(failed)?;
-            if writer.in_progress_size() >= ROW_GROUP_BYTES || self.text_bytes >= ROW_GROUP_TEXT_BYTES {
-                writer.flush().map_err(failed)?;
-            }
-            // The library ends one itself when it has enough rows.
-            if writer.in_progress_rows() < rows.num_rows().max(1) {
-                self.text_bytes = 0;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn begin(output: Output, schema: &SchemaRef, rows: &RecordBatch) -> Result<ArrowWriter<Output>, ParquetError> {
-    let properties = writer_properties(rows)?;
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties)
-        .with_schema_root("spans".to_owned())
-        .with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(output, Arc::clone(schema), options)
 }
 
 /// Writes a block of these traces, which are sorted by id; chooses the columns by a sample of them.
@@ -270,25 +219,6 @@ pub fn write_block(
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
     traces.iter().try_for_each(|trace| writer.push(trace))?;
     writer.finish()
-}
-
-/// Numbers of `ResourceSpans` and `ScopeSpans`, from 0, for the batch of each span. Batches under the same resource, not
-/// only an equal one, came in one `ResourceSpans`.
-fn places<'a>(batches: impl Iterator<Item = &'a Arc<Batch>>) -> Vec<(i32, i32)> {
-    let mut resources = std::collections::HashMap::<_, i32, foldhash::fast::RandomState>::default();
-    let (mut scope_spans, mut resource_spans) = (-1, 0);
-    let mut before: Option<&Arc<Batch>> = None;
-    let places = batches.map(|batch| {
-        if before.is_none_or(|before| !Arc::ptr_eq(before, batch)) {
-            before = Some(batch);
-            scope_spans += 1;
-            let next = resources.len() as i32;
-            let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
-            resource_spans = *resources.entry(resource).or_insert(next);
-        }
-        (resource_spans, scope_spans)
-    });
-    places.collect()
 }
 
 /// Covers the file up to the page index.

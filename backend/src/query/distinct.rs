@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use prost::Message;
 
-use crate::live::{Batch, Trace, TraceSpan};
+use crate::live::{Batch, Trace};
 use crate::otlp::SpanRef;
 
 /// Most spans of one id, kind and start that another one is compared with: many must not cost the square of their number.
@@ -18,28 +18,26 @@ const CANDIDATES: usize = 16;
 /// that differ in anything but the order of their attributes are all there, and so are those of one batch: what was sent
 /// again came in another one.
 pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, SpanRef<'_>)> {
-    let mut distinct: Vec<(&Arc<Batch>, SpanRef<'_>)> = Vec::with_capacity(trace.spans.len());
-    // One batch alone repeats nothing.
-    if is_one_batch(trace) {
-        distinct.extend(trace.spans.iter().map(|span| (&span.batch, span.view())));
-        return distinct;
+    let spans: Vec<_> = trace.spans.iter().map(|span| (&span.batch, span.view())).collect();
+    // One batch alone repeats nothing, and most traces have no id twice.
+    if is_one_batch(trace) || !has_id_twice(&spans) {
+        return spans;
     }
+    let mut distinct: Vec<(&Arc<Batch>, SpanRef<'_>)> = Vec::with_capacity(spans.len());
     // The last span of each id, kind and start, and the one like it before each.
     let mut known: HashMap<Key<'_>, usize, RandomState> = HashMap::default();
-    known.reserve(trace.spans.len());
-    let mut before_it: Vec<Option<usize>> = Vec::with_capacity(trace.spans.len());
-    for batch in trace.spans.chunk_by(|a, b| Arc::ptr_eq(&a.batch, &b.batch)) {
+    let mut before_it: Vec<Option<usize>> = Vec::with_capacity(spans.len());
+    for sent in spans.chunk_by(|a, b| Arc::ptr_eq(a.0, b.0)) {
         let begin = distinct.len();
-        for TraceSpan { batch, bytes } in batch {
-            let span = SpanRef::parse(bytes);
+        for (batch, span) in sent {
             let is_again = |(before_batch, before): &(&Arc<Batch>, SpanRef<'_>)| {
-                same_span(before, &span) && same_sender(before_batch, batch)
+                same_span(before, span) && same_sender(before_batch, batch)
             };
-            let last = known.get(&key(&span)).copied();
+            let last = known.get(&key(span)).copied();
             let alike = successors(last, |index| before_it.get(*index).copied().flatten());
             let mut candidates = alike.take(CANDIDATES).filter_map(|index| distinct.get(index));
             if !candidates.any(is_again) {
-                distinct.push((batch, span));
+                distinct.push((batch, *span));
             }
         }
         let new = distinct.iter().enumerate().skip(begin);
@@ -51,6 +49,14 @@ pub fn distinct_spans(trace: &Trace) -> Vec<(&Arc<Batch>, SpanRef<'_>)> {
 fn is_one_batch(trace: &Trace) -> bool {
     let mut batches = trace.spans.iter().map(|span| &span.batch);
     batches.next().is_none_or(|first| batches.all(|batch| Arc::ptr_eq(first, batch)))
+}
+
+/// Whether two spans may have the same id.
+fn has_id_twice(spans: &[(&Arc<Batch>, SpanRef<'_>)]) -> bool {
+    let short = |span: &SpanRef<'_>| span.span_id.first_chunk().map_or(0, |id| u64::from_ne_bytes(*id));
+    let mut ids: Vec<u64> = spans.iter().map(|(_, span)| short(span)).collect();
+    ids.sort_unstable();
+    ids.array_windows().any(|[before, id]| before == id)
 }
 
 /// Id, kind and start.

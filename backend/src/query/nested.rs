@@ -1,6 +1,7 @@
 //! Nested-set numbers: where a span stands in the tree of its trace.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 use foldhash::fast::RandomState;
 
@@ -35,18 +36,18 @@ impl<'a> Link<'a> {
 
 /// Numbers the spans of one trace; the result is in their order. Children are entered by their start.
 pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
-    let mut by_id: HashMap<&[u8], (u64, usize), RandomState> = HashMap::default();
+    let mut by_id: HashMap<Id<'_>, (u64, usize), RandomState> = HashMap::default();
     by_id.reserve(spans.len());
     for (index, span) in spans.iter().enumerate() {
         // If an id comes twice, its children go to the one that starts first: in which order they came is not known for ever.
-        let first = by_id.entry(span.id).or_insert((span.start_ns, index));
+        let first = by_id.entry(Id(span.id)).or_insert((span.start_ns, index));
         *first = (span.start_ns, index).min(*first);
     }
     // What a span stands under: another one, by index, or one of these.
     let (no_parent, lost_parent) = (spans.len(), spans.len() + 1);
     let mut below: Vec<(usize, u64, usize)> = Vec::with_capacity(spans.len());
     for (index, span) in spans.iter().enumerate() {
-        let parent = by_id.get(span.parent).map(|(_, parent)| *parent).filter(|parent| *parent != index);
+        let parent = by_id.get(&Id(span.parent)).map(|(_, parent)| *parent).filter(|parent| *parent != index);
         let is_root = span.parent.iter().all(|byte| *byte == 0);
         let above = if is_root { no_parent } else { parent.unwrap_or(lost_parent) };
         below.push((above, span.start_ns, index));
@@ -90,6 +91,36 @@ pub(crate) fn number(spans: &[Link<'_>]) -> Vec<NestedSet> {
         }
     }
     numbers
+}
+
+/// An id that is hashed and compared as one number if it has as many bytes as it should.
+#[derive(Clone, Copy)]
+struct Id<'a>(&'a [u8]);
+
+impl Id<'_> {
+    fn number(&self) -> Option<u64> {
+        self.0.as_array().map(|id| u64::from_ne_bytes(*id))
+    }
+}
+
+impl PartialEq for Id<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self.number(), other.number()) {
+            (Some(number), Some(other)) => number == other,
+            _ => self.0 == other.0,
+        }
+    }
+}
+
+impl Eq for Id<'_> {}
+
+impl Hash for Id<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.number() {
+            Some(number) => number.hash(state),
+            None => self.0.hash(state),
+        }
+    }
 }
 
 #[cfg(test)]

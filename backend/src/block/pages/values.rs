@@ -1,0 +1,413 @@
+//! Values of a page that is filled, without a dictionary.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+use parquet::basic::Encoding;
+
+use super::bounds::{Bound, least_and_most};
+
+/// What a column holds of the page that is filled.
+pub(in crate::block) trait Values {
+    /// A value as it is handed over.
+    type Item<'a>: Copy + PartialOrd;
+
+    /// Adds a value.
+    fn push(&mut self, value: Self::Item<'_>);
+
+    /// Values that wait.
+    fn len(&self) -> usize;
+
+    /// Bytes that they take in memory, a dictionary included.
+    fn bytes(&self) -> usize;
+
+    /// Whether the page should end before it has all its rows.
+    fn is_full(&self) -> bool;
+
+    /// Smallest and largest of the values that wait; none if there is nothing to compare.
+    fn bounds(&self) -> Option<(Bound, Bound)>;
+
+    /// Writes the values that wait; none do afterwards.
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding;
+
+    /// Ends the column chunk: writes its dictionary, if it has one, and says how many values that has.
+    fn take_dictionary(&mut self, page: &mut Vec<u8>) -> Option<usize>;
+}
+
+/// Most bytes of a page's values: what a reader of one trace decodes of a column.
+pub(super) const PAGE_BYTES: usize = 1 << 20;
+
+/// Values one after the other, which a dictionary can hold as well as a page.
+pub(in crate::block) trait List: Default {
+    type Item<'a>: Copy + PartialOrd;
+    fn push(&mut self, value: Self::Item<'_>);
+    fn len(&self) -> usize;
+    fn bytes(&self) -> usize;
+    fn get(&self, index: usize) -> Option<Self::Item<'_>>;
+    fn is(&self, index: usize, value: Self::Item<'_>) -> bool;
+    fn hash(state: &RandomState, value: Self::Item<'_>) -> u64;
+    fn bound(value: Self::Item<'_>) -> Option<Bound>;
+    /// As a dictionary page has them; none are left afterwards.
+    fn take_plain(&mut self, page: &mut Vec<u8>);
+    /// As a data page has them; none are left afterwards.
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding;
+    /// Percentage of distinct values above which a dictionary is not worth it.
+    const DISTINCT_PERCENT: usize;
+}
+
+/// Texts, or bytes of any length.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Texts {
+    /// Each after its length: as pages have them.
+    plain: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<u32>,
+}
+
+impl Texts {
+    fn at(&self, index: usize) -> Option<&[u8]> {
+        let start = match index.checked_sub(1) {
+            Some(before) => *self.ends.get(before)?,
+            None => 0,
+        };
+        self.plain.get(start as usize + size_of::<u32>()..*self.ends.get(index)? as usize)
+    }
+}
+
+impl List for Texts {
+    type Item<'a> = &'a [u8];
+    const DISTINCT_PERCENT: usize = 90;
+
+    #[inline]
+    fn push(&mut self, value: &[u8]) {
+        self.plain.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.plain.extend_from_slice(value);
+        self.ends.push(self.plain.len() as u32);
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.plain.len() + self.ends.len() * size_of::<u32>()
+    }
+
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        self.at(index)
+    }
+
+    #[inline]
+    fn is(&self, index: usize, value: &[u8]) -> bool {
+        self.at(index) == Some(value)
+    }
+
+    #[inline]
+    fn hash(state: &RandomState, value: &[u8]) -> u64 {
+        let mut hasher = state.build_hasher();
+        hasher.write(value);
+        hasher.finish()
+    }
+
+    fn bound(_: &[u8]) -> Option<Bound> {
+        None
+    }
+
+    fn take_plain(&mut self, page: &mut Vec<u8>) {
+        page.append(&mut self.plain);
+        self.ends.clear();
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        self.take_plain(page);
+        Encoding::PLAIN
+    }
+}
+
+/// A value that is always as long.
+pub(in crate::block) trait Fixed: Copy + Default + PartialOrd {
+    /// Its bytes as Parquet has them.
+    type Bytes: AsRef<[u8]>;
+    fn to_bytes(self) -> Self::Bytes;
+    /// The byte of this number.
+    fn byte(self, number: u32) -> u8;
+    /// For hashes and comparisons: no two values have the same.
+    fn bits(self) -> u64;
+    fn bound(self) -> Bound;
+}
+
+macro_rules! fixed {
+    ($($of:ty, $signed:ty, $bound:ident);*) => {$(
+        impl Fixed for $of {
+            type Bytes = [u8; size_of::<$of>()];
+
+            fn to_bytes(self) -> Self::Bytes {
+                self.to_le_bytes()
+            }
+
+            #[inline]
+            fn byte(self, number: u32) -> u8 {
+                (self >> (u8::BITS * number)) as u8
+            }
+
+            #[inline]
+            fn bits(self) -> u64 {
+                self as u64
+            }
+
+            fn bound(self) -> Bound {
+                Bound::$bound(self as $signed)
+            }
+        }
+    )*};
+}
+
+fixed!(i32, i32, Int32; u32, i64, Int64; i64, i64, Int64; u64, u64, Unsigned64);
+
+impl Fixed for f64 {
+    type Bytes = [u8; 8];
+
+    fn to_bytes(self) -> Self::Bytes {
+        self.to_le_bytes()
+    }
+
+    #[inline]
+    fn byte(self, number: u32) -> u8 {
+        self.to_bits().byte(number)
+    }
+
+    fn bits(self) -> u64 {
+        self.to_bits()
+    }
+
+    fn bound(self) -> Bound {
+        Bound::Double(self)
+    }
+}
+
+/// Numbers.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Numbers<T>(Vec<T>);
+
+impl<T: Fixed> Numbers<T> {
+    fn plain(&self, page: &mut Vec<u8>) {
+        page.reserve(size_of::<T>() * self.0.len());
+        self.0.iter().for_each(|number| page.extend_from_slice(number.to_bytes().as_ref()));
+    }
+
+    /// All first bytes, then all second ones: those of like numbers are alike.
+    fn split(&self, page: &mut Vec<u8>) {
+        let begin = page.len();
+        page.resize(begin + size_of::<T>() * self.0.len(), 0);
+        let streams = page.get_mut(begin..).unwrap_or_default().chunks_exact_mut(self.0.len().max(1));
+        for (byte, stream) in (0..).zip(streams) {
+            stream.iter_mut().zip(&self.0).for_each(|(place, number)| *place = number.byte(byte));
+        }
+    }
+
+    fn bounds(&self) -> Option<(Bound, Bound)> {
+        least_and_most(self.0.iter().copied()).map(|(least, most)| (least.bound(), most.bound()))
+    }
+}
+
+impl<T: Fixed> List for Numbers<T> {
+    type Item<'a> = T;
+    const DISTINCT_PERCENT: usize = 60;
+
+    #[inline]
+    fn push(&mut self, value: T) {
+        self.0.push(value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len() * size_of::<T>()
+    }
+
+    fn get(&self, index: usize) -> Option<T> {
+        self.0.get(index).copied()
+    }
+
+    #[inline]
+    fn is(&self, index: usize, value: T) -> bool {
+        self.0.get(index).is_some_and(|known| known.bits() == value.bits())
+    }
+
+    #[inline]
+    fn hash(state: &RandomState, value: T) -> u64 {
+        state.hash_one(value.bits())
+    }
+
+    fn bound(value: T) -> Option<Bound> {
+        Some(value.bound())
+    }
+
+    fn take_plain(&mut self, page: &mut Vec<u8>) {
+        self.plain(page);
+        self.0.clear();
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        self.split(page);
+        self.0.clear();
+        Encoding::BYTE_STREAM_SPLIT
+    }
+}
+
+/// Numbers of which each byte has a stream of its own.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Split<T>(Numbers<T>);
+
+impl<T: Fixed> Values for Split<T> {
+    type Item<'a> = T;
+
+    #[inline]
+    fn push(&mut self, value: T) {
+        self.0.push(value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> usize {
+        List::bytes(&self.0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() >= PAGE_BYTES
+    }
+
+    fn bounds(&self) -> Option<(Bound, Bound)> {
+        self.0.bounds()
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        List::take_page(&mut self.0, page)
+    }
+
+    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
+}
+
+/// Numbers as they are.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Plain<T>(Numbers<T>);
+
+impl<T: Fixed> Values for Plain<T> {
+    type Item<'a> = T;
+
+    #[inline]
+    fn push(&mut self, value: T) {
+        self.0.push(value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> usize {
+        List::bytes(&self.0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() >= PAGE_BYTES
+    }
+
+    fn bounds(&self) -> Option<(Bound, Bound)> {
+        self.0.bounds()
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        self.0.take_plain(page);
+        Encoding::PLAIN
+    }
+
+    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
+}
+
+/// Ids of `N` bytes.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Ids<const N: usize>(Vec<u8>);
+
+impl<const N: usize> Values for Ids<N> {
+    type Item<'a> = [u8; N];
+
+    #[inline]
+    fn push(&mut self, value: [u8; N]) {
+        self.0.extend_from_slice(&value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len() / N
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn bounds(&self) -> Option<(Bound, Bound)> {
+        let ids: &[[u8; N]] = self.0.as_chunks().0;
+        let (least, most) = least_and_most(ids.iter())?;
+        Some((Bound::Id(least.to_vec()), Bound::Id(most.to_vec())))
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        page.append(&mut self.0);
+        Encoding::PLAIN
+    }
+
+    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
+}
+
+/// Truths, a bit each.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Bools(Vec<bool>);
+
+impl Values for Bools {
+    type Item<'a> = bool;
+
+    #[inline]
+    fn push(&mut self, value: bool) {
+        self.0.push(value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() >= PAGE_BYTES
+    }
+
+    fn bounds(&self) -> Option<(Bound, Bound)> {
+        None
+    }
+
+    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
+        page.extend(self.0.chunks(8).map(byte));
+        self.0.clear();
+        Encoding::PLAIN
+    }
+
+    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
+}
