@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowSelection;
@@ -70,6 +71,17 @@ impl Block {
             })?;
         }
         Ok(ids)
+    }
+
+    /// Every trace id, once, in order. Reads one column, some thousand rows at a time.
+    pub fn distinct_ids(&self) -> IdIter {
+        IdIter {
+            block: self.clone(),
+            groups: 0..self.parquet().num_row_groups(),
+            rows: None,
+            read: VecDeque::new(),
+            last: None,
+        }
     }
 
     /// Whether the file is what was written: compares the checksum of everything before the footer, decodes every row.
@@ -166,15 +178,64 @@ impl Block {
     ) -> Result<(), BlockError> {
         let damaged = |what: String| BlockError::damaged(self.path(), what);
         for batch in self.rows(group, self.mask([column::TRACE_ID]), selection, ID_ROWS)? {
-            let batch = batch?;
-            let ids = batch.columns().first().and_then(|array| array.as_fixed_size_binary_opt());
-            for id in ids.ok_or_else(|| damaged("trace ids are of another type".to_owned()))? {
-                let id = TraceId::try_from(id.unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
-                visit(id).map_err(damaged)?;
-            }
+            ids_of(&batch?).and_then(|ids| ids.into_iter().try_for_each(&mut visit)).map_err(damaged)?;
         }
         Ok(())
     }
+}
+
+/// Iterator of [`Block::distinct_ids`]. To be dropped after the first error.
+pub struct IdIter {
+    block: Block,
+    /// Row groups that are still to be read.
+    groups: Range<usize>,
+    rows: Option<Rows>,
+    read: VecDeque<TraceId>,
+    last: Option<TraceId>,
+}
+
+impl IdIter {
+    /// Reads the distinct ids of some more rows; false if there are none.
+    fn read_more(&mut self) -> Result<bool, BlockError> {
+        let Some(batch) = self.rows.as_mut().and_then(Rows::next) else {
+            let Some(group) = self.groups.next() else { return Ok(false) };
+            self.rows = Some(self.block.rows(group, self.block.mask([column::TRACE_ID]), None, ID_ROWS)?);
+            return Ok(true);
+        };
+        let damaged = |what: String| BlockError::damaged(self.block.path(), what);
+        for id in ids_of(&batch?).map_err(damaged)? {
+            match self.last.replace(id) {
+                Some(last) if last == id => {}
+                Some(last) if last > id => return Err(damaged("trace ids are not in order".to_owned())),
+                _ => self.read.push_back(id),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Iterator for IdIter {
+    type Item = Result<TraceId, BlockError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(id) = self.read.pop_front() {
+                return Some(Ok(id));
+            }
+            match self.read_more() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The only column of a batch as trace ids.
+fn ids_of(batch: &RecordBatch) -> Result<Vec<TraceId>, String> {
+    let ids = batch.columns().first().and_then(|array| array.as_fixed_size_binary_opt());
+    let ids = ids.ok_or_else(|| "trace ids are of another type".to_owned())?.iter();
+    ids.map(|id| TraceId::try_from(id.unwrap_or_default()).map_err(|error| error.to_string())).collect()
 }
 
 /// Iterator of [`Block::traces`]. Ends after the first error.

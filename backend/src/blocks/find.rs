@@ -44,7 +44,7 @@ impl Blocks {
     /// The blocks that may have a trace, that with the oldest data (by the time at which it was received) first. Those
     /// whose filter cannot be had are among them.
     pub fn candidates(&self, list: &BlockList, tenant: &str, id: &TraceId) -> Vec<Arc<BlockEntry>> {
-        let may_have = |entry: &&Arc<BlockEntry>| self.filter(entry).map_or(true, |filter| filter.contains(id));
+        let may_have = |entry: &&Arc<BlockEntry>| self.may_have(entry, id).unwrap_or(true);
         let mut blocks: Vec<_> = list.of(tenant).filter(may_have).map(Arc::clone).collect();
         blocks.sort_unstable_by_key(|entry| (entry.summary.received_first_ns, entry.id()));
         blocks

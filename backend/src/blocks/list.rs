@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use foldhash::quality::RandomState;
 
+use super::filters::{FilterRoom, FilterSlot};
 use crate::block::{BlockId, BlockSummary, Filter};
 use crate::live::TraceId;
 
@@ -15,12 +16,12 @@ use crate::live::TraceId;
 pub struct BlockEntry {
     /// What is known of it.
     pub summary: Arc<BlockSummary>,
-    pub(super) filter: OnceLock<Filter>,
+    pub(super) filter: FilterSlot,
 }
 
 impl BlockEntry {
-    pub(super) fn new(summary: Arc<BlockSummary>) -> Self {
-        Self { summary, filter: OnceLock::new() }
+    pub(super) fn new(summary: Arc<BlockSummary>, room: &Arc<FilterRoom>) -> Self {
+        Self { summary, filter: FilterSlot::new(Arc::clone(room)) }
     }
 
     /// Identity.

@@ -3,6 +3,7 @@
 //! Manifests are laid out as `docs/format/manifest.md` says. [`Blocks`] is the registry, one per process; [`BlockList`]
 //! is what a query takes from it and keeps while it works.
 
+mod filters;
 mod find;
 mod footers;
 mod list;
@@ -20,6 +21,7 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
+pub use filters::FilterRef;
 pub use find::Found;
 pub use list::{BlockEntry, BlockList};
 pub use manifest::{Manifest, ManifestError};

@@ -9,16 +9,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use super::filters::FilterRoom;
 use super::find::is_trouble;
 use super::footers::Footers;
 use super::list::{BlockEntry, BlockList};
 use super::log::{Commit, ManifestLog};
 use super::shared::shared_ids;
 use super::{BlocksError, WriterId};
-use crate::block::{Block, BlockError, BlockId, BlockSummary, Filter};
+use crate::block::{Block, BlockId, BlockSummary, Filter};
 use crate::catalog::BlockCatalog;
 use crate::live::TraceId;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::telemetry::{BackendLabels, BlocksMetrics, TenantLabels, chain};
 
 /// A block is committed within this time after it was made, or not at all: later its files may have been deleted as
@@ -37,18 +38,21 @@ pub struct BlocksConfig {
     pub sleep: fn(Duration),
     /// Memory for open blocks.
     pub footer_bytes: usize,
+    /// Memory for filters.
+    pub filter_bytes: usize,
     /// Files of a removed block stay for so long, for the queries of other processes.
     pub grace: Duration,
 }
 
 impl Default for BlocksConfig {
-    /// The system's clock, 64 MiB of open blocks, one minute.
+    /// The system's clock, 32 MiB of open blocks, 64 MiB of filters, which is enough for 29 million traces, one minute.
     fn default() -> Self {
         let clock = || {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         };
-        Self { clock, sleep: thread::sleep, footer_bytes: 64 << 20, grace: Duration::from_mins(1) }
+        let (footer_bytes, filter_bytes) = (32 << 20, 64 << 20);
+        Self { clock, sleep: thread::sleep, footer_bytes, filter_bytes, grace: Duration::from_mins(1) }
     }
 }
 
@@ -87,6 +91,7 @@ pub struct Blocks {
     list: RwLock<Arc<BlockList>>,
     checkpoint: AtomicU64,
     footers: Footers,
+    pub(super) filters: Arc<FilterRoom>,
     /// When a line about a block was last logged.
     pub(super) logged: Mutex<HashMap<BlockId, u64>>,
     /// When the store was last searched for files that are nobody's.
@@ -102,6 +107,7 @@ pub(super) struct Known {
     shared: HashMap<BlockId, Arc<[TraceId]>>,
     /// Removed blocks that queries may still read.
     pub(super) leaving: HashMap<BlockId, Weak<BlockEntry>>,
+    filters: Arc<FilterRoom>,
 }
 
 impl Blocks {
@@ -114,7 +120,14 @@ impl Blocks {
         metrics: BlocksMetrics,
     ) -> Result<Self, BlocksError> {
         let log = ManifestLog::open(Arc::clone(&store), writer, config, metrics.clone())?;
-        let mut known = Known { log, entries: BTreeMap::new(), shared: HashMap::new(), leaving: HashMap::new() };
+        let filters = FilterRoom::new(config.filter_bytes);
+        let mut known = Known {
+            log,
+            entries: BTreeMap::new(),
+            shared: HashMap::new(),
+            leaving: HashMap::new(),
+            filters: Arc::clone(&filters),
+        };
         known.follow();
         for block in known.entries.keys() {
             match catalog.shared_ids(*block) {
@@ -136,6 +149,7 @@ impl Blocks {
             list: RwLock::default(),
             checkpoint: AtomicU64::new(0),
             footers: Footers::new(config.footer_bytes),
+            filters,
             logged: Mutex::default(),
             searched_ns: AtomicU64::new(0),
             known: Mutex::new(known),
@@ -180,7 +194,7 @@ impl Blocks {
         known.follow();
         if committed.is_ok() {
             let added = add.into_iter().map(|Added { summary, filter, ids }| {
-                known.entries.get(&summary.id).inspect(|entry| _ = entry.filter.set(filter));
+                known.entries.get(&summary.id).inspect(|entry| _ = entry.filter.offer(filter));
                 (summary.id, ids)
             });
             let added: Vec<_> = added.collect();
@@ -203,29 +217,6 @@ impl Blocks {
         refreshed
     }
 
-    /// Which traces a block may have; read from the store at first, then kept with the entry. A filter that is lost or
-    /// damaged is made anew from the block.
-    pub fn filter<'a>(&self, entry: &'a BlockEntry) -> Result<&'a Filter, BlocksError> {
-        if let Some(filter) = entry.filter.get() {
-            return Ok(filter);
-        }
-        let path = entry.summary.filter_path();
-        let read = self.store.get(&path).map_err(BlockError::from).and_then(|bytes| Filter::decode(&path, &bytes));
-        let filter = match read {
-            Ok(filter) => filter,
-            Err(BlockError::Store(error)) if !matches!(error, StoreError::NotFound { .. }) => {
-                return Err(BlocksError::Block { block: entry.id(), source: error.into() });
-            }
-            Err(error) => {
-                let ids = self.trace_ids(entry)?;
-                warn!(error = %chain(&error), "filter of a block is made anew");
-                self.metrics.rebuilt_filters.inc();
-                Filter::of(ids.into_iter())
-            }
-        };
-        Ok(entry.filter.get_or_init(|| filter))
-    }
-
     /// A block, open for reading. Those that were used last stay open.
     pub fn open_block(&self, entry: &BlockEntry) -> Result<Block, BlocksError> {
         if let Some(block) = self.footers.get(entry.id()) {
@@ -242,7 +233,7 @@ impl Blocks {
     /// and blocks that came while filters were still being loaded.
     pub fn is_warm(&self) -> bool {
         let list = self.snapshot();
-        list.blocks().all(|entry| entry.loaded_filter().is_some()) && list.pending().next().is_none()
+        list.blocks().all(|entry| entry.filter.is_known()) && list.pending().next().is_none()
     }
 
     /// Loads what queries need and finds out what is not known yet: filters, and which traces are in more than one block.
@@ -250,7 +241,7 @@ impl Blocks {
     /// cannot be done is left for the next time.
     pub fn warm(&self, stop: &AtomicBool) {
         let list = self.snapshot();
-        for entry in list.blocks() {
+        for entry in list.blocks().filter(|entry| !entry.filter.is_known()) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -265,18 +256,17 @@ impl Blocks {
         }
         let mut found = Vec::new();
         for entry in list.pending() {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
             let others = list.of(&entry.summary.tenant).filter(|other| other.id() != entry.id());
-            let filters: Option<Vec<&Filter>> = others.map(|other| other.loaded_filter()).collect();
-            let Some(filters) = filters else { continue };
-            match self.trace_ids(entry) {
-                Ok(ids) => {
-                    let shared = shared_ids(&ids, filters.into_iter());
+            let others: Vec<_> = others.collect();
+            if !others.iter().all(|other| other.filter.is_known()) {
+                continue;
+            }
+            match self.shared_with(entry, &others, stop) {
+                Ok(Some(shared)) => {
                     self.remember(entry.id(), &shared);
                     found.push((entry.id(), shared));
                 }
+                Ok(None) => break,
                 Err(error) => self.log(entry, &error, "block cannot be read"),
             }
             if found.len() >= PUBLISH_EVERY {
@@ -289,12 +279,6 @@ impl Blocks {
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // A panic could only leave something out that is found again with the next commit.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn trace_ids(&self, entry: &BlockEntry) -> Result<Vec<TraceId>, BlocksError> {
-        let ids = self.open_block(entry)?.trace_ids();
-        let ids = ids.map_err(|source| BlocksError::Block { block: entry.id(), source })?;
-        Ok(ids.into_iter().map(|(id, _)| id).collect())
     }
 
     fn add_shared(&self, found: impl Iterator<Item = (BlockId, Arc<[TraceId]>)>) {
@@ -324,6 +308,7 @@ impl Blocks {
         if list.version() != self.snapshot().version() {
             self.show_sizes(&list);
             self.footers.retain(|block| known.entries.contains_key(&block));
+            self.metrics.filter_bytes.set(self.filters.held_bytes() as i64);
         }
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
         let checkpoint = known.log.state.checkpoints.get(&self.writer).copied().unwrap_or_default();
@@ -350,14 +335,14 @@ impl Blocks {
 impl Known {
     /// Makes the entries those of the manifests.
     fn follow(&mut self) {
-        let Self { log, entries, shared, leaving } = self;
+        let Self { log, entries, shared, leaving, filters } = self;
         let blocks = &log.state.blocks;
         for (block, entry) in entries.extract_if(.., |block, _| !blocks.contains_key(block)) {
             shared.remove(&block);
             leaving.insert(block, Arc::downgrade(&entry));
         }
         for (block, summary) in blocks {
-            entries.entry(*block).or_insert_with(|| Arc::new(BlockEntry::new(Arc::clone(summary))));
+            entries.entry(*block).or_insert_with(|| Arc::new(BlockEntry::new(Arc::clone(summary), filters)));
         }
     }
 

@@ -40,6 +40,8 @@ pub struct BlocksMetrics {
     pub rebuilt_filters: Counter,
     /// Memory of open blocks.
     pub footer_bytes: Gauge,
+    /// Memory of filters.
+    pub filter_bytes: Gauge,
 }
 
 impl BlocksMetrics {
@@ -55,6 +57,7 @@ impl BlocksMetrics {
             unreadable,
             rebuilt_filters,
             footer_bytes,
+            filter_bytes,
         } = self.clone();
         registry.register("tempodb_blocklist_length", "Blocks in the list", length);
         // Gauges whatever they are called: Tempo's dashboards ask for these names.
@@ -70,5 +73,6 @@ impl BlocksMetrics {
         registry.register("coati_backend_blocks_unreadable", help, unreadable);
         registry.register("coati_backend_filters_rebuilt", "Filters made anew from their blocks", rebuilt_filters);
         registry.register("coati_backend_open_blocks_bytes", "Memory of open blocks", footer_bytes);
+        registry.register("coati_backend_filters_bytes", "Memory of filters of blocks", filter_bytes);
     }
 }

@@ -127,6 +127,47 @@ fn open_blocks_take_bounded_memory() {
 }
 
 #[test]
+fn filters_take_bounded_memory() {
+    let store = new_store();
+    let blocks = open(&store, 1);
+    let several = |number: u128| [(number, "x"), (number + 100, "x"), (number + 1, "x")];
+    commit(&blocks, (0..20).map(|number| write(&store, number, START, &several(number))).collect());
+    let one = blocks.snapshot().blocks().next().unwrap().loaded_filter().unwrap().bytes();
+    assert_eq!(blocks.metrics.filter_bytes.get() as usize, one * 20);
+    let config = BlocksConfig { filter_bytes: one * 3 + one / 2, ..config() };
+    let catalog = Arc::new(MemoryCatalog::default());
+    let blocks = Blocks::open(Arc::new(store.clone()), writer(1), catalog, config, BlocksMetrics::default()).unwrap();
+    blocks.warm(&AtomicBool::new(false));
+    assert!(blocks.is_warm());
+    assert_eq!(blocks.metrics.filter_bytes.get() as usize, one * 3);
+    let list = blocks.snapshot();
+    let shared: Vec<u128> = (0..121).filter(|number| list.is_shared(TENANT, &trace(*number))).collect();
+    assert_eq!(shared, (1..20).collect::<Vec<_>>());
+    // What has no room is asked in its file, without being read whole.
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let whole = Arc::clone(&bytes);
+    store.set_faults(move |operation, path| {
+        whole.fetch_add(usize::from(operation == Operation::Get && path.ends_with(".filter")), Ordering::Relaxed);
+        None
+    });
+    for number in 0..20 {
+        assert_eq!(names(&find(&blocks, number + 100)), ["x"]);
+        assert_eq!(blocks.candidates(&list, TENANT, &trace(number + 1_000)).len(), 0);
+    }
+    assert_eq!(bytes.load(Ordering::Relaxed), 0);
+    // Room that becomes free is used.
+    drop(list);
+    let remove = {
+        let list = blocks.snapshot();
+        list.blocks().filter(|entry| entry.loaded_filter().is_some()).map(|entry| entry.id()).collect()
+    };
+    blocks.commit(Change { remove, ..Change::default() }).unwrap();
+    assert_eq!(blocks.metrics.filter_bytes.get(), 0);
+    commit(&blocks, vec![write(&store, 50, START, &several(50))]);
+    assert_eq!(blocks.metrics.filter_bytes.get() as usize, one);
+}
+
+#[test]
 fn warming_finds_out_what_the_catalog_does_not_know() {
     let store = new_store();
     two(&store);

@@ -140,6 +140,8 @@ impl View {
         let mut inside: Vec<bool> = ids.iter().map(|(_, is_live)| *is_live).collect();
         let (mut before, mut after) = (vec![false; ids.len()], vec![false; ids.len()]);
         for entry in stored.list.of(&self.tenant) {
+            // Without its filter a block may have any trace.
+            let filter = stored.blocks.filter(entry).ok();
             let found = if entry.summary.end_ns < range.start_ns {
                 &mut before
             } else if entry.summary.start_ns > range.end_ns {
@@ -148,7 +150,7 @@ impl View {
                 &mut inside
             };
             for ((id, _), found) in ids.iter().zip(found) {
-                *found = *found || entry.may_contain(id);
+                *found = *found || filter.as_ref().is_none_or(|filter| filter.contains(id));
             }
         }
         let sides = before.into_iter().zip(after);
@@ -201,7 +203,7 @@ fn also_live(live: &[Arc<Trace>], blocks: &Blocks, list: &BlockList, tenant: &st
     for entry in list.of(tenant) {
         // Without its filter a block may have any trace.
         let filter = blocks.filter(entry).ok();
-        let may_have = |trace: &&Arc<Trace>| filter.is_none_or(|filter| filter.contains(&trace.id));
+        let may_have = |trace: &&Arc<Trace>| filter.as_ref().is_none_or(|filter| filter.contains(&trace.id));
         also.extend(live.iter().filter(may_have).map(|trace| (trace.id, Arc::clone(trace))));
     }
     also
