@@ -6,12 +6,13 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
 use crate::live::{Batch, is_root};
+use crate::query::Value;
 use crate::telemetry::CatalogMetrics;
 
 /// Longest name and longest value that are indexed, bytes.
@@ -98,6 +99,37 @@ impl TagIndex {
             previous = Some(batch);
         }
         fresh
+    }
+
+    /// As [`Self::observe`], of values of one tag. Adds to `fresh`; returns whether the catalog takes more values of it.
+    pub(super) fn observe_values(
+        &self,
+        tenant: &str,
+        (scope, name): (Scope, &str),
+        values: &[Value<'_>],
+        hours: Hours,
+        fresh: &mut Vec<Seen>,
+    ) -> bool {
+        let mut takes_more = true;
+        let mut known = self.known();
+        for value in values {
+            borrow(value, &mut |value| {
+                let tag = Tag { scope, name, value, hours };
+                let noted = known.note(&self.hasher, self.limits, tenant, &tag);
+                match noted.value {
+                    ValueNoted::Indexed => {}
+                    ValueNoted::OverLimit => {
+                        self.metrics.over_limit.inc();
+                        takes_more = false;
+                    }
+                    ValueNoted::TooLong => _ = self.metrics.too_long.inc(),
+                }
+                if noted.fresh {
+                    fresh.push(tag.to_seen(matches!(noted.value, ValueNoted::Indexed)));
+                }
+            });
+        }
+        takes_more
     }
 
     /// Writes what [`Self::observe`] found. Blocks.
@@ -296,7 +328,7 @@ fn intrinsic(name: &'static str, value: &str, hours: Hours, note: &mut impl FnMu
 fn attributes(scope: Scope, attributes: &[KeyValue], hours: Hours, note: &mut impl FnMut(Tag<'_>)) {
     for KeyValue { key: name, value, .. } in attributes {
         match value.as_ref().and_then(|value| value.value.as_ref()) {
-            Some(Value::ArrayValue(array)) if !array.values.is_empty() => {
+            Some(Any::ArrayValue(array)) if !array.values.is_empty() => {
                 for element in &array.values {
                     note(Tag { scope, name, value: scalar(element), hours });
                 }
@@ -309,11 +341,31 @@ fn attributes(scope: Scope, attributes: &[KeyValue], hours: Hours, note: &mut im
 /// The value, if it is of a type that can be compared in queries.
 fn scalar(value: &AnyValue) -> Option<Borrowed<'_>> {
     match value.value.as_ref()? {
-        Value::StringValue(text) => Some(Borrowed::String(text)),
-        Value::BoolValue(truth) => Some(Borrowed::Bool(*truth)),
-        Value::IntValue(number) => Some(Borrowed::Int(*number)),
-        Value::DoubleValue(number) => Some(Borrowed::Float(number.to_bits())),
-        Value::ArrayValue(_) | Value::KvlistValue(_) | Value::BytesValue(_) | Value::StringValueStrindex(_) => None,
+        Any::StringValue(text) => Some(Borrowed::String(text)),
+        Any::BoolValue(truth) => Some(Borrowed::Bool(*truth)),
+        Any::IntValue(number) => Some(Borrowed::Int(*number)),
+        Any::DoubleValue(number) => Some(Borrowed::Float(number.to_bits())),
+        Any::ArrayValue(_) | Any::KvlistValue(_) | Any::BytesValue(_) | Any::StringValueStrindex(_) => None,
+    }
+}
+
+/// The same for a value as queries have it; an array stands for each of its elements.
+fn borrow(value: &Value<'_>, take: &mut impl FnMut(Option<Borrowed<'_>>)) {
+    match value {
+        Value::List(elements) if !elements.is_empty() => {
+            elements.iter().for_each(|element| take(comparable(element)));
+        }
+        value => take(comparable(value)),
+    }
+}
+
+fn comparable<'v>(value: &'v Value<'_>) -> Option<Borrowed<'v>> {
+    match value {
+        Value::String(text) => Some(Borrowed::String(text)),
+        Value::Bool(truth) => Some(Borrowed::Bool(*truth)),
+        Value::Int(number) => Some(Borrowed::Int(*number)),
+        Value::Float(number) => Some(Borrowed::Float(number.to_bits())),
+        _ => None,
     }
 }
 
@@ -345,6 +397,7 @@ mod tests {
     use crate::catalog::MemoryCatalog;
     use crate::live::group;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
     use opentelemetry_proto::tonic::common::v1::{ArrayValue, InstrumentationScope};
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};

@@ -5,6 +5,7 @@
 mod blocks;
 mod index;
 mod memory;
+mod of_block;
 mod opening;
 mod store;
 mod tag;
@@ -13,6 +14,7 @@ mod watermark;
 pub use blocks::BlockCatalog;
 pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
+pub use of_block::BlockTags;
 pub use opening::SledCatalog;
 pub use tag::{Hours, Scope, Seen, TagValue};
 pub use watermark::Watermark;
