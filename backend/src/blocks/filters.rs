@@ -106,6 +106,7 @@ impl Blocks {
     /// Which traces a block may have; read from the store at first, then kept with the entry as long as there is room. A
     /// filter that is lost or damaged is made anew from the block.
     pub fn filter<'e>(&self, entry: &'e BlockEntry) -> Result<FilterRef<'e>, BlocksError> {
+        check_not_lost(entry)?;
         if let Some(filter) = entry.filter.get() {
             return Ok(FilterRef::Held(filter));
         }
@@ -143,6 +144,20 @@ impl Blocks {
         Ok(self.filter(entry)?.contains(id))
     }
 
+    /// What is done with a block whose filter could neither be read nor be made anew: if it is in the list still, it counts
+    /// as lost. `error` is why.
+    ///
+    /// Without this every trace of every later block would have to be looked for by itself, since it may be in this one too.
+    pub(super) fn give_up(&self, entry: &BlockEntry, error: &BlocksError) -> Result<(), BlocksError> {
+        self.refresh()?;
+        if self.known().has(entry.id()) {
+            entry.set_lost();
+            self.metrics.lost.inc();
+            self.log(entry, error, "block and filter cannot be read: the block counts as lost until the next start");
+        }
+        Ok(())
+    }
+
     /// Which of its traces a block shares with others of its tenant, rising. `None` if `stop` was set.
     pub(super) fn shared_with(
         &self,
@@ -175,4 +190,14 @@ impl Blocks {
         let ids: Result<Vec<_>, _> = self.open_block(entry)?.distinct_ids().collect();
         ids.map_err(|source| BlocksError::Block { block: entry.id(), source })
     }
+}
+
+/// A block that counts as lost stays lost if its file comes back: it is not known which of its traces others have.
+pub(super) fn check_not_lost(entry: &BlockEntry) -> Result<(), BlocksError> {
+    if !entry.is_lost() {
+        return Ok(());
+    }
+    let what = "it could not be read, and neither could its filter; looked at again at the next start";
+    let source = BlockError::damaged(&entry.summary.data_path(), what);
+    Err(BlocksError::Block { block: entry.id(), source })
 }

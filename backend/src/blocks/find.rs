@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use tracing::error;
 
 use super::{BlockEntry, BlockList, Blocks, BlocksError};
-use crate::block::BlockError;
+use crate::block::{BlockError, BlockId};
 use crate::live::{Trace, TraceId};
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -22,7 +22,7 @@ pub struct Found {
     /// Fragments, that of the block with the oldest data (by the time at which it was received) first.
     pub traces: Vec<Trace>,
     /// Blocks that may have more of it but cannot be read.
-    pub skipped: usize,
+    pub skipped: Vec<BlockId>,
 }
 
 impl Blocks {
@@ -34,7 +34,7 @@ impl Blocks {
                 Ok(fragment) => found.traces.extend(fragment),
                 Err(error) => {
                     self.pass_over(&entry, error)?;
-                    found.skipped += 1;
+                    found.skipped.push(entry.id());
                 }
             }
         }

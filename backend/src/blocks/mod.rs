@@ -25,9 +25,10 @@ pub use filters::FilterRef;
 pub use find::Found;
 pub use list::{BlockEntry, BlockList};
 pub use manifest::{Manifest, ManifestError};
-pub use rebuild::{Rebuilt, rebuild};
+pub use rebuild::{Rebuilt, Survey, rebuild, survey};
 pub use registry::{Added, Blocks, BlocksConfig, Change};
 pub use state::State;
+pub(crate) use sweep::{ORPHAN_NS, SEARCH_EVERY_NS};
 pub use sweep::{Sweep, Swept};
 pub use writer::{InvalidWriterId, WriterId};
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::filters::FilterRoom;
+use super::filters::{FilterRoom, check_not_lost};
 use super::find::is_trouble;
 use super::footers::Footers;
 use super::list::{BlockEntry, BlockList};
@@ -17,7 +17,7 @@ use super::log::{Commit, ManifestLog};
 use super::shared::shared_ids;
 use super::{BlocksError, WriterId};
 use crate::block::{Block, BlockId, BlockSummary, Filter};
-use crate::catalog::BlockCatalog;
+use crate::catalog::{BlockCatalog, SeenList};
 use crate::live::TraceId;
 use crate::store::Store;
 use crate::telemetry::{BackendLabels, BlocksMetrics, TenantLabels, chain};
@@ -92,6 +92,8 @@ pub struct Blocks {
     checkpoint: AtomicU64,
     footers: Footers,
     pub(super) filters: Arc<FilterRoom>,
+    /// Whether manifests were lost, so that files of blocks may be in no list for that.
+    pub(super) went_back: bool,
     /// When a line about a block was last logged.
     pub(super) logged: Mutex<HashMap<BlockId, u64>>,
     /// When the store was last searched for files that are nobody's.
@@ -120,6 +122,8 @@ impl Blocks {
         metrics: BlocksMetrics,
     ) -> Result<Self, BlocksError> {
         let log = ManifestLog::open(Arc::clone(&store), writer, config, metrics.clone())?;
+        let went_back = went_back(catalog.as_ref(), &store.to_string(), log.state.version);
+        metrics.went_back.set(went_back.into());
         let filters = FilterRoom::new(config.filter_bytes);
         let mut known = Known {
             log,
@@ -150,6 +154,7 @@ impl Blocks {
             checkpoint: AtomicU64::new(0),
             footers: Footers::new(config.footer_bytes),
             filters,
+            went_back,
             logged: Mutex::default(),
             searched_ns: AtomicU64::new(0),
             known: Mutex::new(known),
@@ -199,8 +204,10 @@ impl Blocks {
             });
             let added: Vec<_> = added.collect();
             for (block, ids) in added {
-                let Some(shared) = known.shared_now(block, &ids) else { continue };
-                self.remember(block, &shared);
+                let Some((shared, is_whole)) = known.shared_now(block, &ids) else { continue };
+                if is_whole {
+                    self.remember(block, &shared);
+                }
                 known.shared.insert(block, shared);
             }
         }
@@ -219,6 +226,7 @@ impl Blocks {
 
     /// A block, open for reading. Those that were used last stay open.
     pub fn open_block(&self, entry: &BlockEntry) -> Result<Block, BlocksError> {
+        check_not_lost(entry)?;
         if let Some(block) = self.footers.get(entry.id()) {
             return Ok(block);
         }
@@ -233,7 +241,7 @@ impl Blocks {
     /// and blocks that came while filters were still being loaded.
     pub fn is_warm(&self) -> bool {
         let list = self.snapshot();
-        list.blocks().all(|entry| entry.filter.is_known()) && list.pending().next().is_none()
+        list.blocks().all(|entry| entry.filter.is_known() || entry.is_lost()) && list.pending().next().is_none()
     }
 
     /// Loads what queries need and finds out what is not known yet: filters, and which traces are in more than one block.
@@ -241,7 +249,7 @@ impl Blocks {
     /// cannot be done is left for the next time.
     pub fn warm(&self, stop: &AtomicBool) {
         let list = self.snapshot();
-        for entry in list.blocks().filter(|entry| !entry.filter.is_known()) {
+        for entry in list.blocks().filter(|entry| !entry.filter.is_known() && !entry.is_lost()) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -251,19 +259,32 @@ impl Blocks {
                     warn!(error = %chain(&error), "filters not loaded, tried again later");
                     return;
                 }
-                Err(error) => self.log(entry, &error, "block has no filter and cannot be read"),
+                Err(error) => {
+                    if let Err(error) = self.give_up(entry, &error) {
+                        warn!(error = %chain(&error), "list of blocks not read, tried again later");
+                        return;
+                    }
+                }
             }
         }
         let mut found = Vec::new();
         for entry in list.pending() {
+            if entry.is_lost() {
+                // Nothing of it is ever shown.
+                found.push((entry.id(), Arc::default()));
+                continue;
+            }
             let others = list.of(&entry.summary.tenant).filter(|other| other.id() != entry.id());
-            let others: Vec<_> = others.collect();
+            let (lost, others): (Vec<_>, Vec<_>) = others.partition(|other| other.is_lost());
             if !others.iter().all(|other| other.filter.is_known()) {
                 continue;
             }
             match self.shared_with(entry, &others, stop) {
                 Ok(Some(shared)) => {
-                    self.remember(entry.id(), &shared);
+                    // What a lost block has is found out when it can be read again.
+                    if lost.is_empty() {
+                        self.remember(entry.id(), &shared);
+                    }
                     found.push((entry.id(), shared));
                 }
                 Ok(None) => break,
@@ -306,11 +327,16 @@ impl Blocks {
     fn publish(&self, known: &Known) {
         let list = known.list();
         if list.version() != self.snapshot().version() {
+            let seen = SeenList { version: list.version(), went_back: self.went_back };
+            if let Err(error) = self.catalog.put_seen_list(&self.store.to_string(), seen) {
+                warn!(error = %chain(&error), "version of the list of blocks not stored");
+            }
             self.show_sizes(&list);
             self.footers.retain(|block| known.entries.contains_key(&block));
-            self.metrics.filter_bytes.set(self.filters.held_bytes() as i64);
         }
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+        // Filters of blocks that nobody reads are gone with the list before.
+        self.metrics.filter_bytes.set(self.filters.held_bytes() as i64);
         let checkpoint = known.log.state.checkpoints.get(&self.writer).copied().unwrap_or_default();
         self.checkpoint.store(checkpoint, Ordering::Release);
     }
@@ -332,6 +358,28 @@ impl Blocks {
     }
 }
 
+/// Whether the list of a store is older than one that was seen before, now or at an earlier start.
+fn went_back(catalog: &dyn BlockCatalog, store: &str, version: u64) -> bool {
+    let seen = match catalog.seen_list(store) {
+        Ok(seen) => seen.unwrap_or_default(),
+        Err(error) => {
+            warn!(error = %chain(&error), "catalog does not know which list of blocks was the last");
+            SeenList::default()
+        }
+    };
+    let went_back = seen.went_back || version < seen.version;
+    if went_back {
+        error!(
+            store,
+            version,
+            seen = seen.version,
+            "the list of blocks is older than it was: its newest manifests are lost, and blocks with them. No file is \
+             deleted as nobody's until the list is made anew: docs/operating.md says how"
+        );
+    }
+    went_back
+}
+
 impl Known {
     /// Makes the entries those of the manifests.
     fn follow(&mut self) {
@@ -351,12 +399,18 @@ impl Known {
         BlockList::new(self.log.state.version, self.entries.values().map(Arc::clone), shared)
     }
 
-    /// Which of its traces a block shares with others, if all their filters are in memory.
-    fn shared_now(&self, block: BlockId, ids: &[TraceId]) -> Option<Arc<[TraceId]>> {
+    /// Which of its traces a block shares with others, if all their filters are in memory; and whether that will be right
+    /// after the next start too, when blocks that are lost may be there again.
+    fn shared_now(&self, block: BlockId, ids: &[TraceId]) -> Option<(Arc<[TraceId]>, bool)> {
         let tenant = &self.entries.get(&block)?.summary.tenant;
         let others = self.entries.values().filter(|entry| entry.summary.tenant == *tenant && entry.id() != block);
-        let filters: Option<Vec<&Filter>> = others.map(|entry| entry.loaded_filter()).collect();
-        Some(shared_ids(ids, filters?.into_iter()))
+        let (lost, others): (Vec<_>, Vec<_>) = others.partition(|entry| entry.is_lost());
+        let filters: Option<Vec<&Filter>> = others.into_iter().map(|entry| entry.loaded_filter()).collect();
+        Some((shared_ids(ids, filters?.into_iter()), lost.is_empty()))
+    }
+
+    pub(super) fn has(&self, block: BlockId) -> bool {
+        self.entries.contains_key(&block)
     }
 }
 

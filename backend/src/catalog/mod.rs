@@ -11,7 +11,7 @@ mod store;
 mod tag;
 mod watermark;
 
-pub use blocks::BlockCatalog;
+pub use blocks::{BlockCatalog, SeenList};
 pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
 pub use of_block::BlockTags;

@@ -19,7 +19,7 @@ use super::prefilter::Leaf;
 use super::scan::{RangeOf, Scan, TimeRange, TraceFacts, Visitor};
 use super::search::Progress;
 use super::value::Value;
-use crate::block::BlockSummary;
+use crate::block::{BlockId, BlockSummary};
 use crate::blocks::{BlockEntry, BlockList, Blocks, BlocksError};
 use crate::live::{LiveSet, Trace, TraceId};
 use crate::traceql::{Attribute, Field, Scope};
@@ -77,7 +77,10 @@ impl View {
         // In the order of [`Self::new`].
         let trace = live.trace(tenant, id);
         match blocks {
-            Some(blocks) => find(blocks, &blocks.snapshot(), tenant, id, trace),
+            Some(blocks) => {
+                let (trace, skipped) = find(blocks, &blocks.snapshot(), tenant, id, trace)?;
+                Ok(FoundTrace { trace, skipped: skipped.len() })
+            }
             None => Ok(FoundTrace { trace, skipped: 0 }),
         }
     }
@@ -104,7 +107,12 @@ impl View {
             cancelled,
             progress: Progress { total, ..Progress::default() },
             seen: HashSet::new(),
+            skipped: HashSet::new(),
         };
+        if scan.whole || scan.range_of == RangeOf::Traces {
+            // Traces of the range may have spans in them, whenever those were.
+            scanning.skip(blocks.iter().filter(|entry| entry.is_lost()).map(|entry| entry.id()));
+        }
         // Before everything else: nobody knows when these start.
         if in_range.len() < blocks.len() && (scan.whole || scan.range_of == RangeOf::Traces) {
             let straddling = self.straddling(scan.range);
@@ -139,7 +147,7 @@ impl View {
         let ids: Vec<(TraceId, bool)> = live.chain(shared).collect();
         let mut inside: Vec<bool> = ids.iter().map(|(_, is_live)| *is_live).collect();
         let (mut before, mut after) = (vec![false; ids.len()], vec![false; ids.len()]);
-        for entry in stored.list.of(&self.tenant) {
+        for entry in stored.list.of(&self.tenant).filter(|entry| !entry.is_lost()) {
             // Without its filter a block may have any trace.
             let filter = stored.blocks.filter(entry).ok();
             let found = if entry.summary.end_ns < range.start_ns {
@@ -172,18 +180,18 @@ fn is_possible(leaf: &Leaf, summary: &BlockSummary) -> bool {
     }
 }
 
-/// Looks for a trace; `live` is what is in memory of it.
+/// Looks for a trace; `live` is what is in memory of it. Tells also which blocks may have more of it but cannot be read.
 fn find(
     blocks: &Blocks,
     list: &BlockList,
     tenant: &str,
     id: &TraceId,
     live: Option<Arc<Trace>>,
-) -> Result<FoundTrace, BlocksError> {
+) -> Result<(Option<Arc<Trace>>, Vec<BlockId>), BlocksError> {
     let found = blocks.find(list, tenant, id)?;
     let skipped = found.skipped;
     if found.traces.is_empty() {
-        return Ok(FoundTrace { trace: live, skipped });
+        return Ok((live, skipped));
     }
     let mut whole = Trace::empty(*id);
     for fragment in found.traces.iter().chain(live.as_deref()) {
@@ -193,14 +201,14 @@ fn find(
             whole.append(Arc::clone(batch), std::mem::take(&mut bytes));
         }
     }
-    Ok(FoundTrace { trace: Some(Arc::new(whole)), skipped })
+    Ok((Some(Arc::new(whole)), skipped))
 }
 
 /// The live traces that may have spans in blocks.
 fn also_live(live: &[Arc<Trace>], blocks: &Blocks, list: &BlockList, tenant: &str) -> HashMap<TraceId, Arc<Trace>> {
     let mut also = HashMap::new();
     // One filter fits into a cache of the processor, all of them do not.
-    for entry in list.of(tenant) {
+    for entry in list.of(tenant).filter(|entry| !entry.is_lost()) {
         // Without its filter a block may have any trace.
         let filter = blocks.filter(entry).ok();
         let may_have = |trace: &&Arc<Trace>| filter.as_ref().is_none_or(|filter| filter.contains(&trace.id));
@@ -218,6 +226,8 @@ struct Scanning<'s, V> {
     progress: Progress,
     /// Traces in several places that were looked at.
     seen: HashSet<TraceId>,
+    /// Blocks that cannot be read; many traces may miss something of the same.
+    skipped: HashSet<BlockId>,
 }
 
 impl<V: Visitor> Scanning<'_, V> {
@@ -270,9 +280,9 @@ impl<V: Visitor> Scanning<'_, V> {
                 continue;
             }
             let live = stored.also_live.get(&id).cloned();
-            let found = find(&stored.blocks, &stored.list, &self.view.tenant, &id, live)?;
-            self.progress.skipped += found.skipped;
-            if let Some(trace) = found.trace
+            let (trace, skipped) = find(&stored.blocks, &stored.list, &self.view.tenant, &id, live)?;
+            self.skip(skipped);
+            if let Some(trace) = trace
                 && !self.whole(&trace)
             {
                 return Ok(false);
@@ -315,8 +325,13 @@ impl<V: Visitor> Scanning<'_, V> {
 
     fn pass_over(&mut self, stored: &Stored, entry: &BlockEntry, error: BlocksError) -> Result<bool, BlocksError> {
         stored.blocks.pass_over(entry, error)?;
-        self.progress.skipped += 1;
+        self.skip([entry.id()]);
         Ok(true)
+    }
+
+    fn skip(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
+        self.skipped.extend(blocks);
+        self.progress.skipped = self.skipped.len();
     }
 
     fn part_done(&mut self, rest_starts_by: Option<u64>) -> bool {
