@@ -19,6 +19,12 @@ use crate::live::{Trace, TraceId};
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 1_024;
 
+/// The same where many blocks are read side by side.
+const FEW_ROWS: usize = 256;
+
+/// Rows whose bytes are held there: two pages of a column.
+const PART_ROWS: usize = 16_384;
+
 /// Rows of trace ids that are read at once.
 const ID_ROWS: usize = 8_192;
 
@@ -27,6 +33,21 @@ impl Block {
     pub fn traces(&self) -> TraceIter {
         let groups = 0..self.parquet().num_row_groups();
         TraceIter::new(self.clone(), groups.map(|group| (group, None)).collect())
+    }
+
+    /// The same for who reads many blocks side by side: holds the bytes of some thousand rows and a few decoded ones. Reads
+    /// dictionaries several times for it.
+    pub fn traces_in_parts(&self) -> TraceIter {
+        let mut parts = VecDeque::new();
+        for (group, metadata) in self.parquet().row_groups().iter().enumerate() {
+            let length = usize::try_from(metadata.num_rows()).unwrap_or_default();
+            for start in (0..length).step_by(PART_ROWS) {
+                let rows = start..length.min(start + PART_ROWS);
+                let selection = RowSelection::from_consecutive_ranges(std::iter::once(rows), length);
+                parts.push_back((group, Some(selection)));
+            }
+        }
+        TraceIter { batch_rows: FEW_ROWS, ..TraceIter::new(self.clone(), parts) }
     }
 
     /// The traces in these rows, which are counted from 0 over all row groups, in ascending order, whole traces.
@@ -246,12 +267,14 @@ pub struct TraceIter {
     rows: Option<Rows>,
     /// Rows that are decoded, and belong to no finished trace.
     decoded: VecDeque<DecodedRow>,
+    /// Rows that are decoded at once.
+    batch_rows: usize,
     is_over: bool,
 }
 
 impl TraceIter {
     fn new(block: Block, parts: VecDeque<(usize, Option<RowSelection>)>) -> Self {
-        Self { block, parts, rows: None, decoded: VecDeque::new(), is_over: false }
+        Self { block, parts, rows: None, decoded: VecDeque::new(), batch_rows: BATCH_ROWS, is_over: false }
     }
 
     /// Decodes some more rows; false if there are none.
@@ -267,7 +290,7 @@ impl TraceIter {
             let Some((group, selection)) = self.parts.pop_front() else { return Ok(false) };
             // Column chunks of the group before are let go first.
             self.rows = None;
-            self.rows = Some(self.block.rows(group, ProjectionMask::all(), selection, BATCH_ROWS)?);
+            self.rows = Some(self.block.rows(group, ProjectionMask::all(), selection, self.batch_rows)?);
         }
     }
 
