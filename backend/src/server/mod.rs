@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::server::TcpIncoming;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::data_dir::DataDir;
 use self::housekeeping::{House, store_checkpoint};
@@ -72,6 +72,14 @@ const BLOCKING_THREADS: usize = 2 * api::MAX_QUERIES;
 /// The runtime that a server is to run on.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
+}
+
+/// Makes this process take memory in pages of 4 KiB. The allocator asks for huge ones (2 MiB), of which an idle backend uses
+/// little each: with them it has 54 MiB resident instead of 34 MiB.
+pub fn take_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        debug!(%error, "huge pages stay");
+    }
 }
 
 /// Why the backend does not run.
