@@ -1,9 +1,10 @@
 //! What traces take on disk and what keeping them costs: bytes per span and the share of each column, processor time per
-//! span to write, compact and decode blocks, speed of the log's replay, time to be ready, memory while idle.
+//! span to write, compact and decode blocks, speed of the log's replay, time to be ready, memory of a merge and while idle.
 //!
 //! `cargo bench -p coati-backend --bench storage`, or `cargo xtask bench storage`. `COATI_BENCH_TRACES` says how many traces
 //! of the corpus are stored (41,000, about 717,000 spans), `COATI_BENCH_IDLE_TRACES` how many an idle backend has in blocks
-//! (2,000,000: about as many as 1 GiB of blocks hold), `COATI_BENCH_DIR` where (the present folder).
+//! (2,000,000: about as many as 1 GiB of blocks hold), `COATI_BENCH_DIR` where (the present folder), `COATI_BENCH_ONLY` which
+//! part alone is run: `blocks`, `merge`, `replay` or `idle`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
@@ -21,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use coati_backend::block::{Block, BlockId, BlockSummary, NewBlock, write_block};
 use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
 use coati_backend::catalog::MemoryCatalog;
-use coati_backend::compact::{Compactor, Outcome};
+use coati_backend::compact::{Compactor, MAX_INPUTS, Outcome};
 use coati_backend::config::Config;
 use coati_backend::live::{Limits, LiveSet, Trace};
 use coati_backend::receive::{Format, Prepared, prepare};
@@ -51,6 +52,12 @@ const IDLE_TRACES_PER_BLOCK: u64 = 100_000;
 /// Columns that are named; the others are summed up.
 const SHOWN_COLUMNS: usize = 30;
 
+/// Set for the process that merges blocks: where these are.
+const MERGE_DIR: &str = "COATI_BENCH_MERGE_DIR";
+
+/// Traces of 10 GiB of blocks at 31 bytes per span and 17 spans a trace.
+const FULL_TRACES: f64 = (10_u64 << 30) as f64 / (31.0 * 17.0);
+
 /// Set for the backend whose memory is measured: its data directory.
 const IDLE_DIR: &str = "COATI_BENCH_IDLE_DIR";
 
@@ -58,9 +65,25 @@ fn main() -> Result<()> {
     if let Some(dir) = env::var_os(IDLE_DIR) {
         return idle(Path::new(&dir));
     }
-    blocks(number("COATI_BENCH_TRACES", 41_000)?)?;
-    replay(number("COATI_BENCH_TRACES", 41_000)?)?;
-    start_with_blocks(number("COATI_BENCH_IDLE_TRACES", 2_000_000)?)
+    if let Some(dir) = env::var_os(MERGE_DIR) {
+        return merge_here(Path::new(&dir));
+    }
+    let traces = number("COATI_BENCH_TRACES", 41_000)?;
+    let only = env::var("COATI_BENCH_ONLY").ok();
+    let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if is_wanted("blocks") {
+        blocks(traces)?;
+    }
+    if is_wanted("merge") {
+        merge(traces)?;
+    }
+    if is_wanted("replay") {
+        replay(traces)?;
+    }
+    if is_wanted("idle") {
+        start_with_blocks(number("COATI_BENCH_IDLE_TRACES", 2_000_000)?)?;
+    }
+    Ok(())
 }
 
 fn line(what: &str, value: impl std::fmt::Display, unit: &str) {
@@ -233,27 +256,66 @@ fn write_log(dir: &Path, traces_wanted: u64) -> Result<(u64, u64)> {
     Ok((bytes_under(dir)?, raw_bytes))
 }
 
-/// Fills a store with blocks of traces of one span, and starts on it: what an idle backend holds in memory are filters and
-/// footers, and these grow with the number of traces.
-fn start_with_blocks(traces_wanted: u64) -> Result<()> {
+/// Memory of one merge of as many blocks as one takes, in a process of its own.
+fn merge(traces_wanted: u64) -> Result<()> {
     let dir = folder()?;
     let store: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.path().join("store"))?);
     let registry = registry(&store)?;
-    for seed in 0..traces_wanted / IDLE_TRACES_PER_BLOCK {
-        // Seeds of splitmix64 must be far from each other.
-        let traces = small_traces(seed << 48, IDLE_TRACES_PER_BLOCK);
-        registry.commit(Change { add: vec![write(&store, &traces)?], ..Change::default() })?;
+    let requests: Vec<_> = Corpus::new(SEED, traces_wanted).collect();
+    for part in requests.chunks(requests.len().div_ceil(MAX_INPUTS).max(1)) {
+        registry.commit(Change { add: vec![write(&store, &traces(part.iter().cloned()))?], ..Change::default() })?;
     }
-    drop(registry);
-    for traces in [0, traces_wanted] {
-        let empty = folder()?;
-        let dir = if traces == 0 { empty.path() } else { dir.path() };
+    drop((registry, store));
+    let output = Command::new(env::current_exe()?).env(MERGE_DIR, dir.path()).output()?;
+    ensure!(output.status.success(), "the merge failed: {}", String::from_utf8_lossy(&output.stderr));
+    print!("{}", String::from_utf8(output.stdout)?);
+    Ok(())
+}
+
+fn merge_here(dir: &Path) -> Result<()> {
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.join("store"))?);
+    let registry = registry(&store)?;
+    let (inputs, before) = (listed(&registry).len(), peak_mib()?);
+    let (rewritten, compacting) = cpu(|| compact(&registry));
+    println!("merge of {inputs} blocks, {} spans written", rewritten.as_ref().copied().unwrap_or_default());
+    line("compacting blocks", format!("{:.2}", micros(compacting, rewritten?)), "µs CPU per span");
+    line("resident, before / peak", format!("{before} / {}", peak_mib()?), "MiB");
+    Ok(())
+}
+
+/// Fills stores with blocks of traces of one span, and starts on them: what an idle backend holds in memory are filters and
+/// footers, and these grow with the number of traces.
+fn start_with_blocks(traces_wanted: u64) -> Result<()> {
+    let mut seconds = Vec::new();
+    for traces in [0, traces_wanted / 2, traces_wanted] {
+        let dir = folder()?;
+        let store: Arc<dyn Store> = Arc::new(LocalStore::open(&dir.path().join("store"))?);
+        let registry = registry(&store)?;
+        for seed in 0..traces / IDLE_TRACES_PER_BLOCK {
+            // Seeds of splitmix64 must be far from each other.
+            let traces = small_traces(seed << 48, IDLE_TRACES_PER_BLOCK);
+            registry.commit(Change { add: vec![write(&store, &traces)?], ..Change::default() })?;
+        }
+        drop((registry, store));
         // The first start builds the catalog.
-        let start = || Command::new(env::current_exe()?).env(IDLE_DIR, dir).output();
-        let (_, output) = (start()?, start()?);
-        ensure!(output.status.success(), "the idle backend failed: {}", String::from_utf8_lossy(&output.stderr));
-        println!("idle with {traces} traces in blocks");
-        print!("{}", String::from_utf8(output.stdout)?);
+        for start in ["first", "second"] {
+            let output = Command::new(env::current_exe()?).env(IDLE_DIR, dir.path()).output()?;
+            ensure!(output.status.success(), "the idle backend failed: {}", String::from_utf8_lossy(&output.stderr));
+            println!("idle with {traces} traces in blocks, {start} start");
+            let text = String::from_utf8(output.stdout)?;
+            print!("{text}");
+            let resident = text.lines().find(|line| line.starts_with("resident, then"));
+            let resident = resident.and_then(|line| line.split_whitespace().nth(2)?.parse::<f64>().ok());
+            if start == "second" {
+                seconds.push((traces as f64, resident.context("no figure")?));
+            }
+        }
+    }
+    if let [_, (some, at_some), (more, at_more)] = *seconds {
+        let slope = (at_more - at_some) / (more - some);
+        line("resident memory per trace in blocks", format!("{:.2}", slope * 1_048_576.0), "bytes");
+        let full = at_more + slope * (FULL_TRACES - more);
+        line("resident with 10 GiB of blocks, extrapolated", format!("{full:.0}"), "MiB");
     }
     Ok(())
 }
@@ -263,9 +325,15 @@ fn idle(dir: &Path) -> Result<()> {
     let started = Instant::now();
     let server = runtime.block_on(Server::start(&config(dir)))?;
     line("ready after", format!("{:.3}", started.elapsed().as_secs_f64()), "s");
-    // Filters are loaded after the start.
-    std::thread::sleep(Duration::from_secs(10));
-    line("resident", resident_mib()?, "MiB");
+    // Filters are loaded, and the catalog is built, after the start.
+    let mut quiet = 0;
+    while quiet < 5 && started.elapsed() < Duration::from_mins(5) {
+        let ((), used) = cpu(|| std::thread::sleep(Duration::from_secs(2)));
+        quiet = if used < Duration::from_millis(100) { quiet + 1 } else { 0 };
+    }
+    line("processor time until idle", format!("{:.2}", measure::cpu_time().as_secs_f64()), "s");
+    line("resident, peak", peak_mib()?, "MiB");
+    line("resident, then", resident_mib()?, "MiB");
     let path = dir.join("store");
     line("blocks", bytes_under(&path)? >> 20, "MiB");
     runtime.block_on(server.stop());

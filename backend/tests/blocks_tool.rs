@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use coati_backend::block::{BlockId, BlockSummary, NewBlock, write_block};
 use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
-use coati_backend::catalog::MemoryCatalog;
+use coati_backend::catalog::{BlockCatalog, MemoryCatalog, SeenList, SledCatalog};
 use coati_backend::cli::{self, Command};
 use coati_backend::live::Trace;
 use coati_backend::store::{LocalStore, Store};
-use coati_backend::telemetry::{BlocksMetrics, chain};
+use coati_backend::telemetry::{BlocksMetrics, CatalogMetrics, chain};
 use coati_backend::tools::{self, Outcome};
 use corpus::{Corpus, START_NS, traces};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -179,7 +179,7 @@ fn verify_finds_nothing_in_a_sound_store() {
 #[case::stray_file(
     |data: &Data| {
         let stray = File::create(data.file("blocks/single-tenant/stray.parquet")).unwrap();
-        stray.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
+        stray.set_modified(SystemTime::now() - Duration::from_hours(4)).unwrap();
     },
     "blocks/single-tenant/stray.parquet: belongs to no block"
 )]
@@ -224,7 +224,7 @@ fn files_that_may_be_committed_soon_are_no_finding() {
     File::create(data.file("blocks/single-tenant/00000000000000000000000000000001.parquet")).unwrap();
     let (outcome, text) = data.run("verify");
     assert_eq!(outcome, Outcome::Sound, "{text}");
-    assert!(text.ends_with("all is well; 1 files are not committed, and younger than an hour\n"), "{text}");
+    assert!(text.ends_with("all is well; 1 files are not committed, and younger than three hours\n"), "{text}");
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn mistakes_are_named() {
         format!("{path} is no store of blocks: it has no manifest")
     );
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "looking must not change anything");
-    assert_eq!(run("").unwrap_err(), "blocks: expected one of list, inspect, verify, export");
+    assert_eq!(run("").unwrap_err(), "blocks: expected one of list, inspect, verify, export, rebuild");
 }
 
 #[test]
@@ -306,4 +306,43 @@ fn a_damaged_manifest_is_named() {
     damage(&manifest, 50);
     let error = run(&format!("verify --store {}", data.store().display())).unwrap_err();
     assert!(error.contains(&*manifest.file_name().unwrap().to_string_lossy()), "{error}");
+}
+
+#[test]
+fn rebuild_makes_the_list_anew() {
+    let data = Data::new();
+    fs::write(data.file("blocks/single-tenant/00000000000000000000000000000009.parquet"), "no block").unwrap();
+    fs::remove_dir_all(data.file("manifest")).unwrap();
+    fs::create_dir(data.file("manifest")).unwrap();
+    let list = || run(&format!("list --json --data-dir {}", data.dir.path().display()));
+    list().unwrap_err();
+    // A catalog that has seen more than there is now.
+    let catalog_path = data.dir.path().join("catalog");
+    let name = data.store().canonicalize().unwrap().display().to_string();
+    let catalog = || SledCatalog::open(&catalog_path, &CatalogMetrics::default(), Ok).unwrap();
+    catalog().put_seen_list(&name, SeenList { version: 9, went_back: true }).unwrap();
+
+    let (outcome, text) = data.run("rebuild");
+    assert_eq!(outcome, Outcome::Damaged);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("blocks/single-tenant/00000000000000000000000000000009.parquet "), "{text}");
+    assert!(lines[1].starts_with("3 blocks, ") && lines[1].ends_with("nothing is changed without --write"), "{text}");
+    list().unwrap_err();
+    let (_, text) = data.run("rebuild --write");
+    assert!(text.ends_with("1 files are no blocks: list of blocks made anew as version 1\n"), "{text}");
+    let (_, text) = list().unwrap();
+    let mut listed: Vec<BlockSummary> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    listed.sort_by_key(|block| block.id);
+    assert_eq!(listed, data.blocks);
+    assert_eq!(catalog().seen_list(&name).unwrap(), Some(SeenList { version: 1, went_back: false }));
+}
+
+#[test]
+fn rebuild_leaves_a_running_backend_alone() {
+    let data = Data::new();
+    let running = LocalStore::open(&data.store()).unwrap();
+    let rebuild = || run(&format!("rebuild --write --data-dir {}", data.dir.path().display()));
+    assert_eq!(rebuild().unwrap_err(), format!("{} is in use: stop the backend first", data.store().display()));
+    drop(running);
+    rebuild().unwrap();
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod backend;
 pub mod fault;
+pub mod front;
 pub mod http;
 pub mod load;
 pub mod moto;

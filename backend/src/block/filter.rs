@@ -3,6 +3,9 @@
 //! A binary fuse filter with fingerprints of 16 bits, about 18 bits an id. It is built by `xorf` and read here, so that the
 //! file stays what `docs/format/block.md` says, whatever version of the library writes it.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use xorf::{BinaryFuse16, DmaSerializable};
 
 use super::{BlockError, FORMAT_VERSION};
@@ -24,10 +27,49 @@ const MAX_FINGERPRINTS: usize = 1 << 26;
 pub struct Filter {
     /// Ids that it was built from.
     count: u64,
+    shape: FilterShape,
+    fingerprints: Box<[u16]>,
+}
+
+/// Where in its file a filter has what it knows of an id: enough to ask it without having it in memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FilterShape {
     seed: u64,
     segment_length: u32,
     segment_count_length: u32,
-    fingerprints: Box<[u16]>,
+}
+
+impl FilterShape {
+    /// The parts of the file that tell whether the filter has an id.
+    pub fn parts(&self, id: &TraceId) -> [Range<u64>; 3] {
+        self.places(self.hash(id)).map(|place| {
+            let start = HEADER_BYTES as u64 + u64::from(place) * 2;
+            start..start + 2
+        })
+    }
+
+    /// What [`Filter::contains`] would say, by these parts of the file.
+    pub fn contains(&self, id: &TraceId, parts: &[Bytes]) -> bool {
+        let fingerprint = fingerprint(self.hash(id));
+        let read = |part: &Bytes| part.as_ref().try_into().ok().map(u16::from_le_bytes);
+        parts.iter().try_fold(fingerprint, |rest, part| Some(rest ^ read(part)?)).is_none_or(|rest| rest == 0)
+    }
+
+    fn hash(&self, id: &TraceId) -> u64 {
+        mix(key(id).wrapping_add(self.seed))
+    }
+
+    fn places(&self, hash: u64) -> [u32; 3] {
+        let mask = self.segment_length.wrapping_sub(1);
+        let first = ((u128::from(hash) * u128::from(self.segment_count_length)) >> 64) as u32;
+        let second = first.wrapping_add(self.segment_length);
+        let third = second.wrapping_add(self.segment_length);
+        [first, second ^ ((hash >> 18) as u32 & mask), third ^ (hash as u32 & mask)]
+    }
+}
+
+fn fingerprint(hash: u64) -> u16 {
+    (hash ^ (hash >> 32)) as u16
 }
 
 impl Filter {
@@ -49,21 +91,23 @@ impl Filter {
         // The library hands its fingerprints over as they lie in memory.
         let fingerprints = built.dma_fingerprints().as_chunks().0.iter().map(|pair| u16::from_ne_bytes(*pair));
         let fingerprints = fingerprints.collect();
-        Self { count: keys.len() as u64, seed, segment_length, segment_count_length, fingerprints }
+        let shape = FilterShape { seed, segment_length, segment_count_length };
+        Self { count: keys.len() as u64, shape, fingerprints }
     }
 
     /// False if the block has no trace of this id; true if it has one, and by mistake for one other id in 65,536.
     pub fn contains(&self, id: &TraceId) -> bool {
-        let hash = mix(key(id).wrapping_add(self.seed));
-        let mask = self.segment_length.wrapping_sub(1);
-        let first = ((u128::from(hash) * u128::from(self.segment_count_length)) >> 64) as u32;
-        let second = first.wrapping_add(self.segment_length);
-        let third = second.wrapping_add(self.segment_length);
-        let places = [first, second ^ ((hash >> 18) as u32 & mask), third ^ (hash as u32 & mask)];
-        let fingerprint = (hash ^ (hash >> 32)) as u16;
-        let found =
-            places.iter().try_fold(fingerprint, |rest, place| Some(rest ^ self.fingerprints.get(*place as usize)?));
+        let hash = self.shape.hash(id);
+        let places = self.shape.places(hash);
+        let found = places
+            .iter()
+            .try_fold(fingerprint(hash), |rest, place| Some(rest ^ self.fingerprints.get(*place as usize)?));
         found.is_none_or(|rest| rest == 0)
+    }
+
+    /// By which it can be asked in its file, where [`Self::encode`] was written.
+    pub fn shape(&self) -> FilterShape {
+        self.shape
     }
 
     /// Ids that it was built from.
@@ -82,9 +126,9 @@ impl Filter {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&self.seed.to_le_bytes());
-        bytes.extend_from_slice(&self.segment_length.to_le_bytes());
-        bytes.extend_from_slice(&self.segment_count_length.to_le_bytes());
+        bytes.extend_from_slice(&self.shape.seed.to_le_bytes());
+        bytes.extend_from_slice(&self.shape.segment_length.to_le_bytes());
+        bytes.extend_from_slice(&self.shape.segment_count_length.to_le_bytes());
         let header = bytes.len();
         bytes.extend_from_slice(&[0; 4]);
         self.fingerprints.iter().for_each(|fingerprint| bytes.extend_from_slice(&fingerprint.to_le_bytes()));
@@ -122,11 +166,12 @@ impl Filter {
             return Err(damaged("its length is not what its header says"));
         }
         let fingerprints = fingerprints.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
-        Ok(Self { count, seed, segment_length, segment_count_length, fingerprints })
+        Ok(Self { count, shape: FilterShape { seed, segment_length, segment_count_length }, fingerprints })
     }
 
     fn anything(count: usize) -> Self {
-        Self { count: count as u64, seed: 0, segment_length: 0, segment_count_length: 0, fingerprints: Box::new([]) }
+        let shape = FilterShape { seed: 0, segment_length: 0, segment_count_length: 0 };
+        Self { count: count as u64, shape, fingerprints: Box::new([]) }
     }
 }
 
@@ -216,6 +261,17 @@ mod tests {
             prop_assert_eq!(&decoded, &filter);
             for id in ids {
                 prop_assert!(decoded.contains(&id));
+            }
+        }
+
+        #[test]
+        fn the_file_says_the_same_as_the_filter(numbers in prop::collection::vec(0_u128..2_000, 1..300)) {
+            let filter = Filter::of(numbers.iter().map(|number| id(*number)));
+            let file = Bytes::from(filter.encode());
+            let shape = filter.shape();
+            for id in (0..2_000).map(id) {
+                let parts = shape.parts(&id).map(|part| file.slice(part.start as usize..part.end as usize));
+                prop_assert_eq!(shape.contains(&id, &parts), filter.contains(&id));
             }
         }
 

@@ -25,13 +25,13 @@ mod writer;
 
 pub use attributes::{AttributeCounts, AttributeType, Columns, MAX_PROMOTED, Promoted};
 pub use error::BlockError;
-pub use filter::Filter;
+pub use filter::{Filter, FilterShape};
 pub use id::{BlockId, InvalidBlockId};
 pub use object::{ObjectRead, ObjectReader};
 pub use reader::{Block, Rows};
 pub use summary::{BlockSummary, MAX_SERVICES, data_path, filter_path};
 pub use tables::{ResourceEntry, ScopeEntry};
-pub use traces::TraceIter;
+pub use traces::{IdIter, TraceIter};
 pub use writer::{BlockWriter, NewBlock, write_block};
 
 /// The format that this program writes, and the only one that it reads.

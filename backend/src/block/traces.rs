@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowSelection;
@@ -18,6 +19,12 @@ use crate::live::{Trace, TraceId};
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 1_024;
 
+/// The same where many blocks are read side by side.
+const FEW_ROWS: usize = 256;
+
+/// Rows whose bytes are held there: two pages of a column.
+const PART_ROWS: usize = 16_384;
+
 /// Rows of trace ids that are read at once.
 const ID_ROWS: usize = 8_192;
 
@@ -26,6 +33,21 @@ impl Block {
     pub fn traces(&self) -> TraceIter {
         let groups = 0..self.parquet().num_row_groups();
         TraceIter::new(self.clone(), groups.map(|group| (group, None)).collect())
+    }
+
+    /// The same for who reads many blocks side by side: holds the bytes of some thousand rows and a few decoded ones. Reads
+    /// dictionaries several times for it.
+    pub fn traces_in_parts(&self) -> TraceIter {
+        let mut parts = VecDeque::new();
+        for (group, metadata) in self.parquet().row_groups().iter().enumerate() {
+            let length = usize::try_from(metadata.num_rows()).unwrap_or_default();
+            for start in (0..length).step_by(PART_ROWS) {
+                let rows = start..length.min(start + PART_ROWS);
+                let selection = RowSelection::from_consecutive_ranges(std::iter::once(rows), length);
+                parts.push_back((group, Some(selection)));
+            }
+        }
+        TraceIter { batch_rows: FEW_ROWS, ..TraceIter::new(self.clone(), parts) }
     }
 
     /// The traces in these rows, which are counted from 0 over all row groups, in ascending order, whole traces.
@@ -70,6 +92,17 @@ impl Block {
             })?;
         }
         Ok(ids)
+    }
+
+    /// Every trace id, once, in order. Reads one column, some thousand rows at a time.
+    pub fn distinct_ids(&self) -> IdIter {
+        IdIter {
+            block: self.clone(),
+            groups: 0..self.parquet().num_row_groups(),
+            rows: None,
+            read: VecDeque::new(),
+            last: None,
+        }
     }
 
     /// Whether the file is what was written: compares the checksum of everything before the footer, decodes every row.
@@ -166,15 +199,64 @@ impl Block {
     ) -> Result<(), BlockError> {
         let damaged = |what: String| BlockError::damaged(self.path(), what);
         for batch in self.rows(group, self.mask([column::TRACE_ID]), selection, ID_ROWS)? {
-            let batch = batch?;
-            let ids = batch.columns().first().and_then(|array| array.as_fixed_size_binary_opt());
-            for id in ids.ok_or_else(|| damaged("trace ids are of another type".to_owned()))? {
-                let id = TraceId::try_from(id.unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
-                visit(id).map_err(damaged)?;
-            }
+            ids_of(&batch?).and_then(|ids| ids.into_iter().try_for_each(&mut visit)).map_err(damaged)?;
         }
         Ok(())
     }
+}
+
+/// Iterator of [`Block::distinct_ids`]. To be dropped after the first error.
+pub struct IdIter {
+    block: Block,
+    /// Row groups that are still to be read.
+    groups: Range<usize>,
+    rows: Option<Rows>,
+    read: VecDeque<TraceId>,
+    last: Option<TraceId>,
+}
+
+impl IdIter {
+    /// Reads the distinct ids of some more rows; false if there are none.
+    fn read_more(&mut self) -> Result<bool, BlockError> {
+        let Some(batch) = self.rows.as_mut().and_then(Rows::next) else {
+            let Some(group) = self.groups.next() else { return Ok(false) };
+            self.rows = Some(self.block.rows(group, self.block.mask([column::TRACE_ID]), None, ID_ROWS)?);
+            return Ok(true);
+        };
+        let damaged = |what: String| BlockError::damaged(self.block.path(), what);
+        for id in ids_of(&batch?).map_err(damaged)? {
+            match self.last.replace(id) {
+                Some(last) if last == id => {}
+                Some(last) if last > id => return Err(damaged("trace ids are not in order".to_owned())),
+                _ => self.read.push_back(id),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Iterator for IdIter {
+    type Item = Result<TraceId, BlockError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(id) = self.read.pop_front() {
+                return Some(Ok(id));
+            }
+            match self.read_more() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The only column of a batch as trace ids.
+fn ids_of(batch: &RecordBatch) -> Result<Vec<TraceId>, String> {
+    let ids = batch.columns().first().and_then(|array| array.as_fixed_size_binary_opt());
+    let ids = ids.ok_or_else(|| "trace ids are of another type".to_owned())?.iter();
+    ids.map(|id| TraceId::try_from(id.unwrap_or_default()).map_err(|error| error.to_string())).collect()
 }
 
 /// Iterator of [`Block::traces`]. Ends after the first error.
@@ -185,12 +267,14 @@ pub struct TraceIter {
     rows: Option<Rows>,
     /// Rows that are decoded, and belong to no finished trace.
     decoded: VecDeque<DecodedRow>,
+    /// Rows that are decoded at once.
+    batch_rows: usize,
     is_over: bool,
 }
 
 impl TraceIter {
     fn new(block: Block, parts: VecDeque<(usize, Option<RowSelection>)>) -> Self {
-        Self { block, parts, rows: None, decoded: VecDeque::new(), is_over: false }
+        Self { block, parts, rows: None, decoded: VecDeque::new(), batch_rows: BATCH_ROWS, is_over: false }
     }
 
     /// Decodes some more rows; false if there are none.
@@ -206,7 +290,7 @@ impl TraceIter {
             let Some((group, selection)) = self.parts.pop_front() else { return Ok(false) };
             // Column chunks of the group before are let go first.
             self.rows = None;
-            self.rows = Some(self.block.rows(group, ProjectionMask::all(), selection, BATCH_ROWS)?);
+            self.rows = Some(self.block.rows(group, ProjectionMask::all(), selection, self.batch_rows)?);
         }
     }
 

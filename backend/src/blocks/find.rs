@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use tracing::error;
 
 use super::{BlockEntry, BlockList, Blocks, BlocksError};
-use crate::block::BlockError;
+use crate::block::{BlockError, BlockId};
 use crate::live::{Trace, TraceId};
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -22,7 +22,7 @@ pub struct Found {
     /// Fragments, that of the block with the oldest data (by the time at which it was received) first.
     pub traces: Vec<Trace>,
     /// Blocks that may have more of it but cannot be read.
-    pub skipped: usize,
+    pub skipped: Vec<BlockId>,
 }
 
 impl Blocks {
@@ -34,7 +34,7 @@ impl Blocks {
                 Ok(fragment) => found.traces.extend(fragment),
                 Err(error) => {
                     self.pass_over(&entry, error)?;
-                    found.skipped += 1;
+                    found.skipped.push(entry.id());
                 }
             }
         }
@@ -44,7 +44,7 @@ impl Blocks {
     /// The blocks that may have a trace, that with the oldest data (by the time at which it was received) first. Those
     /// whose filter cannot be had are among them.
     pub fn candidates(&self, list: &BlockList, tenant: &str, id: &TraceId) -> Vec<Arc<BlockEntry>> {
-        let may_have = |entry: &&Arc<BlockEntry>| self.filter(entry).map_or(true, |filter| filter.contains(id));
+        let may_have = |entry: &&Arc<BlockEntry>| self.may_have(entry, id).unwrap_or(true);
         let mut blocks: Vec<_> = list.of(tenant).filter(may_have).map(Arc::clone).collect();
         blocks.sort_unstable_by_key(|entry| (entry.summary.received_first_ns, entry.id()));
         blocks

@@ -1,10 +1,12 @@
 //! What a query knows of the blocks.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use foldhash::quality::RandomState;
 
+use super::filters::{FilterRoom, FilterSlot};
 use crate::block::{BlockId, BlockSummary, Filter};
 use crate::live::TraceId;
 
@@ -15,12 +17,23 @@ use crate::live::TraceId;
 pub struct BlockEntry {
     /// What is known of it.
     pub summary: Arc<BlockSummary>,
-    pub(super) filter: OnceLock<Filter>,
+    pub(super) filter: FilterSlot,
+    is_lost: AtomicBool,
 }
 
 impl BlockEntry {
-    pub(super) fn new(summary: Arc<BlockSummary>) -> Self {
-        Self { summary, filter: OnceLock::new() }
+    pub(super) fn new(summary: Arc<BlockSummary>, room: &Arc<FilterRoom>) -> Self {
+        Self { summary, filter: FilterSlot::new(Arc::clone(room)), is_lost: AtomicBool::new(false) }
+    }
+
+    /// Whether neither its filter nor itself can be read. Until the next start nothing is looked for in it: queries only say
+    /// that it is missing.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_lost(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
     }
 
     /// Identity.
@@ -33,9 +46,9 @@ impl BlockEntry {
         self.filter.get()
     }
 
-    /// False only if the block certainly has no such trace; true as long as the filter is not in memory.
+    /// False only if the block certainly has no such trace that can be read; true as long as the filter is not in memory.
     pub fn may_contain(&self, id: &TraceId) -> bool {
-        self.filter.get().is_none_or(|filter| filter.contains(id))
+        !self.is_lost() && self.filter.get().is_none_or(|filter| filter.contains(id))
     }
 }
 

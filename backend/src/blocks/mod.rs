@@ -3,6 +3,7 @@
 //! Manifests are laid out as `docs/format/manifest.md` says. [`Blocks`] is the registry, one per process; [`BlockList`]
 //! is what a query takes from it and keeps while it works.
 
+mod filters;
 mod find;
 mod footers;
 mod list;
@@ -20,12 +21,14 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
+pub use filters::FilterRef;
 pub use find::Found;
 pub use list::{BlockEntry, BlockList};
 pub use manifest::{Manifest, ManifestError};
-pub use rebuild::{Rebuilt, rebuild};
+pub use rebuild::{Rebuilt, Survey, rebuild, survey};
 pub use registry::{Added, Blocks, BlocksConfig, Change};
 pub use state::State;
+pub(crate) use sweep::{ORPHAN_NS, SEARCH_EVERY_NS};
 pub use sweep::{Sweep, Swept};
 pub use writer::{InvalidWriterId, WriterId};
 

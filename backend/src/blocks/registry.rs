@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::filters::{FilterRoom, check_not_lost};
 use super::find::is_trouble;
 use super::footers::Footers;
 use super::list::{BlockEntry, BlockList};
 use super::log::{Commit, ManifestLog};
 use super::shared::shared_ids;
 use super::{BlocksError, WriterId};
-use crate::block::{Block, BlockError, BlockId, BlockSummary, Filter};
-use crate::catalog::BlockCatalog;
+use crate::block::{Block, BlockId, BlockSummary, Filter};
+use crate::catalog::{BlockCatalog, SeenList};
 use crate::live::TraceId;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::telemetry::{BackendLabels, BlocksMetrics, TenantLabels, chain};
 
 /// A block is committed within this time after it was made, or not at all: later its files may have been deleted as
@@ -37,18 +38,21 @@ pub struct BlocksConfig {
     pub sleep: fn(Duration),
     /// Memory for open blocks.
     pub footer_bytes: usize,
+    /// Memory for filters.
+    pub filter_bytes: usize,
     /// Files of a removed block stay for so long, for the queries of other processes.
     pub grace: Duration,
 }
 
 impl Default for BlocksConfig {
-    /// The system's clock, 64 MiB of open blocks, one minute.
+    /// The system's clock, 32 MiB of open blocks, 64 MiB of filters, which is enough for 29 million traces, one minute.
     fn default() -> Self {
         let clock = || {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         };
-        Self { clock, sleep: thread::sleep, footer_bytes: 64 << 20, grace: Duration::from_mins(1) }
+        let (footer_bytes, filter_bytes) = (32 << 20, 64 << 20);
+        Self { clock, sleep: thread::sleep, footer_bytes, filter_bytes, grace: Duration::from_mins(1) }
     }
 }
 
@@ -87,6 +91,9 @@ pub struct Blocks {
     list: RwLock<Arc<BlockList>>,
     checkpoint: AtomicU64,
     footers: Footers,
+    pub(super) filters: Arc<FilterRoom>,
+    /// Whether manifests were lost, so that files of blocks may be in no list for that.
+    pub(super) went_back: bool,
     /// When a line about a block was last logged.
     pub(super) logged: Mutex<HashMap<BlockId, u64>>,
     /// When the store was last searched for files that are nobody's.
@@ -102,6 +109,7 @@ pub(super) struct Known {
     shared: HashMap<BlockId, Arc<[TraceId]>>,
     /// Removed blocks that queries may still read.
     pub(super) leaving: HashMap<BlockId, Weak<BlockEntry>>,
+    filters: Arc<FilterRoom>,
 }
 
 impl Blocks {
@@ -114,7 +122,16 @@ impl Blocks {
         metrics: BlocksMetrics,
     ) -> Result<Self, BlocksError> {
         let log = ManifestLog::open(Arc::clone(&store), writer, config, metrics.clone())?;
-        let mut known = Known { log, entries: BTreeMap::new(), shared: HashMap::new(), leaving: HashMap::new() };
+        let went_back = went_back(catalog.as_ref(), &store.to_string(), log.state.version);
+        metrics.went_back.set(went_back.into());
+        let filters = FilterRoom::new(config.filter_bytes);
+        let mut known = Known {
+            log,
+            entries: BTreeMap::new(),
+            shared: HashMap::new(),
+            leaving: HashMap::new(),
+            filters: Arc::clone(&filters),
+        };
         known.follow();
         for block in known.entries.keys() {
             match catalog.shared_ids(*block) {
@@ -136,6 +153,8 @@ impl Blocks {
             list: RwLock::default(),
             checkpoint: AtomicU64::new(0),
             footers: Footers::new(config.footer_bytes),
+            filters,
+            went_back,
             logged: Mutex::default(),
             searched_ns: AtomicU64::new(0),
             known: Mutex::new(known),
@@ -180,13 +199,15 @@ impl Blocks {
         known.follow();
         if committed.is_ok() {
             let added = add.into_iter().map(|Added { summary, filter, ids }| {
-                known.entries.get(&summary.id).inspect(|entry| _ = entry.filter.set(filter));
+                known.entries.get(&summary.id).inspect(|entry| _ = entry.filter.offer(filter));
                 (summary.id, ids)
             });
             let added: Vec<_> = added.collect();
             for (block, ids) in added {
-                let Some(shared) = known.shared_now(block, &ids) else { continue };
-                self.remember(block, &shared);
+                let Some((shared, is_whole)) = known.shared_now(block, &ids) else { continue };
+                if is_whole {
+                    self.remember(block, &shared);
+                }
                 known.shared.insert(block, shared);
             }
         }
@@ -203,31 +224,9 @@ impl Blocks {
         refreshed
     }
 
-    /// Which traces a block may have; read from the store at first, then kept with the entry. A filter that is lost or
-    /// damaged is made anew from the block.
-    pub fn filter<'a>(&self, entry: &'a BlockEntry) -> Result<&'a Filter, BlocksError> {
-        if let Some(filter) = entry.filter.get() {
-            return Ok(filter);
-        }
-        let path = entry.summary.filter_path();
-        let read = self.store.get(&path).map_err(BlockError::from).and_then(|bytes| Filter::decode(&path, &bytes));
-        let filter = match read {
-            Ok(filter) => filter,
-            Err(BlockError::Store(error)) if !matches!(error, StoreError::NotFound { .. }) => {
-                return Err(BlocksError::Block { block: entry.id(), source: error.into() });
-            }
-            Err(error) => {
-                let ids = self.trace_ids(entry)?;
-                warn!(error = %chain(&error), "filter of a block is made anew");
-                self.metrics.rebuilt_filters.inc();
-                Filter::of(ids.into_iter())
-            }
-        };
-        Ok(entry.filter.get_or_init(|| filter))
-    }
-
     /// A block, open for reading. Those that were used last stay open.
     pub fn open_block(&self, entry: &BlockEntry) -> Result<Block, BlocksError> {
+        check_not_lost(entry)?;
         if let Some(block) = self.footers.get(entry.id()) {
             return Ok(block);
         }
@@ -242,7 +241,7 @@ impl Blocks {
     /// and blocks that came while filters were still being loaded.
     pub fn is_warm(&self) -> bool {
         let list = self.snapshot();
-        list.blocks().all(|entry| entry.loaded_filter().is_some()) && list.pending().next().is_none()
+        list.blocks().all(|entry| entry.filter.is_known() || entry.is_lost()) && list.pending().next().is_none()
     }
 
     /// Loads what queries need and finds out what is not known yet: filters, and which traces are in more than one block.
@@ -250,7 +249,7 @@ impl Blocks {
     /// cannot be done is left for the next time.
     pub fn warm(&self, stop: &AtomicBool) {
         let list = self.snapshot();
-        for entry in list.blocks() {
+        for entry in list.blocks().filter(|entry| !entry.filter.is_known() && !entry.is_lost()) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -260,23 +259,35 @@ impl Blocks {
                     warn!(error = %chain(&error), "filters not loaded, tried again later");
                     return;
                 }
-                Err(error) => self.log(entry, &error, "block has no filter and cannot be read"),
+                Err(error) => {
+                    if let Err(error) = self.give_up(entry, &error) {
+                        warn!(error = %chain(&error), "list of blocks not read, tried again later");
+                        return;
+                    }
+                }
             }
         }
         let mut found = Vec::new();
         for entry in list.pending() {
-            if stop.load(Ordering::Relaxed) {
-                return;
+            if entry.is_lost() {
+                // Nothing of it is ever shown.
+                found.push((entry.id(), Arc::default()));
+                continue;
             }
             let others = list.of(&entry.summary.tenant).filter(|other| other.id() != entry.id());
-            let filters: Option<Vec<&Filter>> = others.map(|other| other.loaded_filter()).collect();
-            let Some(filters) = filters else { continue };
-            match self.trace_ids(entry) {
-                Ok(ids) => {
-                    let shared = shared_ids(&ids, filters.into_iter());
-                    self.remember(entry.id(), &shared);
+            let (lost, others): (Vec<_>, Vec<_>) = others.partition(|other| other.is_lost());
+            if !others.iter().all(|other| other.filter.is_known()) {
+                continue;
+            }
+            match self.shared_with(entry, &others, stop) {
+                Ok(Some(shared)) => {
+                    // What a lost block has is found out when it can be read again.
+                    if lost.is_empty() {
+                        self.remember(entry.id(), &shared);
+                    }
                     found.push((entry.id(), shared));
                 }
+                Ok(None) => break,
                 Err(error) => self.log(entry, &error, "block cannot be read"),
             }
             if found.len() >= PUBLISH_EVERY {
@@ -289,12 +300,6 @@ impl Blocks {
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // A panic could only leave something out that is found again with the next commit.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn trace_ids(&self, entry: &BlockEntry) -> Result<Vec<TraceId>, BlocksError> {
-        let ids = self.open_block(entry)?.trace_ids();
-        let ids = ids.map_err(|source| BlocksError::Block { block: entry.id(), source })?;
-        Ok(ids.into_iter().map(|(id, _)| id).collect())
     }
 
     fn add_shared(&self, found: impl Iterator<Item = (BlockId, Arc<[TraceId]>)>) {
@@ -322,10 +327,16 @@ impl Blocks {
     fn publish(&self, known: &Known) {
         let list = known.list();
         if list.version() != self.snapshot().version() {
+            let seen = SeenList { version: list.version(), went_back: self.went_back };
+            if let Err(error) = self.catalog.put_seen_list(&self.store.to_string(), seen) {
+                warn!(error = %chain(&error), "version of the list of blocks not stored");
+            }
             self.show_sizes(&list);
             self.footers.retain(|block| known.entries.contains_key(&block));
         }
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+        // Filters of blocks that nobody reads are gone with the list before.
+        self.metrics.filter_bytes.set(self.filters.held_bytes() as i64);
         let checkpoint = known.log.state.checkpoints.get(&self.writer).copied().unwrap_or_default();
         self.checkpoint.store(checkpoint, Ordering::Release);
     }
@@ -347,17 +358,39 @@ impl Blocks {
     }
 }
 
+/// Whether the list of a store is older than one that was seen before, now or at an earlier start.
+fn went_back(catalog: &dyn BlockCatalog, store: &str, version: u64) -> bool {
+    let seen = match catalog.seen_list(store) {
+        Ok(seen) => seen.unwrap_or_default(),
+        Err(error) => {
+            warn!(error = %chain(&error), "catalog does not know which list of blocks was the last");
+            SeenList::default()
+        }
+    };
+    let went_back = seen.went_back || version < seen.version;
+    if went_back {
+        error!(
+            store,
+            version,
+            seen = seen.version,
+            "the list of blocks is older than it was: its newest manifests are lost, and blocks with them. No file is \
+             deleted as nobody's until the list is made anew: docs/operating.md says how"
+        );
+    }
+    went_back
+}
+
 impl Known {
     /// Makes the entries those of the manifests.
     fn follow(&mut self) {
-        let Self { log, entries, shared, leaving } = self;
+        let Self { log, entries, shared, leaving, filters } = self;
         let blocks = &log.state.blocks;
         for (block, entry) in entries.extract_if(.., |block, _| !blocks.contains_key(block)) {
             shared.remove(&block);
             leaving.insert(block, Arc::downgrade(&entry));
         }
         for (block, summary) in blocks {
-            entries.entry(*block).or_insert_with(|| Arc::new(BlockEntry::new(Arc::clone(summary))));
+            entries.entry(*block).or_insert_with(|| Arc::new(BlockEntry::new(Arc::clone(summary), filters)));
         }
     }
 
@@ -366,12 +399,18 @@ impl Known {
         BlockList::new(self.log.state.version, self.entries.values().map(Arc::clone), shared)
     }
 
-    /// Which of its traces a block shares with others, if all their filters are in memory.
-    fn shared_now(&self, block: BlockId, ids: &[TraceId]) -> Option<Arc<[TraceId]>> {
+    /// Which of its traces a block shares with others, if all their filters are in memory; and whether that will be right
+    /// after the next start too, when blocks that are lost may be there again.
+    fn shared_now(&self, block: BlockId, ids: &[TraceId]) -> Option<(Arc<[TraceId]>, bool)> {
         let tenant = &self.entries.get(&block)?.summary.tenant;
         let others = self.entries.values().filter(|entry| entry.summary.tenant == *tenant && entry.id() != block);
-        let filters: Option<Vec<&Filter>> = others.map(|entry| entry.loaded_filter()).collect();
-        Some(shared_ids(ids, filters?.into_iter()))
+        let (lost, others): (Vec<_>, Vec<_>) = others.partition(|entry| entry.is_lost());
+        let filters: Option<Vec<&Filter>> = others.into_iter().map(|entry| entry.loaded_filter()).collect();
+        Some((shared_ids(ids, filters?.into_iter()), lost.is_empty()))
+    }
+
+    pub(super) fn has(&self, block: BlockId) -> bool {
+        self.entries.contains_key(&block)
     }
 }
 

@@ -10,14 +10,52 @@ use std::sync::Arc;
 use crate::block::Filter;
 use crate::live::TraceId;
 
-/// Those of `ids`, in their order, that one of the other blocks may have.
-pub(super) fn shared_ids<'a>(ids: &[TraceId], others: impl Iterator<Item = &'a Filter>) -> Arc<[TraceId]> {
-    let mut shared = vec![false; ids.len()];
-    // A filter fits into a cache of the processor, all of them together do not: so it is the outer loop.
-    for filter in others {
-        for (id, shared) in ids.iter().zip(&mut shared) {
-            *shared = *shared || filter.contains(id);
+/// Ids that are held against all other blocks at once: 4 MiB of them.
+const AT_ONCE: usize = 1 << 18;
+
+/// Finds those of the ids of a block that another block may have, in bounded memory.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// Rising; each with whether one of the blocks that were asked may have it.
+    waiting: Vec<TraceId>,
+    found: Vec<bool>,
+    shared: Vec<TraceId>,
+}
+
+impl Sharing {
+    /// Adds an id. True if so many wait that the others are to be asked now.
+    pub(super) fn add(&mut self, id: TraceId) -> bool {
+        self.waiting.push(id);
+        self.waiting.len() >= AT_ONCE
+    }
+
+    /// Holds the waiting ids against one other block.
+    ///
+    /// A filter fits into a cache of the processor, all of them together do not: so it is the outer loop.
+    pub(super) fn ask(&mut self, other: &Filter) {
+        self.found.resize(self.waiting.len(), false);
+        for (id, found) in self.waiting.iter().zip(&mut self.found) {
+            *found = *found || other.contains(id);
         }
     }
-    ids.iter().zip(shared).filter_map(|(id, shared)| shared.then_some(*id)).collect()
+
+    /// All others were asked.
+    pub(super) fn settle(&mut self) {
+        self.found.resize(self.waiting.len(), false);
+        let settled = self.waiting.drain(..).zip(self.found.drain(..));
+        self.shared.extend(settled.filter_map(|(id, found)| found.then_some(id)));
+    }
+
+    /// Those that others may have, in the order in which they came.
+    pub(super) fn into_shared(self) -> Arc<[TraceId]> {
+        self.shared.into()
+    }
+}
+
+/// Those of `ids`, in their order, that one of the other blocks may have.
+pub(super) fn shared_ids<'a>(ids: &[TraceId], others: impl Iterator<Item = &'a Filter>) -> Arc<[TraceId]> {
+    let mut sharing = Sharing { waiting: ids.to_vec(), ..Sharing::default() };
+    others.for_each(|filter| sharing.ask(filter));
+    sharing.settle();
+    sharing.into_shared()
 }

@@ -15,10 +15,11 @@ use crate::block::{BlockId, data_path, filter_path};
 use crate::telemetry::chain;
 
 /// The store is searched for files that are nobody's so often.
-const SEARCH_EVERY_NS: u64 = 3_600 * 1_000_000_000;
+pub(crate) const SEARCH_EVERY_NS: u64 = 3_600 * 1_000_000_000;
 
-/// Files of blocks that are in no list are nobody's when they are so old; younger ones may wait for their commit.
-const ORPHAN_NS: u64 = 2 * COMMIT_WITHIN_NS;
+/// Files of blocks that are in no list are nobody's when they are so old; younger ones may wait for their commit, and what
+/// somebody copied in the wrong order may still be put right.
+pub(crate) const ORPHAN_NS: u64 = 2 * COMMIT_WITHIN_NS;
 
 /// Manifests before the last two snapshots are deleted when they are so old: far longer than a writer goes without
 /// looking for newer ones.
@@ -27,7 +28,7 @@ const MANIFEST_NS: u64 = 6 * LOOK_NS;
 /// Who else may use the store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sweep {
-    /// Nobody, and this process has not begun to write or to answer: everything goes at once. For the start with a
+    /// Nobody, and this process has not begun to write or to answer: removed blocks go at once. For the start with a
     /// local store, which the lock of the data directory keeps others from.
     Alone,
     /// Others, or other threads.
@@ -53,8 +54,12 @@ impl Blocks {
         let searched_ns = self.searched_ns.load(Ordering::Relaxed);
         if sweep == Sweep::Alone || now_ns.abs_diff(searched_ns) >= SEARCH_EVERY_NS {
             self.searched_ns.store(now_ns, Ordering::Relaxed);
-            swept.orphans = self.delete_orphans(now_ns, sweep)?;
-            swept.manifests = self.delete_manifests(now_ns)?;
+            if self.went_back {
+                warn!(store = %self.store, "manifests are lost: files that no list names stay");
+            } else {
+                swept.orphans = self.delete_orphans(now_ns)?;
+                swept.manifests = self.delete_manifests(now_ns)?;
+            }
             let list = self.snapshot();
             let listed: HashSet<BlockId> = list.blocks().map(|entry| entry.id()).collect();
             self.logged.lock().unwrap_or_else(PoisonError::into_inner).retain(|block, _| listed.contains(block));
@@ -92,7 +97,7 @@ impl Blocks {
         deleted
     }
 
-    fn delete_orphans(&self, now_ns: u64, sweep: Sweep) -> Result<u64, BlocksError> {
+    fn delete_orphans(&self, now_ns: u64) -> Result<u64, BlocksError> {
         let files = self.store.list("blocks/").map_err(BlocksError::Store)?;
         // Only now, so that what was committed while the files were listed is known.
         self.refresh()?;
@@ -101,7 +106,7 @@ impl Blocks {
             let Some((tenant, block)) = block_of(path) else { return false };
             let state = &known.log.state;
             let listed = state.blocks.get(&block).is_some_and(|summary| *summary.tenant == *tenant);
-            let is_old = sweep == Sweep::Alone || modified_ns.saturating_add(ORPHAN_NS) <= now_ns;
+            let is_old = modified_ns.saturating_add(ORPHAN_NS) <= now_ns;
             !listed && !state.removed.contains_key(&block) && is_old
         };
         let orphans: Vec<_> = files.into_iter().filter(|file| is_orphan(&file.path, file.modified_ns)).collect();

@@ -12,6 +12,7 @@ use prost::Message;
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
 use crate::live::{Batch, Trace, TraceSpan};
 use crate::otlp::{AttributeRef, Attributes, SpanRef, Text, ValueRef};
+use crate::query::Value;
 use crate::telemetry::CatalogMetrics;
 
 /// Longest name and longest value that are indexed, bytes.
@@ -106,9 +107,7 @@ impl TagIndex {
 
     /// The tags of these traces that the catalog does not know yet, or not for this time; hand them to [`Self::record`].
     pub fn observe<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Vec<Seen> {
-        let known = self.known();
-        let owner = self.hasher.hash_one(tenant);
-        let mut observer = Observer { index: self, tenant, owner, known, fresh: Vec::new() };
+        let mut observer = self.observer(tenant);
         let mut before: Option<(&Batch, Hours)> = None;
         for TraceSpan { batch, bytes } in traces.into_iter().flat_map(|trace| &trace.spans) {
             let span = SpanRef::parse(bytes);
@@ -121,6 +120,32 @@ impl TagIndex {
             observer.span(batch, &span, hours);
         }
         observer.fresh
+    }
+
+    /// As [`Self::observe`], of values of one tag. Adds to `fresh`; returns whether the catalog takes more values of it.
+    pub(super) fn observe_values(
+        &self,
+        tenant: &str,
+        (scope, name): (Scope, &str),
+        values: &[Value<'_>],
+        hours: Hours,
+        fresh: &mut Vec<Seen>,
+    ) -> bool {
+        let mut takes_more = true;
+        let mut observer = self.observer(tenant);
+        for value in values {
+            borrow(value, &mut |value| {
+                let noted = observer.note(Tag { scope, name, value, hours });
+                takes_more &= !matches!(noted, ValueNoted::OverLimit);
+            });
+        }
+        fresh.append(&mut observer.fresh);
+        takes_more
+    }
+
+    fn observer<'i>(&'i self, tenant: &'i str) -> Observer<'i> {
+        let owner = self.hasher.hash_one(tenant);
+        Observer { index: self, tenant, owner, known: self.known(), fresh: Vec::new() }
     }
 
     /// Writes what [`Self::observe`] found. Blocks.
@@ -166,6 +191,12 @@ enum ValueNoted {
     Indexed,
     OverLimit,
     TooLong,
+}
+
+impl ValueNoted {
+    const fn is_indexed(&self) -> bool {
+        matches!(self, Self::Indexed)
+    }
 }
 
 impl Known {
@@ -322,7 +353,9 @@ impl Observer<'_> {
         let hash = self.index.hasher.hash_one((self.owner, name, hours.first, value));
         let value = Text::of_checked(value).as_str();
         self.unless_recent(hash, |observer| {
-            observer.note(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
+            observer
+                .note(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
+                .is_indexed()
         });
     }
 
@@ -341,7 +374,7 @@ impl Observer<'_> {
             let AttributeRef { key, value } = AttributeRef::parse(encoded);
             let name = key.as_str();
             let mut all_known = true;
-            let mut note = |value| all_known &= observer.note(Tag { scope, name, value, hours });
+            let mut note = |value| all_known &= observer.note(Tag { scope, name, value, hours }).is_indexed();
             match value {
                 Some(ValueRef::Array(array)) => {
                     let mut is_empty = true;
@@ -372,8 +405,7 @@ impl Observer<'_> {
         }
     }
 
-    /// Whether the tag is in the index now, value and all.
-    fn note(&mut self, tag: Tag<'_>) -> bool {
+    fn note(&mut self, tag: Tag<'_>) -> ValueNoted {
         let TagIndex { hasher, limits, metrics, .. } = self.index;
         let noted = self.known.note(hasher, *limits, self.tenant, &tag);
         match noted.value {
@@ -381,11 +413,10 @@ impl Observer<'_> {
             ValueNoted::OverLimit => _ = metrics.over_limit.inc(),
             ValueNoted::TooLong => _ = metrics.too_long.inc(),
         }
-        let is_indexed = matches!(noted.value, ValueNoted::Indexed);
         if noted.fresh {
-            self.fresh.push(tag.to_seen(is_indexed));
+            self.fresh.push(tag.to_seen(noted.value.is_indexed()));
         }
-        is_indexed
+        noted.value
     }
 }
 
@@ -397,6 +428,26 @@ fn scalar(value: ValueRef<'_>) -> Option<Borrowed<'_>> {
         ValueRef::Int(number) => Some(Borrowed::Int(number)),
         ValueRef::Double(number) => Some(Borrowed::Float(number.to_bits())),
         ValueRef::Array(_) | ValueRef::Other(_) | ValueRef::Empty => None,
+    }
+}
+
+/// The same for a value as queries have it; an array stands for each of its elements.
+fn borrow(value: &Value<'_>, take: &mut impl FnMut(Option<Borrowed<'_>>)) {
+    match value {
+        Value::List(elements) if !elements.is_empty() => {
+            elements.iter().for_each(|element| take(comparable(element)));
+        }
+        value => take(comparable(value)),
+    }
+}
+
+fn comparable<'v>(value: &'v Value<'_>) -> Option<Borrowed<'v>> {
+    match value {
+        Value::String(text) => Some(Borrowed::String(text)),
+        Value::Bool(truth) => Some(Borrowed::Bool(*truth)),
+        Value::Int(number) => Some(Borrowed::Int(*number)),
+        Value::Float(number) => Some(Borrowed::Float(number.to_bits())),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{BlockCatalog, Catalog, CatalogError, Hours, Scope, Seen, TagValue};
+use super::{BlockCatalog, Catalog, CatalogError, Hours, Scope, Seen, SeenList, TagValue};
 use crate::block::BlockId;
 use crate::live::TraceId;
 
@@ -17,6 +17,7 @@ struct State {
     values: BTreeMap<(String, Scope, String, TagValue), Hours>,
     checkpoint: Option<u64>,
     shared: BTreeMap<BlockId, Vec<TraceId>>,
+    lists: BTreeMap<String, SeenList>,
 }
 
 impl MemoryCatalog {
@@ -110,6 +111,15 @@ impl BlockCatalog for MemoryCatalog {
 
     fn retain_blocks(&self, keep: &dyn Fn(BlockId) -> bool) -> Result<(), CatalogError> {
         self.state().shared.retain(|block, _| keep(*block));
+        Ok(())
+    }
+
+    fn seen_list(&self, store: &str) -> Result<Option<SeenList>, CatalogError> {
+        Ok(self.state().lists.get(store).copied())
+    }
+
+    fn put_seen_list(&self, store: &str, seen: SeenList) -> Result<(), CatalogError> {
+        self.state().lists.insert(store.to_owned(), seen);
         Ok(())
     }
 }

@@ -5,15 +5,17 @@
 mod blocks;
 mod index;
 mod memory;
+mod of_block;
 mod opening;
 mod store;
 mod tag;
 mod values;
 mod watermark;
 
-pub use blocks::BlockCatalog;
+pub use blocks::{BlockCatalog, SeenList};
 pub use index::{IndexLimits, TagIndex};
 pub use memory::MemoryCatalog;
+pub use of_block::BlockTags;
 pub use opening::SledCatalog;
 pub use tag::{Hours, Scope, Seen, TagValue};
 pub use watermark::Watermark;

@@ -33,7 +33,7 @@ pub struct Merged {
     pub deduped: u64,
 }
 
-/// Makes the block of a job and puts its files into the store. Holds some thousand rows of each input, a row group of the
+/// Makes the block of a job and puts its files into the store. Holds the bytes of some thousand rows of each input, a row group of the
 /// output and the ids of its traces in memory. Stops soon after `stop` is set.
 pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBool) -> Result<Merged, CompactError> {
     let mut summaries = job.inputs.clone();
@@ -46,7 +46,7 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
         let block = block.and_then(|block| block.verify_checksum().map(|()| block));
         let block = block.map_err(|source| CompactError::Input { block: summary.id, source })?;
         counts.merge(block.attribute_counts());
-        inputs.push(Input { summary, traces: block.traces(), spans: 0 });
+        inputs.push(Input { summary, traces: block.traces_in_parts(), spans: 0 });
     }
     let spans_before: u64 = summaries.iter().map(|input| input.spans).sum();
     let new = NewBlock {

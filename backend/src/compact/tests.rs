@@ -377,7 +377,7 @@ fn a_store_that_goes_away_at_any_call_leaves_the_old_or_the_new_state() {
             if outcome.is_ok() {
                 assert_eq!(found, all_spans(), "call {last}");
             }
-            blocks.sweep(NOW, Sweep::Alone).unwrap();
+            blocks.sweep(u64::MAX / 2, Sweep::Alone).unwrap();
             assert_eq!(files(&store), 2 * blocks.snapshot().len(), "call {last}");
         }
         if is_over {

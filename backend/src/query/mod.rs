@@ -20,6 +20,7 @@ mod tags;
 mod value;
 mod view;
 
+pub(crate) use block::{FullTags, TagReader};
 pub use distinct::distinct_spans;
 pub use live::LiveSpan;
 pub use metrics::{

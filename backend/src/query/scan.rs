@@ -128,6 +128,17 @@ impl TraceFacts {
 
 /// Is shown traces, each once.
 pub(super) trait Visitor {
+    /// Takes the traces of one block on another thread; [`NoPart`] where the order of blocks matters.
+    type Part: Visitor + Send;
+
+    /// One that has seen nothing; none if it must see everything itself.
+    fn part(&self) -> Option<Self::Part> {
+        None
+    }
+
+    /// Takes over what a part has seen.
+    fn join(&mut self, _part: Self::Part) {}
+
     /// Whether it is to be shown this trace.
     fn wants(&self, trace: &TraceFacts) -> bool;
 
@@ -146,6 +157,26 @@ pub(super) trait Visitor {
     /// Returns whether it wants more.
     fn part_done(&mut self, _progress: Progress, _rest_starts_by: Option<u64>) -> bool {
         true
+    }
+}
+
+/// The part of who must see everything himself: there is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NoPart {}
+
+impl Visitor for NoPart {
+    type Part = Self;
+
+    fn wants(&self, _trace: &TraceFacts) -> bool {
+        match *self {}
+    }
+
+    fn trace<S: SpanView>(&mut self, _trace: &TraceFacts, _spans: &[S]) -> bool {
+        match *self {}
+    }
+
+    fn spans<S: SpanView>(&mut self, _spans: &[S]) -> bool {
+        match *self {}
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::plan::{Plan, is_nested};
 use super::prefilter::Prefilter;
-use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted};
+use super::scan::{NoPart, RangeOf, Scan, TraceFacts, Visitor, Wanted};
 use super::search::{Inspected, Window};
 use super::span::SpanView;
 use super::value::Value;
@@ -87,6 +87,8 @@ struct Values<'r> {
 }
 
 impl Visitor for Values<'_> {
+    type Part = NoPart;
+
     fn wants(&self, trace: &TraceFacts) -> bool {
         self.scan.window.overlaps(trace.start_ns, trace.end_ns)
     }
@@ -109,6 +111,8 @@ struct Names<'r> {
 }
 
 impl Visitor for Names<'_> {
+    type Part = NoPart;
+
     fn wants(&self, trace: &TraceFacts) -> bool {
         self.scan.window.overlaps(trace.start_ns, trace.end_ns)
     }

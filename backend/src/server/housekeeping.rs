@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{blocking, now_ns, replay};
 use crate::blocks::{Blocks, BlocksError, Sweep};
-use crate::catalog::{Catalog, Hours, TagIndex, Watermark};
+use crate::catalog::{BlockTags, Catalog, Hours, TagIndex, Watermark};
 use crate::live::{LiveSet, Trace};
 use crate::telemetry::chain;
 use crate::wal::Wal;
@@ -123,22 +123,16 @@ impl House {
                 return Ok(false);
             }
         }
-        for entry in self.blocks.snapshot().blocks() {
-            let block = match self.blocks.open_block(entry) {
-                Ok(block) => block,
-                Err(error) => {
-                    self.blocks.pass_over(entry, error)?;
-                    continue;
-                }
-            };
-            for trace in block.traces() {
-                match trace {
-                    Ok(trace) if self.index(&entry.summary.tenant, &trace) => {}
-                    Ok(_) => return Ok(false),
-                    Err(source) => {
-                        self.blocks.pass_over(entry, BlocksError::Block { block: entry.id(), source })?;
-                        break;
-                    }
+        let list = self.blocks.snapshot();
+        for tenant in list.tenants() {
+            let mut tags = BlockTags::new(&self.tags, tenant);
+            for entry in list.of(tenant) {
+                let failed = |source| BlocksError::Block { block: entry.id(), source };
+                let block = self.blocks.open_block(entry);
+                match block.and_then(|block| tags.add(&block, &self.stopping).map_err(failed)) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(error) => self.blocks.pass_over(entry, error)?,
                 }
             }
         }

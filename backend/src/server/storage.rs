@@ -12,7 +12,7 @@ use super::{ServerError, blocking, now_ns};
 use crate::blocks::{Blocks, BlocksConfig, BlocksError, Sweep, WriterId};
 use crate::catalog::SledCatalog;
 use crate::config::{StorageBackend, StorageConfig};
-use crate::store;
+use crate::store::{self, MeteredStore, Store};
 use crate::telemetry::{Metrics, Readiness, chain};
 
 /// Longest wait for a store that cannot be reached; the first is a second, each is twice the one before.
@@ -35,9 +35,10 @@ pub(super) async fn open_blocks(
     let mut wait = Duration::from_secs(1);
     loop {
         let (root, directory, config) = (data_dir.path().to_owned(), data_dir.store(), config.clone());
-        let (catalog, metrics) = (Arc::clone(catalog), metrics.blocks.clone());
+        let (catalog, metrics, requests) = (Arc::clone(catalog), metrics.blocks.clone(), metrics.store.clone());
         let opened = blocking("opening the store", move || {
             let store = store::open(&config, &directory).map_err(ServerError::Store)?;
+            let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, requests));
             let sweep = match config.backend {
                 // Nobody else has this directory, and nothing has begun: what a crash left goes at once.
                 StorageBackend::Local => Sweep::Alone,

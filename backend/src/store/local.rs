@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -46,6 +46,12 @@ impl LocalStore {
     pub fn open_existing(root: &Path) -> Result<Self, StoreError> {
         let opened = root.canonicalize().and_then(|root| Ok(Self::locked(File::open(&root)?, root)));
         opened.map_err(|error| StoreError::of_io(&root.display().to_string(), error))
+    }
+
+    /// Whether anybody has the directory open.
+    pub fn is_in_use(root: &Path) -> Result<bool, StoreError> {
+        let tried = File::open(root).map(|root| matches!(root.try_lock(), Err(TryLockError::WouldBlock)));
+        tried.map_err(|error| StoreError::of_io(&root.display().to_string(), error))
     }
 
     fn try_open(root: &Path) -> io::Result<Self> {

@@ -2,6 +2,7 @@
 
 mod local;
 pub mod memory;
+mod metered;
 mod open;
 mod path;
 mod s3;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 pub use local::LocalStore;
 pub(crate) use local::create_dir;
 pub use memory::MemoryStore;
+pub use metered::MeteredStore;
 pub use open::{OpenError, SettingError, check_writes, open};
 pub use s3::{Limits, S3Store, check_s3};
 

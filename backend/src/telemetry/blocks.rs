@@ -38,8 +38,14 @@ pub struct BlocksMetrics {
     pub unreadable: Counter,
     /// Filters that were lost or damaged and made anew from their blocks.
     pub rebuilt_filters: Counter,
+    /// 1 if the list of blocks is older than it once was.
+    pub went_back: Gauge,
+    /// Blocks that count as lost.
+    pub lost: Counter,
     /// Memory of open blocks.
     pub footer_bytes: Gauge,
+    /// Memory of filters.
+    pub filter_bytes: Gauge,
 }
 
 impl BlocksMetrics {
@@ -54,7 +60,10 @@ impl BlocksMetrics {
             conflicts,
             unreadable,
             rebuilt_filters,
+            went_back,
+            lost,
             footer_bytes,
+            filter_bytes,
         } = self.clone();
         registry.register("tempodb_blocklist_length", "Blocks in the list", length);
         // Gauges whatever they are called: Tempo's dashboards ask for these names.
@@ -69,6 +78,11 @@ impl BlocksMetrics {
         let help = "Times a block was left out of an answer because it cannot be read";
         registry.register("coati_backend_blocks_unreadable", help, unreadable);
         registry.register("coati_backend_filters_rebuilt", "Filters made anew from their blocks", rebuilt_filters);
+        let help = "Whether the list of blocks is older than it was: manifests are lost";
+        registry.register("coati_backend_manifests_lost", help, went_back);
+        let help = "Blocks that cannot be read, nor their filters: they count as lost until the next start";
+        registry.register("coati_backend_blocks_lost", help, lost);
         registry.register("coati_backend_open_blocks_bytes", "Memory of open blocks", footer_bytes);
+        registry.register("coati_backend_filters_bytes", "Memory of filters of blocks", filter_bytes);
     }
 }

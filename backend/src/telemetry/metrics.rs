@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{BlocksMetrics, CompactionMetrics};
+use super::{BlocksMetrics, CompactionMetrics, StoreMetrics};
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -160,6 +160,8 @@ pub struct Metrics {
     pub catalog: CatalogMetrics,
     /// Of `blocks`.
     pub blocks: BlocksMetrics,
+    /// Of `store`.
+    pub store: StoreMetrics,
     /// Of `compact`.
     pub compaction: CompactionMetrics,
     /// Seconds from a request's arrival to its answer, every listener.
@@ -176,6 +178,7 @@ impl Metrics {
             live: LiveMetrics::default(),
             catalog: CatalogMetrics::default(),
             blocks: BlocksMetrics::default(),
+            store: StoreMetrics::default(),
             compaction: CompactionMetrics::default(),
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
@@ -270,6 +273,7 @@ impl Metrics {
         registry.register("coati_backend_catalog_failed_writes", "Writes that failed", failed_writes);
 
         self.blocks.register(&mut registry);
+        self.store.register(&mut registry);
         self.compaction.register(&mut registry);
         registry
     }

@@ -7,6 +7,7 @@ mod blocks;
 mod compaction;
 mod metrics;
 mod ready;
+mod store;
 
 pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
@@ -15,6 +16,7 @@ pub use metrics::{
     TenantLabels, WalMetrics,
 };
 pub use ready::Readiness;
+pub use store::{OperationLabels, StoreLabels, StoreMetrics};
 
 /// An error and its causes on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

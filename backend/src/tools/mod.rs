@@ -1,9 +1,11 @@
-//! `coati-backend blocks …`: looks at the blocks of a store, while a backend works on it or not. Nothing is changed.
+//! `coati-backend blocks …`: looks at the blocks of a store, while a backend works on it or not. Nothing is changed, but by
+//! `rebuild`, while none does.
 
 mod export;
 mod inspect;
 mod list;
 mod place;
+mod rebuild;
 mod table;
 mod verify;
 
@@ -15,6 +17,7 @@ use clap::{Args, Subcommand};
 
 use crate::block::{BlockError, BlockId};
 use crate::blocks::BlocksError;
+use crate::catalog::CatalogError;
 use crate::config::Config;
 use crate::live::TraceId;
 use crate::store::{OpenError, StoreError};
@@ -22,7 +25,7 @@ use crate::store::{OpenError, StoreError};
 pub use inspect::{ColumnSize, column_sizes};
 use place::Place;
 
-/// Looks at the blocks of a store; changes nothing, and works while a backend runs
+/// Looks at the blocks of a store; all but `rebuild` change nothing, and work while a backend runs
 ///
 /// The store is that of --data-dir, or the one that --config names, or --store. Exit codes: 0 done and nothing found,
 /// 1 failed or something found, 2 wrong command line.
@@ -47,6 +50,8 @@ enum Action {
     Verify(verify::Options),
     /// Writes the traces of a block, or one trace from all blocks, as OTLP
     Export(export::Options),
+    /// Makes the list of blocks anew from all blocks that are there, after manifests were lost; all backends must be stopped
+    Rebuild(rebuild::Options),
 }
 
 /// Whether anything is wrong with what was looked at.
@@ -67,6 +72,15 @@ pub enum ToolError {
     /// The list of blocks cannot be read.
     #[error(transparent)]
     Blocks(#[from] BlocksError),
+    /// The catalog cannot be told.
+    #[error("the list of blocks is made anew, but the catalog cannot be told: delete it, it is made anew too")]
+    Catalog(#[source] CatalogError),
+    /// A backend runs.
+    #[error("{} is in use: stop the backend first", path.display())]
+    InUse {
+        /// The directory of the store.
+        path: PathBuf,
+    },
     /// The directory of the store does not exist.
     #[error("{}: no such directory", path.display())]
     NoDirectory {
@@ -116,12 +130,16 @@ pub enum ToolError {
 
 /// Does what the command line asks for; results go to `output`.
 pub fn run(options: &Options, config: &Config, output: &mut dyn Write) -> Result<Outcome, ToolError> {
-    let place = Place::open(options.store.as_deref(), config)?;
+    let place = match &options.action {
+        Action::Rebuild(_) => Place::open_alone(options.store.as_deref(), config)?,
+        _ => Place::open(options.store.as_deref(), config)?,
+    };
     let outcome = match &options.action {
         Action::List(options) => list::run(&place, options, output),
         Action::Inspect(options) => inspect::run(&place, options, output),
         Action::Verify(options) => verify::run(&place, options, output),
         Action::Export(options) => export::run(&place, options, output),
+        Action::Rebuild(options) => rebuild::run(&place, options, config, output),
     };
     output.flush().map_err(unwritten)?;
     outcome

@@ -1,7 +1,7 @@
 //! Where the blocks lie that are looked at.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ToolError;
@@ -10,7 +10,7 @@ use crate::blocks::{self, State};
 use crate::config::{Config, StorageBackend};
 use crate::store::{self, LocalStore, Store};
 
-/// A store that is only read.
+/// A store.
 pub(super) struct Place {
     pub(super) store: Arc<dyn Store>,
 }
@@ -21,12 +21,19 @@ impl Place {
         if directory.is_none() && config.storage.backend == StorageBackend::S3 {
             return Ok(Self { store: store::open(&config.storage, &config.data_dir)? });
         }
-        let default = config.data_dir.join("store");
-        let path = directory.unwrap_or(&default);
-        if !path.is_dir() {
-            return Err(ToolError::NoDirectory { path: path.to_owned() });
+        let path = local(directory, config)?;
+        Ok(Self { store: Arc::new(LocalStore::open_existing(&path)?) })
+    }
+
+    /// The same, if nobody else has it open. Of a bucket this cannot be told.
+    pub(super) fn open_alone(directory: Option<&Path>, config: &Config) -> Result<Self, ToolError> {
+        if directory.is_some() || config.storage.backend == StorageBackend::Local {
+            let path = local(directory, config)?;
+            if LocalStore::is_in_use(&path)? {
+                return Err(ToolError::InUse { path });
+            }
         }
-        Ok(Self { store: Arc::new(LocalStore::open_existing(path)?) })
+        Self::open(directory, config)
     }
 
     /// The list of blocks as it is now.
@@ -48,6 +55,12 @@ impl Place {
         let path = summary.filter_path();
         Ok(Filter::decode(&path, &self.store.get(&path)?)?)
     }
+}
+
+/// The directory of a local store.
+fn local(directory: Option<&Path>, config: &Config) -> Result<PathBuf, ToolError> {
+    let path = directory.map_or_else(|| config.data_dir.join("store"), Path::to_path_buf);
+    if path.is_dir() { Ok(path) } else { Err(ToolError::NoDirectory { path }) }
 }
 
 impl fmt::Display for Place {

@@ -16,8 +16,8 @@ use super::place::Place;
 use super::{Outcome, Size, ToolError, unwritten};
 use crate::block::schema::column;
 use crate::block::{Block, BlockId, BlockSummary, MAX_SERVICES, data_path, filter_path};
-use crate::blocks::State;
 use crate::blocks::manifest::RemovedBlock;
+use crate::blocks::{ORPHAN_NS, SEARCH_EVERY_NS, State};
 use crate::live::{Trace, TraceId};
 use crate::otlp::SpanRef;
 use crate::query::distinct_spans;
@@ -26,7 +26,7 @@ use crate::telemetry::chain;
 
 /// Files that nobody committed are no mistake when they are younger: a backend may be about to commit them, and one that
 /// was killed leaves them to the next sweep. Nanoseconds.
-const UNCOMMITTED_NS: u64 = 60 * 60 * 1_000_000_000;
+const UNCOMMITTED_NS: u64 = ORPHAN_NS + SEARCH_EVERY_NS;
 
 /// Rows that are looked at together.
 const BATCH_ROWS: usize = 8_192;
@@ -93,7 +93,7 @@ pub(super) fn run(place: &Place, options: &Options, output: &mut dyn Write) -> R
     };
     let young = match uncommitted {
         0 => String::new(),
-        files => format!("; {files} files are not committed, and younger than an hour"),
+        files => format!("; {files} files are not committed, and younger than three hours"),
     };
     writeln!(output, "{} blocks, {spans} spans, {}: {verdict}{young}", blocks.len(), Size(bytes)).map_err(unwritten)?;
     Ok(if findings == 0 { Outcome::Sound } else { Outcome::Damaged })

@@ -82,6 +82,33 @@ fn assert_survives(traces: &[Arc<Trace>]) {
     assert_eq!(summary.bytes, store.object(&summary.data_path()).len() as u64);
 }
 
+#[test]
+fn read_in_parts_it_is_the_same() {
+    // Traces lie across the ends of parts, and of the row group.
+    let traces: Vec<_> = (0..20_000_u32)
+        .map(|number| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            let spans: Vec<_> = (1..=7).map(|place| span(0, place, place / 2, u64::from(number) * 10)).collect();
+            let mut trace = Trace::empty(TraceId(id));
+            let (batch, spans) = batch(["shop", "cart"][number as usize % 2], spans);
+            spans.into_iter().for_each(|span| trace.add(&batch, &Span { trace_id: id.to_vec(), ..span }));
+            Arc::new(trace)
+        })
+        .collect();
+    let (store, summary, _) = written(&traces);
+    let block = Block::open(store as _, &summary).unwrap();
+    assert!(block.parquet().num_row_groups() > 1);
+    let mut whole = block.traces();
+    let mut in_parts = block.traces_in_parts();
+    for trace in &traces {
+        let (whole, in_parts) = (whole.next().unwrap().unwrap(), in_parts.next().unwrap().unwrap());
+        assert_eq!((in_parts.id, in_parts.spans.len()), (trace.id, 7));
+        assert_eq!(content(&in_parts), content(&whole));
+    }
+    assert!(whole.next().is_none() && in_parts.next().is_none());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 96 } else { 2_000 }))]
 

@@ -41,7 +41,7 @@ fn pass(store: &MemoryStore, time_ns: u64) {
 
 fn config() -> BlocksConfig {
     let sleep = |time| SLEPT.set(SLEPT.get() + time);
-    BlocksConfig { clock: now, sleep, footer_bytes: 1 << 20, grace: Duration::from_mins(1) }
+    BlocksConfig { clock: now, sleep, footer_bytes: 1 << 20, filter_bytes: 1 << 20, grace: Duration::from_mins(1) }
 }
 
 fn new_store() -> MemoryStore {

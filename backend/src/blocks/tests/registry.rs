@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::block::BlockId;
 use crate::catalog::BlockCatalog;
 use crate::store::Store;
 use crate::store::memory::{Fault, Operation};
@@ -246,7 +247,8 @@ fn what_cannot_be_deleted_is_tried_again() {
 #[rstest]
 #[case::young(HOUR, Sweep::Shared, 0)]
 #[case::old(2 * HOUR, Sweep::Shared, 2)]
-#[case::nobody_else(0, Sweep::Alone, 2)]
+#[case::young_at_the_start(HOUR, Sweep::Alone, 0)]
+#[case::old_at_the_start(2 * HOUR, Sweep::Alone, 2)]
 fn files_that_nobody_committed(#[case] age_ns: u64, #[case] sweep: Sweep, #[case] deleted: u64) {
     let store = new_store();
     let blocks = open(&store, 1);
@@ -297,4 +299,51 @@ fn filters_are_loaded_once() {
     store.delete(&summary(1).filter_path()).unwrap();
     assert!(blocks.filter(entry).unwrap().contains(&trace(1)));
     assert!(!entry.may_contain(&trace(2)));
+}
+
+/// Commits three blocks with files, and loses the manifests from a version on.
+fn manifests_lost(store: &MemoryStore, catalog: &Arc<MemoryCatalog>, from: u64) {
+    let blocks = open_with(store, 1, catalog).unwrap();
+    for number in [1, 2, 3] {
+        put_files(store, number);
+        blocks.commit(add(&[number])).unwrap();
+    }
+    (from..=4).for_each(|version| store.delete(&Manifest::path(version)).unwrap());
+    pass(store, 24 * HOUR);
+}
+
+#[test]
+fn a_list_that_is_older_than_it_was_deletes_nothing() {
+    let (store, catalog) = (new_store(), Arc::default());
+    manifests_lost(&store, &catalog, 3);
+    for version in [2, 3, 4, 5, 6] {
+        // Not even when others have committed so much meanwhile that the number is higher than it was.
+        let blocks = open_with(&store, 1, &catalog).unwrap();
+        assert_eq!((blocks.snapshot().version(), blocks.metrics.went_back.get()), (version, 1));
+        assert_eq!(blocks.sweep(now(), Sweep::Alone).unwrap(), Swept::default());
+        assert_eq!(files(&store).len(), 6);
+        let mut change = add(&[100]);
+        change.add[0].summary.id = BlockId::new(now(), u128::from(version));
+        blocks.commit(change).unwrap();
+    }
+    // Without the catalog nothing can tell.
+    assert_eq!(open(&store, 1).sweep(now(), Sweep::Alone).unwrap().orphans, 4);
+}
+
+#[test]
+fn removed_blocks_go_though_manifests_are_lost() {
+    let (store, catalog) = (new_store(), Arc::default());
+    manifests_lost(&store, &catalog, 3);
+    let blocks = open_with(&store, 1, &catalog).unwrap();
+    blocks.commit(remove(&[1])).unwrap();
+    pass(&store, MINUTE);
+    assert_eq!(blocks.sweep(now(), Sweep::Shared).unwrap(), Swept { blocks: 1, ..Swept::default() });
+}
+
+#[test]
+fn another_store_has_a_list_of_its_own() {
+    let (store, catalog) = (new_store(), Arc::default());
+    manifests_lost(&store, &catalog, 5);
+    let blocks = open_with(&store, 1, &catalog).unwrap();
+    assert_eq!((blocks.snapshot().version(), blocks.metrics.went_back.get()), (4, 0));
 }

@@ -59,7 +59,8 @@ impl Columns {
         }
     }
 
-    fn add_promoted(&mut self, key: &str) {
+    /// Adds the column of an attribute that has one.
+    pub(super) fn add_promoted(&mut self, key: &str) {
         let name = promoted_column(key);
         self.add_name(&name);
         if !self.promoted.iter().any(|(known, _)| **known == *key) {

@@ -11,6 +11,7 @@ mod lists;
 mod mask;
 mod rows;
 mod span;
+mod tags;
 mod texts;
 
 use std::cmp::Reverse;
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_buffer::BooleanBuffer;
 use parquet::arrow::arrow_reader::RowSelection;
+
+pub(crate) use self::tags::{FullTags, TagReader};
 
 use self::columns::Columns;
 use self::rows::{Rows, Tables};

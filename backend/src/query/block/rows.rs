@@ -141,6 +141,13 @@ impl<'b> Rows<'b> {
         fit(self.resources.as_ref(), self.tables.resources.len()) && fit(self.scopes.as_ref(), self.tables.scopes.len())
     }
 
+    /// Whether the span was sent without a parent.
+    pub(super) fn is_root(&self, row: usize) -> bool {
+        let parent = self.parent_span_ids.as_ref().and_then(|ids| ids.get(row));
+        // One that is in the trace is not spelt out.
+        parent.map_or(self.nested_parent(row) == -1, |id| id.iter().all(|byte| *byte == 0))
+    }
+
     /// All zero if it was not read.
     pub(super) fn trace_id(&self, row: usize) -> TraceId {
         let ids = self.trace_ids.as_ref().filter(|ids| row < ids.len());

@@ -20,6 +20,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::BorrowMut;
 use std::sync::atomic::AtomicBool;
 
 pub use exemplar::Exemplar;
@@ -141,7 +142,7 @@ impl Partial {
             wanted,
             newest_first: false,
         };
-        let progress = view.scan(&scan, &mut Counting { request, partial: self }, cancelled)?;
+        let progress = view.scan(&scan, &mut Counting { request, partial: &mut *self }, cancelled)?;
         self.inspected.add(progress.inspected);
         self.skipped += progress.skipped;
         Ok(())
@@ -230,13 +231,23 @@ pub fn query_metrics(
     Ok(partial.finish(request))
 }
 
-/// A metrics query at work.
-struct Counting<'r> {
+/// A metrics query at work, on a partial result that is its own or somebody else's.
+struct Counting<'r, P> {
     request: &'r MetricsRequest,
-    partial: &'r mut Partial,
+    partial: P,
 }
 
-impl Visitor for Counting<'_> {
+impl<'r, P: BorrowMut<Partial>> Visitor for Counting<'r, P> {
+    type Part = Counting<'r, Partial>;
+
+    fn part(&self) -> Option<Self::Part> {
+        Some(Counting { request: self.request, partial: Partial::new(self.request) })
+    }
+
+    fn join(&mut self, part: Self::Part) {
+        self.partial.borrow_mut().merge(part.partial, self.request);
+    }
+
     fn wants(&self, trace: &TraceFacts) -> bool {
         let (start, end) = self.request.intervals.bounds();
         // A span without an end has nothing to do with the end of its trace.
@@ -249,7 +260,7 @@ impl Visitor for Counting<'_> {
     }
 
     fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool {
-        self.partial.observe(spans, self.request);
+        self.partial.borrow_mut().observe(spans, self.request);
         true
     }
 }

@@ -17,7 +17,7 @@ use self::newest::Newest;
 use self::show::match_trace;
 use super::plan::Plan;
 use super::prefilter::Prefilter;
-use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted};
+use super::scan::{NoPart, RangeOf, Scan, TraceFacts, Visitor, Wanted};
 use super::span::SpanView;
 use super::view::View;
 use crate::blocks::BlocksError;
@@ -241,6 +241,8 @@ impl Searching<'_, '_> {
 }
 
 impl Visitor for Searching<'_, '_> {
+    type Part = NoPart;
+
     fn wants(&self, trace: &TraceFacts) -> bool {
         let duration_ns = trace.duration_ns();
         self.request.window.overlaps(trace.start_ns, trace.end_ns)

@@ -3,23 +3,27 @@
 //! A trace lies in memory, in a block, or, if spans came late, in several places. One that lies in one place is looked at
 //! there. Of any other one the parts are brought together first, so that the answer is that of the whole trace, once.
 
+mod helpers;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use coati_common::wellknown::resource::SERVICE_NAME;
 
+use self::helpers::Helpers;
 use super::block::{BlockScan, Scattered};
 use super::live::LiveSpan;
 use super::prefilter::Leaf;
 use super::scan::{RangeOf, Scan, TimeRange, TraceFacts, Visitor};
-use super::search::Progress;
+use super::search::{Inspected, Progress};
 use super::value::Value;
-use crate::block::BlockSummary;
+use crate::block::{BlockId, BlockSummary};
 use crate::blocks::{BlockEntry, BlockList, Blocks, BlocksError};
 use crate::live::{LiveSet, Trace, TraceId};
 use crate::traceql::{Attribute, Field, Scope};
@@ -77,7 +81,10 @@ impl View {
         // In the order of [`Self::new`].
         let trace = live.trace(tenant, id);
         match blocks {
-            Some(blocks) => find(blocks, &blocks.snapshot(), tenant, id, trace),
+            Some(blocks) => {
+                let (trace, skipped) = find(blocks, &blocks.snapshot(), tenant, id, trace)?;
+                Ok(FoundTrace { trace, skipped: skipped.len() })
+            }
             None => Ok(FoundTrace { trace, skipped: 0 }),
         }
     }
@@ -104,7 +111,12 @@ impl View {
             cancelled,
             progress: Progress { total, ..Progress::default() },
             seen: HashSet::new(),
+            skipped: HashSet::new(),
         };
+        if scan.whole || scan.range_of == RangeOf::Traces {
+            // Traces of the range may have spans in them, whenever those were.
+            scanning.skip(blocks.iter().filter(|entry| entry.is_lost()).map(|entry| entry.id()));
+        }
         // Before everything else: nobody knows when these start.
         if in_range.len() < blocks.len() && (scan.whole || scan.range_of == RangeOf::Traces) {
             let straddling = self.straddling(scan.range);
@@ -121,13 +133,7 @@ impl View {
                 return Ok(scanning.end());
             }
         }
-        let mut blocks = in_range.into_iter().peekable();
-        while let Some(entry) = blocks.next() {
-            let next = blocks.peek().map(|entry| entry.summary.end_ns);
-            if !scanning.block(entry)? || !scanning.part_done(next) {
-                break;
-            }
-        }
+        scanning.blocks(&in_range)?;
         Ok(scanning.end())
     }
 
@@ -139,7 +145,9 @@ impl View {
         let ids: Vec<(TraceId, bool)> = live.chain(shared).collect();
         let mut inside: Vec<bool> = ids.iter().map(|(_, is_live)| *is_live).collect();
         let (mut before, mut after) = (vec![false; ids.len()], vec![false; ids.len()]);
-        for entry in stored.list.of(&self.tenant) {
+        for entry in stored.list.of(&self.tenant).filter(|entry| !entry.is_lost()) {
+            // Without its filter a block may have any trace.
+            let filter = stored.blocks.filter(entry).ok();
             let found = if entry.summary.end_ns < range.start_ns {
                 &mut before
             } else if entry.summary.start_ns > range.end_ns {
@@ -148,7 +156,7 @@ impl View {
                 &mut inside
             };
             for ((id, _), found) in ids.iter().zip(found) {
-                *found = *found || entry.may_contain(id);
+                *found = *found || filter.as_ref().is_none_or(|filter| filter.contains(id));
             }
         }
         let sides = before.into_iter().zip(after);
@@ -170,38 +178,87 @@ fn is_possible(leaf: &Leaf, summary: &BlockSummary) -> bool {
     }
 }
 
-/// Looks for a trace; `live` is what is in memory of it.
+/// Looks for a trace; `live` is what is in memory of it. Tells also which blocks may have more of it but cannot be read.
 fn find(
     blocks: &Blocks,
     list: &BlockList,
     tenant: &str,
     id: &TraceId,
     live: Option<Arc<Trace>>,
-) -> Result<FoundTrace, BlocksError> {
+) -> Result<(Option<Arc<Trace>>, Vec<BlockId>), BlocksError> {
     let found = blocks.find(list, tenant, id)?;
     let skipped = found.skipped;
     if found.traces.is_empty() {
-        return Ok(FoundTrace { trace: live, skipped });
+        return Ok((live, skipped));
     }
     let mut whole = Trace::empty(*id);
     found.traces.into_iter().for_each(|fragment| whole.extend(fragment));
     if let Some(live) = live {
         whole.extend(Arc::unwrap_or_clone(live));
     }
-    Ok(FoundTrace { trace: Some(Arc::new(whole)), skipped })
+    Ok((Some(Arc::new(whole)), skipped))
 }
 
 /// The live traces that may have spans in blocks.
 fn also_live(live: &[Arc<Trace>], blocks: &Blocks, list: &BlockList, tenant: &str) -> HashMap<TraceId, Arc<Trace>> {
     let mut also = HashMap::new();
     // One filter fits into a cache of the processor, all of them do not.
-    for entry in list.of(tenant) {
+    for entry in list.of(tenant).filter(|entry| !entry.is_lost()) {
         // Without its filter a block may have any trace.
         let filter = blocks.filter(entry).ok();
-        let may_have = |trace: &&Arc<Trace>| filter.is_none_or(|filter| filter.contains(&trace.id));
+        let may_have = |trace: &&Arc<Trace>| filter.as_ref().is_none_or(|filter| filter.contains(&trace.id));
         also.extend(live.iter().filter(may_have).map(|trace| (trace.id, Arc::clone(trace))));
     }
     also
+}
+
+/// What came of the look at a block.
+#[derive(Debug, Default)]
+struct Look {
+    /// Whether the visitor wants more.
+    goes_on: bool,
+    inspected: Inspected,
+    /// Traces that are to be brought together.
+    scattered: Vec<Scattered>,
+    failed: Option<BlocksError>,
+}
+
+impl Stored {
+    /// Shows the rows of a block that matter.
+    fn look<V: Visitor>(
+        &self,
+        tenant: &str,
+        scan: &Scan<'_>,
+        entry: &BlockEntry,
+        visitor: &mut V,
+        cancelled: &AtomicBool,
+    ) -> Look {
+        if cancelled.load(Ordering::Relaxed) || !visitor.wants_since(entry.summary.end_ns) {
+            return Look::default();
+        }
+        let is_elsewhere = |id: &TraceId| self.also_live.contains_key(id) || self.list.is_shared(tenant, id);
+        let any_elsewhere = self.list.may_share(entry) || self.also_live.keys().any(|id| entry.may_contain(id));
+        if !scan.filter.admits_some(any_elsewhere, &|leaf| is_possible(leaf, &entry.summary)) {
+            return Look { goes_on: true, ..Look::default() };
+        }
+        let elsewhere: Option<&dyn Fn(&TraceId) -> bool> = if any_elsewhere { Some(&is_elsewhere) } else { None };
+        let failed = |error| Look { failed: Some(error), ..Look::default() };
+        let block = match self.blocks.open_block(entry) {
+            Ok(block) => block,
+            Err(error) => return failed(error),
+        };
+        let of_block = |source| BlocksError::Block { block: entry.id(), source };
+        let mut block_scan = match BlockScan::new(&block, scan, elsewhere, cancelled) {
+            Ok(scan) => scan,
+            Err(error) => return failed(of_block(error)),
+        };
+        let done = block_scan.run(visitor);
+        let (inspected, scattered) = (block_scan.inspected(), std::mem::take(&mut block_scan.scattered));
+        match done {
+            Ok(goes_on) => Look { goes_on, inspected, scattered, failed: None },
+            Err(error) => Look { goes_on: true, inspected, scattered, failed: Some(of_block(error)) },
+        }
+    }
 }
 
 /// A scan at work.
@@ -213,6 +270,8 @@ struct Scanning<'s, V> {
     progress: Progress,
     /// Traces in several places that were looked at.
     seen: HashSet<TraceId>,
+    /// Blocks that cannot be read; many traces may miss something of the same.
+    skipped: HashSet<BlockId>,
 }
 
 impl<V: Visitor> Scanning<'_, V> {
@@ -265,9 +324,9 @@ impl<V: Visitor> Scanning<'_, V> {
                 continue;
             }
             let live = stored.also_live.get(&id).cloned();
-            let found = find(&stored.blocks, &stored.list, &self.view.tenant, &id, live)?;
-            self.progress.skipped += found.skipped;
-            if let Some(trace) = found.trace
+            let (trace, skipped) = find(&stored.blocks, &stored.list, &self.view.tenant, &id, live)?;
+            self.skip(skipped);
+            if let Some(trace) = trace
                 && !self.whole(&trace)
             {
                 return Ok(false);
@@ -276,42 +335,68 @@ impl<V: Visitor> Scanning<'_, V> {
         Ok(true)
     }
 
-    /// Looks at a block. Returns whether others are to be looked at.
-    fn block(&mut self, entry: &Arc<BlockEntry>) -> Result<bool, BlocksError> {
+    /// Looks at blocks, several at a time if the visitor does not mind their order and threads are free.
+    fn blocks(&mut self, mut entries: &[&Arc<BlockEntry>]) -> Result<(), BlocksError> {
+        while !entries.is_empty() {
+            let most = if self.visitor.part().is_some() { entries.len() - 1 } else { 0 };
+            let helpers = Helpers::take(most);
+            let (now, later) = entries.split_at((1 + helpers.count()).min(entries.len()));
+            let looks = self.look_at(now);
+            drop(helpers);
+            entries = later;
+            for (place, (entry, look)) in now.iter().zip(looks).enumerate() {
+                let next = now.get(place + 1).or(later.first()).map(|entry| entry.summary.end_ns);
+                if !self.settle(entry, look)? || !self.part_done(next) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at some blocks, each on a thread; the visitor has seen all of them afterwards.
+    fn look_at(&mut self, entries: &[&Arc<BlockEntry>]) -> Vec<Look> {
+        let Some(stored) = &self.view.stored else { return Vec::new() };
+        let (tenant, scan, cancelled) = (&*self.view.tenant, self.scan, self.cancelled);
+        let Some((first, others)) = entries.split_first() else { return Vec::new() };
+        let mut parts: Vec<V::Part> = others.iter().filter_map(|_| self.visitor.part()).collect();
+        let visitor = &mut *self.visitor;
+        let looks = thread::scope(|scope| {
+            let helping: Vec<_> = others
+                .iter()
+                .zip(&mut parts)
+                .map(|(entry, part)| scope.spawn(move || stored.look(tenant, scan, entry, part, cancelled)))
+                .collect();
+            let mut looks = vec![stored.look(tenant, scan, first, visitor, cancelled)];
+            // A panic here is one of the query, as it would be without threads.
+            looks.extend(helping.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic))));
+            looks
+        });
+        parts.into_iter().for_each(|part| self.visitor.join(part));
+        looks
+    }
+
+    /// Does what is left to do of a block. Returns whether others are to be looked at.
+    fn settle(&mut self, entry: &BlockEntry, look: Look) -> Result<bool, BlocksError> {
         let Some(stored) = &self.view.stored else { return Ok(true) };
-        if self.cancelled.load(Ordering::Relaxed) || !self.visitor.wants_since(entry.summary.end_ns) {
-            return Ok(false);
-        }
-        let is_elsewhere =
-            |id: &TraceId| stored.also_live.contains_key(id) || stored.list.is_shared(&self.view.tenant, id);
-        let any_elsewhere = stored.list.may_share(entry) || stored.also_live.keys().any(|id| entry.may_contain(id));
-        if !self.scan.filter.admits_some(any_elsewhere, &|leaf| is_possible(leaf, &entry.summary)) {
-            return Ok(true);
-        }
-        let elsewhere: Option<&dyn Fn(&TraceId) -> bool> = if any_elsewhere { Some(&is_elsewhere) } else { None };
-        let block = match stored.blocks.open_block(entry) {
-            Ok(block) => block,
-            Err(error) => return self.pass_over(stored, entry, error),
-        };
-        let of_block = |source| BlocksError::Block { block: entry.id(), source };
-        let mut block_scan = match BlockScan::new(&block, self.scan, elsewhere, self.cancelled) {
-            Ok(scan) => scan,
-            Err(error) => return self.pass_over(stored, entry, of_block(error)),
-        };
-        let done = block_scan.run(self.visitor);
-        self.progress.inspected.add(block_scan.inspected());
-        let scattered = std::mem::take(&mut block_scan.scattered);
-        let goes_on = match done {
-            Ok(goes_on) => goes_on,
-            Err(error) => self.pass_over(stored, entry, of_block(error))?,
+        let Look { goes_on, inspected, scattered, failed } = look;
+        self.progress.inspected.add(inspected);
+        let goes_on = match failed {
+            Some(error) => self.pass_over(stored, entry, error)?,
+            None => goes_on,
         };
         Ok(goes_on && self.scattered(scattered)?)
     }
 
     fn pass_over(&mut self, stored: &Stored, entry: &BlockEntry, error: BlocksError) -> Result<bool, BlocksError> {
         stored.blocks.pass_over(entry, error)?;
-        self.progress.skipped += 1;
+        self.skip([entry.id()]);
         Ok(true)
+    }
+
+    fn skip(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
+        self.skipped.extend(blocks);
+        self.progress.skipped = self.skipped.len();
     }
 
     fn part_done(&mut self, rest_starts_by: Option<u64>) -> bool {

@@ -20,8 +20,8 @@ use crate::query::{
     Inspected, Intervals, MetricsPlan, MetricsRequest, Plan, SearchError, SearchRequest, SearchResult, TagScan, Window,
     query_metrics, random, scan_names, scan_values, search, search_in_parts,
 };
-use crate::store::MemoryStore;
 use crate::store::memory::Fault;
+use crate::store::{MemoryStore, Store as _};
 use crate::telemetry::BlocksMetrics;
 use crate::traceql;
 
@@ -441,4 +441,51 @@ fn an_answer_takes_bounded_memory() {
     assert_eq!(search_in(20, 0).unwrap(), 20);
     assert_eq!(search_in(20, 1 << 20).unwrap(), 20);
     assert_eq!(search_in(3, 4_096).unwrap(), 3);
+}
+
+/// A block of which neither the data nor the filter is there any more.
+#[test]
+fn a_lost_block_makes_no_query_slow() {
+    let many = (1..200_u8).map(|number| {
+        let spans =
+            (1..4).map(|id| fixture::span(TraceId([number; 16]), id, id / 2, "GET", number.into(), 5)).collect();
+        (fixture::service("shop", &[], "library", spans), 1)
+    });
+    let parts = fixture::shop().into_iter().map(|part| (part, 0));
+    let world = World::of(&parts.chain(many).collect::<Vec<_>>());
+    let lost = world.blocks.snapshot().of(TENANT).find(|entry| entry.may_contain(&SHOP)).cloned().unwrap();
+    for path in [lost.summary.data_path(), lost.summary.filter_path()] {
+        world.store.delete(&path).unwrap();
+    }
+    // Nothing is known any more, as after a start without the catalog.
+    let catalog = Arc::new(MemoryCatalog::default());
+    let store = Arc::new(world.store.clone());
+    let blocks = Blocks::open(store, WriterId::random(), catalog, BlocksConfig::default(), BlocksMetrics::default());
+    let blocks = Arc::new(blocks.unwrap());
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counting = Arc::clone(&calls);
+    world.store.set_faults(move |_, _| {
+        counting.fetch_add(1, Ordering::Relaxed);
+        None
+    });
+    let answer = || {
+        calls.store(0, Ordering::Relaxed);
+        let (view, go_on) = (View::new(&world.live, &blocks, TENANT), AtomicBool::new(false));
+        let found = search(&view, &search_request("{} >> {}", 500, Window::default()), &go_on).unwrap();
+        let hours = Intervals::instant(EPOCH - 1, EPOCH + 7_200_000 * MS);
+        let counted = query_metrics(&view, &metrics_request("{} >> {} | count_over_time()", hours), &go_on).unwrap();
+        let why = "1 blocks cannot be read, a partial response is returned without their spans.";
+        assert_eq!(counted.partial.as_deref(), Some(why));
+        (found.traces.len(), found.skipped, counted.series, calls.load(Ordering::Relaxed))
+    };
+    let (traces, skipped, series, slow) = answer();
+    assert_eq!((traces, skipped), (199, 1));
+    assert!(slow > 199, "every trace is looked for by itself: {slow} calls");
+    blocks.warm(&AtomicBool::new(false));
+    assert!(blocks.is_warm());
+    let (traces, skipped, series_after, fast) = answer();
+    assert_eq!((traces, skipped, series_after), (199, 1, series));
+    assert!(fast < 20, "{fast} calls");
+    let shop = View::find(&world.live, Some(&blocks), TENANT, &SHOP).unwrap();
+    assert_eq!((shop.trace, shop.skipped), (None, 1));
 }

@@ -1,0 +1,59 @@
+//! What `store` counts.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Seconds.
+const BUCKETS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0];
+
+/// Labels of a request to the store.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+pub struct StoreLabels {
+    /// Method of [`crate::store::Store`].
+    pub operation: &'static str,
+    /// `ok`, or what kind of error came.
+    pub outcome: &'static str,
+}
+
+/// Label of how long a request took.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+pub struct OperationLabels {
+    /// Method of [`crate::store::Store`].
+    pub operation: &'static str,
+}
+
+/// What `store` counts.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    /// Requests. One that was tried again inside is one.
+    pub requests: Family<StoreLabels, Counter>,
+    /// How long they took, with what was tried again.
+    pub duration: Family<OperationLabels, Histogram, fn() -> Histogram>,
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        Self { requests: Family::default(), duration: Family::new_with_constructor(histogram) }
+    }
+}
+
+impl StoreMetrics {
+    /// Counts a request.
+    pub fn count(&self, operation: &'static str, outcome: &'static str, took: Duration) {
+        self.requests.get_or_create(&StoreLabels { operation, outcome }).inc();
+        self.duration.get_or_create(&OperationLabels { operation }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let Self { requests, duration } = self.clone();
+        registry.register("coati_backend_store_requests", "Requests to the store of blocks", requests);
+        let help = "How long requests to the store of blocks took";
+        registry.register("coati_backend_store_request_duration_seconds", help, duration);
+    }
+}
