@@ -182,19 +182,22 @@ impl SpanAttributes {
 #[derive(Default)]
 struct Order {
     bytes: Vec<u8>,
+    /// What may not come next in the usual order: all places below this one.
+    least: u8,
     is_other: bool,
 }
 
 impl Order {
     fn clear(&mut self) {
         self.bytes.clear();
-        self.is_other = false;
+        (self.least, self.is_other) = (0, false);
     }
 
+    #[inline]
     fn push(&mut self, place: u8) {
         // 255, the list, is above all columns: columns in their order, then the list, never fall.
-        self.is_other |=
-            self.bytes.last().is_some_and(|last| *last > place || (*last == place && place != ORDER_OF_LIST));
+        self.is_other |= place < self.least;
+        self.least = place.saturating_add(1);
         self.bytes.push(place);
     }
 

@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::writer::SerializedFileWriter;
 
 use super::attributes::AttributesFooter;
-use super::buffers::{Buffers, Place, Row};
+use super::buffers::{Buffers, Place, Row, load};
 use super::encodings::writer_properties;
 use super::schema::{footer, write_schema};
 use super::tables::TableBuilder;
@@ -24,6 +24,9 @@ use crate::store::{Store, Upload};
 
 /// Spans that [`write_block`] looks at to choose the columns.
 const SAMPLED_SPANS: usize = 4_096;
+
+/// Spans that are brought near the processor at once.
+const ROWS_AHEAD: usize = 32;
 
 /// A block that is to be written.
 #[derive(Clone, Debug)]
@@ -116,22 +119,19 @@ impl<'a> BlockWriter<'a> {
         let mut rows: Vec<_> = spans.iter().zip(&nested).zip(self.places(&spans)).collect();
         // Spans that are in no tree come last.
         rows.sort_by_key(|((_, nested), _)| nested.left.wrapping_sub(1) as u32);
-        for (((_, span), nested), place) in rows {
-            let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
-            let row = Row {
-                trace_id: trace.id.0,
-                trace_start_ns,
-                trace_end_ns,
-                span_id: span.span_id.as_slice().try_into().map_err(wrong)?,
-                span,
-                nested: *nested,
-                place,
-            };
-            let mut pushed = self.buffers.push(&row);
-            if pushed.is_ok() && self.buffers.is_full() {
-                pushed = self.buffers.write(&mut self.file);
+        for rows in rows.chunks(ROWS_AHEAD) {
+            rows.iter().for_each(|(((_, span), _), _)| load(span));
+            for (((_, span), nested), place) in rows {
+                let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
+                let span_id = span.span_id.as_slice().try_into().map_err(wrong)?;
+                let (nested, place) = (**nested, *place);
+                let row = Row { trace_id: trace.id.0, trace_start_ns, trace_end_ns, span_id, span, nested, place };
+                let mut pushed = self.buffers.push(&row);
+                if pushed.is_ok() && self.buffers.is_full() {
+                    pushed = self.buffers.write(&mut self.file);
+                }
+                pushed.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
             }
-            pushed.map_err(|error| BlockError::of_parquet(&self.summary.data_path(), error))?;
         }
         self.ids.push(trace.id);
         self.summary.traces += 1;

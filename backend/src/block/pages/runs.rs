@@ -40,7 +40,8 @@ impl Runs {
     /// Writes them, `width` bits each, none of which has more. What is bit-packed is filled up to eight with zeros: readers
     /// know how many values there are.
     pub(super) fn encode(&self, width: u32, out: &mut Vec<u8>) {
-        let mut packed = Packed { width, ..Packed::default() };
+        let bytes = Vec::with_capacity(self.0.len() * width as usize / 8);
+        let mut packed = Packed { width, bytes, ..Packed::default() };
         for (number, times) in self.iter() {
             // What was begun must be whole groups before a run can follow.
             let missing = packed.missing();
