@@ -14,7 +14,7 @@ use prost::Message;
 use super::attributes::{AttributeCounts, Columns};
 use super::encodings::Leaves;
 use super::lists::{AttributeList, EventRow, Events, LinkRow, Links, Value, not_0, text};
-use super::pages::{Column, Compressor, Dictionary, Ids, Leaf, Numbers, Plain, Split, Texts};
+use super::pages::{Column, Compressor, Dictionary, Ids, Leaf, Numbers, Plain, Split, Texts, Values};
 use super::promoted::SpanAttributes;
 use super::tables::Numbers as TableNumbers;
 use crate::query::NestedSet;
@@ -189,8 +189,8 @@ impl Buffers {
         self.span_attributes.begin(at);
         for attribute in &span.attributes {
             let value = value(attribute.value.as_ref(), &mut self.other);
-            self.text_bytes += attribute.key.len() + value.bytes();
-            self.span_attributes.push(&attribute.key, value);
+            self.text_bytes += 8 + value.bytes();
+            self.text_bytes += self.span_attributes.push(&attribute.key, value);
         }
         self.span_attributes.end();
         for (number, event) in span.events.iter().enumerate() {
@@ -289,7 +289,7 @@ impl Buffers {
 
 /// Sets the value of a row if there is one.
 #[inline]
-fn set<'a, V: super::pages::Values>(column: &mut Column<V>, row: usize, value: Option<V::Item<'a>>) {
+fn set<V: Values>(column: &mut Column<V>, row: usize, value: Option<V::Item<'_>>) {
     if let Some(value) = value {
         column.set(row, value);
     }

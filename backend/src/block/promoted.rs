@@ -117,9 +117,9 @@ impl SpanAttributes {
         self.list.begin(row, 0);
     }
 
-    /// Adds an attribute to the row.
+    /// Adds an attribute to the row; returns how many bytes of its key are written.
     #[inline]
-    pub(super) fn push(&mut self, key: &str, value: Value<'_>) {
+    pub(super) fn push(&mut self, key: &str, value: Value<'_>) -> usize {
         let number = self.column_of(key);
         if let Some(number) = number {
             self.before = number + 1;
@@ -130,12 +130,13 @@ impl SpanAttributes {
             {
                 column.count += 1;
                 self.order_of_row.push(number as u8);
-                return;
+                return 0;
             }
         }
         self.order_of_row.push(ORDER_OF_LIST);
         self.in_list.add(key, AttributeType::of_value(value), 1);
         self.list.push(key, value);
+        key.len()
     }
 
     /// Ends the row.

@@ -136,7 +136,7 @@ pub(in crate::block) trait Fixed: Copy + Default + PartialOrd {
 }
 
 macro_rules! fixed {
-    ($($of:ty, $signed:ty, $bound:ident);*) => {$(
+    ($($of:ty, $wide:ty, $bound:ident);*) => {$(
         impl Fixed for $of {
             type Bytes = [u8; size_of::<$of>()];
 
@@ -151,17 +151,17 @@ macro_rules! fixed {
 
             #[inline]
             fn bits(self) -> u64 {
-                self as u64
+                <$wide>::from(self) as u64
             }
 
             fn bound(self) -> Bound {
-                Bound::$bound(self as $signed)
+                Bound::$bound(self.into())
             }
         }
     )*};
 }
 
-fixed!(i32, i32, Int32; u32, i64, Int64; i64, i64, Int64; u64, u64, Unsigned64);
+fixed!(i32, i64, Int32; u32, i64, Int64; i64, i64, Int64; u64, u64, Unsigned64);
 
 impl Fixed for f64 {
     type Bytes = [u8; 8];
