@@ -115,8 +115,8 @@ impl TableBuilder {
         // Spans of one request share their resource, and come in many traces.
         let address = (Arc::as_ptr(&batch.resource).addr(), Arc::as_ptr(&batch.scope).addr());
         if let Some((known, numbers)) = self.remembered.get(&address)
-            && known.resource_schema_url == batch.resource_schema_url
-            && known.scope_schema_url == batch.scope_schema_url
+            && same(&known.resource_schema_url, &batch.resource_schema_url)
+            && same(&known.scope_schema_url, &batch.scope_schema_url)
         {
             return *numbers;
         }
@@ -174,6 +174,11 @@ impl TableBuilder {
             KeyValue::new(footer::SCOPES.to_owned(), pack(&scopes.encode_to_vec())?),
         ])
     }
+}
+
+/// Whether two texts are equal, which most are by their address.
+fn same(a: &Arc<str>, b: &Arc<str>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }
 
 /// Values of a Parquet footer are text.

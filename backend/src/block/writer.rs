@@ -113,20 +113,19 @@ impl<'a> BlockWriter<'a> {
         let latest = starts.zip(ends).map(|(start, end)| start.max(end)).max().unwrap_or_default();
         let links: Vec<_> = spans.iter().map(|(_, span)| NestedLink::of(span)).collect();
         let nested = number_nested(&links);
-        let mut rows: Vec<_> = spans.iter().zip(&nested).zip(self.places(&spans)).collect();
-        // Spans that are in no tree come last.
-        rows.sort_by_key(|((_, nested), _)| nested.left.wrapping_sub(1) as u32);
-        for (((_, span), nested), place) in rows {
-            let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
-            let row = Row {
-                trace_id: trace.id.0,
-                trace_start_ns,
-                trace_end_ns,
-                span_id: span.span_id.try_into().map_err(wrong)?,
-                span,
-                nested: *nested,
-                place,
+        let places = self.places(&spans);
+        // Spans that are in no tree come last, and those of one number in the order of arrival.
+        let mut order: Vec<_> = nested.iter().map(|nested| nested.left.wrapping_sub(1) as u32).zip(0_usize..).collect();
+        order.sort_unstable();
+        for (_, index) in order {
+            let (Some((_, span)), Some(nested), Some(place)) = (spans.get(index), nested.get(index), places.get(index))
+            else {
+                continue;
             };
+            let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
+            let span_id = span.span_id.try_into().map_err(wrong)?;
+            let (nested, place) = (*nested, *place);
+            let row = Row { trace_id: trace.id.0, trace_start_ns, trace_end_ns, span_id, span, nested, place };
             let mut pushed = self.buffers.push(&row);
             if pushed.is_ok() && self.buffers.is_full() {
                 pushed = self.buffers.write(&mut self.file);

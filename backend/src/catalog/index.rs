@@ -214,7 +214,6 @@ impl Known {
         }
         let too_long = matches!(tag.value, Some(Borrowed::String(text)) if text.len() > INDEXED_BYTES);
         let value = tag.value.filter(|_| !too_long);
-        let value_key = value.map(|value| hasher.hash_one((tenant, tag.scope, tag.name, value)));
         let mut fresh = false;
         let name = match self.names.entry(hasher.hash_one((tenant, tag.scope, tag.name))) {
             Entry::Occupied(name) => {
@@ -242,8 +241,8 @@ impl Known {
             }
         }
         let full = self.values.len() >= limits.all_values || name.values >= limits.values;
-        let Some(value_key) = value_key else { return Noted { fresh, value: ValueNoted::Indexed } };
-        match self.values.entry(value_key) {
+        let Some(value) = value else { return Noted { fresh, value: ValueNoted::Indexed } };
+        match self.values.entry(hasher.hash_one((tenant, tag.scope, tag.name, value))) {
             Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
             Entry::Vacant(_) if full => {
                 name.over += 1;

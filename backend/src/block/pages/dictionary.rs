@@ -20,8 +20,6 @@ pub(in crate::block) struct Dictionary<L> {
     /// The number of the value that came last.
     last: u32,
     indices: Runs,
-    /// Values that wait, whether as indices or in `without`.
-    count: usize,
     /// Pages of this column chunk that need the dictionary.
     pages: usize,
     /// Values that wait, once there is no dictionary any more.
@@ -64,7 +62,6 @@ impl<L: List> Values for Dictionary<L> {
 
     #[inline]
     fn push(&mut self, value: L::Item<'_>) {
-        self.count += 1;
         if self.is_over {
             self.without.push(value);
         } else {
@@ -74,7 +71,7 @@ impl<L: List> Values for Dictionary<L> {
     }
 
     fn len(&self) -> usize {
-        self.count
+        if self.is_over { self.without.len() } else { self.indices.count() }
     }
 
     fn bytes(&self) -> usize {
@@ -97,8 +94,8 @@ impl<L: List> Values for Dictionary<L> {
     }
 
     fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
-        let count = std::mem::take(&mut self.count);
-        if self.pages == 0 && self.distinct.len() * 100 > count * L::DISTINCT_PERCENT {
+        let is_first = self.pages == 0 && !self.is_over;
+        if is_first && self.distinct.len() * 100 > self.indices.count() * L::DISTINCT_PERCENT {
             self.give_up();
         }
         if self.is_over {

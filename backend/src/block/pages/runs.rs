@@ -40,7 +40,8 @@ impl Runs {
     /// Writes them, `width` bits each, none of which has more. What is bit-packed is filled up to eight with zeros: readers
     /// know how many values there are.
     pub(super) fn encode(&self, width: u32, out: &mut Vec<u8>) {
-        let mut packed = Packed { width, ..Packed::default() };
+        let bytes = Vec::with_capacity(self.0.len() * width as usize / 8);
+        let mut packed = Packed { width, bytes, ..Packed::default() };
         for (number, times) in self.iter() {
             // What was begun must be whole groups before a run can follow.
             let missing = packed.missing();
@@ -124,7 +125,9 @@ mod tests {
 
     fn encoded(width: u32, runs: &[(u32, u32)]) -> Vec<u8> {
         let (mut numbers, mut out) = (Runs::default(), Vec::new());
-        runs.iter().for_each(|(number, times)| numbers.push(*number, *times));
+        for (number, times) in runs {
+            numbers.push(*number, *times);
+        }
         numbers.encode(width, &mut out);
         out
     }
@@ -172,7 +175,7 @@ mod tests {
     #[case::no_bits(0, &[(0, 1000)], "d00f")]
     #[case::a_wide_run(17, &[(0x1_0203, 9)], "12030201")]
     fn is_written_as_specified(#[case] width: u32, #[case] runs: &[(u32, u32)], #[case] expected: &str) {
-        let hex: String = encoded(width, runs).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = encoded(width, runs).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         // Of the longer ones only how they begin.
         assert!(hex.starts_with(expected) && (hex.len() == expected.len() || hex.len() > 6), "{hex}");
         let numbers: Vec<_> = runs.iter().flat_map(|(n, times)| std::iter::repeat_n(*n, *times as usize)).collect();

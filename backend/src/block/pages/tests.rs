@@ -169,7 +169,7 @@ where
             column.set(row, number);
         }
     });
-    let expected: ArrayRef = Arc::new(PrimitiveArray::<A>::from_iter(numbers.iter().copied()));
+    let expected: ArrayRef = Arc::new(numbers.iter().copied().collect::<PrimitiveArray<A>>());
     assert_read(&bytes, &expected);
     assert_same_bounds(&bytes, &field, &expected, limits);
 }
@@ -210,7 +210,7 @@ fn assert_bytes(values: &[Option<Vec<u8>>], limits: Limits) -> Bytes {
             column.set(row, value);
         }
     });
-    let expected: ArrayRef = Arc::new(BinaryArray::from_iter(values.iter().map(Option::as_ref)));
+    let expected: ArrayRef = Arc::new(values.iter().map(Option::as_ref).collect::<BinaryArray>());
     assert_read(&bytes, &expected);
     // As a dictionary, which is how blocks are read.
     let of = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Binary));
@@ -232,12 +232,9 @@ fn assert_bytes(values: &[Option<Vec<u8>>], limits: Limits) -> Bytes {
 }
 
 /// Numbers that repeat, or do not.
-fn any_rows<T: std::fmt::Debug + Clone>(
-    few: Vec<T>,
-    any: impl Strategy<Value = T> + 'static,
-) -> BoxedStrategy<Vec<Option<T>>>
+fn any_rows<T>(few: Vec<T>, any: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Vec<Option<T>>>
 where
-    T: 'static,
+    T: std::fmt::Debug + Clone + 'static,
 {
     let any = any.boxed();
     let few = prop::sample::select(few).boxed();

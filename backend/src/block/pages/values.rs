@@ -60,17 +60,16 @@ pub(in crate::block) trait List: Default {
 pub(in crate::block) struct Texts {
     /// Each after its length: as pages have them.
     plain: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<u32>,
+    /// Where each begins, with its length.
+    starts: Vec<u32>,
 }
 
 impl Texts {
+    #[inline]
     fn at(&self, index: usize) -> Option<&[u8]> {
-        let start = match index.checked_sub(1) {
-            Some(before) => *self.ends.get(before)?,
-            None => 0,
-        };
-        self.plain.get(start as usize + size_of::<u32>()..*self.ends.get(index)? as usize)
+        let start = *self.starts.get(index)?;
+        let (length, rest) = self.plain.get(start as usize..)?.split_first_chunk()?;
+        rest.get(..u32::from_le_bytes(*length) as usize)
     }
 }
 
@@ -80,17 +79,17 @@ impl List for Texts {
 
     #[inline]
     fn push(&mut self, value: &[u8]) {
+        self.starts.push(self.plain.len() as u32);
         self.plain.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.plain.extend_from_slice(value);
-        self.ends.push(self.plain.len() as u32);
     }
 
     fn len(&self) -> usize {
-        self.ends.len()
+        self.starts.len()
     }
 
     fn bytes(&self) -> usize {
-        self.plain.len() + self.ends.len() * size_of::<u32>()
+        self.plain.len() + self.starts.len() * size_of::<u32>()
     }
 
     fn get(&self, index: usize) -> Option<&[u8]> {
@@ -115,7 +114,7 @@ impl List for Texts {
 
     fn take_plain(&mut self, page: &mut Vec<u8>) {
         page.append(&mut self.plain);
-        self.ends.clear();
+        self.starts.clear();
     }
 
     fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
@@ -137,7 +136,7 @@ pub(in crate::block) trait Fixed: Copy + Default + PartialOrd {
 }
 
 macro_rules! fixed {
-    ($($of:ty, $signed:ty, $bound:ident);*) => {$(
+    ($($of:ty, $wide:ty, $bound:ident);*) => {$(
         impl Fixed for $of {
             type Bytes = [u8; size_of::<$of>()];
 
@@ -152,17 +151,17 @@ macro_rules! fixed {
 
             #[inline]
             fn bits(self) -> u64 {
-                self as u64
+                <$wide>::from(self) as u64
             }
 
             fn bound(self) -> Bound {
-                Bound::$bound(self as $signed)
+                Bound::$bound(self.into())
             }
         }
     )*};
 }
 
-fixed!(i32, i32, Int32; u32, i64, Int64; i64, i64, Int64; u64, u64, Unsigned64);
+fixed!(i32, i64, Int32; u32, i64, Int64; i64, i64, Int64; u64, u64, Unsigned64);
 
 impl Fixed for f64 {
     type Bytes = [u8; 8];
@@ -188,27 +187,6 @@ impl Fixed for f64 {
 /// Numbers.
 #[derive(Debug, Default)]
 pub(in crate::block) struct Numbers<T>(Vec<T>);
-
-impl<T: Fixed> Numbers<T> {
-    fn plain(&self, page: &mut Vec<u8>) {
-        page.reserve(size_of::<T>() * self.0.len());
-        self.0.iter().for_each(|number| page.extend_from_slice(number.to_bytes().as_ref()));
-    }
-
-    /// All first bytes, then all second ones: those of like numbers are alike.
-    fn split(&self, page: &mut Vec<u8>) {
-        let begin = page.len();
-        page.resize(begin + size_of::<T>() * self.0.len(), 0);
-        let streams = page.get_mut(begin..).unwrap_or_default().chunks_exact_mut(self.0.len().max(1));
-        for (byte, stream) in (0..).zip(streams) {
-            stream.iter_mut().zip(&self.0).for_each(|(place, number)| *place = number.byte(byte));
-        }
-    }
-
-    fn bounds(&self) -> Option<(Bound, Bound)> {
-        least_and_most(self.0.iter().copied()).map(|(least, most)| (least.bound(), most.bound()))
-    }
-}
 
 impl<T: Fixed> List for Numbers<T> {
     type Item<'a> = T;
@@ -246,59 +224,34 @@ impl<T: Fixed> List for Numbers<T> {
     }
 
     fn take_plain(&mut self, page: &mut Vec<u8>) {
-        self.plain(page);
-        self.0.clear();
+        page.reserve(self.bytes());
+        self.0.drain(..).for_each(|number| page.extend_from_slice(number.to_bytes().as_ref()));
     }
 
     fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
-        self.split(page);
+        // All first bytes, then all second ones: those of like numbers are alike.
+        let begin = page.len();
+        page.resize(begin + self.bytes(), 0);
+        let streams = page.get_mut(begin..).unwrap_or_default().chunks_exact_mut(self.0.len().max(1));
+        for (byte, stream) in (0..).zip(streams) {
+            stream.iter_mut().zip(&self.0).for_each(|(place, number)| *place = number.byte(byte));
+        }
         self.0.clear();
         Encoding::BYTE_STREAM_SPLIT
     }
 }
 
 /// Numbers of which each byte has a stream of its own.
-#[derive(Debug, Default)]
-pub(in crate::block) struct Split<T>(Numbers<T>);
-
-impl<T: Fixed> Values for Split<T> {
-    type Item<'a> = T;
-
-    #[inline]
-    fn push(&mut self, value: T) {
-        self.0.push(value);
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn bytes(&self) -> usize {
-        List::bytes(&self.0)
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes() >= PAGE_BYTES
-    }
-
-    fn bounds(&self) -> Option<(Bound, Bound)> {
-        self.0.bounds()
-    }
-
-    fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
-        List::take_page(&mut self.0, page)
-    }
-
-    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
-        None
-    }
-}
+pub(in crate::block) type Split<T> = Direct<T, true>;
 
 /// Numbers as they are.
-#[derive(Debug, Default)]
-pub(in crate::block) struct Plain<T>(Numbers<T>);
+pub(in crate::block) type Plain<T> = Direct<T, false>;
 
-impl<T: Fixed> Values for Plain<T> {
+/// Numbers without a dictionary.
+#[derive(Debug, Default)]
+pub(in crate::block) struct Direct<T, const IS_SPLIT: bool>(Numbers<T>);
+
+impl<T: Fixed, const IS_SPLIT: bool> Values for Direct<T, IS_SPLIT> {
     type Item<'a> = T;
 
     #[inline]
@@ -311,18 +264,22 @@ impl<T: Fixed> Values for Plain<T> {
     }
 
     fn bytes(&self) -> usize {
-        List::bytes(&self.0)
+        self.0.bytes()
     }
 
     fn is_full(&self) -> bool {
-        self.bytes() >= PAGE_BYTES
+        self.0.bytes() >= PAGE_BYTES
     }
 
     fn bounds(&self) -> Option<(Bound, Bound)> {
-        self.0.bounds()
+        let (least, most) = least_and_most(self.0.0.iter().copied())?;
+        Some((least.bound(), most.bound()))
     }
 
     fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding {
+        if IS_SPLIT {
+            return self.0.take_page(page);
+        }
         self.0.take_plain(page);
         Encoding::PLAIN
     }

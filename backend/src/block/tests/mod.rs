@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use proptest::prelude::*;
 use prost::Message;
 use rstest::rstest;
@@ -274,6 +276,54 @@ fn long_traces_and_long_values_survive() {
         span.attributes.push(attribute("long", Value::StringValue(format!("{number}{long}"))));
     }
     let traces = [trace(1, vec![batch("a", vec![span(1, 1, 0, 1)])]), trace(2, vec![batch("b", spans)])];
+    assert_survives(&traces);
+}
+
+/// Lists of each kind with everything in them, here and there in two row groups of many pages.
+#[test]
+fn lists_survive_pages_and_row_groups() {
+    let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let some = |value| Some(AnyValue { value: Some(value) });
+    let value = |number: u64| match hash(number) % 9 {
+        0 => None,
+        1 => Some(AnyValue { value: None }),
+        2 => some(Value::IntValue(hash(number) as i64)),
+        3 => some(Value::DoubleValue(f64::from_bits(number))),
+        4 => some(Value::BoolValue(number.is_multiple_of(2))),
+        5 => some(Value::BytesValue(number.to_be_bytes().to_vec())),
+        _ => some(Value::StringValue(format!("{}", number % 50))),
+    };
+    let attributes = |number: u64| {
+        let keys = (0..hash(number + 1) % 4).map(|key| format!("rare.{}", (number + key) % 300));
+        keys.zip(number..).map(|(key, at)| KeyValue { key, value: value(at), key_strindex: 0 }).collect::<Vec<_>>()
+    };
+    let span = |number: u64| {
+        let count = |seed: u64| if hash(number).is_multiple_of(37) { hash(number + seed) % 4 } else { 0 };
+        let events = (0..count(1)).map(|event| Event {
+            time_unix_nano: number + event,
+            name: format!("event {event}"),
+            attributes: attributes(number + event),
+            dropped_attributes_count: event as u32,
+        });
+        let links = (0..count(2)).map(|link| Link {
+            trace_id: vec![link as u8; 16],
+            span_id: number.to_be_bytes().to_vec(),
+            trace_state: "s".repeat(link as usize),
+            attributes: attributes(number + 7 + link),
+            dropped_attributes_count: 0,
+            flags: link as u32,
+        });
+        Span {
+            span_id: (number + 1).to_be_bytes().to_vec(),
+            attributes: if count(3) > 0 { attributes(number) } else { Vec::new() },
+            events: events.collect(),
+            links: links.collect(),
+            ..span(1, 1, 0, number)
+        }
+    };
+    let traces: Vec<_> = (0..140_u8)
+        .map(|id| trace(id, vec![batch("a", (0..1_000).map(|number| span(u64::from(id) * 1_000 + number)).collect())]))
+        .collect();
     assert_survives(&traces);
 }
 
