@@ -2,18 +2,26 @@
 //! their corpus. None of them may panic, whatever the bytes.
 
 use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
 
 use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
 use crate::receive::json;
-use crate::{traceql, wal};
+use crate::{otlp, traceql, wal};
 
 /// A parser of outside bytes.
 pub type Target = fn(&[u8]);
 
 /// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
-pub const TARGETS: &[(&str, Target)] =
-    &[("block", block), ("manifest", manifest), ("otlp_json", otlp_json), ("traceql", traceql), ("wal", wal)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("block", block),
+    ("manifest", manifest),
+    ("otlp", otlp),
+    ("otlp_json", otlp_json),
+    ("traceql", traceql),
+    ("wal", wal),
+];
 
 /// A block, or the filter beside one: everything that can be read of it.
 pub fn block(bytes: &[u8]) {
@@ -30,6 +38,21 @@ pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::decode(bytes) {
         let again = manifest.encode().and_then(|bytes| Manifest::decode(&bytes));
         assert_eq!(again.ok(), Some(manifest));
+    }
+}
+
+/// An OTLP request in protobuf: what can be read in place prost decodes, and all of it can be looked at.
+pub fn otlp(bytes: &[u8]) {
+    let Ok(checked) = otlp::check(bytes) else { return };
+    assert!(ExportTraceServiceRequest::decode(bytes).is_ok());
+    for span in checked.resource_spans.iter().flat_map(|resource| &resource.scope_spans).flat_map(|scope| &scope.spans)
+    {
+        let events = span.events().flat_map(|event| event.attributes()).count();
+        let links = span.links().flat_map(|link| link.attributes()).count();
+        let decoded = span.decode();
+        assert_eq!(span.attributes().count(), decoded.attributes.len());
+        assert_eq!(events, decoded.events.iter().map(|event| event.attributes.len()).sum::<usize>());
+        assert_eq!(links, decoded.links.iter().map(|link| link.attributes.len()).sum::<usize>());
     }
 }
 
