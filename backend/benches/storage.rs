@@ -199,6 +199,8 @@ fn write(store: &Arc<dyn Store>, traces: &[Arc<Trace>]) -> Result<Added> {
 fn config(dir: &Path) -> Config {
     let mut config = Config { data_dir: dir.to_owned(), ..Config::default() };
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // The corpus is of a fixed day.
+    config.retention.age = Duration::from_hours(24 * 36_500);
     (config.listen.api, config.listen.otlp_grpc, config.listen.otlp_http) = (any_port, any_port, any_port);
     config
 }

@@ -25,7 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 
 /// A block, or the filter beside one: everything that can be read of it.
 pub fn block(bytes: &[u8]) {
-    let _ = Filter::decode("fuzz", bytes);
+    let _ = Filter::decode("fuzz", &Bytes::copy_from_slice(bytes));
     let Ok(block) = Block::of_bytes("fuzz", Bytes::copy_from_slice(bytes)) else { return };
     let _ = (block.resources().is_ok(), block.scopes().is_ok(), block.verify());
     for (id, _) in block.trace_ids().unwrap_or_default() {

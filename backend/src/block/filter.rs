@@ -28,7 +28,8 @@ pub struct Filter {
     /// Ids that it was built from.
     count: u64,
     shape: FilterShape,
-    fingerprints: Box<[u16]>,
+    /// Little-endian, as in the file: a filter that was read is the buffer that it was read into.
+    fingerprints: Bytes,
 }
 
 /// Where in its file a filter has what it knows of an id: enough to ask it without having it in memory.
@@ -90,7 +91,8 @@ impl Filter {
         };
         // The library hands its fingerprints over as they lie in memory.
         let fingerprints = built.dma_fingerprints().as_chunks().0.iter().map(|pair| u16::from_ne_bytes(*pair));
-        let fingerprints = fingerprints.collect();
+        let fingerprints: Vec<u8> = fingerprints.flat_map(u16::to_le_bytes).collect();
+        let fingerprints = fingerprints.into();
         let shape = FilterShape { seed, segment_length, segment_count_length };
         Self { count: keys.len() as u64, shape, fingerprints }
     }
@@ -98,10 +100,12 @@ impl Filter {
     /// False if the block has no trace of this id; true if it has one, and by mistake for one other id in 65,536.
     pub fn contains(&self, id: &TraceId) -> bool {
         let hash = self.shape.hash(id);
-        let places = self.shape.places(hash);
-        let found = places
-            .iter()
-            .try_fold(fingerprint(hash), |rest, place| Some(rest ^ self.fingerprints.get(*place as usize)?));
+        let fingerprint_at = |place: u32| {
+            let (fingerprints, _) = self.fingerprints.as_chunks();
+            fingerprints.get(place as usize).map(|pair| u16::from_le_bytes(*pair))
+        };
+        let mut places = self.shape.places(hash).into_iter();
+        let found = places.try_fold(fingerprint(hash), |rest, place| Some(rest ^ fingerprint_at(place)?));
         found.is_none_or(|rest| rest == 0)
     }
 
@@ -117,12 +121,12 @@ impl Filter {
 
     /// Bytes that it takes in memory, and nearly so in its file.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.fingerprints.len() * 2
+        size_of::<Self>() + self.fingerprints.len()
     }
 
     /// The file; see `docs/format/block.md`.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.fingerprints.len() * 2);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.fingerprints.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.count.to_le_bytes());
@@ -131,7 +135,7 @@ impl Filter {
         bytes.extend_from_slice(&self.shape.segment_count_length.to_le_bytes());
         let header = bytes.len();
         bytes.extend_from_slice(&[0; 4]);
-        self.fingerprints.iter().for_each(|fingerprint| bytes.extend_from_slice(&fingerprint.to_le_bytes()));
+        bytes.extend_from_slice(&self.fingerprints);
         let checksum = checksum(&bytes);
         if let Some(field) = bytes.get_mut(header..header + 4) {
             field.copy_from_slice(&checksum.to_le_bytes());
@@ -140,7 +144,7 @@ impl Filter {
     }
 
     /// Reads the file; `path` names it in errors.
-    pub fn decode(path: &str, bytes: &[u8]) -> Result<Self, BlockError> {
+    pub fn decode(path: &str, bytes: &Bytes) -> Result<Self, BlockError> {
         let damaged = |what: &str| BlockError::damaged(path, what);
         let mut fields = Fields(bytes);
         let magic: Option<[u8; 8]> = fields.take();
@@ -160,18 +164,18 @@ impl Filter {
         if checksum(bytes) != expected {
             return Err(damaged("its checksum is another"));
         }
-        let (fingerprints, rest) = fields.0.as_chunks();
+        let (fingerprints, rest) = fields.0.as_chunks::<2>();
         let length = u64::from(segment_count_length) + 2 * u64::from(segment_length);
         if !rest.is_empty() || fingerprints.len() as u64 != length || fingerprints.len() > MAX_FINGERPRINTS {
             return Err(damaged("its length is not what its header says"));
         }
-        let fingerprints = fingerprints.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+        let fingerprints = bytes.slice(HEADER_BYTES..);
         Ok(Self { count, shape: FilterShape { seed, segment_length, segment_count_length }, fingerprints })
     }
 
     fn anything(count: usize) -> Self {
         let shape = FilterShape { seed: 0, segment_length: 0, segment_count_length: 0 };
-        Self { count: count as u64, shape, fingerprints: Box::new([]) }
+        Self { count: count as u64, shape, fingerprints: Bytes::new() }
     }
 }
 
@@ -237,9 +241,9 @@ mod tests {
     #[test]
     fn every_shorter_file_is_refused() {
         let encoded = Filter::of((0..100).map(id)).encode();
-        assert!(Filter::decode("f", &encoded).is_ok());
+        assert!(Filter::decode("f", &encoded.clone().into()).is_ok());
         for length in 0..encoded.len() {
-            let error = Filter::decode("f", &encoded[..length]).unwrap_err().to_string();
+            let error = Filter::decode("f", &encoded[..length].to_vec().into()).unwrap_err().to_string();
             assert!(error.starts_with("f is damaged"), "{error}");
         }
     }
@@ -248,7 +252,7 @@ mod tests {
     fn another_version_is_refused() {
         let mut encoded = Filter::of((0..100).map(id)).encode();
         encoded[8] = 7;
-        let error = Filter::decode("f", &encoded).unwrap_err();
+        let error = Filter::decode("f", &encoded.into()).unwrap_err();
         insta::assert_snapshot!(error, @r#"f has block format "7", this program reads format 1"#);
     }
 
@@ -257,7 +261,7 @@ mod tests {
         fn what_is_there_is_found(numbers in prop::collection::vec(any::<u128>(), 0..300)) {
             let ids = numbers.iter().map(|number| TraceId(number.to_be_bytes()));
             let filter = Filter::of(ids.clone());
-            let decoded = Filter::decode("f", &filter.encode()).unwrap();
+            let decoded = Filter::decode("f", &filter.encode().into()).unwrap();
             prop_assert_eq!(&decoded, &filter);
             for id in ids {
                 prop_assert!(decoded.contains(&id));
@@ -280,12 +284,12 @@ mod tests {
             let mut encoded = Filter::of((0..100).map(id)).encode();
             let at = at % encoded.len();
             encoded[at] ^= change;
-            prop_assert!(Filter::decode("f", &encoded).is_err());
+            prop_assert!(Filter::decode("f", &encoded.into()).is_err());
         }
 
         #[test]
         fn other_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Filter::decode("f", &bytes).is_err());
+            prop_assert!(Filter::decode("f", &bytes.into()).is_err());
         }
     }
 }

@@ -275,14 +275,14 @@ impl Blocks {
                 continue;
             }
             let others = list.of(&entry.summary.tenant).filter(|other| other.id() != entry.id());
-            let (lost, others): (Vec<_>, Vec<_>) = others.partition(|other| other.is_lost());
+            let (missing, others): (Vec<_>, Vec<_>) = others.partition(|other| other.is_lost());
             if !others.iter().all(|other| other.filter.is_known()) {
                 continue;
             }
             match self.shared_with(entry, &others, stop) {
                 Ok(Some(shared)) => {
                     // What a lost block has is found out when it can be read again.
-                    if lost.is_empty() {
+                    if missing.is_empty() {
                         self.remember(entry.id(), &shared);
                     }
                     found.push((entry.id(), shared));

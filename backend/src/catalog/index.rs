@@ -434,7 +434,9 @@ fn scalar(value: ValueRef<'_>) -> Option<Borrowed<'_>> {
 fn borrow(value: &Value<'_>, take: &mut impl FnMut(Option<Borrowed<'_>>)) {
     match value {
         Value::List(elements) if !elements.is_empty() => {
-            elements.iter().for_each(|element| take(comparable(element)));
+            for element in elements {
+                take(comparable(element));
+            }
         }
         value => take(comparable(value)),
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::live::{LiveSet, Trace, group_encoded};
 use crate::telemetry::chain;
 use crate::wal::{Frame, Log};
 
-/// Bytes of requests that are decoded together, and so are in memory twice.
+/// Bytes of requests that are decoded together; those of three rounds are in memory besides what is live.
 const ROUND_BYTES: usize = 4 << 20;
 
 /// Threads that decode.
@@ -65,6 +66,34 @@ impl Replay<'_> {
     /// Reads every frame from number `from` on.
     pub(super) fn run(&self, log: &Log, from: u64) -> Result<Replayed, ServerError> {
         let started = Instant::now();
+        let replayed = thread::scope(|scope| {
+            // While one round is inserted the next one is read and decoded.
+            let (to_insert, rounds) = sync_channel::<Vec<(Request, Vec<Trace>)>>(1);
+            let insert_all =
+                move || rounds.into_iter().flatten().all(|(request, traces)| self.insert(&request, traces));
+            let inserting = scope.spawn(insert_all);
+            let replayed = self.read(log, from, &to_insert);
+            drop(to_insert);
+            let all_inserted = inserting.join().map_err(|_| panicked())?;
+            Ok(Replayed { stopped: !all_inserted, ..replayed? })
+        })?;
+        if !replayed.stopped {
+            // What is damaged is set aside, and does not come any more.
+            self.applied.finish_below(log.next_sequence());
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let Replayed { frames, raw_bytes, .. } = replayed;
+        info!(from, frames, bytes = raw_bytes, seconds, traces = self.live.stats().traces, "log replayed");
+        Ok(replayed)
+    }
+
+    /// Reads and decodes the log; ends early when nothing is inserted any more.
+    fn read(
+        &self,
+        log: &Log,
+        from: u64,
+        to_insert: &SyncSender<Vec<(Request, Vec<Trace>)>>,
+    ) -> Result<Replayed, ServerError> {
         let mut replayed = Replayed::default();
         let (mut round, mut round_bytes) = (Vec::new(), 0);
         let flow = log.oldest_first(from, |frame| {
@@ -76,42 +105,39 @@ impl Replay<'_> {
                 return ControlFlow::Continue(());
             }
             round_bytes = 0;
-            match self.apply(&std::mem::take(&mut round), &mut replayed) {
-                Ok(()) if !replayed.stopped => ControlFlow::Continue(()),
-                outcome => ControlFlow::Break(outcome),
+            let sent = self.decode_round(std::mem::take(&mut round), &mut replayed).map(|round| to_insert.send(round));
+            match sent {
+                Ok(Ok(())) => ControlFlow::Continue(()),
+                // Nothing is inserted any more.
+                Ok(Err(_)) => ControlFlow::Break(Ok(())),
+                Err(error) => ControlFlow::Break(Err(error)),
             }
         });
         match flow.map_err(ServerError::Log)? {
             ControlFlow::Break(outcome) => outcome?,
-            ControlFlow::Continue(()) => self.apply(&round, &mut replayed)?,
+            ControlFlow::Continue(()) => {
+                let decoded = self.decode_round(round, &mut replayed)?;
+                // Nobody takes it where the replay is to end early.
+                let _stopped = to_insert.send(decoded);
+            }
         }
-        if !replayed.stopped {
-            // What is damaged is set aside, and does not come any more.
-            self.applied.finish_below(log.next_sequence());
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        let Replayed { frames, raw_bytes, .. } = replayed;
-        info!(from, frames, bytes = raw_bytes, seconds, traces = self.live.stats().traces, "log replayed");
         Ok(replayed)
     }
 
-    /// Decodes requests and inserts them in their order.
-    fn apply(&self, round: &[Request], replayed: &mut Replayed) -> Result<(), ServerError> {
+    /// The spans of requests, which stay in their order.
+    fn decode_round(
+        &self,
+        round: Vec<Request>,
+        replayed: &mut Replayed,
+    ) -> Result<Vec<(Request, Vec<Trace>)>, ServerError> {
         let part = round.len().div_ceil(DECODERS).max(1);
         let decoded = thread::scope(|scope| {
             let decoders: Vec<_> = round.chunks(part).map(|part| scope.spawn(|| self.decode(part))).collect();
             decoders.into_iter().map(thread::ScopedJoinHandle::join).collect::<Result<Vec<_>, _>>()
         });
-        let panicked = |_| ServerError::Thread { what: "the replay", source: io::Error::other("a decoder panicked") };
-        let decoded = decoded.map_err(panicked)?;
+        let decoded = decoded.map_err(|_| panicked())?;
         replayed.index_failed |= decoded.iter().any(|(_, indexed)| !indexed);
-        for (traces, request) in decoded.into_iter().flat_map(|(traces, _)| traces).zip(round) {
-            if !self.insert(request, traces) {
-                replayed.stopped = true;
-                break;
-            }
-        }
-        Ok(())
+        Ok(round.into_iter().zip(decoded.into_iter().flat_map(|(traces, _)| traces)).collect())
     }
 
     /// The spans of each request, and whether the catalog was told of all of them.
@@ -177,6 +203,10 @@ impl Request {
             Vec::new()
         })
     }
+}
+
+fn panicked() -> ServerError {
+    ServerError::Thread { what: "the replay", source: io::Error::other("one of its threads panicked") }
 }
 
 /// Tells the catalog of spans; false if it fails.

@@ -102,7 +102,7 @@ impl io::Write for MeteredUpload {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.upload.as_mut().map_or(Ok(()), |upload| upload.flush())
+        self.upload.as_mut().map_or(Ok(()), io::Write::flush)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Guarantee: a backend needs nothing but its bucket, and `coati-backend blocks …` works on one as on a directory.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests, helpers included")]
+#![expect(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
 #[path = "../store/buckets.rs"]
 mod buckets;

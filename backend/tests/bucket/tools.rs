@@ -96,7 +96,9 @@ fn the_tools_work_on_a_bucket(#[case] server: fn() -> Server) {
     let (sound, text) = blocks_tool("verify");
     assert!(!sound && text.contains(&format!("{}: is missing", first.filter_path())), "{text}");
     let manifests: Vec<String> = store.list("manifest/").unwrap().into_iter().map(|object| object.path).collect();
-    manifests.iter().for_each(|path| store.delete(path).unwrap());
+    for path in manifests {
+        store.delete(&path).unwrap();
+    }
     let (sound, text) = blocks_tool("list");
     assert!(!sound && text.contains("it has no manifest"), "{text}");
     let (sound, text) = blocks_tool("rebuild --write");

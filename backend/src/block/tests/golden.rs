@@ -145,7 +145,7 @@ fn the_golden_block_is_read() {
     let found: Vec<Trace> = block.traces().collect::<Result<_, _>>().unwrap();
     let traces = golden_traces();
     assert_eq!(found.len(), traces.len());
-    let filter = Filter::decode("block-v1.filter", filter).unwrap();
+    let filter = Filter::decode("block-v1.filter", &filter.to_vec().into()).unwrap();
     for (found, trace) in found.iter().zip(&traces) {
         assert_eq!(content(found), content(trace), "{}", trace.id);
         assert!(filter.contains(&trace.id));

@@ -86,8 +86,8 @@ fn assert_survives(traces: &[Arc<Trace>]) {
 
 #[test]
 fn read_in_parts_it_is_the_same() {
-    // Traces lie across the ends of parts, and of the row group.
-    let traces: Vec<_> = (0..20_000_u32)
+    // Traces lie across the ends of parts.
+    let traces: Vec<_> = (0..6_000_u32)
         .map(|number| {
             let mut id = [0; 16];
             id[..4].copy_from_slice(&number.to_be_bytes());
@@ -100,7 +100,7 @@ fn read_in_parts_it_is_the_same() {
         .collect();
     let (store, summary, _) = written(&traces);
     let block = Block::open(store as _, &summary).unwrap();
-    assert!(block.parquet().num_row_groups() > 1);
+    assert!(summary.spans > 40_000);
     let mut whole = block.traces();
     let mut in_parts = block.traces_in_parts();
     for trace in &traces {

@@ -296,10 +296,10 @@ fn what_is_lost_counts_as_lost_until_the_next_start() {
     two(&store);
     let files = lose(&store, 1);
     let blocks = open_with(&store, 1, &catalog).unwrap();
-    let lost = blocks.snapshot().blocks().find(|entry| entry.id() == block(1)).cloned().unwrap();
-    assert!(!lost.is_lost() && lost.may_contain(&trace(3)));
+    let gone = blocks.snapshot().blocks().find(|entry| entry.id() == block(1)).cloned().unwrap();
+    assert!(!gone.is_lost() && gone.may_contain(&trace(3)));
     blocks.warm(&AtomicBool::new(false));
-    assert!(lost.is_lost() && !lost.may_contain(&trace(2)) && blocks.is_warm());
+    assert!(gone.is_lost() && !gone.may_contain(&trace(2)) && blocks.is_warm());
     assert_eq!(blocks.metrics.lost.get(), 1);
     assert!(!blocks.snapshot().is_shared(TENANT, &trace(3)));
     // A block that comes now is held against the others only.

@@ -10,6 +10,7 @@ use arrow_array::{Array, StringArray};
 use foldhash::fast::RandomState;
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::basic::Encoding;
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::columns::Columns;
 use super::rows::{AttributeColumn, Rows, Tables};
@@ -270,7 +271,7 @@ impl TagReader<'_, '_> {
 
 /// Whether all values of a column are in a dictionary.
 fn has_dictionary(block: &Block, group: usize, name: &str) -> bool {
-    let chunks = block.parquet().row_groups().get(group).map(|group| group.columns()).unwrap_or_default();
+    let chunks = block.parquet().row_groups().get(group).map(RowGroupMetaData::columns).unwrap_or_default();
     let chunk = chunks.iter().find(|chunk| matches!(chunk.column_path().parts(), [root] if root == name));
     chunk.is_some_and(|chunk| {
         let encodings = chunk.page_encoding_stats_mask();

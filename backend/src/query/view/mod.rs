@@ -372,7 +372,9 @@ impl<V: Visitor> Scanning<'_, V> {
             looks.extend(helping.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic))));
             looks
         });
-        parts.into_iter().for_each(|part| self.visitor.join(part));
+        for part in parts {
+            self.visitor.join(part);
+        }
         looks
     }
 
