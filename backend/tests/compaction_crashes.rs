@@ -55,7 +55,9 @@ fn trace(number: u16) -> Trace {
         scope_schema_url: "".into(),
     };
     let (mut trace, batch) = (Trace::empty(TraceId(id)), Arc::new(batch));
-    [1, 2].into_iter().for_each(|number| trace.add(&batch, &span(number)));
+    for number in [1, 2] {
+        trace.add(&batch, &span(number));
+    }
     trace
 }
 

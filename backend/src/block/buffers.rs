@@ -263,7 +263,7 @@ impl Buffers {
 
 /// Sets the value of a row if there is one.
 #[inline]
-fn set<'a, V: super::pages::Values>(column: &mut Column<V>, row: usize, value: Option<V::Item<'a>>) {
+fn set<V: super::pages::Values>(column: &mut Column<V>, row: usize, value: Option<V::Item<'_>>) {
     if let Some(value) = value {
         column.set(row, value);
     }

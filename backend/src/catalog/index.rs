@@ -364,7 +364,9 @@ impl Observer<'_> {
 
     /// The same of messages.
     fn messages(&mut self, scope: Scope, attributes: &[KeyValue], hours: Hours) {
-        attributes.iter().for_each(|attribute| self.attribute(scope, &attribute.encode_to_vec(), hours));
+        for attribute in attributes {
+            self.attribute(scope, &attribute.encode_to_vec(), hours);
+        }
     }
 
     fn attribute(&mut self, scope: Scope, encoded: &[u8], hours: Hours) {

@@ -47,13 +47,11 @@ pub(super) fn merge_into(values: &mut Values, mut entry: &[u8]) -> Option<()> {
 pub(super) fn encode(values: &Values) -> Vec<Vec<u8>> {
     let mut entries: Vec<Vec<u8>> = Vec::new();
     for (value, hours) in values {
-        match entries.last_mut().filter(|entry| entry.len() < ENTRY_BYTES) {
-            Some(entry) => push(entry, value, *hours),
-            None => {
-                let mut entry = Vec::new();
-                push(&mut entry, value, *hours);
-                entries.push(entry);
-            }
+        if entries.last().is_none_or(|entry| entry.len() >= ENTRY_BYTES) {
+            entries.push(Vec::new());
+        }
+        if let Some(entry) = entries.last_mut() {
+            push(entry, value, *hours);
         }
     }
     entries
@@ -93,7 +91,9 @@ mod tests {
         fn what_is_written_is_read(values in prop::collection::btree_map(any_value(), (any::<u32>(), any::<u32>()), 0..50)) {
             let values: Values = values.into_iter().map(|(value, (first, last))| (value, Hours { first, last })).collect();
             let mut read = Values::new();
-            encode(&values).iter().for_each(|entry| merge_into(&mut read, entry).unwrap());
+            for entry in encode(&values) {
+                merge_into(&mut read, &entry).unwrap();
+            }
             prop_assert_eq!(read, values);
         }
 

@@ -67,7 +67,9 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
         }
         fail_point!("compact::merging");
         combined += u64::from(!next.is_empty());
-        next.into_iter().for_each(|later| trace.extend(later));
+        for later in next {
+            trace.extend(later);
+        }
         writer.push(&trace).map_err(failed)?;
         ids.push(trace.id);
     }

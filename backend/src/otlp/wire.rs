@@ -1,7 +1,7 @@
 //! The encoding of protobuf (<https://protobuf.dev/programming-guides/encoding/>), as far as OTLP has it.
 
 /// The fields of a message in their order. It ends early where the message is malformed; [`Self::is_whole`] tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
 }

@@ -14,11 +14,6 @@ impl MessageWriter {
         self.bytes
     }
 
-    /// Bytes so far.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// A text, bytes or an encoded message.
     pub fn bytes(&mut self, number: u8, value: &[u8]) {
         self.key(number, &Wire::Bytes(value));

@@ -94,7 +94,9 @@ fn read_in_parts_it_is_the_same() {
             let spans: Vec<_> = (1..=7).map(|place| span(0, place, place / 2, u64::from(number) * 10)).collect();
             let mut trace = Trace::empty(TraceId(id));
             let (batch, spans) = batch(["shop", "cart"][number as usize % 2], spans);
-            spans.into_iter().for_each(|span| trace.add(&batch, &Span { trace_id: id.to_vec(), ..span }));
+            for span in spans {
+                trace.add(&batch, &Span { trace_id: id.to_vec(), ..span });
+            }
             Arc::new(trace)
         })
         .collect();

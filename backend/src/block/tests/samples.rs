@@ -70,7 +70,9 @@ pub(super) fn trace(id: u8, batches: Vec<Sent>) -> Arc<Trace> {
 fn of_batches(id: TraceId, batches: Vec<Sent>) -> Arc<Trace> {
     let mut trace = Trace::empty(id);
     for (batch, spans) in batches {
-        spans.into_iter().for_each(|span| trace.add(&batch, &Span { trace_id: id.0.to_vec(), ..span }));
+        for span in spans {
+            trace.add(&batch, &Span { trace_id: id.0.to_vec(), ..span });
+        }
     }
     Arc::new(trace)
 }
