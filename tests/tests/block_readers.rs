@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use coati_backend::block::{BlockId, NewBlock, write_block};
-use coati_backend::live::{Limits, LiveSet, group};
+use coati_backend::live::{Limits, LiveSet, group_message};
 use coati_backend::store::MemoryStore;
 use coati_backend::store::Store;
 use coati_tests::tools::{tool, workspace};
@@ -50,7 +50,7 @@ fn others_find_what_was_sent() -> Result<()> {
 
     let live = LiveSet::new(Limits { total_bytes: 1 << 30, ..Limits::default() });
     for request in &requests {
-        live.insert("t", group(request.clone()), START, 1);
+        live.insert("t", group_message(request), START, 1);
     }
     let mut traces = live.snapshot("t");
     traces.sort_unstable_by_key(|trace| trace.id);
