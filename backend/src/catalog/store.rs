@@ -86,11 +86,20 @@ impl Catalog for SledCatalog {
                 let NameKey { tenant, scope, name } = NameKey::parse(&key).ok_or_else(|| malformed("names", &key))?;
                 visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value: None, hours });
             }
-            for entry in &trees.values {
+            // Entries of one name stand together.
+            let mut entries = trees.values.iter().peekable();
+            while let Some(entry) = entries.next() {
                 let (key, entry) = entry.map_err(CatalogError::Store)?;
-                let NameKey { tenant, scope, name } = NameKey::parse(&key).ok_or_else(|| malformed("values", &key))?;
+                let name_key = NameKey::parse(&key).ok_or_else(|| malformed("values", &key))?;
                 let mut found = Values::new();
                 values::merge_into(&mut found, &entry).ok_or_else(|| malformed("values", &entry))?;
+                let is_same = |next: &sled::Result<(IVec, IVec)>| {
+                    next.as_ref().is_ok_and(|(key, _)| NameKey::parse(key).as_ref() == Some(&name_key))
+                };
+                while let Some(Ok((_, entry))) = entries.next_if(is_same) {
+                    values::merge_into(&mut found, &entry).ok_or_else(|| malformed("values", &entry))?;
+                }
+                let NameKey { tenant, scope, name } = name_key;
                 for (value, hours) in found {
                     visit.borrow_mut()(tenant, Seen { scope, name: name.to_owned(), value: Some(value), hours });
                 }
@@ -195,6 +204,7 @@ fn is_within(stored: &IVec, within: Option<Hours>, tree: &'static str) -> Result
 
 // === keys and values; lengths go first, so that no name is the prefix of another one's key ===
 
+#[derive(Eq, PartialEq)]
 struct NameKey<'a> {
     tenant: &'a str,
     scope: Scope,

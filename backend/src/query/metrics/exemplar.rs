@@ -1,5 +1,6 @@
 //! Spans that stand for a series: a click on one opens its trace.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use coati_common::wellknown::resource::SERVICE_NAME;
@@ -39,7 +40,15 @@ struct Candidate {
 
 impl Candidate {
     fn precedes(&self, other: &Self) -> bool {
-        (self.rank, &self.exemplar.labels) < (other.rank, &other.exemplar.labels)
+        self.rank.cmp(&other.rank).then_with(|| self.exemplar.order(&other.exemplar)).is_lt()
+    }
+}
+
+impl Exemplar {
+    /// By start, then by whatever tells them apart: a span with several events has several values.
+    fn order(&self, other: &Self) -> Ordering {
+        let by_span = (self.start_ns, &self.labels).cmp(&(other.start_ns, &other.labels));
+        by_span.then_with(|| self.value.total_cmp(&other.value))
     }
 }
 
@@ -76,7 +85,7 @@ impl Exemplars {
     /// By start.
     pub(super) fn into_sorted(self) -> Vec<Exemplar> {
         let mut all: Vec<_> = self.0.into_values().flatten().map(|candidate| candidate.exemplar).collect();
-        all.sort_by(|a, b| (a.start_ns, &a.labels).cmp(&(b.start_ns, &b.labels)));
+        all.sort_by(Exemplar::order);
         all
     }
 }
