@@ -35,6 +35,7 @@ use crate::catalog::Catalog;
 use crate::live::LiveSet;
 use crate::telemetry::{Metrics, Readiness, RequestLabels};
 use crate::tenant::Tenancy;
+use crate::config::QueryConfig;
 use error::ApiError;
 
 /// Most queries that run at a time. Each may take a thread for what blocks.
@@ -57,6 +58,7 @@ pub struct ApiState {
     clock: fn() -> SystemTime,
 }
 
+    limits: QueryConfig,
 impl ApiState {
     /// All that the API needs. As many queries run at a time as there are cores, but at most [`MAX_QUERIES`];
     /// others wait.
@@ -69,7 +71,14 @@ impl ApiState {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let permits = Arc::new(Semaphore::new(cores.min(MAX_QUERIES)));
-        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
+        let limits = QueryConfig::default();
+        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, clock: SystemTime::now }
+    }
+
+    /// What one query may take.
+    #[must_use]
+    pub fn with_limits(self, limits: QueryConfig) -> Self {
+        Self { limits, ..self }
     }
 
     /// Answers from blocks too. Until they are there, queries are refused.

@@ -181,7 +181,7 @@ fn field(expr: &FieldExpr) -> Checked<Type> {
                 FieldExpr::Field(Field::Intrinsic(intrinsic)) => {
                     Err(invalid_part(format!("{intrinsic} = nil is never true: every span has intrinsics"), expr))
                 }
-                FieldExpr::Field(Field::Attribute(Attribute { scope: Scope::Resource, name, .. }))
+                FieldExpr::Field(Field::Attribute(Attribute { scope: Scope::Resource, name, parent: false }))
                     if name == "service.name" =>
                 {
                     let message = "resource.service.name = nil is never true: every resource has a service name";
@@ -259,9 +259,7 @@ fn literal_type(literal: &Literal) -> Type {
 
 fn field_type(field: &Field) -> Checked<Type> {
     let intrinsic = match field {
-        Field::Attribute(Attribute { parent: true, .. }) | Field::Intrinsic(Intrinsic::Parent) => {
-            return Err(TraceQlError::Unsupported("parent".to_owned()));
-        }
+        Field::Intrinsic(Intrinsic::Parent) => return Err(TraceQlError::Unsupported("parent".to_owned())),
         Field::Attribute(_) => return Ok(Type::Unknown),
         Field::Intrinsic(intrinsic) => intrinsic,
     };
