@@ -8,7 +8,9 @@ use http::{HeaderMap, Uri};
 
 use super::ApiState;
 use super::error::ApiError;
+use super::llm;
 use super::params::Params;
+use super::respond::Format;
 use super::tempopb::{
     MetadataMetrics, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse, SearchTagsV2Response,
     SearchTagsV2Scope, TagValue,
@@ -119,6 +121,15 @@ pub(super) async fn values_v2(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
+    let format = Format::of(&headers);
+    if format.llm {
+        let tenant = state.tenant(&headers)?;
+        let answer = state.run(move |state, work| {
+            let found = tag_values_v2(state, &tenant, &name, &Params::of(&uri)?, work)?;
+            Ok(format.answer_llm(&llm::tag_values(&found)))
+        });
+        return answer.await?;
+    }
     let job = move |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
         tag_values_v2(state, tenant, &name, params, work)
     };

@@ -3,6 +3,7 @@
 mod blocks;
 mod drilldown;
 mod grpc;
+mod mcp;
 mod metrics;
 mod search;
 mod tags;
@@ -20,12 +21,12 @@ use rstest::rstest;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::*;
 use axum::response::IntoResponse;
 
+use super::*;
 use crate::catalog::{Hours, MemoryCatalog, Scope, Seen, TagValue};
-use crate::live::Limits;
 use crate::config::ByteSize;
+use crate::live::Limits;
 use crate::query::fixture;
 use crate::tenant::SINGLE_TENANT;
 
@@ -152,6 +153,18 @@ async fn shows_its_status_and_metrics() {
             assert!(body.contains(count), "{body}");
         }
     }
+}
+
+#[tokio::test]
+async fn its_paths_are_told_and_all_there() {
+    let (status, _, body) = get("/status/endpoints").await;
+    assert_eq!((status, body.lines().count()), (200, PATHS.len()));
+    for path in body.lines() {
+        let (status, _, text) = get(&path.replace("{id}", "1").replace("{*rest}", "a/values")).await;
+        assert!(path == "/api/mcp" || text != "404 page not found", "{path}: {status}");
+    }
+    assert!(get("/status/version").await.2.contains("Tempo's API, version 2."));
+    assert_eq!(get("/status/services").await.2, "coati-backend: Running\n");
 }
 
 // Errors.
