@@ -68,6 +68,21 @@ struct Flags {
     /// Requests in work at once [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     max_in_flight_bytes: Option<String>,
+    /// Longest time that a query may take [default: 2m]
+    #[arg(long, value_name = "TIME")]
+    query_max_duration: Option<String>,
+    /// Most memory and storage that a query may look at [default: 1024GiB]
+    #[arg(long, value_name = "SIZE")]
+    query_max_read_bytes: Option<String>,
+    /// Memory for the answer to a search [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    query_max_answer_bytes: Option<String>,
+    /// Memory for what a metrics query counts [default: 32MiB]
+    #[arg(long, value_name = "SIZE")]
+    query_max_metrics_bytes: Option<String>,
+    /// Whether /api/mcp offers queries to language models: `true` or `false` [default: false]
+    #[arg(long, value_name = "BOOL")]
+    query_mcp: Option<String>,
     /// Whether X-Scope-OrgID names the tenant: `true` or `false` [default: false]
     #[arg(long, value_name = "BOOL")]
     multitenancy: Option<String>,
@@ -174,6 +189,11 @@ impl Flags {
             "cut-max-wait" => &self.cut_max_wait,
             "max-request-bytes" => &self.max_request_bytes,
             "max-in-flight-bytes" => &self.max_in_flight_bytes,
+            "query-max-duration" => &self.query_max_duration,
+            "query-max-read-bytes" => &self.query_max_read_bytes,
+            "query-max-answer-bytes" => &self.query_max_answer_bytes,
+            "query-max-metrics-bytes" => &self.query_max_metrics_bytes,
+            "query-mcp" => &self.query_mcp,
             "multitenancy" => &self.multitenancy,
             "log-level" => &self.log_level,
             "storage-backend" => &self.storage_backend,
@@ -291,8 +311,8 @@ mod tests {
         for setting in SETTINGS {
             let value = match setting {
                 "data-dir" => "/x",
-                "retention" | "cut-idle" | "cut-max-age" | "cut-max-wait" => "1h",
-                "multitenancy" | "s3-insecure" | "s3-forcepathstyle" => "true",
+                "retention" | "cut-idle" | "cut-max-age" | "cut-max-wait" | "query-max-duration" => "1h",
+                "multitenancy" | "query-mcp" | "s3-insecure" | "s3-forcepathstyle" => "true",
                 "storage-backend" => "s3",
                 "compaction" => "false",
                 "log-level" => "trace",

@@ -61,13 +61,14 @@ pub fn otlp_json(bytes: &[u8]) {
     let _ = json::decode(bytes);
 }
 
-/// A query; what was read prints as something that reads the same.
+/// A query; what was read prints as something that reads the same, what was not is shown with its error.
 pub fn traceql(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = traceql::filter_of_unfinished(text);
     let _ = traceql::parse_field(text);
-    if let Ok(query) = traceql::parse(text) {
-        assert_eq!(traceql::parse(&query.to_string()).ok(), Some(query), "{text}");
+    match traceql::parse(text) {
+        Ok(query) => assert_eq!(traceql::parse(&query.to_string()).ok(), Some(query), "{text}"),
+        Err(error) => assert!(error.shown_in(text).starts_with(&error.to_string()), "{text}"),
     }
 }
 

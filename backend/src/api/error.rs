@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -5,7 +7,8 @@ use thiserror::Error;
 
 use crate::blocks::BlocksError;
 use crate::catalog::CatalogError;
-use crate::query::SearchError;
+use crate::config::ByteSize;
+use crate::query::{SearchError, go_duration};
 use crate::telemetry::chain;
 use crate::tenant::TenantError;
 
@@ -45,9 +48,28 @@ pub(super) enum ApiError {
         /// The limit.
         max_bytes: usize,
     },
+    /// The query takes longer than it may.
+    #[error("query takes longer than {}: narrow its time range, or ask for less", go_duration(nanos(*.limit)))]
+    TooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The query reads more than it may.
+    #[error("query reads more than {limit}: narrow its time range, or ask for less")]
+    TooMuchRead {
+        /// The limit.
+        limit: ByteSize,
+    },
+    /// Others ran for as long as a query may wait.
+    #[error("too many queries run at the moment")]
+    Busy,
     /// The thread that worked on the request ended before it was done.
     #[error("query was stopped")]
     Stopped,
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 impl From<SearchError> for ApiError {
@@ -83,7 +105,9 @@ impl IntoResponse for ApiError {
             Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
-            Self::TooLarge | Self::TooMuch { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooLarge | Self::TooMuch { .. } | Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMuchRead { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Blocks(_) | Self::Starting => StatusCode::SERVICE_UNAVAILABLE,
             Self::Catalog(_) | Self::Stopped | Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
         };

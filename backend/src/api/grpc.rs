@@ -5,7 +5,6 @@
 //! status with the text that HTTP answers with.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::AtomicBool;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -27,6 +26,7 @@ use super::tempopb::{
     SearchTagValuesRequest, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsRequest, SearchTagsResponse,
     SearchTagsV2Response, TraceSearchMetadata,
 };
+use super::work::Work;
 use super::{metrics, search, tags};
 use crate::query::{TraceMatch, search_in_parts};
 use crate::tenant::TenantError;
@@ -55,13 +55,10 @@ pub(super) async fn call(State(state): State<ApiState>, Path(method): Path<Strin
 }
 
 /// What a method does: it answers a message of one type with messages of another.
-trait Method<In, Out>:
-    Fn(&ApiState, &str, In, &AtomicBool, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static
-{
-}
+trait Method<In, Out>: Fn(&ApiState, &str, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static {}
 
 impl<In, Out, F> Method<In, Out> for F where
-    F: Fn(&ApiState, &str, In, &AtomicBool, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static
+    F: Fn(&ApiState, &str, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static
 {
 }
 
@@ -103,9 +100,7 @@ where
             let method = method.ok_or_else(|| Status::internal("called twice"))?;
             // As over HTTP, an answer waits in memory for a slow client, so that the client stops no other query.
             let (sender, receiver) = unbounded_channel();
-            tokio::spawn(run(state, sender, move |state, cancelled, emit| {
-                method(state, &tenant, message, cancelled, emit)
-            }));
+            tokio::spawn(run(state, sender, move |state, work, emit| method(state, &tenant, message, work, emit)));
             Ok(tonic::Response::new(UnboundedReceiverStream::new(receiver)))
         })
     }
@@ -115,13 +110,12 @@ where
 async fn run<Out: Message + 'static>(
     state: ApiState,
     sender: UnboundedSender<Result<Out, Status>>,
-    job: impl FnOnce(&ApiState, &AtomicBool, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static,
+    job: impl FnOnce(&ApiState, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static,
 ) {
     let messages = sender.clone();
-    let work =
-        state.run(move |state, cancelled| job(state, cancelled, &mut |message| messages.send(Ok(message)).is_ok()));
+    let done = state.run(move |state, work| job(state, work, &mut |message| messages.send(Ok(message)).is_ok()));
     tokio::select! {
-        done = work => {
+        done = done => {
             if let Err(error) = done.flatten() {
                 // Fails only if the client has left.
                 _ = sender.send(Err(status(&error)));
@@ -136,7 +130,10 @@ fn status(error: &ApiError) -> Status {
         ApiError::BadRequest(_) | ApiError::Tenant(TenantError::Invalid | TenantError::Multiple) => {
             Code::InvalidArgument
         }
-        ApiError::TooLarge | ApiError::TooMuch { .. } => Code::ResourceExhausted,
+        ApiError::TooLarge | ApiError::TooMuch { .. } | ApiError::TooMuchRead { .. } | ApiError::Busy => {
+            Code::ResourceExhausted
+        }
+        ApiError::TooSlow { .. } => Code::DeadlineExceeded,
         ApiError::Tenant(TenantError::Missing) => Code::Unauthenticated,
         ApiError::NoSuchPath | ApiError::NoSuchTrace => Code::NotFound,
         ApiError::Blocks(_) | ApiError::Starting => Code::Unavailable,
@@ -161,11 +158,11 @@ fn search(
     state: &ApiState,
     tenant: &str,
     asked: SearchRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, SearchResponse>,
 ) -> Result<(), ApiError> {
     let milliseconds = |name, millis: u32| (name, if millis == 0 { String::new() } else { format!("{millis}ms") });
-    let request = search::request(&params([
+    let asked = params([
         ("q", asked.query),
         ("tags", logfmt(&asked.tags)),
         milliseconds("minDuration", asked.min_duration_ms),
@@ -174,7 +171,8 @@ fn search(
         number("start", asked.start),
         number("end", asked.end),
         number("spss", asked.spans_per_span_set),
-    ]))?;
+    ]);
+    let request = search::request(&asked, &state.limits)?;
     // If the query is asked again, what was sent stays sent.
     let mut sent = HashSet::new();
     let mut tell = |traces: Vec<TraceMatch>, progress| {
@@ -195,7 +193,7 @@ fn search(
         }
         message.traces.is_empty() || emit(message)
     };
-    let done = state.query(tenant, |view| search_in_parts(view, &request, cancelled, &mut tell))?;
+    let done = state.query(tenant, work, |view| search_in_parts(view, &request, work.stop(), &mut tell))?;
     // The last one says that all is done, even if nothing was found.
     emit(SearchResponse { traces: Vec::new(), metrics: Some(search::metrics(done)) });
     Ok(())
@@ -247,10 +245,10 @@ fn search_tags(
     state: &ApiState,
     tenant: &str,
     asked: SearchTagsRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, SearchTagsResponse>,
 ) -> Result<(), ApiError> {
-    let SearchTagsResponse { tag_names, metrics } = tags::tag_names(state, tenant, &tags_params(asked), cancelled)?;
+    let SearchTagsResponse { tag_names, metrics } = tags::tag_names(state, tenant, &tags_params(asked), work)?;
     in_parts(tag_names, String::len, |tag_names| emit(SearchTagsResponse { tag_names, metrics }));
     Ok(())
 }
@@ -259,10 +257,10 @@ fn search_tags_v2(
     state: &ApiState,
     tenant: &str,
     asked: SearchTagsRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, SearchTagsV2Response>,
 ) -> Result<(), ApiError> {
-    let SearchTagsV2Response { scopes, metrics } = tags::tag_names_v2(state, tenant, &tags_params(asked), cancelled)?;
+    let SearchTagsV2Response { scopes, metrics } = tags::tag_names_v2(state, tenant, &tags_params(asked), work)?;
     in_parts(scopes, Message::encoded_len, |scopes| emit(SearchTagsV2Response { scopes, metrics }));
     Ok(())
 }
@@ -282,11 +280,11 @@ fn search_tag_values(
     state: &ApiState,
     tenant: &str,
     asked: SearchTagValuesRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, SearchTagValuesResponse>,
 ) -> Result<(), ApiError> {
     let (name, params) = values_params(asked);
-    let found = tags::tag_values(state, tenant, &name, &params, cancelled)?;
+    let found = tags::tag_values(state, tenant, &name, &params, work)?;
     let SearchTagValuesResponse { tag_values, metrics } = found;
     in_parts(tag_values, String::len, |tag_values| emit(SearchTagValuesResponse { tag_values, metrics }));
     Ok(())
@@ -296,11 +294,11 @@ fn search_tag_values_v2(
     state: &ApiState,
     tenant: &str,
     asked: SearchTagValuesRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, SearchTagValuesV2Response>,
 ) -> Result<(), ApiError> {
     let (name, params) = values_params(asked);
-    let found = tags::tag_values_v2(state, tenant, &name, &params, cancelled)?;
+    let found = tags::tag_values_v2(state, tenant, &name, &params, work)?;
     let SearchTagValuesV2Response { tag_values, metrics } = found;
     in_parts(tag_values, Message::encoded_len, |tag_values| emit(SearchTagValuesV2Response { tag_values, metrics }));
     Ok(())
@@ -310,7 +308,7 @@ fn query_range(
     state: &ApiState,
     tenant: &str,
     asked: QueryRangeRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, QueryRangeResponse>,
 ) -> Result<(), ApiError> {
     // Times are nanoseconds here, however few of them; a step of 0 is none.
@@ -323,7 +321,7 @@ fn query_range(
         number("exemplars", asked.exemplars),
         number("maxSeries", asked.max_series),
     ]);
-    let QueryRangeResponse { series, metrics, status, message } = metrics::range(state, tenant, &params, cancelled)?;
+    let QueryRangeResponse { series, metrics, status, message } = metrics::range(state, tenant, &params, work)?;
     in_parts(series, Message::encoded_len, |series| {
         emit(QueryRangeResponse { series, metrics, status, message: message.clone() })
     });
@@ -334,11 +332,11 @@ fn query_instant(
     state: &ApiState,
     tenant: &str,
     asked: QueryInstantRequest,
-    cancelled: &AtomicBool,
+    work: &Work,
     emit: Emit<'_, QueryInstantResponse>,
 ) -> Result<(), ApiError> {
     let params = params([("q", asked.query), ("start", padded(asked.start)), ("end", padded(asked.end))]);
-    let answer = metrics::instant(state, tenant, &params, cancelled)?;
+    let answer = metrics::instant(state, tenant, &params, work)?;
     // Of several messages clients would keep the last one only.
     if answer.encoded_len() > MAX_MESSAGE_BYTES {
         return Err(ApiError::TooLarge);

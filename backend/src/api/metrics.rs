@@ -1,7 +1,5 @@
 //! `/api/metrics/query_range` and `/api/metrics/query`.
 
-use std::sync::atomic::AtomicBool;
-
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Uri};
@@ -15,6 +13,8 @@ use super::search::metrics;
 use super::tempopb::{
     Exemplar, InstantSeries, PartialStatus, QueryInstantResponse, QueryRangeResponse, Sample, TimeSeries,
 };
+use super::work::Work;
+use crate::config::QueryConfig;
 use crate::query::{
     self, Intervals, Label, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Progress, Series, default_step,
     go_duration, query_metrics,
@@ -26,9 +26,6 @@ const MAX_RANGE_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
 /// Most intervals.
 const MAX_INTERVALS: u64 = 10_000;
-
-/// Most memory for what a query has counted so far.
-const MAX_BYTES: usize = 32 << 20;
 
 pub(super) async fn query_range(
     State(state): State<ApiState>,
@@ -47,12 +44,12 @@ pub(super) fn range(
     state: &ApiState,
     tenant: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<QueryRangeResponse, ApiError> {
     let asked = Asked::of(params, state.now_ns())?;
     let step = step(params)?.unwrap_or_else(|| default_step(asked.start, asked.end));
-    let request = asked.request(Some(step))?;
-    let result = state.query(tenant, |view| query_metrics(view, &request, cancelled))?;
+    let request = asked.request(Some(step), &state.limits)?;
+    let result = state.query(tenant, work, |view| query_metrics(view, &request, work.stop()))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().map(|series| time_series(series, &request.intervals));
     Ok(QueryRangeResponse {
@@ -68,10 +65,10 @@ pub(super) fn instant(
     state: &ApiState,
     tenant: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<QueryInstantResponse, ApiError> {
-    let request = Asked::of(params, state.now_ns())?.request(None)?;
-    let result = state.query(tenant, |view| query_metrics(view, &request, cancelled))?;
+    let request = Asked::of(params, state.now_ns())?.request(None, &state.limits)?;
+    let result = state.query(tenant, work, |view| query_metrics(view, &request, work.stop()))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().filter_map(|series| {
         Some(InstantSeries { value: *series.values.first()?, labels: series.labels.into_iter().map(label).collect() })
@@ -106,7 +103,7 @@ impl<'p> Asked<'p> {
     }
 
     /// Checks and compiles; without a step the whole range is one interval.
-    fn request(self, step: Option<u64>) -> Result<MetricsRequest, ApiError> {
+    fn request(self, step: Option<u64>, limits: &QueryConfig) -> Result<MetricsRequest, ApiError> {
         let Self { query, start, end, exemplars, max_series } = self;
         if start >= end {
             return Err(ApiError::bad("end must be greater than start"));
@@ -129,7 +126,8 @@ impl<'p> Asked<'p> {
             }
             Some(step) => Intervals::range(start, end, step),
         };
-        Ok(MetricsRequest { plan: plan_of(query)?, intervals, exemplars, max_series, max_bytes: MAX_BYTES })
+        let max_bytes = limits.max_metrics_bytes.as_usize();
+        Ok(MetricsRequest { plan: plan_of(query)?, intervals, exemplars, max_series, max_bytes })
     }
 }
 
@@ -143,7 +141,7 @@ fn count(params: &Params, name: &str) -> Result<usize, ApiError> {
 fn plan_of(text: &str) -> Result<MetricsPlan, ApiError> {
     let query = traceql::parse(text).map_err(|error| match error {
         TraceQlError::TooLong { .. } => ApiError::bad(error.to_string()),
-        error => ApiError::bad(format!("compiling query: {error}")),
+        error => ApiError::bad(format!("compiling query: {}", error.shown_in(text))),
     })?;
     let plan = MetricsPlan::new(&query).map_err(|error| ApiError::bad(format!("compiling query: {error}")))?;
     plan.ok_or_else(|| ApiError::bad("not a metrics query"))

@@ -8,8 +8,11 @@
 mod error;
 mod grpc;
 mod json;
+mod llm;
+mod mcp;
 mod metrics;
 mod params;
+mod part;
 mod range;
 mod render;
 mod respond;
@@ -32,6 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::blocks::Blocks;
 use crate::catalog::Catalog;
+use crate::config::QueryConfig;
 use crate::live::LiveSet;
 use crate::telemetry::{Metrics, Readiness, RequestLabels};
 use crate::tenant::Tenancy;
@@ -54,6 +58,7 @@ pub struct ApiState {
     metrics: Arc<Metrics>,
     /// One for each query that may run at a time.
     permits: Arc<Semaphore>,
+    limits: QueryConfig,
     clock: fn() -> SystemTime,
 }
 
@@ -69,7 +74,14 @@ impl ApiState {
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let permits = Arc::new(Semaphore::new(cores.min(MAX_QUERIES)));
-        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, clock: SystemTime::now }
+        let limits = QueryConfig::default();
+        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, clock: SystemTime::now }
+    }
+
+    /// What one query may take.
+    #[must_use]
+    pub fn with_limits(self, limits: QueryConfig) -> Self {
+        Self { limits, ..self }
     }
 
     /// Answers from blocks too. Until they are there, queries are refused.
@@ -85,12 +97,39 @@ impl ApiState {
     }
 }
 
-/// The routes of port 3200.
+/// What can be asked on port 3200.
+const PATHS: [&str; 19] = [
+    "/ready",
+    "/metrics",
+    "/status",
+    "/status/version",
+    "/status/services",
+    "/status/endpoints",
+    "/api/echo",
+    "/api/status/buildinfo",
+    "/api/traces/{id}",
+    "/api/v2/traces/{id}",
+    "/api/search",
+    "/api/metrics/query_range",
+    "/api/metrics/query",
+    "/api/search/tags",
+    "/api/v2/search/tags",
+    // A tag may contain a slash, so what is left of `/values` is cut off by hand.
+    "/api/search/tag/{*rest}",
+    "/api/v2/search/tag/{*rest}",
+    "/api/mcp",
+    "/tempopb.StreamingQuerier/{method}",
+];
+
+/// The routes of port 3200, which are those of [`PATHS`].
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/ready", any(status::ready))
         .route("/metrics", any(status::metrics))
         .route("/status", any(status::status))
+        .route("/status/version", any(status::version))
+        .route("/status/services", any(status::services))
+        .route("/status/endpoints", any(status::endpoints))
         .route("/api/echo", any(status::echo))
         .route("/api/status/buildinfo", any(status::build_info))
         .route("/api/traces/{id}", any(traces::by_id))
@@ -103,6 +142,7 @@ pub fn router(state: ApiState) -> Router {
         // A tag may contain a slash, so what is left of `/values` is cut off by hand.
         .route("/api/search/tag/{*rest}", any(tags::values))
         .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route("/api/mcp", any(mcp::call))
         .route("/tempopb.StreamingQuerier/{method}", any(grpc::call))
         .route_layer(from_fn_with_state(state.clone(), measure))
         .fallback(async || ApiError::NoSuchPath)

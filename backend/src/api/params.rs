@@ -61,6 +61,22 @@ impl Params {
         }
     }
 
+    /// How many traces are left out.
+    pub(super) fn offset(&self) -> Result<usize, ApiError> {
+        let Some(text) = self.get("offset") else { return Ok(0) };
+        let offset = go_integer("Atoi", text).map_err(|error| ApiError::bad(format!("invalid offset: {error}")))?;
+        usize::try_from(offset).map_err(|_| ApiError::bad("invalid offset: must be a non-negative number"))
+    }
+
+    /// True or false; false if it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            Some("true" | "1") => Ok(true),
+            None | Some("false" | "0") => Ok(false),
+            Some(other) => Err(ApiError::bad(format!("invalid {name}: {other}, expecting true or false"))),
+        }
+    }
+
     /// Spans for each spanset; 0 for all.
     pub(super) fn spans_per_spanset(&self) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.get("spss") else { return Ok(None) };

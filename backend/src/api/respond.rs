@@ -14,6 +14,7 @@ use super::json::ToJson;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/protobuf");
+const LLM: HeaderValue = HeaderValue::from_static("application/vnd.grafana.llm+json");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// Shorter answers are sent as they are, in bytes.
@@ -24,12 +25,15 @@ const COMPRESSED_FROM: usize = 1024;
 pub(super) struct Format {
     protobuf: bool,
     gzip: bool,
+    /// Whether JSON that language models read easily is wanted, where there is one.
+    pub(super) llm: bool,
 }
 
 impl Format {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         Self {
             protobuf: accepts(headers, &ACCEPT, "application/protobuf"),
+            llm: accepts(headers, &ACCEPT, "application/vnd.grafana.llm"),
             gzip: accepts(headers, &ACCEPT_ENCODING, "gzip"),
         }
     }
@@ -43,6 +47,15 @@ impl Format {
     pub(super) fn answer_as(self, message: &impl Message, json: &impl ToJson) -> Response {
         let (content_type, body) =
             if self.protobuf { (PROTOBUF, message.encode_to_vec()) } else { (JSON, json.to_json().into_bytes()) };
+        self.send(content_type, body)
+    }
+
+    /// JSON that language models read easily.
+    pub(super) fn answer_llm(self, json: &serde_json::Value) -> Response {
+        self.send(LLM, json.to_string().into_bytes())
+    }
+
+    fn send(self, content_type: HeaderValue, body: Vec<u8>) -> Response {
         let compressed = if self.gzip && body.len() >= COMPRESSED_FROM { compress(&body) } else { None };
         let encoded = compressed.is_some();
         let mut response = Response::new(Body::from(compressed.unwrap_or(body)));

@@ -1,39 +1,48 @@
 //! `/api/search`.
 
-use std::sync::atomic::AtomicBool;
-
 use axum::extract::State;
 use axum::response::Response;
+use http::header::HeaderName;
 use http::{HeaderMap, Uri};
 
 use super::ApiState;
 use super::error::ApiError;
 use super::params::Params;
 use super::tempopb::{SearchMetrics, SearchResponse, ServiceStats, Span, SpanSet, TraceSearchMetadata};
-use crate::query::{self, Plan, Progress, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
+use super::work::{PARTIAL, Work};
+use crate::config::QueryConfig;
+use crate::query::{self, Order, OrderBy, Plan, Progress, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
 use crate::traceql::{self, TraceQlError};
+
+/// How many traces match, if `total=true` asks for it.
+const TOTAL_TRACES: HeaderName = HeaderName::from_static("coati-total-traces");
 
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 262_144;
 const DEFAULT_SPANS_PER_SPANSET: usize = 3;
 const MAX_SPANS_PER_SPANSET: usize = 100;
-/// Most memory for the traces of an answer.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// Longest window, seconds.
 const MAX_RANGE: u64 = 168 * 3_600;
 
 pub(super) async fn search(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
-    let job = |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
-        let request = request(params)?;
-        let result = state.query(tenant, |view| query::search(view, &request, cancelled))?;
+    let job = |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
+        let request = request(params, &state.limits)?;
+        let result = state.query(tenant, work, |view| query::search(view, &request, work.stop()))?;
+        // The message has no field for these, and clients refuse fields that they do not know.
+        if result.skipped > 0 {
+            work.note(PARTIAL, &format!("{} blocks cannot be read", result.skipped));
+        }
+        if let Some(total) = result.total {
+            work.note(TOTAL_TRACES, &total.to_string());
+        }
         let metrics = metrics(Progress::whole(result.inspected));
         Ok(SearchResponse { traces: result.traces.into_iter().map(trace).collect(), metrics: Some(metrics) })
     };
     state.answer(uri, &headers, job).await
 }
 
-/// Reads and checks the parameters, in Tempo's order.
-pub(super) fn request(params: &Params) -> Result<SearchRequest, ApiError> {
+/// Reads and checks the parameters, in Tempo's order; then those that Tempo does not have.
+pub(super) fn request(params: &Params, limits: &QueryConfig) -> Result<SearchRequest, ApiError> {
     let window = params.window()?;
     let plan = params.get("q").map(plan_of).transpose()?;
     if plan.is_some() && params.get("tags").is_some() {
@@ -69,7 +78,18 @@ pub(super) fn request(params: &Params) -> Result<SearchRequest, ApiError> {
             "spans per span set exceeds {MAX_SPANS_PER_SPANSET}. received {spans_per_spanset}"
         )));
     }
+    let order = order(params)?;
+    if order.by == OrderBy::Matched && !show_spans {
+        return Err(ApiError::bad("invalid orderBy: matched needs a query (q)"));
+    }
+    let offset = params.offset()?;
+    if offset.saturating_add(limit) > MAX_LIMIT {
+        return Err(ApiError::bad(format!("offset {offset} and limit {limit} exceed max limit {MAX_LIMIT}")));
+    }
     Ok(SearchRequest {
+        order,
+        offset,
+        count_all: params.flag("total")?,
         plan,
         show_spans,
         window,
@@ -77,14 +97,31 @@ pub(super) fn request(params: &Params) -> Result<SearchRequest, ApiError> {
         max_duration_ns,
         limit,
         spans_per_spanset,
-        max_bytes: MAX_ANSWER_BYTES,
+        max_bytes: limits.max_answer_bytes.as_usize(),
     })
+}
+
+/// `orderBy` and `order`: the newest, longest, or those with the most matching spans, unless `order=asc`.
+fn order(params: &Params) -> Result<Order, ApiError> {
+    let by = match params.get("orderBy") {
+        None | Some("start") => OrderBy::Start,
+        Some("duration") => OrderBy::Duration,
+        Some("matched") => OrderBy::Matched,
+        Some(other) => {
+            return Err(ApiError::bad(format!("invalid orderBy: {other}, expecting start, duration or matched")));
+        }
+    };
+    match params.get("order") {
+        None | Some("desc") => Ok(Order { by, ascending: false }),
+        Some("asc") => Ok(Order { by, ascending: true }),
+        Some(other) => Err(ApiError::bad(format!("invalid order: {other}, expecting asc or desc"))),
+    }
 }
 
 fn plan_of(text: &str) -> Result<Plan, ApiError> {
     let query = traceql::parse(text).map_err(|error| match error {
         TraceQlError::TooLong { .. } => ApiError::bad(error.to_string()),
-        error => ApiError::bad(format!("invalid TraceQL query: {error}")),
+        error => ApiError::bad(format!("invalid TraceQL query: {}", error.shown_in(text))),
     })?;
     Plan::new(&query).map_err(|error| ApiError::bad(format!("invalid TraceQL query: {error}")))
 }

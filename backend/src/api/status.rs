@@ -36,6 +36,24 @@ pub(super) async fn build_info() -> Json<serde_json::Value> {
     }))
 }
 
+/// What the program is.
+pub(super) async fn version() -> String {
+    format!("coati-backend, version {}\nTempo's API, version {API_VERSION}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// What runs. All of it is one service.
+pub(super) async fn services(State(state): State<ApiState>) -> String {
+    match state.readiness.missing() {
+        None => "coati-backend: Running\n".to_owned(),
+        Some(why) => format!("coati-backend: Starting ({why})\n"),
+    }
+}
+
+/// What can be asked.
+pub(super) async fn endpoints() -> String {
+    super::PATHS.join("\n") + "\n"
+}
+
 pub(super) async fn metrics(State(state): State<ApiState>) -> Response {
     match state.metrics.encode() {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

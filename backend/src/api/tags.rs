@@ -1,7 +1,6 @@
 //! Names and values of tags, for completion.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -9,11 +8,14 @@ use http::{HeaderMap, Uri};
 
 use super::ApiState;
 use super::error::ApiError;
+use super::llm;
 use super::params::Params;
+use super::respond::Format;
 use super::tempopb::{
     MetadataMetrics, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse, SearchTagsV2Response,
     SearchTagsV2Scope, TagValue,
 };
+use super::work::Work;
 use crate::catalog::{self, Hours, Scope};
 use crate::query::{Plan, TagScan, Window, scan_names, scan_values};
 use crate::traceql::{self, Attribute, Field, Intrinsic, Kind, Literal, Status};
@@ -106,8 +108,8 @@ pub(super) async fn values(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
-    let job = move |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
-        tag_values(state, tenant, &name, params, cancelled)
+    let job = move |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
+        tag_values(state, tenant, &name, params, work)
     };
     state.answer(uri, &headers, job).await
 }
@@ -119,8 +121,17 @@ pub(super) async fn values_v2(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
-    let job = move |state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool| {
-        tag_values_v2(state, tenant, &name, params, cancelled)
+    let format = Format::of(&headers);
+    if format.llm {
+        let tenant = state.tenant(&headers)?;
+        let answer = state.run(move |state, work| {
+            let found = tag_values_v2(state, &tenant, &name, &Params::of(&uri)?, work)?;
+            Ok(format.answer_llm(&llm::tag_values(&found)))
+        });
+        return answer.await?;
+    }
+    let job = move |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
+        tag_values_v2(state, tenant, &name, params, work)
     };
     state.answer(uri, &headers, job).await
 }
@@ -130,9 +141,9 @@ pub(super) fn tag_names(
     state: &ApiState,
     tenant: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<SearchTagsResponse, ApiError> {
-    let found = find_names(state, tenant, params, cancelled)?;
+    let found = find_names(state, tenant, params, work)?;
     let scopes = found.scopes.into_iter().filter(|(scope, _)| !found.all || *scope != Scope::Intrinsic.name());
     let names: BTreeSet<String> = scopes.flat_map(|(_, names)| names).collect();
     Ok(SearchTagsResponse { tag_names: names.into_iter().take(found.limit).collect(), metrics: Some(found.metrics) })
@@ -143,9 +154,9 @@ pub(super) fn tag_names_v2(
     state: &ApiState,
     tenant: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<SearchTagsV2Response, ApiError> {
-    let found = find_names(state, tenant, params, cancelled)?;
+    let found = find_names(state, tenant, params, work)?;
     let scopes = found.scopes.into_iter().filter(|(_, tags)| !tags.is_empty());
     let scopes = scopes.map(|(name, tags)| SearchTagsV2Scope { name: name.to_owned(), tags }).collect();
     Ok(SearchTagsV2Response { scopes, metrics: Some(found.metrics) })
@@ -157,7 +168,7 @@ pub(super) fn tag_values(
     tenant: &str,
     name: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<SearchTagValuesResponse, ApiError> {
     let field = match name {
         "root.name" => Field::Intrinsic(Intrinsic::RootName),
@@ -168,7 +179,7 @@ pub(super) fn tag_values(
             _ => Field::Attribute(Attribute { parent: false, scope: traceql::Scope::Any, name: name.to_owned() }),
         },
     };
-    let found = find_values(state, tenant, &field, params, cancelled)?;
+    let found = find_values(state, tenant, &field, params, work)?;
     let mut values: Vec<String> = found.values.into_iter().map(|value| value.value).collect();
     if name == "error" && values.is_empty() {
         // The old search knows it as a name for the status.
@@ -185,12 +196,13 @@ pub(super) fn tag_values_v2(
     tenant: &str,
     name: &str,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<SearchTagValuesV2Response, ApiError> {
     let field = traceql::parse_field(name).map_err(|error| {
+        let error = error.shown_in(name);
         ApiError::bad(format!("please provide a valid tagName: failed to parse identifier {name}: {error}"))
     })?;
-    let found = find_values(state, tenant, &field, params, cancelled)?;
+    let found = find_values(state, tenant, &field, params, work)?;
     Ok(SearchTagValuesV2Response { tag_values: found.values, metrics: Some(found.metrics) })
 }
 
@@ -202,7 +214,7 @@ struct Names {
     metrics: MetadataMetrics,
 }
 
-fn find_names(state: &ApiState, tenant: &str, params: &Params, cancelled: &AtomicBool) -> Result<Names, ApiError> {
+fn find_names(state: &ApiState, tenant: &str, params: &Params, work: &Work) -> Result<Names, ApiError> {
     let request = TagsRequest::of(params)?;
     let hours = request.hours();
     let mut metrics = MetadataMetrics::default();
@@ -213,7 +225,7 @@ fn find_names(state: &ApiState, tenant: &str, params: &Params, cancelled: &Atomi
     }
     if let Some(plan) = request.plan {
         let scan = TagScan { plan: Some(plan), window: request.window, limit: request.limit };
-        let (names, inspected) = state.query(tenant, |view| scan_names(view, &scan, cancelled))?;
+        let (names, inspected) = state.query(tenant, work, |view| scan_names(view, &scan, work.stop()))?;
         metrics.inspected_bytes = inspected.bytes;
         let names = names.into_iter().filter(|(name, _)| request.scope.is_none_or(|scope| scope.name() == *name));
         scopes.extend(names.map(|(scope, names)| (scope, names.into_iter().collect())));
@@ -235,7 +247,7 @@ fn find_values(
     tenant: &str,
     field: &Field,
     params: &Params,
-    cancelled: &AtomicBool,
+    work: &Work,
 ) -> Result<Values, ApiError> {
     let request = TagsRequest::of(params)?;
     if let Some(keywords) = keywords(field) {
@@ -256,7 +268,7 @@ fn find_values(
         None if is_endless(field) => Vec::new(),
         _ => {
             let scan = TagScan { plan: request.plan, window: request.window, limit: request.limit };
-            let (values, inspected) = state.query(tenant, |view| scan_values(view, field, &scan, cancelled))?;
+            let (values, inspected) = state.query(tenant, work, |view| scan_values(view, field, &scan, work.stop()))?;
             metrics.inspected_bytes = inspected.bytes;
             values
         }

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 
 use super::ApiState;
 use super::error::ApiError;
+use super::llm;
 use super::params::{Params, trace_id};
+use super::part::Part;
 use super::render::TraceV1;
 use super::respond::Format;
 use super::tempopb::{PartialStatus, TraceByIdMetrics, TraceByIdResponse};
+use super::work::PARTIAL;
 use crate::live::{Trace, TraceId};
 use crate::query;
 
@@ -27,6 +30,7 @@ pub(super) async fn by_id(
     let (tenant, id) = asked(&state, &id, &uri, &headers)?;
     let answer = state.run(move |state, _| {
         let found = state.find(&tenant, &id)?;
+        let skipped = found.skipped;
         let trace = match found.trace {
             Some(trace) => trace,
             // It may well exist.
@@ -34,12 +38,18 @@ pub(super) async fn by_id(
             None => return Err(ApiError::NoSuchTrace),
         };
         let data = traces_data(&trace);
-        Ok(format.answer_as(&data, &TraceV1(&data)))
+        let mut response = format.answer_as(&data, &TraceV1(&data));
+        if skipped > 0 {
+            response
+                .headers_mut()
+                .insert(PARTIAL, HeaderValue::from_static("blocks that may have more cannot be read"));
+        }
+        Ok(response)
     });
     answer.await?
 }
 
-/// `/api/v2/traces/{id}`: an empty trace if there is none.
+/// `/api/v2/traces/{id}`: an empty trace if there is none; with `q` only the spans that match, and those around them.
 pub(super) async fn by_id_v2(
     State(state): State<ApiState>,
     Path(id): Path<String>,
@@ -48,6 +58,7 @@ pub(super) async fn by_id_v2(
 ) -> Result<Response, ApiError> {
     let format = Format::of(&headers);
     let (tenant, id) = asked(&state, &id, &uri, &headers)?;
+    let part = Part::of(&Params::of(&uri)?)?;
     let answer = state.run(move |state, _| {
         let found = state.find(&tenant, &id)?;
         let trace = found.trace.as_deref();
@@ -56,8 +67,15 @@ pub(super) async fn by_id_v2(
             0 => (PartialStatus::Complete, String::new()),
             skipped => (PartialStatus::Partial, format!("{skipped} blocks that may have more of it cannot be read")),
         };
+        let mut data = trace.map(traces_data).unwrap_or_default();
+        if let (Some(part), Some(trace)) = (part, &found.trace) {
+            part.cut(trace, &mut data)?;
+        }
+        if format.llm {
+            return Ok(format.answer_llm(&llm::trace(&data, metrics)));
+        }
         Ok(format.answer(&TraceByIdResponse {
-            trace: Some(trace.map(traces_data).unwrap_or_default()),
+            trace: Some(data),
             metrics: Some(metrics),
             status: status as i32,
             message,

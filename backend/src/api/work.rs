@@ -1,11 +1,13 @@
 //! Runs queries where they do not hinder others.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
-use http::{HeaderMap, Uri};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Uri};
 use prost::Message;
+use tokio::time::{sleep, timeout};
 
 use super::ApiState;
 use super::error::ApiError;
@@ -17,30 +19,73 @@ use crate::live::TraceId;
 use crate::query::{FoundTrace, View};
 use crate::tenant::TENANT_HEADER;
 
-/// Set when nobody waits for the answer any more.
-struct Cancel(Arc<AtomicBool>);
+/// Says what is missing in an answer whose form has no room for it.
+pub(super) const PARTIAL: HeaderName = HeaderName::from_static("coati-partial");
+
+/// A request at work.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Set when the work is to end: nobody waits for the answer any more, or its time is over.
+    stop: AtomicBool,
+    /// Set when its time is over.
+    late: AtomicBool,
+    /// Headers of the answer.
+    notes: Mutex<Vec<(HeaderName, HeaderValue)>>,
+}
+
+impl Work {
+    /// Set when the work is to end.
+    pub(super) fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// Adds a header to the answer, if it comes over HTTP.
+    pub(super) fn note(&self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.notes.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
+        }
+    }
+
+    fn take_notes(&self) -> Vec<(HeaderName, HeaderValue)> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Ends the work when nobody waits for the answer any more.
+struct Cancel(Arc<Work>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.stop.store(true, Ordering::Relaxed);
     }
 }
 
 impl ApiState {
-    /// Runs `job` on a thread of its own once it is its turn. The flag that it gets is set when the client has left.
+    /// Runs `job` on a thread of its own once it is its turn, which must come within the time that a query may take.
+    /// [`Work::stop`] is set when the client has left, or when the time is over.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Self, &AtomicBool) -> T + Send + 'static,
+        job: impl FnOnce(&Self, &Work) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| ApiError::Stopped)?;
-        let cancel = Cancel(Arc::default());
-        let cancelled = Arc::clone(&cancel.0);
-        let state = self.clone();
-        let job = move || {
+        let limit = self.limits.max_duration;
+        let permit = timeout(limit, Arc::clone(&self.permits).acquire_owned()).await.map_err(|_| ApiError::Busy)?;
+        let permit = permit.map_err(|_| ApiError::Stopped)?;
+        let work = Arc::new(Work::default());
+        let _cancel = Cancel(Arc::clone(&work));
+        let (state, of_job) = (self.clone(), Arc::clone(&work));
+        let mut job = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            job(&state, &cancelled)
+            job(&state, &of_job)
+        });
+        let done = tokio::select! {
+            done = &mut job => done,
+            () = sleep(limit) => {
+                work.late.store(true, Ordering::Relaxed);
+                work.stop.store(true, Ordering::Relaxed);
+                job.await
+            }
         };
-        tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Stopped)
+        done.map_err(|_| ApiError::Stopped)
     }
 
     /// Answers a request with the message that `job` makes of its tenant and parameters.
@@ -48,29 +93,42 @@ impl ApiState {
         &self,
         uri: Uri,
         headers: &HeaderMap,
-        job: impl FnOnce(&Self, &str, &Params, &AtomicBool) -> Result<T, ApiError> + Send + 'static,
+        job: impl FnOnce(&Self, &str, &Params, &Work) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Response, ApiError> {
         let tenant = self.tenant(headers)?;
         let format = Format::of(headers);
-        let answer = self.run(move |state, cancelled| {
+        let answer = self.run(move |state, work| {
             let params = Params::of(&uri)?;
-            Ok(format.answer(&job(state, &tenant, &params, cancelled)?))
+            let mut response = format.answer(&job(state, &tenant, &params, work)?);
+            response.headers_mut().extend(work.take_notes());
+            Ok(response)
         });
         answer.await?
     }
 
-    /// Asks all traces of a tenant; again if a block was removed meanwhile.
+    /// Asks all traces of a tenant; again if a block was removed meanwhile. What was stopped because it took too long or
+    /// read too much has no answer.
     pub(super) fn query<T, E: Into<ApiError>>(
         &self,
         tenant: &str,
+        work: &Work,
         mut query: impl FnMut(&View) -> Result<T, E>,
     ) -> Result<T, ApiError> {
         let blocks = self.blocks()?;
         again(|| {
-            query(&match blocks {
+            let view = match blocks {
                 Some(blocks) => View::new(&self.live, blocks, tenant),
                 None => View::of_live(self.live.snapshot(tenant)),
-            })
+            };
+            let view = view.reading_at_most(self.limits.max_read_bytes.0);
+            let answer = query(&view).map_err(E::into)?;
+            if work.late.load(Ordering::Relaxed) {
+                return Err(ApiError::TooSlow { limit: self.limits.max_duration });
+            }
+            if view.read_too_much() {
+                return Err(ApiError::TooMuchRead { limit: self.limits.max_read_bytes });
+            }
+            Ok(answer)
         })
     }
 
@@ -86,7 +144,7 @@ impl ApiState {
 
     /// Whose data a request asks for.
     pub(super) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
-        let header = headers.get(TENANT_HEADER).map(http::HeaderValue::as_bytes);
+        let header = headers.get(TENANT_HEADER).map(HeaderValue::as_bytes);
         Ok(self.tenancy.tenant(header)?)
     }
 }

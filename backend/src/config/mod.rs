@@ -44,6 +44,8 @@ pub struct Config {
     pub cut: CutConfig,
     /// What is taken in.
     pub receive: ReceiveConfig,
+    /// What one query may take.
+    pub query: QueryConfig,
     /// Where blocks lie.
     pub storage: StorageConfig,
 }
@@ -144,6 +146,27 @@ pub struct ReceiveConfig {
     pub max_in_flight_bytes: ByteSize,
 }
 
+/// Queries: what one may take (what takes more is an error that says so), and who may ask.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryConfig {
+    /// Time at work, and before that time in the queue.
+    #[serde(deserialize_with = "text")]
+    pub max_duration: Duration,
+    /// Memory and storage that it looks at, as `inspectedBytes` counts them. Checked after each block.
+    #[serde(deserialize_with = "text")]
+    pub max_read_bytes: ByteSize,
+    /// Memory of the traces of an answer to a search.
+    #[serde(deserialize_with = "text")]
+    pub max_answer_bytes: ByteSize,
+    /// Memory for what a metrics query has counted so far; beyond it the answer is partial.
+    #[serde(deserialize_with = "text")]
+    pub max_metrics_bytes: ByteSize,
+    /// Whether `/api/mcp` offers queries to language models.
+    #[serde(deserialize_with = "text")]
+    pub mcp: bool,
+}
+
 const MIB: u64 = 1 << 20;
 
 impl Default for Config {
@@ -158,6 +181,7 @@ impl Default for Config {
             live: LiveConfig::default(),
             cut: CutConfig::default(),
             receive: ReceiveConfig::default(),
+            query: QueryConfig::default(),
             storage: StorageConfig::default(),
         }
     }
@@ -202,8 +226,20 @@ impl Default for ReceiveConfig {
     }
 }
 
+impl Default for QueryConfig {
+    fn default() -> Self {
+        Self {
+            max_duration: Duration::from_mins(2),
+            max_read_bytes: ByteSize(1 << 40),
+            max_answer_bytes: ByteSize(256 * MIB),
+            max_metrics_bytes: ByteSize(32 * MIB),
+            mcp: false,
+        }
+    }
+}
+
 /// Names of the settings that have a flag and an environment variable. Secrets have neither: every process sees flags.
-pub(crate) const SETTINGS: [&str; 27] = [
+pub(crate) const SETTINGS: [&str; 32] = [
     "data-dir",
     "api-listen",
     "otlp-grpc-listen",
@@ -220,6 +256,11 @@ pub(crate) const SETTINGS: [&str; 27] = [
     "cut-max-wait",
     "max-request-bytes",
     "max-in-flight-bytes",
+    "query-max-duration",
+    "query-max-read-bytes",
+    "query-max-answer-bytes",
+    "query-max-metrics-bytes",
+    "query-mcp",
     "multitenancy",
     "log-level",
     "storage-backend",
@@ -249,8 +290,19 @@ impl Config {
 
     /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
     pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
-        let Self { data_dir, log_level, multitenancy, listen, retention, compaction, live, cut, receive, storage } =
-            self;
+        let Self {
+            data_dir,
+            log_level,
+            multitenancy,
+            listen,
+            retention,
+            compaction,
+            live,
+            cut,
+            receive,
+            query,
+            storage,
+        } = self;
         match setting {
             "data-dir" => set(data_dir, text, place),
             "api-listen" => set(&mut listen.api, text, place),
@@ -268,6 +320,11 @@ impl Config {
             "cut-max-wait" => set(&mut cut.max_wait, text, place),
             "max-request-bytes" => set(&mut receive.max_request_bytes, text, place),
             "max-in-flight-bytes" => set(&mut receive.max_in_flight_bytes, text, place),
+            "query-max-duration" => set(&mut query.max_duration, text, place),
+            "query-max-read-bytes" => set(&mut query.max_read_bytes, text, place),
+            "query-max-answer-bytes" => set(&mut query.max_answer_bytes, text, place),
+            "query-max-metrics-bytes" => set(&mut query.max_metrics_bytes, text, place),
+            "query-mcp" => set(&mut query.mcp, text, place),
             "multitenancy" => set(multitenancy, text, place),
             "log-level" => set(log_level, text, place),
             "storage-backend" => set(&mut storage.backend, text, place),

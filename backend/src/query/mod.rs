@@ -9,6 +9,7 @@ mod live;
 mod metrics;
 mod nested;
 mod otlp;
+mod parent;
 mod pipeline;
 mod plan;
 mod prefilter;
@@ -33,8 +34,8 @@ pub use otlp::traces_data;
 pub use pipeline::Spanset;
 pub use plan::{Plan, PlanError};
 pub use search::{
-    Inspected, Progress, SearchError, SearchRequest, SearchResult, ServiceStats, SpanMatch, SpansetMatch, TraceMatch,
-    Window, search, search_in_parts,
+    Inspected, Order, OrderBy, Progress, SearchError, SearchRequest, SearchResult, ServiceStats, SpanMatch,
+    SpansetMatch, TraceMatch, Window, search, search_in_parts,
 };
 pub use span::SpanView;
 pub use tag_scan::{TagScan, scan_names, scan_values};

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use thiserror::Error;
 
 use super::expr::Expr;
+use super::parent::is_of_parent;
 use crate::traceql::{
     Aggregate, AggregateFunction, BinaryOp, Field, FieldExpr, Intrinsic, Literal, MetricsExpr, Query, QueryBody,
     ScalarExpr, ScalarFilter, SpansetExpr, SpansetOp, Stage,
@@ -27,6 +28,8 @@ pub struct Plan {
     /// Fields of `select()`: always shown.
     pub(super) selected: Vec<Field>,
     pub(super) needs_nested: bool,
+    /// Whether it looks at parents: then it must be run on [`WithParent`](super::parent::WithParent)s.
+    pub(super) needs_parents: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -78,18 +81,16 @@ impl Plan {
 
     /// Whether it judges each span without looking at the others.
     pub(super) fn is_of_spans(&self) -> bool {
-        self.stages.iter().all(|stage| matches!(stage, PlannedStage::Spansets(PlannedSpansets::Filter(_))))
+        !self.needs_parents
+            && self.stages.iter().all(|stage| matches!(stage, PlannedStage::Spansets(PlannedSpansets::Filter(_))))
     }
 
     pub(super) fn of_stages(stages: &[Stage]) -> Result<Self, PlanError> {
         let mut planner = Planner::default();
         let stages = planner.stages(stages)?;
-        Ok(Self {
-            stages,
-            referenced: planner.referenced.list,
-            selected: planner.selected.list,
-            needs_nested: planner.needs_nested,
-        })
+        let (referenced, selected) = (planner.referenced.list, planner.selected.list);
+        let needs_parents = referenced.iter().chain(&selected).any(is_of_parent);
+        Ok(Self { stages, referenced, selected, needs_nested: planner.needs_nested, needs_parents })
     }
 }
 
@@ -174,12 +175,16 @@ impl Planner {
 
 /// Whether a field is known only when the spans of a trace are numbered.
 pub(super) fn is_nested(field: &Field) -> bool {
-    matches!(
-        field,
-        Field::Intrinsic(
-            Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent | Intrinsic::ChildCount
+    is_of_parent(field)
+        || matches!(
+            field,
+            Field::Intrinsic(
+                Intrinsic::NestedSetLeft
+                    | Intrinsic::NestedSetRight
+                    | Intrinsic::NestedSetParent
+                    | Intrinsic::ChildCount
+            )
         )
-    )
 }
 
 /// Fields in order, each once.

@@ -6,6 +6,7 @@
 
 use super::expr::Expr;
 use super::nested::NestedSet;
+use super::parent::is_of_parent;
 use super::plan::{Plan, PlannedSpansets, PlannedStage};
 use super::span::SpanView;
 use super::value::Value;
@@ -160,6 +161,8 @@ impl Condition {
                 match fields.as_slice() {
                     [] if expr.holds(&OneField(&Value::Nil)) => Self::Unknown,
                     [] => Self::Any(Vec::new()),
+                    // What is known of the span above tells nothing of this one.
+                    [field, ..] if is_of_parent(field) => Self::Unknown,
                     [field, others @ ..] if others.iter().all(|other| other == field) => {
                         Self::Leaf(Leaf { field: (*field).clone(), test: expr.clone() })
                     }

@@ -1,6 +1,7 @@
 //! Every trace that a query has to look at, shown to whoever counts, collects or compares them.
 
 use super::metrics::Intervals;
+use super::parent::is_of_parent;
 use super::prefilter::Prefilter;
 use super::search::{Inspected, Progress, Window};
 use super::span::SpanView;
@@ -80,7 +81,7 @@ impl Wanted {
 
 /// Whether a stored span alone tells what the field is.
 pub(super) fn is_of_span(field: &Field) -> bool {
-    !matches!(
+    let of_trace = matches!(
         field,
         Field::Intrinsic(
             Intrinsic::Parent
@@ -89,7 +90,8 @@ pub(super) fn is_of_span(field: &Field) -> bool {
                 | Intrinsic::RootName
                 | Intrinsic::RootService
         )
-    )
+    );
+    !of_trace && !is_of_parent(field)
 }
 
 impl From<Window> for TimeRange {

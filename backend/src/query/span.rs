@@ -29,11 +29,18 @@ pub trait SpanView {
     fn field(&self, field: &Field) -> Value<'_> {
         match field {
             Field::Intrinsic(intrinsic) => self.intrinsic(*intrinsic),
-            Field::Attribute(Attribute { scope: Scope::Any, name, .. }) => {
-                let mut scopes = Scope::NAMED.into_iter().map(|scope| self.attribute(scope, name));
-                scopes.find(Value::exists).unwrap_or(Value::Nil)
-            }
-            Field::Attribute(Attribute { scope, name, .. }) => self.attribute(*scope, name),
+            // A span alone knows nothing of the one above it: see `parent`.
+            Field::Attribute(Attribute { parent: true, .. }) => Value::Nil,
+            Field::Attribute(Attribute { scope, name, .. }) => self.attribute_in(*scope, name),
         }
+    }
+
+    /// An attribute of one scope, or of the first that has it.
+    fn attribute_in(&self, scope: Scope, name: &str) -> Value<'_> {
+        if scope != Scope::Any {
+            return self.attribute(scope, name);
+        }
+        let mut scopes = Scope::NAMED.into_iter().map(|scope| self.attribute(scope, name));
+        scopes.find(Value::exists).unwrap_or(Value::Nil)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
+use super::parent::WithParent;
 use super::plan::{Plan, is_nested};
 use super::prefilter::Prefilter;
 use super::scan::{NoPart, RangeOf, Scan, TraceFacts, Visitor, Wanted};
@@ -74,6 +75,9 @@ fn run(
 /// The spans of a trace that match.
 fn matching<'s, S: SpanView>(spans: &'s [S], scan: &'s TagScan) -> impl Iterator<Item = &'s S> {
     let places: Vec<usize> = match &scan.plan {
+        Some(plan) if plan.needs_parents => {
+            plan.run(&WithParent::of_trace(spans)).into_iter().flat_map(|set| set.spans).collect()
+        }
         Some(plan) => plan.run(spans).into_iter().flat_map(|set| set.spans).collect(),
         None => (0..spans.len()).collect(),
     };

@@ -178,6 +178,57 @@ fn what_cannot_be_run_is_refused(#[case] query: &str, #[case] error: &str) {
     assert_eq!(Plan::new(&traceql::parse(query).unwrap()).unwrap_err().to_string(), error);
 }
 
+#[rstest]
+#[case::name("{ parent.resource.service.name = \"frontend\" && resource.service.name = \"cart\" }", &[3])]
+#[case::of_span("{ parent.span.http.status_code = 500 }", &[4, 5])]
+#[case::first_scope_that_has_it("{ parent.a = \"span\" }", &[2, 6])]
+#[case::of_two_spans("{ parent.resource.region != resource.region }", &[3])]
+#[case::roots_have_none("{ parent.resource.service.name = nil }", &[1])]
+#[case::with_structure("{ parent.resource.region = \"us\" } ~ { name = \"SELECT\" }", &[4, 5])]
+fn parents_are_looked_at(#[case] query: &str, #[case] expected: &[u8]) {
+    let found = run(&SearchRequest { spans_per_spanset: 0, ..request(query) });
+    let shop = found.traces.iter().find(|found| found.id == SHOP).unwrap();
+    let ids: Vec<u8> = shop.spansets[0].spans.iter().map(|span| span.id.parse().unwrap()).collect();
+    assert_eq!(ids, expected);
+}
+
+#[test]
+fn an_attribute_of_the_parent_is_shown_as_such() {
+    let found = run(&request("{ span:id = \"3\" } | select(parent.resource.service.name, resource.service.name)"));
+    let shown: Vec<_> = found.traces[0].spansets[0].spans[0].attributes.iter().map(|kv| kv.key.as_str()).collect();
+    assert_eq!(shown, ["parent.service.name", "service.name"]);
+}
+
+#[rstest]
+#[case::newest(OrderBy::Start, false, 0, &[JOB, SHOP])]
+#[case::oldest(OrderBy::Start, true, 0, &[SHOP, JOB])]
+#[case::longest(OrderBy::Duration, false, 0, &[SHOP, JOB])]
+#[case::shortest(OrderBy::Duration, true, 0, &[JOB, SHOP])]
+#[case::most(OrderBy::Matched, false, 0, &[SHOP, JOB])]
+#[case::fewest(OrderBy::Matched, true, 0, &[JOB, SHOP])]
+#[case::second(OrderBy::Duration, false, 1, &[JOB])]
+#[case::none_is_left(OrderBy::Duration, false, 2, &[])]
+fn traces_come_in_order(
+    #[case] by: OrderBy,
+    #[case] ascending: bool,
+    #[case] offset: usize,
+    #[case] expected: &[TraceId],
+) {
+    let order = Order { by, ascending };
+    let result = run(&SearchRequest { order, offset, count_all: true, ..request("{}") });
+    assert_eq!((ids(&result).as_slice(), result.total), (expected, Some(2)));
+    let one = run(&SearchRequest { order, offset, limit: 1, ..request("{}") });
+    assert_eq!((ids(&one), one.total), (expected.iter().take(1).copied().collect(), None));
+}
+
+#[test]
+fn all_matches_are_counted_whatever_the_limit() {
+    let result = run(&SearchRequest { limit: 1, count_all: true, ..request("{}") });
+    assert_eq!((ids(&result).as_slice(), result.total), (&[JOB][..], Some(2)));
+    let result = run(&SearchRequest { count_all: true, ..request("{ status = error }") });
+    assert_eq!(result.total, Some(1));
+}
+
 fn request(query: &str) -> SearchRequest {
     SearchRequest {
         plan: Some(plan(query)),

@@ -188,6 +188,7 @@ impl Server {
             readiness.clone(),
             Arc::clone(&metrics),
         )
+        .with_limits(config.query.clone())
         .with_blocks(Arc::clone(&listed));
         listeners.spawn(serve_http("api", api_listener.0, api::router(api), stopped.clone()));
 

@@ -1,6 +1,6 @@
 //! Expressions over one span: what stands between `{` and `}`.
 
-use super::ast::{BinaryOp, Field, FieldExpr, Intrinsic, IntrinsicScope, Kind, Literal, Status};
+use super::ast::{Attribute, BinaryOp, Field, FieldExpr, Intrinsic, IntrinsicScope, Kind, Literal, Scope, Status};
 use super::error::TraceQlError;
 use super::lexer::TokenKind;
 use super::parser::{Deep, Parser, arithmetic, comparison, power};
@@ -154,6 +154,17 @@ impl Parser {
         let keywords = ["true", "false", "nil", "minInt", "maxInt"].into_iter();
         let keywords = keywords.chain(Status::ALL.map(Status::name)).chain(Kind::ALL.map(Kind::name));
         let known = Intrinsic::ALL.into_iter().filter_map(Intrinsic::plain_name).chain(keywords);
+        // A scope that is misspelt: `resorce.service.name`.
+        let attribute = match self.peek_second() {
+            TokenKind::Attribute(Attribute { name, .. }) => Some(name),
+            _ => None,
+        };
+        if let Some(name) = attribute {
+            return self.unexpected(&match nearest(word, Scope::NAMED.map(Scope::name)) {
+                Some(scope) => format!("a scope; did you mean \"{scope}.{name}\"?"),
+                None => format!("a scope: one of {}", Scope::NAMED.map(Scope::name).join(", ")),
+            });
+        }
         let expected = match nearest(word, known) {
             Some(name) => format!("an intrinsic or a value; did you mean \"{name}\"?"),
             None => format!("an intrinsic or a value; attributes have a scope: \".{word}\", \"span.{word}\""),

@@ -4,6 +4,7 @@ use super::ast::{Field, Hint, MetricsExpr, MetricsFunction, SecondStage};
 use super::error::TraceQlError;
 use super::lexer::TokenKind;
 use super::parser::{Deep, Parser, comparison, is_order};
+use super::suggest::nearest;
 
 impl Parser {
     /// The metrics function that comes next, if one does.
@@ -103,7 +104,11 @@ impl Parser {
             } else if self.eat("|") {
                 let bottom = self.word() == Some("bottomk");
                 if !bottom && self.word() != Some("topk") {
-                    return Err(self.unexpected("\"topk\" or \"bottomk\""));
+                    let nearest = self.word().and_then(|word| nearest(word, ["topk", "bottomk"]));
+                    return Err(self.unexpected(&match nearest {
+                        Some(name) => format!("\"topk\" or \"bottomk\"; did you mean \"{name}\"?"),
+                        None => "\"topk\" or \"bottomk\"".to_owned(),
+                    }));
                 }
                 self.advance();
                 self.expect("(")?;

@@ -287,18 +287,65 @@ const NO_GROUP: &str = "grouping field expressions must reference the span";
 )]
 #[case("{} | rate() | topk(0)", "limit must be greater than 0", "| topk(0)")]
 fn refuses_what_has_no_meaning(#[case] text: &str, #[case] rule: &str, #[case] what: &str) {
-    assert_eq!(parse(text), Err(TraceQlError::Invalid(format!("{rule}: {what}"))));
+    let error = parse(text).unwrap_err();
+    assert!(matches!(error, TraceQlError::Invalid { .. }), "{error:?}");
+    assert_eq!(error.to_string(), format!("{rule}: {what}"));
 }
 
+#[rstest]
+#[case("{ parent = nil }")]
+#[case("{ } | select(parent)")]
+fn the_parent_as_a_whole_is_refused_as_tempo_does(#[case] text: &str) {
+    assert_eq!(parse(text).unwrap_err().to_string(), "parent not yet supported");
+}
+
+/// Tempo reads these, and does not evaluate them.
 #[rstest]
 #[case("{ parent.a != 3 }")]
 #[case("{ parent.resource.a && true }")]
 #[case("{ parent.span.a > 3 }")]
-#[case("{ parent = nil }")]
+#[case("{ parent.resource.service.name = nil }")]
 #[case("{ true } | max(parent.a) = 1")]
 #[case("{ true } | select(parent.a)")]
-fn parents_are_refused_as_tempo_does(#[case] text: &str) {
-    assert_eq!(parse(text).unwrap_err().to_string(), "parent not yet supported");
+fn attributes_of_the_parent_are_accepted(#[case] text: &str) {
+    assert_eq!(parse(text).unwrap().to_string(), text);
+}
+
+#[rstest]
+#[case::syntax("{ nmae = 2 }", "{ nmae = 2 }\n  ^")]
+#[case::second_line("{ .a = 1 &&\n  nmae = 2 }", "  nmae = 2 }\n  ^")]
+#[case::at_the_end("{ .a = 1", "{ .a = 1\n        ^")]
+#[case::type_of_a_part("{ .a = 1 && (name = 1) }", "{ .a = 1 && (name = 1) }\n             ^")]
+#[case::other_spelling("{ .a = 1 && span:name   = 0001 }", "{ .a = 1 && span:name   = 0001 }\n                 ^")]
+#[case::regex("{ .b = 1 && .a =~ `[` }", "{ .b = 1 && .a =~ `[` }\n                  ^")]
+#[case::aggregate("{} | avg( name ) > 1", "{} | avg( name ) > 1\n     ^")]
+#[case::metrics("{} | rate() | topk(0)", "{} | rate() | topk(0)\n            ^")]
+#[case::nil("{ .x && status=nil }", "{ .x && status=nil }\n        ^")]
+#[case::unsupported("{ .x && parent = nil }", "{ .x && parent = nil }\n        ^")]
+#[case::wide_characters("{ name = \"é😀\" && nmae = 2 }", "{ name = \"é😀\" && nmae = 2 }\n                 ^")]
+fn shows_where_it_is_wrong(#[case] text: &str, #[case] shown: &str) {
+    let error = parse(text).unwrap_err();
+    assert_eq!(error.shown_in(text), format!("{error}\n{shown}"));
+}
+
+#[test]
+fn of_a_long_line_a_part_is_shown() {
+    let text = format!("{{ {}nmae = 1 && {} }}", ".a = 1 && ".repeat(50), ".b = 1".repeat(50));
+    let shown = parse(&text).unwrap_err().shown_in(&text);
+    let [_, line, caret] = shown.lines().collect::<Vec<_>>()[..] else { panic!("{shown}") };
+    assert_eq!(line.chars().count(), 120);
+    assert!(line.get(caret.find('^').unwrap()..).unwrap().starts_with("nmae"), "{shown}");
+}
+
+#[rstest]
+#[case::scope("{ resorce.service.name = \"a\" }", "a scope; did you mean \"resource.service.name\"?")]
+#[case::no_scope("{ http.status = 1 }", "a scope: one of span, resource, event, link, instrumentation")]
+#[case::second_stage("{} | rate() | topq(3)", "\"topk\" or \"bottomk\"; did you mean \"topk\"?")]
+#[case::function("{} | rat()", "a stage like { … }; did you mean \"rate\"?")]
+#[case::status("{ status = eror }", "an intrinsic or a value; did you mean \"error\"?")]
+fn names_the_nearest_valid_name(#[case] text: &str, #[case] expected: &str) {
+    let error = parse(text).unwrap_err().to_string();
+    assert!(error.ends_with(&format!(", expecting {expected}")), "{error}");
 }
 
 #[rstest]
@@ -416,7 +463,11 @@ fn attribute() -> impl Strategy<Value = Field> {
         Scope::Link,
         Scope::Instrumentation,
     ]);
-    (scope, name()).prop_map(|(scope, name)| Field::Attribute(Attribute { parent: false, scope, name }))
+    (scope, name(), any::<bool>()).prop_map(|(scope, name, parent)| {
+        // Others have no parent.
+        let parent = parent && matches!(scope, Scope::Any | Scope::Resource | Scope::Span);
+        Field::Attribute(Attribute { parent, scope, name })
+    })
 }
 
 fn any_field() -> impl Strategy<Value = Field> {
@@ -510,7 +561,72 @@ fn stage() -> impl Strategy<Value = Stage> {
     ]
 }
 
+fn metrics_function() -> impl Strategy<Value = MetricsFunction> {
+    prop_oneof![
+        Just(MetricsFunction::Rate),
+        Just(MetricsFunction::CountOverTime),
+        any_field().prop_map(MetricsFunction::MinOverTime),
+        any_field().prop_map(MetricsFunction::MaxOverTime),
+        any_field().prop_map(MetricsFunction::AvgOverTime),
+        any_field().prop_map(MetricsFunction::SumOverTime),
+        any_field().prop_map(MetricsFunction::HistogramOverTime),
+        (any_field(), prop::collection::vec(0.0..=1.0, 1..4))
+            .prop_map(|(of, quantiles)| MetricsFunction::QuantileOverTime(of, quantiles)),
+        (field_expr(), 1_i64..1000, prop::option::of((0_i64..100, 0_i64..i64::MAX)))
+            .prop_map(|(filter, top, range)| MetricsFunction::Compare { filter, top, range }),
+    ]
+}
+
+fn metrics_expr() -> impl Strategy<Value = MetricsExpr> {
+    let by = prop::collection::vec(any_field(), 0..3);
+    let query = (prop::collection::vec(stage(), 1..3), metrics_function(), by)
+        .prop_map(|(stages, function, by)| MetricsExpr::Query(MetricsQuery { stages, function, by }));
+    query.prop_recursive(3, 8, 2, |inner| {
+        let op = prop::sample::select(vec![BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div]);
+        let number = prop_oneof![
+            any::<i64>().prop_map(Literal::Int),
+            prop::num::f64::NORMAL.prop_map(Literal::Float),
+            (0..i64::MAX).prop_map(Literal::Duration)
+        ];
+        let order = prop::sample::select(vec![BinaryOp::Greater, BinaryOp::LessEq, BinaryOp::Eq, BinaryOp::NotEq]);
+        let stage = prop_oneof![
+            (1_i64..100).prop_map(SecondStage::TopK),
+            (1_i64..100).prop_map(SecondStage::BottomK),
+            (order, number.clone()).prop_map(|(op, bound)| SecondStage::Filter(op, bound)),
+        ];
+        let right = prop_oneof![inner.clone(), number.prop_map(MetricsExpr::Literal)];
+        prop_oneof![
+            (op, inner.clone(), right).prop_map(|(op, left, right)| MetricsExpr::Binary {
+                op,
+                left: Box::new(left),
+                right: Box::new(right)
+            }),
+            (inner, stage).prop_map(|(inner, stage)| MetricsExpr::Second(Box::new(inner), stage)),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn printed_metrics_read_back(
+        metrics in metrics_expr(),
+        hints in prop::collection::vec(("[a-z_]{1,8}", literal()), 0..3),
+    ) {
+        let hints = hints.into_iter().map(|(name, value)| Hint { name, value }).collect();
+        let query = Query { body: QueryBody::Metrics(metrics), hints };
+        let printed = query.to_string();
+        prop_assert_eq!(parser::parse(&printed), Ok(query.clone()), "{}", printed);
+    }
+
+    #[test]
+    fn errors_are_shown_for_any_text(text in "\\PC{0,64}", lines in "[{}()a-z.=&| \n\t\"]{0,40}") {
+        for text in [text, lines] {
+            if let Err(error) = parse(&text) {
+                prop_assert!(error.shown_in(&text).starts_with(&error.to_string()));
+            }
+        }
+    }
+
     #[test]
     fn what_is_printed_reads_back(stages in prop::collection::vec(stage(), 1..4)) {
         let query = Query { body: QueryBody::Spans(stages), hints: Vec::new() };

@@ -26,7 +26,13 @@ enum Type {
 type Checked<T = ()> = Result<T, TraceQlError>;
 
 fn invalid(rule: &str, what: &impl Display) -> TraceQlError {
-    TraceQlError::Invalid(format!("{rule}: {what}"))
+    let part = what.to_string();
+    TraceQlError::Invalid { message: format!("{rule}: {part}"), part }
+}
+
+/// `message` says all; `part` is what it is about.
+fn invalid_part(message: String, part: &impl Display) -> TraceQlError {
+    TraceQlError::Invalid { message, part: part.to_string() }
 }
 
 pub(super) fn query(query: &Query) -> Checked {
@@ -65,9 +71,7 @@ fn spansets(expr: &SpansetExpr) -> Checked {
 fn spanset_filter(filter: &FieldExpr) -> Checked {
     match field(filter)? {
         Type::Unknown | Type::Bool => Ok(()),
-        _ => Err(TraceQlError::Invalid(format!(
-            "span filter field expressions must resolve to a boolean: {{ {filter} }}"
-        ))),
+        _ => Err(invalid("span filter field expressions must resolve to a boolean", &format_args!("{{ {filter} }}"))),
     }
 }
 
@@ -112,7 +116,7 @@ fn metrics(expr: &MetricsExpr) -> Checked {
         }
         MetricsExpr::Second(inner, stage) => {
             if matches!(stage, SecondStage::TopK(..=0) | SecondStage::BottomK(..=0)) {
-                return Err(TraceQlError::Invalid(format!("limit must be greater than 0:{stage}")));
+                return Err(invalid_part(format!("limit must be greater than 0:{stage}"), stage));
             }
             metrics(inner)
         }
@@ -137,12 +141,11 @@ fn metrics_query(query: &MetricsQuery) -> Checked {
         }
         MetricsFunction::Compare { filter, top, range } => {
             if !(1..=1000).contains(top) {
-                return Err(TraceQlError::Invalid(format!(
-                    "compare() top number of values must be from 1 to 1000. received {top}"
-                )));
+                let message = format!("compare() top number of values must be from 1 to 1000. received {top}");
+                return Err(invalid_part(message, top));
             }
             if range.is_some_and(|(start, end)| start < 0 || end < start) {
-                return Err(TraceQlError::Invalid("compare() start must be before end".to_owned()));
+                return Err(invalid_part("compare() start must be before end".to_owned(), &query.function));
             }
             spanset_filter(filter)
         }
@@ -176,14 +179,13 @@ fn field(expr: &FieldExpr) -> Checked<Type> {
             field(inner)?;
             match &**inner {
                 FieldExpr::Field(Field::Intrinsic(intrinsic)) => {
-                    Err(TraceQlError::Invalid(format!("{intrinsic} = nil is never true: every span has intrinsics")))
+                    Err(invalid_part(format!("{intrinsic} = nil is never true: every span has intrinsics"), expr))
                 }
-                FieldExpr::Field(Field::Attribute(Attribute { scope: Scope::Resource, name, .. }))
+                FieldExpr::Field(Field::Attribute(Attribute { scope: Scope::Resource, name, parent: false }))
                     if name == "service.name" =>
                 {
-                    Err(TraceQlError::Invalid(
-                        "resource.service.name = nil is never true: every resource has a service name".to_owned(),
-                    ))
+                    let message = "resource.service.name = nil is never true: every resource has a service name";
+                    Err(invalid_part(message.to_owned(), expr))
                 }
                 _ => Ok(Type::Bool),
             }
@@ -211,7 +213,7 @@ fn binary(expr: &FieldExpr, op: BinaryOp, left: &FieldExpr, right: &FieldExpr) -
         let FieldExpr::Literal(Literal::String(pattern)) = right else {
             return Err(invalid("the right side of a regular expression match must be a string", expr));
         };
-        regex_of(pattern).map_err(|error| TraceQlError::Invalid(format!("invalid regex: {pattern}: {error}")))?;
+        regex_of(pattern).map_err(|error| invalid_part(format!("invalid regex: {pattern}: {error}"), right))?;
     }
     if op.is_comparison() {
         return Ok(Type::Bool);
@@ -257,9 +259,7 @@ fn literal_type(literal: &Literal) -> Type {
 
 fn field_type(field: &Field) -> Checked<Type> {
     let intrinsic = match field {
-        Field::Attribute(Attribute { parent: true, .. }) | Field::Intrinsic(Intrinsic::Parent) => {
-            return Err(TraceQlError::Unsupported("parent".to_owned()));
-        }
+        Field::Intrinsic(Intrinsic::Parent) => return Err(TraceQlError::Unsupported("parent".to_owned())),
         Field::Attribute(_) => return Ok(Type::Unknown),
         Field::Intrinsic(intrinsic) => intrinsic,
     };

@@ -6,6 +6,7 @@ use super::*;
 use crate::api::tempopb::{PartialStatus, TraceByIdResponse};
 use crate::block::{BlockId, NewBlock, write_block};
 use crate::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
+use crate::config::ByteSize;
 use crate::live::LiveSet;
 use crate::store::MemoryStore;
 use crate::telemetry::BlocksMetrics;
@@ -37,7 +38,7 @@ fn with_a_block() -> (ApiState, MemoryStore, String) {
     (state_of(live).with_blocks(Arc::new(opened)), store, path)
 }
 
-fn state_of(live: LiveSet) -> ApiState {
+pub(super) fn state_of(live: LiveSet) -> ApiState {
     let readiness = Readiness::default();
     ApiState::new(Arc::new(live), Arc::new(catalog()), Tenancy::new(false), readiness, Arc::default())
 }
@@ -102,4 +103,38 @@ async fn waits_for_the_store_at_the_start() {
         let (status, body) = get_from(&state, path).await;
         assert_eq!((status, body.as_str()), (503, "blocks are not open yet"), "{path}");
     }
+}
+
+#[rstest]
+#[case::search("/api/search?q=%7B%7D")]
+#[case::metrics("/api/metrics/query?q=%7B%7D%7Crate()&start=1767225590&end=1767229300")]
+#[case::values("/api/v2/search/tag/span.db.rows/values?q=%7Bname!=%22%22%7D")]
+#[tokio::test]
+async fn a_query_that_reads_too_much_is_refused(#[case] path: &str) {
+    let (state, ..) = with_a_block();
+    let limits = |bytes| QueryConfig { max_read_bytes: ByteSize(bytes), ..QueryConfig::default() };
+    // The job's trace in memory is more than a byte, and the block comes after it.
+    let (status, body) = get_from(&state.clone().with_limits(limits(1)), path).await;
+    assert_eq!((status, body.as_str()), (422, "query reads more than 1B: narrow its time range, or ask for less"));
+    assert_eq!(get_from(&state.with_limits(limits(1 << 20)), path).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_search_without_a_damaged_block_says_so_in_a_header() {
+    let (state, store, path) = with_a_block();
+    let ask = async || {
+        let request = Request::get("/api/search?q=%7B%7D").body(Body::empty()).unwrap();
+        let (status, headers, _) = send(router(state.clone()), request).await;
+        (status, headers.get("coati-partial").map(|value| value.to_str().unwrap().to_owned()))
+    };
+    store.overwrite(&path, "no block".as_bytes().to_vec());
+    assert_eq!(ask().await, (StatusCode::OK, Some("1 blocks cannot be read".to_owned())));
+}
+
+#[tokio::test]
+async fn a_whole_search_says_nothing_of_it() {
+    let (state, ..) = with_a_block();
+    let request = Request::get("/api/search?q=%7B%7D").body(Body::empty()).unwrap();
+    let (_, headers, _) = send(router(state), request).await;
+    assert_eq!(headers.get("coati-partial"), None);
 }

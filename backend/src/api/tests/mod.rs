@@ -3,6 +3,7 @@
 mod blocks;
 mod drilldown;
 mod grpc;
+mod mcp;
 mod metrics;
 mod search;
 mod tags;
@@ -20,8 +21,11 @@ use rstest::rstest;
 use serde_json::Value;
 use tower::ServiceExt;
 
+use axum::response::IntoResponse;
+
 use super::*;
 use crate::catalog::{Hours, MemoryCatalog, Scope, Seen, TagValue};
+use crate::config::ByteSize;
 use crate::live::Limits;
 use crate::query::fixture;
 use crate::tenant::SINGLE_TENANT;
@@ -151,6 +155,18 @@ async fn shows_its_status_and_metrics() {
     }
 }
 
+#[tokio::test]
+async fn its_paths_are_told_and_all_there() {
+    let (status, _, body) = get("/status/endpoints").await;
+    assert_eq!((status, body.lines().count()), (200, PATHS.len()));
+    for path in body.lines() {
+        let (status, _, text) = get(&path.replace("{id}", "1").replace("{*rest}", "a/values")).await;
+        assert!(path == "/api/mcp" || text != "404 page not found", "{path}: {status}");
+    }
+    assert!(get("/status/version").await.2.contains("Tempo's API, version 2."));
+    assert_eq!(get("/status/services").await.2, "coati-backend: Running\n");
+}
+
 // Errors.
 
 #[rstest]
@@ -162,7 +178,13 @@ async fn shows_its_status_and_metrics() {
     "/api/search?q=%7B+name+%3D+1+%7D",
     "invalid TraceQL query: binary operations must operate on the same type: name = 1"
 )]
-#[case("/api/search?q=%7B+parent.a+%7D", "invalid TraceQL query: parent not yet supported")]
+#[case("/api/search?q=%7B+parent+%3D+nil+%7D", "invalid TraceQL query: parent not yet supported")]
+#[case("/api/search?orderBy=name", "invalid orderBy: name, expecting start, duration or matched")]
+#[case("/api/search?orderBy=matched", "invalid orderBy: matched needs a query (q)")]
+#[case("/api/search?order=up", "invalid order: up, expecting asc or desc")]
+#[case("/api/search?offset=-1", "invalid offset: must be a non-negative number")]
+#[case("/api/search?offset=262144", "offset 262144 and limit 20 exceed max limit 262144")]
+#[case("/api/search?total=maybe", "invalid total: maybe, expecting true or false")]
 #[case("/api/search?q=1+%3C+2", "invalid TraceQL query: scalar filter (1 < 2) not yet supported")]
 #[case("/api/search?q=%7B%7D&tags=a%3Db", "invalid request: can't specify tags and q in the same query")]
 #[case("/api/search?tags=%3Db", "invalid tags: unexpected '=' at pos 1")]
@@ -202,7 +224,73 @@ async fn shows_its_status_and_metrics() {
 )]
 #[tokio::test]
 async fn what_is_wrong_is_said_in_plain_text(#[case] path: &str, #[case] text: &str) {
-    assert_eq!(get(path).await, (400, "text/plain; charset=utf-8".to_owned(), text.to_owned()));
+    let (status, content_type, body) = get(path).await;
+    // Below it the query is shown, if it was wrong.
+    let first = body.lines().next().unwrap().to_owned();
+    assert_eq!((status, content_type, first), (400, "text/plain; charset=utf-8".to_owned(), text.to_owned()));
+}
+
+#[rstest]
+#[case::search("/api/search?q=%7B+nmae+%3D+1+%7D", "{ nmae = 1 }\n  ^")]
+#[case::metrics("/api/metrics/query_range?q=%7B+nmae+%3D+1+%7D", "{ nmae = 1 }\n  ^")]
+#[case::types("/api/metrics/query?q=%7B+.a+%26%26+name+%3D+1+%7D%7Crate()", "{ .a && name = 1 }|rate()\n        ^")]
+#[case::identifier("/api/v2/search/tag/resorce.a/values", "resorce.a\n^")]
+#[tokio::test]
+async fn a_caret_shows_where_the_query_is_wrong(#[case] path: &str, #[case] shown: &str) {
+    let (status, _, body) = get(path).await;
+    assert!(status == 400 && body.ends_with(&format!("\n{shown}")), "{status} {body}");
+}
+
+// Limits.
+
+fn limited(limits: QueryConfig) -> Router {
+    let readiness = Readiness::default();
+    let (live, catalog) = (Arc::new(fixture::live()), Arc::new(catalog()));
+    router(ApiState::new(live, catalog, Tenancy::new(false), readiness, Arc::default()).with_limits(limits))
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_much_memory_is_refused() {
+    let api = limited(QueryConfig { max_answer_bytes: ByteSize(100), ..QueryConfig::default() });
+    let (status, _, body) = send(api.clone(), Request::get("/api/search?q=%7B%7D").body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{}", String::from_utf8_lossy(&body));
+}
+
+#[tokio::test]
+async fn a_metrics_query_that_takes_too_much_memory_is_partial() {
+    let api = limited(QueryConfig { max_metrics_bytes: ByteSize(1), ..QueryConfig::default() });
+    let path = format!("/api/metrics/query?q=%7B%7D%7Crate()by(name)&start={SECOND}&end={}", SECOND + 1);
+    let (status, _, body) = send(api, Request::get(path).body(Body::empty()).unwrap()).await;
+    let body = String::from_utf8(body).unwrap();
+    assert!(status == StatusCode::OK && body.contains("\"status\":\"PARTIAL\""), "{status} {body}");
+}
+
+#[tokio::test]
+async fn a_query_that_takes_too_long_is_refused() {
+    let state = blocks::state_of(fixture::live());
+    let state =
+        state.with_limits(QueryConfig { max_duration: std::time::Duration::from_millis(1), ..QueryConfig::default() });
+    let job = state.run(|state, work| {
+        state.query(SINGLE_TENANT, work, |_| {
+            while !work.stop().load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Ok::<_, ApiError>(())
+        })
+    });
+    let error = job.await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "query takes longer than 1ms: narrow its time range, or ask for less");
+    assert_eq!(error.into_response().status(), StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_query_whose_turn_does_not_come_is_refused() {
+    let limits = QueryConfig { max_duration: std::time::Duration::from_millis(1), ..QueryConfig::default() };
+    let state = blocks::state_of(fixture::live()).with_limits(limits);
+    let _all = state.permits.acquire_many(u32::try_from(state.permits.available_permits()).unwrap()).await.unwrap();
+    let error = state.run(|_, _| ()).await.unwrap_err();
+    assert_eq!(error.to_string(), "too many queries run at the moment");
+    assert_eq!(error.into_response().status(), StatusCode::TOO_MANY_REQUESTS);
 }
 
 #[rstest]
@@ -287,9 +375,9 @@ async fn a_query_whose_client_left_is_told_so() {
     let (started, wait_started) = tokio::sync::oneshot::channel();
     let (stopped, wait_stopped) = tokio::sync::oneshot::channel();
     let query = tokio::spawn(async move {
-        let job = state.run(move |_, cancelled| {
+        let job = state.run(move |_, work| {
             started.send(()).unwrap();
-            while !cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+            while !work.stop().load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::yield_now();
             }
             stopped.send(()).unwrap();

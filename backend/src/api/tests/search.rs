@@ -212,3 +212,22 @@ async fn spans_of_a_spanset_are_limited(#[case] more: &str, #[case] shown: usize
     let set = &answer["traces"][0]["spanSets"][0];
     assert_eq!((set["spans"].as_array().unwrap().len(), set["matched"].as_u64()), (shown, Some(6)));
 }
+
+async fn headers_of(path: &str) -> (Vec<String>, Option<String>) {
+    let (status, headers, body) = get_with(path, &[]).await;
+    assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    let ids = answer["traces"].as_array().unwrap().iter().map(|trace| trace["traceID"].as_str().unwrap().to_owned());
+    (ids.collect(), headers.get("coati-total-traces").map(|total| total.to_str().unwrap().to_owned()))
+}
+
+#[tokio::test]
+async fn pages_have_an_order_and_a_total() {
+    let job = "ffffffffffffffffffffffffffffffff";
+    assert_eq!(headers_of("/api/search?q=%7B%7D").await, (vec![job.to_owned(), SHOP.to_owned()], None));
+    let page = |offset: u8| format!("/api/search?q=%7B%7D&orderBy=duration&limit=1&total=true&offset={offset}");
+    assert_eq!(headers_of(&page(0)).await, (vec![SHOP.to_owned()], Some("2".to_owned())));
+    assert_eq!(headers_of(&page(1)).await, (vec![job.to_owned()], Some("2".to_owned())));
+    assert_eq!(headers_of(&page(2)).await, (vec![], Some("2".to_owned())));
+    assert_eq!(headers_of("/api/search?order=asc&limit=1").await.0, [SHOP]);
+}

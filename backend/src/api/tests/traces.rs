@@ -200,3 +200,74 @@ async fn a_trace_that_is_not_there() {
 async fn ids_are_read_with_and_without_zeros(#[case] id: &str) {
     assert_eq!(get(&format!("/api/traces/{id}")).await.0, 200);
 }
+
+async fn llm(path: &str) -> Value {
+    let (status, headers, body) = get_with(path, &[("accept", "application/vnd.grafana.llm")]).await;
+    let content_type = headers["content-type"].to_str().unwrap();
+    assert_eq!((status, content_type), (StatusCode::OK, "application/vnd.grafana.llm+json"));
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test]
+async fn a_trace_for_language_models() {
+    let answer = llm(&format!("/api/v2/traces/{SHOP}")).await;
+    assert_eq!(answer["trace"]["traceId"], "000a1b02030405060708090a0b0c0d0e");
+    assert!(answer["metrics"]["inspectedBytes"].as_u64().unwrap() > 0);
+    let cart = &answer["trace"]["services"][1];
+    assert_eq!((&cart["serviceName"], &cart["resource"]), (&"cart".into(), &serde_json::json!({ "region": "us" })));
+    let scope = &cart["scopes"][0];
+    assert_eq!((&scope["name"], &scope["version"]), (&"sql".into(), &"1.2".into()));
+    insta::assert_snapshot!(scope["spans"][1], @r#"{"attributes":{"cached":true,"db.rows":7},"durationMs":100.0,"endTimeUnixNano":"1767225600130000000","events":[{"attributes":{"code":40,"exception.message":"locked"},"name":"exception","timeUnixNano":"1767225600035000000"},{"name":"retry","timeUnixNano":"1767225600080000000"}],"kind":"SPAN_KIND_CLIENT","links":[{"attributes":{"why":"batch"},"spanId":"0909090909090909","traceId":"ffffffffffffffffffffffffffffffff"}],"name":"SELECT","parentSpanId":"0000000000000003","spanId":"0000000000000004","startTimeUnixNano":"1767225600030000000","status":{"code":"STATUS_CODE_UNSET","message":""}}"#);
+    let status = serde_json::json!({ "code": "STATUS_CODE_ERROR", "message": "no stock" });
+    assert_eq!(scope["spans"][0]["status"], status);
+    assert_eq!(scope["spans"][2]["attributes"]["raw"], "0102");
+    assert_eq!(llm("/api/v2/traces/abc").await, serde_json::json!({}));
+}
+
+#[tokio::test]
+async fn values_for_language_models() {
+    let answer = llm("/api/v2/search/tag/span.http.status_code/values").await;
+    assert_eq!(answer["tagValues"], serde_json::json!({ "int": ["200", "500"], "string": ["teapot"] }));
+}
+
+#[rstest]
+#[case::matches("q={ name = \"SELECT\" }", "4 5")]
+#[case::with_all_above("q={ span:id = \"4\" }&keep_hierarchy=true", "1 2 3 4")]
+#[case::with_one_above("q={ span:id = \"4\" }&keep_hierarchy=true&ancestor_depth=1", "3 4")]
+#[case::with_one_level_below("q={ span:id = \"2\" }&match_depth=1", "2 3")]
+#[case::with_all_below("q={ span:id = \"2\" }&match_depth=-1", "2 3 4 5")]
+#[case::nothing("q={ name = \"nope\" }", "")]
+#[case::by_the_parent("q={ parent.resource.service.name = \"frontend\" }", "2 3 6")]
+#[case::everything("q={}", "1 2 3 4 5 6")]
+#[case::no_query("keep_hierarchy=true", "1 2 3 4 5 6")]
+#[tokio::test]
+async fn a_part_of_a_trace(#[case] params: &str, #[case] expected: &str) {
+    let params = params.replace(' ', "%20").replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
+    let body: Value = serde_json::from_str(&json(&format!("/api/v2/traces/{SHOP}?{params}")).await).unwrap();
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let scopes = list(&body["trace"], "resourceSpans").into_iter().flat_map(|resource| list(&resource, "scopeSpans"));
+    let spans: Vec<_> = scopes.map(|scope| list(&scope, "spans")).collect();
+    assert!(spans.iter().all(|spans| !spans.is_empty()), "an empty part is left: {body}");
+    let ids = spans.iter().flatten().map(|span| span["spanId"].as_str().unwrap().to_owned());
+    // The last byte of an id, from its base64.
+    let digits = |id: String| {
+        (1..7).find(|n: &u8| id == base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [0, 0, 0, 0, 0, 0, 0, *n]))
+    };
+    let mut ids: Vec<_> = ids.map(|id| digits(id).unwrap().to_string()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids.join(" "), expected);
+}
+
+#[rstest]
+#[case::pipeline(
+    "q=%7B%7D%20%7C%20count()%20%3E%201",
+    "invalid TraceQL query: a trace by id takes one filter, such as { status = error }"
+)]
+#[case::metrics("q=%7B%7D%20%7C%20rate()", "invalid TraceQL query: a trace by id takes one filter, no metrics")]
+#[case::depth("q=%7B%7D&match_depth=-2", "invalid match_depth: must be -1 or more")]
+#[case::flag("q=%7B%7D&keep_hierarchy=maybe", "invalid keep_hierarchy: maybe, expecting true or false")]
+#[tokio::test]
+async fn a_part_that_is_none(#[case] params: &str, #[case] text: &str) {
+    let (status, _, body) = get(&format!("/api/v2/traces/{SHOP}?{params}")).await;
+    assert_eq!((status, body.as_str()), (400, text));
+}

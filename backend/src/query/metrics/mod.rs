@@ -21,6 +21,7 @@ mod sketch;
 mod tests;
 
 use std::borrow::BorrowMut;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 pub use exemplar::Exemplar;
@@ -34,12 +35,14 @@ use self::groups::{Context, Groups};
 use self::memory::Memory;
 use self::plan::Node;
 use self::series::Operand;
+use super::parent::WithParent;
 use super::prefilter::Prefilter;
 use super::scan::{RangeOf, Scan, TraceFacts, Visitor};
 use super::search::Inspected;
 use super::span::SpanView;
 use super::view::View;
 use crate::blocks::BlocksError;
+use crate::traceql::Field;
 
 /// Most exemplars of an answer.
 pub const MAX_EXEMPLARS: usize = 100;
@@ -106,11 +109,23 @@ impl Partial {
 
     /// Counts the spans of one whole trace.
     pub fn observe<S: SpanView>(&mut self, spans: &[S], request: &MetricsRequest) {
+        if request.plan.needs_parents {
+            self.count(&WithParent::of_trace(spans), request);
+        } else {
+            self.count(spans, request);
+        }
+    }
+
+    fn count<S: SpanView>(&mut self, spans: &[S], request: &MetricsRequest) {
         let exemplars = request.most_exemplars();
         for (plan, leaf) in request.plan.leaves.iter().zip(&mut self.leaves) {
             let query = Context { leaf: plan, intervals: &request.intervals, exemplars };
             let sets = plan.spans.run(spans);
-            for span in sets.iter().flat_map(|set| &set.spans).filter_map(|index| spans.get(*index)) {
+            let picked = sets.iter().flat_map(|set| &set.spans).filter_map(|index| spans.get(*index));
+            // Of a trace each series counts the first span only, if traces are to be counted.
+            let picked: Vec<_> =
+                if request.plan.counts_traces { first_of_each_group(picked, &plan.by) } else { picked.collect() };
+            for span in picked {
                 match (&mut *leaf, &plan.compare) {
                     (Leaf::Groups(groups), _) => groups.observe(span, query, &mut self.memory),
                     (Leaf::Comparison(comparison), Some(compare)) => {
@@ -138,7 +153,9 @@ impl Partial {
             range: (&request.intervals).into(),
             range_of: RangeOf::Spans,
             nested: plan.needs_nested,
-            whole: wanted.needs_trace() || plan.leaves.iter().any(|leaf| !leaf.spans.is_of_spans()),
+            whole: plan.counts_traces
+                || wanted.needs_trace()
+                || plan.leaves.iter().any(|leaf| !leaf.spans.is_of_spans()),
             wanted,
             newest_first: false,
         };
@@ -216,6 +233,16 @@ impl Partial {
         share_exemplars(&mut series, request.most_exemplars());
         MetricsResult { series, inspected: self.inspected, partial }
     }
+}
+
+/// Of the spans of a trace that go into the same series, the one that starts first.
+fn first_of_each_group<'s, S: SpanView>(spans: impl Iterator<Item = &'s S>, by: &[Field]) -> Vec<&'s S> {
+    let mut spans: Vec<&S> = spans.collect();
+    // The order in which spans lie says nothing; of those that start together any stands for the trace.
+    spans.sort_by_key(|span| span.start_ns());
+    let mut seen = HashSet::new();
+    spans.retain(|span| seen.insert(by.iter().map(|field| format!("{:?}", span.field(field))).collect::<Vec<_>>()));
+    spans
 }
 
 /// Answers a metrics query from all that is in view; incomplete soon after `cancelled` is set.

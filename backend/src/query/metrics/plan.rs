@@ -2,6 +2,7 @@
 
 use super::{compare, exemplar};
 use crate::query::expr::Expr;
+use crate::query::parent::is_of_parent;
 use crate::query::plan::{Plan, PlanError, is_nested};
 use crate::query::scan::Wanted;
 use crate::query::value::Value;
@@ -19,6 +20,10 @@ pub struct MetricsPlan {
     pub(super) leaves: Vec<LeafPlan>,
     pub(super) root: Node,
     pub(super) needs_nested: bool,
+    /// Whether parents are looked at.
+    pub(super) needs_parents: bool,
+    /// Whether rates and counts are of traces, as the hint `traces` asks for, not of spans.
+    pub(super) counts_traces: bool,
     /// What the hint `exemplars` asks for.
     pub(super) exemplars: Option<usize>,
 }
@@ -91,12 +96,20 @@ impl MetricsPlan {
             leaves: Vec::new(),
             root: Node::Number(f64::NAN),
             needs_nested: false,
+            needs_parents: false,
+            counts_traces: query.hints.iter().any(|hint| hint.name == "traces" && hint.value == Literal::Bool(true)),
             exemplars: exemplars_hint(&query.hints),
         };
         plan.root = plan.node(expr)?;
         if plan.leaves.iter().any(|leaf| leaf.compare.is_some()) && !matches!(plan.root, Node::Leaf(_)) {
             return Err(PlanError::Unsupported("a second stage, or arithmetic, on compare()".to_owned()));
         }
+        let counts = |leaf: &LeafPlan| leaf.compare.is_none() && matches!(leaf.measure, Measure::Count { .. });
+        if plan.counts_traces && !plan.leaves.iter().all(counts) {
+            let what = "the hint traces for anything but rate() and count_over_time()";
+            return Err(PlanError::Unsupported(what.to_owned()));
+        }
+        plan.needs_parents = plan.wanted(false).fields.iter().any(is_of_parent);
         Ok(Some(plan))
     }
 

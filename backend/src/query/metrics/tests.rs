@@ -56,6 +56,32 @@ fn shown(result: &MetricsResult) -> Vec<String> {
     result.series.iter().map(line).collect()
 }
 
+#[test]
+fn traces_are_counted_as_well_as_spans() {
+    let spans = shown(&answer(&instant("{ span:parentID != \"\" } | count_over_time()")));
+    let traces = shown(&answer(&instant("{ span:parentID != \"\" } | count_over_time() with(traces=true)")));
+    assert_eq!(
+        (spans, traces),
+        (vec!["__name__=count_over_time 5.000".to_owned()], vec!["__name__=count_over_time 1.000".to_owned()])
+    );
+    let by_service = "{} | count_over_time() by(resource.service.name) with(traces=true)";
+    let all = MetricsRequest { intervals: Intervals::instant(EPOCH - 1, EPOCH + 500 * MS), ..request(by_service) };
+    assert_eq!(shown(&answer(&all)), ["resource.service.name=cart 1.000", "resource.service.name=frontend 1.000"]);
+}
+
+#[test]
+fn only_counts_can_be_of_traces() {
+    let query = traceql::parse("{} | avg_over_time(duration) with(traces=true)").unwrap();
+    let error = MetricsPlan::new(&query).unwrap_err().to_string();
+    assert_eq!(error, "the hint traces for anything but rate() and count_over_time() not yet supported");
+}
+
+#[test]
+fn series_by_the_parent() {
+    let lines = shown(&answer(&instant("{ name = \"SELECT\" } | count_over_time() by(parent.span.http.route)")));
+    assert_eq!(lines, ["parent.span.http.route=/items 2.000"]);
+}
+
 /// The root starts when the first half second does, so it is in the interval before; then come four spans, then one.
 #[rstest]
 #[case::rate("{} | rate()", &["__name__=rate 4.000 16.000 4.000"])]

@@ -1,8 +1,8 @@
 //! Searches: which traces match, and what is shown of them.
 //!
-//! The answer is the newest traces that match: by start, then by id. It is the same wherever the traces lie.
+//! The answer is the newest traces that match, or the first in another order. It is the same wherever the traces lie.
 
-mod newest;
+mod ranked;
 mod show;
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 use thiserror::Error;
 
-use self::newest::Newest;
+use self::ranked::Ranked;
 use self::show::match_trace;
 use super::plan::Plan;
 use super::prefilter::Prefilter;
@@ -46,7 +46,7 @@ impl Window {
 pub struct SearchRequest {
     /// What a trace must contain; none for every trace.
     pub plan: Option<Plan>,
-    /// Whether the answer tells the matching spans and the services of each trace.
+    /// Whether the answer tells the matching spans and the services of each trace. They are needed to sort by them.
     pub show_spans: bool,
     /// When.
     pub window: Window,
@@ -54,12 +54,39 @@ pub struct SearchRequest {
     pub min_duration_ns: Option<u64>,
     /// Longest trace, nanoseconds.
     pub max_duration_ns: Option<u64>,
+    /// Which traces come first.
+    pub order: Order,
+    /// How many of the first ones are left out.
+    pub offset: usize,
+    /// Whether all traces that match are counted, which takes as long as looking at all of them does.
+    pub count_all: bool,
     /// Most traces in the answer.
     pub limit: usize,
     /// Most spans of each spanset in the answer; 0 for all.
     pub spans_per_spanset: usize,
     /// Most memory that the answer may take, bytes, about; 0 for any.
     pub max_bytes: usize,
+}
+
+/// The order of the traces of an answer; those that are equal in it come newest first, then by id.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Order {
+    /// What is compared.
+    pub by: OrderBy,
+    /// Whether the smallest comes first.
+    pub ascending: bool,
+}
+
+/// What traces are sorted by.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OrderBy {
+    /// When the trace started.
+    #[default]
+    Start,
+    /// From the first start to the last end.
+    Duration,
+    /// How many spans match.
+    Matched,
 }
 
 /// Why a search has no answer.
@@ -79,8 +106,10 @@ pub enum SearchError {
 /// The answer to a search.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SearchResult {
-    /// Newest first, then by id.
+    /// In the order that was asked for.
     pub traces: Vec<TraceMatch>,
+    /// How many traces match, if that was asked for.
+    pub total: Option<u64>,
     /// What was looked at for it.
     pub inspected: Inspected,
     /// Blocks that are left out because they cannot be read.
@@ -191,21 +220,33 @@ impl Progress {
 /// the answer becomes too large.
 pub fn search(view: &View, request: &SearchRequest, cancelled: &AtomicBool) -> Result<SearchResult, SearchError> {
     let mut traces = Vec::new();
-    let Progress { inspected, skipped, .. } = search_in_parts(view, request, cancelled, &mut |found, _| {
+    let (Progress { inspected, skipped, .. }, total) = run(view, request, cancelled, &mut |found, _| {
         traces.extend(found);
         true
     })?;
-    Ok(SearchResult { traces, inspected, skipped })
+    traces.drain(..request.offset.min(traces.len()));
+    Ok(SearchResult { traces, total: request.count_all.then_some(total), inspected, skipped })
 }
 
-/// Searches all that is in view, and hands traces to `emit` as soon as no other can come before them: newest first, each
-/// once. Stops when `emit` returns false, or soon after `cancelled` is set. Fails as [`search`] does.
+/// Searches all that is in view, and hands traces to `emit` as soon as no other can come before them, each once; also the
+/// first ones that [`search`] leaves out. Stops when `emit` returns false, or soon after `cancelled` is set. Fails as
+/// [`search`] does.
 pub fn search_in_parts(
     view: &View,
     request: &SearchRequest,
     cancelled: &AtomicBool,
     emit: &mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
 ) -> Result<Progress, SearchError> {
+    run(view, request, cancelled, emit).map(|(progress, _)| progress)
+}
+
+/// The second result is how many traces matched of those that were looked at.
+fn run(
+    view: &View,
+    request: &SearchRequest,
+    cancelled: &AtomicBool,
+    emit: &mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
+) -> Result<(Progress, u64), SearchError> {
     let plan = request.plan.as_ref();
     let filter = plan.map_or_else(Prefilter::nothing, |plan| Prefilter::of([plan]));
     let shown = [Intrinsic::SpanId, Intrinsic::Duration, Intrinsic::Status].map(Field::Intrinsic);
@@ -218,18 +259,21 @@ pub fn search_in_parts(
         wanted: Wanted::of(shown.iter().chain([&service]).chain(mentioned)),
         nested: plan.is_some_and(|plan| plan.needs_nested),
         whole: true,
-        newest_first: true,
+        newest_first: request.order == Order::default(),
     };
     let max_bytes = if request.max_bytes == 0 { usize::MAX } else { request.max_bytes };
-    let mut searching = Searching { request, found: Newest::new(request.limit), max_bytes, emit };
+    let found = Ranked::new(request.order, request.offset.saturating_add(request.limit));
+    let mut searching = Searching { request, found, total: 0, max_bytes, emit };
     let progress = view.scan(&scan, &mut searching, cancelled)?;
-    if searching.is_too_large() { Err(SearchError::TooLarge { max_bytes }) } else { Ok(progress) }
+    if searching.is_too_large() { Err(SearchError::TooLarge { max_bytes }) } else { Ok((progress, searching.total)) }
 }
 
 /// A search at work.
 struct Searching<'r, 'e> {
     request: &'r SearchRequest,
-    found: Newest,
+    found: Ranked,
+    /// Traces that matched.
+    total: u64,
     max_bytes: usize,
     emit: &'e mut dyn FnMut(Vec<TraceMatch>, Progress) -> bool,
 }
@@ -248,15 +292,16 @@ impl Visitor for Searching<'_, '_> {
         self.request.window.overlaps(trace.start_ns, trace.end_ns)
             && self.request.min_duration_ns.is_none_or(|min| duration_ns >= min)
             && self.request.max_duration_ns.is_none_or(|max| duration_ns <= max)
-            && self.found.has_room_for(trace.start_ns, &trace.id)
+            && (self.request.count_all || self.found.may_have_room_for(trace))
     }
 
     fn wants_since(&self, start_ns: u64) -> bool {
-        self.found.has_room_since(start_ns)
+        self.request.count_all || self.found.may_have_room_since(start_ns)
     }
 
     fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool {
         if let Some(found) = match_trace(trace, spans, self.request) {
+            self.total += 1;
             self.found.insert(found);
         }
         !self.is_too_large()

@@ -6,6 +6,7 @@ use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 
 use super::{SearchRequest, ServiceStats, SpanMatch, SpansetMatch, TraceMatch};
+use crate::query::parent::WithParent;
 use crate::query::pipeline::Spanset;
 use crate::query::plan::Plan;
 use crate::query::scan::TraceFacts;
@@ -15,6 +16,13 @@ use crate::traceql::{Attribute, Field, Intrinsic, IntrinsicScope, Scope, Status}
 
 /// What the answer says of a trace if it matches.
 pub(super) fn match_trace<S: SpanView>(trace: &TraceFacts, spans: &[S], request: &SearchRequest) -> Option<TraceMatch> {
+    match &request.plan {
+        Some(plan) if plan.needs_parents => match_spans(trace, &WithParent::of_trace(spans), request),
+        _ => match_spans(trace, spans, request),
+    }
+}
+
+fn match_spans<S: SpanView>(trace: &TraceFacts, spans: &[S], request: &SearchRequest) -> Option<TraceMatch> {
     let mut found = TraceMatch {
         id: trace.id,
         root: trace.root.clone(),
@@ -102,6 +110,7 @@ fn show_span(plan: &Plan, span: &impl SpanView) -> SpanMatch {
             Field::Intrinsic(Intrinsic::Duration | Intrinsic::SpanId) => continue,
             Field::Intrinsic(i) if i.scoped_name().is_some_and(|(scope, _)| scope == IntrinsicScope::Trace) => continue,
             Field::Intrinsic(intrinsic) => intrinsic.to_string(),
+            Field::Attribute(Attribute { parent: true, name, .. }) => format!("parent.{name}"),
             Field::Attribute(Attribute { name, .. }) => name.clone(),
         };
         let value = match span.field(field) {

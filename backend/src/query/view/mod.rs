@@ -37,6 +37,9 @@ pub struct View {
     /// Those that started last first, then by id.
     live: Vec<Arc<Trace>>,
     stored: Option<Stored>,
+    /// A scan that has looked at so many bytes ends before its next part.
+    max_bytes: u64,
+    read_too_much: AtomicBool,
 }
 
 /// Traces in blocks.
@@ -63,12 +66,24 @@ impl View {
         let live = live.snapshot(tenant);
         let list = blocks.snapshot();
         let also_live = also_live(&live, blocks, &list, tenant);
-        Self { tenant: tenant.into(), live, stored: Some(Stored { blocks: Arc::clone(blocks), list, also_live }) }
+        let stored = Some(Stored { blocks: Arc::clone(blocks), list, also_live });
+        Self { tenant: tenant.into(), live, stored, max_bytes: u64::MAX, read_too_much: AtomicBool::new(false) }
     }
 
     /// Traces in memory only, as [`LiveSet::snapshot`] gives them.
     pub fn of_live(live: Vec<Arc<Trace>>) -> Self {
-        Self { tenant: "".into(), live, stored: None }
+        Self { tenant: "".into(), live, stored: None, max_bytes: u64::MAX, read_too_much: AtomicBool::new(false) }
+    }
+
+    /// Lets scans end early, before the next part of the work, when they have looked at more bytes than this.
+    #[must_use]
+    pub fn reading_at_most(self, max_bytes: u64) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// Whether a scan ended early because of [`Self::reading_at_most`].
+    pub fn read_too_much(&self) -> bool {
+        self.read_too_much.load(Ordering::Relaxed)
     }
 
     /// All that is known of one trace.
@@ -403,6 +418,10 @@ impl<V: Visitor> Scanning<'_, V> {
 
     fn part_done(&mut self, rest_starts_by: Option<u64>) -> bool {
         self.progress.done = (self.progress.done + 1).min(self.progress.total);
+        if rest_starts_by.is_some() && self.progress.inspected.bytes > self.view.max_bytes {
+            self.view.read_too_much.store(true, Ordering::Relaxed);
+            return false;
+        }
         // The end is told by [`Self::end`].
         rest_starts_by.is_none() || self.visitor.part_done(self.progress, rest_starts_by)
     }
