@@ -10,5 +10,6 @@ pub mod moto;
 pub mod process;
 pub mod rgw;
 pub mod sample;
+pub mod scenario;
 pub mod seen;
 pub mod tools;

@@ -6,6 +6,7 @@ mod bench;
 mod commands;
 mod demo;
 mod ebpf;
+mod scenarios;
 mod setup;
 mod table;
 mod test;
@@ -31,6 +32,8 @@ enum Task {
     Demo(demo::Options),
     /// Runs every check and every test.
     Test(test::Options),
+    /// Asks a server with Tempo's API what tests/scenarios says; without --url a backend of its own.
+    Scenarios(scenarios::Options),
     /// Measures; the results belong into docs/benchmarks.md.
     Bench(bench::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         Task::Ebpf => setup::run_for(setup::Need::Build).and_then(|()| ebpf::build()),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Scenarios(options) => scenarios::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

@@ -69,6 +69,10 @@ const NODE_TEST: &[&str] = &[
     "@opentelemetry/exporter-trace-otlp-proto@0.223.1",
 ];
 
+/// Perses' client for Tempo, with what it needs to be loaded.
+const NODE_PERSES: &[&str] =
+    &["@perses-dev/core@0.52.0", "@perses-dev/tempo-plugin@0.54.0", "react@18.3.1", "react-dom@18.3.1"];
+
 const STEPS: &[Step] = &[
     Step { name: "bpf-linker", need: Need::Build, present: has_bpf_linker, install: install_bpf_linker },
     Step {
@@ -83,6 +87,7 @@ const STEPS: &[Step] = &[
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
     Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
+    Step { name: "Perses' Tempo client", need: Need::Test, present: has_perses, install: install_perses },
 ];
 
 /// Installs everything.
@@ -228,11 +233,25 @@ fn has_node_sdk() -> bool {
 }
 
 fn install_node_sdk() -> Vec<Command> {
-    let folder = tools().join("node");
-    let mut command = Command::new("npm");
-    command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
-    command.args(NODE_TEST);
+    vec![npm("node", NODE_TEST)]
+}
+
+fn has_perses() -> bool {
+    tools().join("perses/node_modules/@perses-dev/tempo-plugin/package.json").exists()
+}
+
+fn install_perses() -> Vec<Command> {
+    // Its peers are parts of a dashboard, which the client does not need.
+    let mut command = npm("perses", NODE_PERSES);
+    command.arg("--legacy-peer-deps");
     vec![command]
+}
+
+fn npm(folder: &str, packages: &[&str]) -> Command {
+    let mut command = Command::new("npm");
+    command.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
+    command.arg(tools().join(folder)).args(packages);
+    command
 }
 
 fn venv(name: &str) -> Command {
