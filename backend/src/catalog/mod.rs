@@ -4,6 +4,7 @@
 
 mod blocks;
 mod index;
+mod known;
 mod memory;
 mod of_block;
 mod opening;
