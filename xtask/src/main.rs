@@ -9,6 +9,7 @@ mod ebpf;
 mod setup;
 mod table;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,6 +32,8 @@ enum Task {
     Demo(demo::Options),
     /// Runs every check and every test.
     Test(test::Options),
+    /// Runs the capture tests in virtual machines with Debian's kernels, with each set of hooks.
+    Vm(vm::Options),
     /// Measures; the results belong into docs/benchmarks.md.
     Bench(bench::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         Task::Ebpf => setup::run_for(setup::Need::Build).and_then(|()| ebpf::build()),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }
