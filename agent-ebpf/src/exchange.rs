@@ -6,6 +6,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::maps::HashMap;
 use aya_log_ebpf::debug;
 use coati_common::event::end_reason::{CLOSED, RESET};
 use coati_common::event::{Begin, Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
@@ -17,12 +18,18 @@ use crate::emit;
 use crate::globals;
 use crate::iov::Source;
 use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
-use crate::scratch;
-use crate::sock::{self, Positions};
+use crate::scratch::Slot;
+use crate::sock::{self, Positions, Socket};
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
 /// was entered.
 const BLOCKED_NS: u64 = 1_000_000;
+
+const MSG_OOB: u64 = 0x1;
+const MSG_PEEK: u64 = 0x2;
+const MSG_ERRQUEUE: u64 = 0x2000;
+/// A receive with one of these flags takes nothing from the stream, or nothing of it.
+pub const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 
 /// Fail if the entry is there; `BPF_NOEXIST`.
 const NEW: u64 = 1;
@@ -109,16 +116,16 @@ enum Found {
 /// Looks at the first of `len` bytes that move on `socket`. Where a connection begins to be followed by them, this end
 /// is a `new_role`.
 #[inline(always)]
-fn find(caller: Caller, socket: u64, source: &Source, len: u64, new_role: u8) -> Found {
-    let Some(connection) = followed(socket) else {
-        if !sock::is_tcp(socket) {
+fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
+    let Some(connection) = followed(socket.address) else {
+        if !socket.is_tcp() {
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
         if !sniff.may_begin() || caller.is_skipped() {
             return Found::Nothing;
         }
-        return match follow(socket, new_role) {
+        return match follow(socket.address, new_role) {
             Some(connection) => Found::Bytes(connection, Meaning::Begin),
             None => Found::Nothing,
         };
@@ -133,17 +140,16 @@ fn find(caller: Caller, socket: u64, source: &Source, len: u64, new_role: u8) ->
     Found::Bytes(connection, meaning)
 }
 
-/// A call that sends from `source` through `fd` was entered.
+/// A call that sends from `source` through `socket` was entered.
 #[inline(always)]
-pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
-    let socket = sock::of_descriptor(fd)?;
+pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Option<()> {
     let found = find(caller, socket, &source, u64::MAX, role::CLIENT);
     let time_ns = now();
-    let call = scratch::call()?;
-    call.socket = socket;
+    let call = slot.call()?;
+    call.socket = socket.address;
     call.time_ns = time_ns;
     call.source = source;
-    call.positions = sock::positions(socket);
+    call.positions = sock::positions(socket.address);
     match found {
         Found::Nothing => return None,
         Found::Unreadable => call.meaning = 0,
@@ -153,22 +159,44 @@ pub fn send(caller: Caller, fd: u64, source: Source) -> Option<()> {
             connection.enter(meaning, time_ns);
         }
     }
-    if CALLS.insert(caller.pid_tgid, &*call, 0).is_err() {
-        emit::lost(Loss::CallsFull);
+    if !remember(&CALLS, caller, call) {
         take_back(call);
     }
     Some(())
 }
 
+/// Keeps what is known of the call that this thread has entered until it returns; false, and counted, if there is no
+/// room for it.
+#[inline(always)]
+pub fn remember<T>(calls: &HashMap<u64, T>, caller: Caller, call: &T) -> bool {
+    if calls.insert(caller.pid_tgid, call, NEW).is_ok() {
+        return true;
+    }
+    // There is one, so the kernel left out our program when that returned; or there is no room.
+    let has_replaced = calls.insert(caller.pid_tgid, call, 0).is_ok();
+    emit::lost(if has_replaced { Loss::ReturnMissed } else { Loss::CallsFull });
+    has_replaced
+}
+
+/// What [`remember`] has kept of the call that this thread was in, once.
+#[inline(always)]
+pub fn recall<T: Copy>(calls: &HashMap<u64, T>, caller: Caller) -> Option<T> {
+    let call = calls.get_ptr(caller.pid_tgid)?;
+    // SAFETY: as in `followed`; the entry belongs to this thread.
+    let call = unsafe { *call };
+    calls.remove(caller.pid_tgid).ok()?;
+    Some(call)
+}
+
 /// The call that this thread was in returned `result`.
 #[inline(always)]
-pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
+pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64) -> Option<()> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let call = CALLS.get_ptr_mut(pid_tgid)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
     let call = unsafe { &mut *call };
     if result > 0 {
-        finish(ctx, Caller { pid_tgid }, call, result as u64);
+        finish(ctx, slot, Caller { pid_tgid }, call, result as u64);
     } else {
         take_back(call);
     }
@@ -176,10 +204,10 @@ pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
 }
 
 #[inline(always)]
-fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &mut Call, len: u64) -> Option<()> {
+fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64) -> Option<()> {
     if call.meaning == 0 {
         // The kernel has read the bytes in the meantime, so now they are there.
-        match find(caller, call.socket, &call.source, len, role::CLIENT) {
+        match find(caller, Socket::tcp(call.socket), &call.source, len, role::CLIENT) {
             Found::Nothing => return None,
             Found::Unreadable => {
                 emit::lost(Loss::PayloadUnreadable);
@@ -199,7 +227,7 @@ fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &mut Call, len: u64) ->
         Some(connection) => connection,
         // Closed while the call ran, or another thread is with the next request: the bytes were taken all the same.
         None => {
-            let connection = scratch::connection()?;
+            let connection = slot.connection()?;
             *connection = call.before;
             connection.enter(meaning, call.time_ns);
             connection
@@ -217,7 +245,7 @@ fn finish<C: EbpfContext>(ctx: &C, caller: Caller, call: &mut Call, len: u64) ->
         server_position: call.positions.receive,
         positions_known: call.positions.known,
     };
-    tell(ctx, caller, connection, &moved, &call.source, &call.before.totals)
+    tell(ctx, slot, caller, connection, &moved, &call.source, &call.before.totals)
 }
 
 /// Nothing was sent: undoes what [`send`] did, unless something else has happened on the connection since.
@@ -237,12 +265,18 @@ fn take_back(call: &Call) {
     }
 }
 
-/// A call that receives from `fd` into `source` returned `len`.
+/// A call that receives from `socket` into `source` returned `len`.
 #[inline(always)]
-pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source, len: u64) -> Option<()> {
-    let socket = sock::of_descriptor(fd)?;
+pub fn received<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    caller: Caller,
+    socket: Socket,
+    source: Source,
+    len: u64,
+) -> Option<()> {
     if len == 0 {
-        return tell_eof(caller, followed(socket)?);
+        return tell_eof(slot, caller, followed(socket.address)?);
     }
     let (connection, meaning) = match find(caller, socket, &source, len, role::SERVER) {
         Found::Nothing => return None,
@@ -253,6 +287,7 @@ pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source
         Found::Bytes(connection, meaning) => (connection, meaning),
     };
 
+    let socket = socket.address;
     let previous = connection.totals;
     let time_ns = now();
     connection.enter(meaning, time_ns);
@@ -272,7 +307,7 @@ pub fn received<C: EbpfContext>(ctx: &C, caller: Caller, fd: u64, source: Source
         server_position: send,
         positions_known: known,
     };
-    tell(ctx, caller, connection, &moved, &source, &previous)
+    tell(ctx, slot, caller, connection, &moved, &source, &previous)
 }
 
 /// What one call moved.
@@ -290,6 +325,7 @@ struct Moved {
 #[inline(always)]
 fn tell<C: EbpfContext>(
     ctx: &C,
+    slot: Slot,
     caller: Caller,
     connection: &mut Connection,
     moved: &Moved,
@@ -297,14 +333,14 @@ fn tell<C: EbpfContext>(
     previous: &Totals,
 ) -> Option<()> {
     if moved.meaning == Meaning::Begin {
-        return tell_begin(ctx, caller, connection, moved, source, previous);
+        return tell_begin(ctx, slot, caller, connection, moved, source, previous);
     }
     let tells = connection.tells(moved.meaning);
     if !tells && moved.meaning.direction() == direction::REQUEST {
         return None;
     }
     let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    let copied = source.copy(moved.len, room);
+    let copied = source.copy(slot, moved.len, room);
     connection.keep_tail(moved.meaning, moved.len, copied.last);
     if !tells {
         return None;
@@ -315,7 +351,7 @@ fn tell<C: EbpfContext>(
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
-    let record = scratch::record::<Data>()?;
+    let record = slot.record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, moved.time_ns),
         connection: connection.connection,
@@ -336,18 +372,19 @@ fn tell<C: EbpfContext>(
 #[inline(always)]
 fn tell_begin<C: EbpfContext>(
     ctx: &C,
+    slot: Slot,
     caller: Caller,
     connection: &mut Connection,
     moved: &Moved,
     source: &Source,
     previous: &Totals,
 ) -> Option<()> {
-    let copied = source.copy(moved.len, connection.room(moved.meaning) as u64);
+    let copied = source.copy(slot, moved.len, connection.room(moved.meaning) as u64);
     connection.copied(moved.meaning, copied.len as u16);
     if !copied.readable {
         emit::lost(Loss::PayloadUnreadable);
     }
-    let record = scratch::record::<Begin>()?;
+    let record = slot.record::<Begin>()?;
     let head = &mut record.head;
     head.header = emit::header(Kind::Begin, moved.time_ns);
     head.connection = connection.connection;
@@ -374,11 +411,11 @@ fn tell_begin<C: EbpfContext>(
 
 /// The peer of a client will send nothing more.
 #[inline(always)]
-fn tell_eof(caller: Caller, connection: &mut Connection) -> Option<()> {
+fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Option<()> {
     if connection.role != role::CLIENT || !connection.tells_eof() {
         return None;
     }
-    let record = scratch::record::<Data>()?;
+    let record = slot.record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, now()),
         connection: connection.connection,

@@ -5,7 +5,7 @@
 
 use aya_ebpf::Global;
 
-/// An offset that this kernel does not have.
+/// An offset, or another number of its description of itself, that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
 macro_rules! offsets {
@@ -65,6 +65,24 @@ offsets! {
     TCP_COPIED_SEQ,
     /// `tcp_sock.rcv_nxt`
     TCP_RCV_NXT,
+    /// `msghdr.msg_iter`
+    MSGHDR_ITER,
+    /// `iov_iter.iter_type`
+    ITER_TYPE,
+    /// `iov_iter.iov_offset`
+    ITER_OFFSET,
+    /// `iov_iter.count`
+    ITER_COUNT,
+    /// `iov_iter.__iov`, and the address of the only buffer
+    ITER_POINTER,
+    /// `iov_iter.nr_segs`
+    ITER_SEGMENTS,
+    /// The value `ITER_UBUF` of `iov_iter.iter_type`
+    ITER_IS_UBUF,
+    /// The value `ITER_IOVEC` of `iov_iter.iter_type`
+    ITER_IS_IOVEC,
+    /// Which parameter of `tcp_recvmsg` is `flags`
+    RECVMSG_FLAGS,
     /// `linux_binprm.filename`
     BINPRM_FILENAME,
     /// `pt_regs`: first argument of a system call, as it still is when the call returns

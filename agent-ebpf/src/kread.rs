@@ -1,5 +1,7 @@
 //! Reading memory that is not ours: every read can fail, none can fault.
 
+use core::mem::size_of;
+
 use aya_ebpf::helpers::{
     bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs, generated,
 };
@@ -15,6 +17,32 @@ pub fn field<T: Copy>(base: u64, offset: u32) -> Option<T> {
 #[inline(always)]
 pub fn pointer(base: u64, offset: u32) -> Option<u64> {
     field::<u64>(base, offset).filter(|&address| address != 0)
+}
+
+/// The beginning of a kernel object, read at once: `WORDS` times eight bytes.
+pub struct Head<const WORDS: usize> {
+    address: u64,
+    words: [u64; WORDS],
+}
+
+impl<const WORDS: usize> Head<WORDS> {
+    /// Of the object at `address`; zeros if it cannot be read.
+    #[inline(always)]
+    pub fn of(address: u64) -> Self {
+        Self { address, words: field(address, 0).unwrap_or([0; WORDS]) }
+    }
+
+    /// The field at `offset`, from what was read if it lies there. The verifier knows the offset, so one of the two
+    /// ways is gone when the program runs.
+    #[inline(always)]
+    pub fn get<T: Copy + Default>(&self, offset: u32) -> T {
+        if offset as usize <= size_of::<[u64; WORDS]>() - size_of::<T>() {
+            // SAFETY: the field lies within `words`; `T` is an integer or an array of bytes.
+            unsafe { self.words.as_ptr().byte_add(offset as usize).cast::<T>().read_unaligned() }
+        } else {
+            field(self.address, offset).unwrap_or_default()
+        }
+    }
 }
 
 /// A kernel object whose type the verifier knows: it is read without a helper, which is many times cheaper.

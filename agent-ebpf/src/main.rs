@@ -1,6 +1,6 @@
 //! Coati's kernel programs: filter, recognise, count, tell.
 //!
-//! `hooks` are the programs; what they share lies in the other modules, in the order in which a system call's bytes
+//! `hooks` are the programs; what they share lies in the other modules, in the order in which a call's bytes
 //! pass them: [`sock`] finds the connection, [`iov`] reads the bytes, [`exchange`] changes the connection's state,
 //! [`emit`] writes the record.
 #![no_std]
@@ -12,9 +12,11 @@ mod emit;
 mod exchange;
 mod globals;
 mod hooks {
+    pub mod kprobes;
     mod process;
     mod state;
     mod syscalls;
+    mod trampolines;
 }
 mod iov;
 mod kread;

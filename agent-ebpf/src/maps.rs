@@ -7,6 +7,7 @@ use coati_common::loss::Loss;
 use coati_common::{counter, limits};
 
 use crate::exchange::Call;
+use crate::hooks::kprobes::Receive;
 
 /// `BPF_F_NO_PREALLOC`: memory only for what is there.
 const NO_PREALLOC: u32 = 1;
@@ -22,6 +23,10 @@ pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(lim
 /// Sends under way on such connections, by thread (`pid_tgid`).
 #[map]
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+
+/// Receives under way, by thread: only of the programs that do not find their arguments when a call returns.
+#[map]
+pub static RECEIVES: HashMap<u64, Receive> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
 /// Processes that are not watched.
 #[map]

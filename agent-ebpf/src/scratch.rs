@@ -1,7 +1,10 @@
-//! Per-CPU memory for what does not fit on the 512-byte stack.
+//! Memory for what does not fit on the 512-byte stack, for each CPU and each program that may use it.
 //!
-//! Only the programs on system calls use it: they never interrupt each other on a CPU. The program on socket states
-//! may run in an interrupt in the middle of one of them, so it builds its records on the stack.
+//! A program on a tracepoint or a kprobe is never interrupted by another of them on its CPU (`bpf_prog_active`,
+//! kernel/trace/bpf_trace.c), so these share [`Slot::EXCLUSIVE`]. A program on the entry or exit of a function can be,
+//! where the kernel may be preempted, by any but itself (`prog->active`, kernel/bpf/trampoline.c): each has a slot of
+//! its own. The programs on socket states and on processes may run in the middle of any of them, so they build their
+//! records on the stack.
 
 use core::mem::size_of;
 
@@ -22,9 +25,17 @@ pub struct Record<H> {
     pub payload: Payload,
 }
 
-/// How far a walk over buffers has come.
+/// A walk over buffers: what to do, and how far it has come.
 #[repr(C)]
 pub struct Walk {
+    /// Where the first `struct iovec` lies.
+    pub vector: u64,
+    /// How many there are.
+    pub count: u64,
+    /// 1 if they lie in kernel memory.
+    pub in_kernel: u64,
+    /// Bytes of the next buffer that do not count.
+    pub skip: u64,
     /// Bytes that moved and lie in buffers not yet walked.
     pub left: u64,
     /// Bytes of payload copied.
@@ -39,28 +50,78 @@ pub struct Walk {
     pub unreadable: u64,
 }
 
+/// The memory of one program.
+#[derive(Clone, Copy)]
+pub struct Slot(u32);
+
+impl Slot {
+    /// How many there are.
+    const COUNT: u32 = 6;
+
+    /// Of programs that do not interrupt each other.
+    pub const EXCLUSIVE: Self = Self(0);
+    /// Of `fentry_tcp_sendmsg`, and so on: the syscall tracepoints are not used beside these.
+    pub const SENDMSG_ENTRY: Self = Self(0);
+    pub const SENDMSG_EXIT: Self = Self(1);
+    pub const SENDPAGE_ENTRY: Self = Self(2);
+    pub const SENDPAGE_EXIT: Self = Self(3);
+    pub const RECVMSG_EXIT: Self = Self(4);
+    pub const SPLICE_READ_EXIT: Self = Self(5);
+
+    /// The slot with a number, which the verifier does not need to know.
+    #[inline(always)]
+    pub const fn numbered(number: u64) -> Self {
+        Self(number as u32)
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The record under construction. Its payload is [`Self::payload`].
+    #[inline(always)]
+    pub fn record<H>(self) -> Option<&'static mut Record<H>> {
+        let cell = RECORD.get_ptr_mut(self.0)?;
+        let unused = size_of::<Record<Begin>>() - size_of::<Record<H>>();
+        // SAFETY: as below; a record of a smaller head fits behind the unused bytes.
+        Some(unsafe { &mut *cell.byte_add(unused).cast() })
+    }
+
+    /// The payload of the record under construction.
+    #[inline(always)]
+    pub fn payload(self) -> Option<&'static mut Payload> {
+        let cell = RECORD.get_ptr_mut(self.0)?;
+        // SAFETY: as below.
+        Some(unsafe { &mut (*cell).payload })
+    }
+}
+
 /// Room for the largest record; smaller ones end where it ends, so that the payload lies always at the same place.
 #[map]
-static RECORD: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(1, 0);
+static RECORD: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
-static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
+static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
-static CONNECTION: PerCpuArray<Connection> = PerCpuArray::with_max_entries(1, 0);
+static CONNECTION: PerCpuArray<Connection> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
-static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 macro_rules! scratch {
     ($(#[$doc:meta])* $name:ident, $map:ident, $type:ty) => {
-        $(#[$doc])*
-        #[inline(always)]
-        pub fn $name() -> Option<&'static mut $type> {
-            let cell = $map.get_ptr_mut(0)?;
-            // SAFETY: the cell belongs to this CPU and to the one program that runs on it now (see the module);
-            // every program takes each cell once at most.
-            Some(unsafe { &mut *cell })
+        impl Slot {
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name(self) -> Option<&'static mut $type> {
+                let cell = $map.get_ptr_mut(self.0)?;
+                // SAFETY: the cell belongs to this CPU and to the one program that uses it now (see the module);
+                // every program takes each cell once at most.
+                Some(unsafe { &mut *cell })
+            }
         }
     };
 }
@@ -77,20 +138,3 @@ scratch!(
     /// State of a walk over buffers.
     walk, WALK, Walk
 );
-
-/// The record under construction. Its payload is [`payload`].
-#[inline(always)]
-pub fn record<H>() -> Option<&'static mut Record<H>> {
-    let cell = RECORD.get_ptr_mut(0)?;
-    let unused = size_of::<Record<Begin>>() - size_of::<Record<H>>();
-    // SAFETY: as above; a record of a smaller head fits behind the unused bytes.
-    Some(unsafe { &mut *cell.byte_add(unused).cast() })
-}
-
-/// The payload of the record under construction.
-#[inline(always)]
-pub fn payload() -> Option<&'static mut Payload> {
-    let cell = RECORD.get_ptr_mut(0)?;
-    // SAFETY: as above.
-    Some(unsafe { &mut (*cell).payload })
-}

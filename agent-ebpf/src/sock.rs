@@ -1,11 +1,9 @@
-//! From a file descriptor to a TCP connection, and what the kernel knows of it.
-
-use core::mem::size_of;
+//! TCP connections: from a file descriptor to one, and what the kernel knows of it.
 
 use coati_common::event::Begin;
 
 use crate::globals as at;
-use crate::kread::{Typed, field, pointer};
+use crate::kread::{Head, Typed, field, pointer};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -15,30 +13,58 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const TCP_CLOSE_WAIT: u8 = 8;
 
-/// Bytes from the start of a `struct sock` that are read at once: most fields that are wanted lie there.
+/// Words from the start of a `struct sock` that are read at once: most fields that are wanted lie there.
 const HEAD_WORDS: usize = 5;
 
-/// Address of the `struct sock` behind descriptor `fd` of the current process, if it is a socket.
-#[inline(always)]
-pub fn of_descriptor(fd: u64) -> Option<u64> {
-    let fd = fd as u32;
-    let table = Typed::current_task().pointer(at::TASK_FILES.load())?.pointer(at::FILES_FDT.load())?;
-    if fd >= table.u32(at::FDTABLE_MAX_FDS.load()) {
-        return None;
-    }
-    let descriptors = table.u64(at::FDTABLE_FD.load());
-    let file = pointer(descriptors + u64::from(fd) * 8, 0)?;
-    let inode = pointer(file, at::FILE_INODE.load())?;
-    if field::<u16>(inode, at::INODE_MODE.load())? & S_IFMT != S_IFSOCK {
-        return None;
-    }
-    let socket = pointer(file, at::FILE_PRIVATE_DATA.load())?;
-    pointer(socket, at::SOCKET_SK.load())
+/// A `struct sock`.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    /// Where it lies.
+    pub address: u64,
+    /// Whether it is known to be TCP's.
+    is_tcp: bool,
 }
 
-/// Whether `sk` is a TCP connection. Not asked of one that is followed.
+impl Socket {
+    /// One that a function of TCP was called for.
+    #[inline(always)]
+    pub const fn tcp(address: u64) -> Self {
+        Self { address, is_tcp: true }
+    }
+
+    /// The one of the `struct socket` at `socket`, for which a function of TCP was called.
+    #[inline(always)]
+    pub fn tcp_of(socket: u64) -> Option<Self> {
+        Some(Self::tcp(pointer(socket, at::SOCKET_SK.load())?))
+    }
+
+    /// The one behind descriptor `fd` of the current process, if it is a socket.
+    #[inline(always)]
+    pub fn of_descriptor(fd: u64) -> Option<Self> {
+        let fd = fd as u32;
+        let table = Typed::current_task().pointer(at::TASK_FILES.load())?.pointer(at::FILES_FDT.load())?;
+        if fd >= table.u32(at::FDTABLE_MAX_FDS.load()) {
+            return None;
+        }
+        let descriptors = table.u64(at::FDTABLE_FD.load());
+        let file = pointer(descriptors + u64::from(fd) * 8, 0)?;
+        let inode = pointer(file, at::FILE_INODE.load())?;
+        if field::<u16>(inode, at::INODE_MODE.load())? & S_IFMT != S_IFSOCK {
+            return None;
+        }
+        let socket = pointer(file, at::FILE_PRIVATE_DATA.load())?;
+        Some(Self { address: pointer(socket, at::SOCKET_SK.load())?, is_tcp: false })
+    }
+
+    /// Whether it is a TCP connection. Not asked of one that is followed.
+    #[inline(always)]
+    pub fn is_tcp(self) -> bool {
+        self.is_tcp || is_tcp(self.address)
+    }
+}
+
 #[inline(always)]
-pub fn is_tcp(sk: u64) -> bool {
+fn is_tcp(sk: u64) -> bool {
     if !matches!(field::<u16>(sk, at::SOCK_FAMILY.load()), Some(AF_INET | AF_INET6)) {
         return false;
     }
@@ -96,7 +122,7 @@ pub fn has_read_close(sk: u64) -> bool {
 /// Fills in addresses, ports and network namespace; what cannot be read is zero.
 #[inline(always)]
 pub fn describe(sk: u64, begin: &mut Begin) {
-    let head = Head { sk, words: field(sk, 0).unwrap_or([0; HEAD_WORDS]) };
+    let head = Head::<HEAD_WORDS>::of(sk);
     if head.get::<u16>(at::SOCK_FAMILY.load()) == AF_INET6 && at::SOCK_LOCAL_V6.load() != at::ABSENT {
         begin.local_address = field(sk, at::SOCK_LOCAL_V6.load()).unwrap_or_default();
         begin.remote_address = field(sk, at::SOCK_REMOTE_V6.load()).unwrap_or_default();
@@ -107,26 +133,6 @@ pub fn describe(sk: u64, begin: &mut Begin) {
     begin.local_port = head.get(at::SOCK_LOCAL_PORT.load());
     begin.remote_port = u16::from_be(head.get(at::SOCK_REMOTE_PORT.load()));
     begin.netns = network_namespace(sk).unwrap_or_default();
-}
-
-/// The beginning of a `struct sock`.
-struct Head {
-    sk: u64,
-    words: [u64; HEAD_WORDS],
-}
-
-impl Head {
-    /// The field at `offset`, from what was read if it lies there. The verifier knows the offset, so one of the two
-    /// ways is gone when the program runs.
-    #[inline(always)]
-    fn get<T: Copy + Default>(&self, offset: u32) -> T {
-        if offset as usize <= size_of::<[u64; HEAD_WORDS]>() - size_of::<T>() {
-            // SAFETY: the field lies within `words`; `T` is an integer or an array of bytes.
-            unsafe { self.words.as_ptr().byte_add(offset as usize).cast::<T>().read_unaligned() }
-        } else {
-            field(self.sk, offset).unwrap_or_default()
-        }
-    }
 }
 
 #[inline(always)]

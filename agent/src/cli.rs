@@ -29,7 +29,7 @@ struct Flags {
     /// Address of /metrics, /healthz and /readyz; port 0 chooses a free one [default: 127.0.0.1:9400]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Kernel hooks: `auto` or `syscall` [default: auto]
+    /// Kernel hooks: `auto`, `fentry`, `kprobe` or `syscall` [default: auto]
     #[arg(long, value_name = "HOOKS")]
     hooks: Option<String>,
     /// Print spans to standard output as they are made: `text`, `json` or `disabled` [default: disabled]
@@ -106,7 +106,10 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::config::{Hooks, LogLevel};
+    use crate::{
+        config::{Hooks, LogLevel},
+        kernel::features::HookSet,
+    };
 
     fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
         let variables: HashMap<_, _> = variables.iter().copied().collect();
@@ -133,7 +136,7 @@ mod tests {
             run(&["--config", path, "--listen", "127.0.0.1:3", "--otlp-endpoint=http://flag:1"], &variables).unwrap();
         assert_eq!(config.listen.port(), 3);
         assert_eq!(config.log_level, LogLevel::Debug);
-        assert_eq!(config.hooks, Hooks::Syscall);
+        assert_eq!(config.hooks, Hooks::Only(HookSet::Syscall));
         assert_eq!(config.export_settings().endpoint, "http://flag:1");
 
         let variables = [("COATI_AGENT_CONFIG", path), ("COATI_AGENT_LISTEN", "127.0.0.1:2")];
@@ -158,9 +161,9 @@ mod tests {
         &["--listen", "9400"],
         "--listen: expected an address with a port such as `127.0.0.1:9400`, found `9400`"
     )]
-    #[case::hooks_that_are_not_built(
-        &["--hooks", "fentry"],
-        "--hooks: expected `auto` or `syscall` (no other set of hooks is built), found `fentry`"
+    #[case::unknown_hooks(
+        &["--hooks", "xdp"],
+        "--hooks: expected `auto`, `fentry`, `kprobe` or `syscall`, found `xdp`"
     )]
     #[case::bad_protocol(&["--otlp-protocol", "http/json"], "--otlp-protocol: expected `grpc` or `http/protobuf`, found `http/json`")]
     #[case::bad_format(&["--print", "xml"], "--print: expected `text`, `json` or `disabled`, found `xml`")]

@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 pub fn btf(bytes: &[u8]) {
     if let Ok(btf) = Btf::parse(bytes) {
         let _ = btf.field("task_struct", "files.fdt");
+        let _ = (btf.enumerator("iter_type", "ITER_UBUF"), btf.parameter("tcp_recvmsg", "flags"));
     }
 }
 

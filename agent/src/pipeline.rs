@@ -167,7 +167,7 @@ impl CaptureThread {
     fn run(self) -> Result<(), PipelineError> {
         let Self { config, tree, queue, telemetry, stop } = self;
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
-        let options = Options { skip, debug: config.kernel_debug, ..Options::default() };
+        let options = Options { skip, hooks: config.hooks.into(), debug: config.kernel_debug, ..Options::default() };
         let mut source = Capture::new(Programs::load(&options)?);
         let since_ns = monotonic_ns();
         telemetry.set_attached();

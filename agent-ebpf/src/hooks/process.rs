@@ -10,7 +10,7 @@ use coati_common::loss::Loss;
 use crate::emit;
 use crate::globals;
 use crate::kread::{Typed, pointer};
-use crate::maps::{CALLS, SKIPPED};
+use crate::maps::{CALLS, RECEIVES, SKIPPED};
 
 /// Our own programs: not watched from their first instruction on.
 const OWN: [[u8; 16]; 2] = [*b"coati-agent\0\0\0\0\0", *b"coati-backend\0\0\0"];
@@ -42,6 +42,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let _none_is_usual = CALLS.remove(pid_tgid);
+    let _none_is_usual = RECEIVES.remove(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = SKIPPED.remove(tgid);

@@ -8,20 +8,16 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
-use crate::exchange::{self, Caller};
+use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
 use crate::kread::Typed;
+use crate::scratch::Slot;
+use crate::sock::Socket;
 
 /// Where the arguments of `sys_enter_*`, and the result of `sys_exit_*`, begin: behind the common fields and the
 /// number of the system call. The same for all of them, on every 64-bit kernel.
 const FIELDS: usize = 16;
-
-const MSG_OOB: u64 = 0x1;
-const MSG_PEEK: u64 = 0x2;
-const MSG_ERRQUEUE: u64 = 0x2000;
-/// Such a receive takes nothing from the stream, or nothing of it.
-const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 
 /// Field `index` of the tracepoint.
 #[inline(always)]
@@ -63,7 +59,7 @@ pub fn enter_splice(ctx: TracePointContext) -> u32 {
 /// The end of every send.
 #[tracepoint]
 pub fn exit_send(ctx: TracePointContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, field(&ctx, 0) as i64);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64);
     0
 }
 
@@ -104,7 +100,7 @@ pub fn exit_receive_message(ctx: TracePointContext) -> u32 {
 /// `splice(fd, …)`, which has no end of its own: it is a send as well.
 #[tracepoint]
 pub fn exit_splice(ctx: TracePointContext) -> u32 {
-    if exchange::sent(&ctx, field(&ctx, 0) as i64).is_none() {
+    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64).is_none() {
         return exit(&ctx, |_| Some(Source::NONE));
     }
     0
@@ -114,7 +110,8 @@ pub fn exit_splice(ctx: TracePointContext) -> u32 {
 fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext) -> Option<Source>) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(caller, field(ctx, fd), source(ctx)?)
+        let source = source(ctx)?;
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, source)
     })();
     0
 }
@@ -133,7 +130,8 @@ fn exit(ctx: &TracePointContext, source: impl Fn(&Arguments) -> Option<Source>) 
         if result == 0 && source.count == 0 {
             return None;
         }
-        exchange::received(ctx, caller, arguments.get(0), source, result as u64)
+        let socket = Socket::of_descriptor(arguments.get(0))?;
+        exchange::received(ctx, Slot::EXCLUSIVE, caller, socket, source, result as u64)
     })();
     0
 }

@@ -148,7 +148,10 @@ impl Source for Capture {
     }
 
     fn health(&self) -> Result<Health, CaptureError> {
-        let losses = self.programs.maps.losses()?;
+        let mut losses = self.programs.maps.losses()?;
+        if let Some(skipped) = losses.get_mut(Loss::ProgramSkipped as usize) {
+            *skipped = self.programs.skipped();
+        }
         let told = [Loss::RingFullBegin, Loss::RingFullData, Loss::RingFullEnd, Loss::RingFullProcess];
         let lost: u64 = told.into_iter().filter_map(|cause| losses.get(cause as usize)).sum();
         Ok(Health {

@@ -19,6 +19,7 @@ use value::Value;
 use crate::{
     discover::{Ports, Rule, Selection},
     export::{Compression, Protocol, Settings},
+    kernel::features::HookSet,
     print::Format,
     span::{RouteConfig, SpanConfig},
     telemetry::{OtlpMetricsSettings, Server},
@@ -238,8 +239,17 @@ impl From<LogLevel> for tracing::Level {
 pub enum Hooks {
     /// The best that the kernel has.
     Auto,
-    /// Tracepoints of system calls.
-    Syscall,
+    /// This set and no other.
+    Only(HookSet),
+}
+
+impl From<Hooks> for Option<HookSet> {
+    fn from(hooks: Hooks) -> Self {
+        match hooks {
+            Hooks::Auto => None,
+            Hooks::Only(set) => Some(set),
+        }
+    }
 }
 
 /// How OTLP is spoken.

@@ -10,6 +10,7 @@ use super::{Endpoint, Hooks, LogLevel, ProtocolChoice};
 use crate::{
     discover::{Ports, exe_pattern},
     export::Compression,
+    kernel::features::HookSet,
     print::Format,
 };
 
@@ -100,14 +101,14 @@ impl Value for LogLevel {
 }
 
 impl Value for Hooks {
-    const EXPECTED: &'static str = "`auto` or `syscall` (no other set of hooks is built)";
+    const EXPECTED: &'static str = "`auto`, `fentry`, `kprobe` or `syscall`";
 
     fn from_text(text: &str) -> Option<Self> {
-        match text {
-            "auto" => Some(Self::Auto),
-            "syscall" => Some(Self::Syscall),
-            _ => None,
+        if text == "auto" {
+            return Some(Self::Auto);
         }
+        let sets = [HookSet::Fentry, HookSet::Kprobe, HookSet::Syscall];
+        sets.into_iter().find(|set| set.name() == text).map(Self::Only)
     }
 }
 

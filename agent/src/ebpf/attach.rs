@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::error::Error;
 
-use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
+use aya::{Btf, BtfError, Ebpf};
 use tracing::{info, warn};
 
 use super::load::LoadError;
-use super::plan::{Group, Plan, Point, Probe};
+use super::plan::{Group, Plan, Point, Probe, list, plan};
+use crate::kernel::features::{Features, HookSet};
 
 /// What is watched.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Attached {
+    /// How bytes are seen.
+    pub hooks: HookSet,
     /// What each group of probes watches.
     pub on: Vec<&'static str>,
     /// What is not watched, and why.
@@ -22,58 +25,135 @@ pub struct Attached {
 impl Attached {
     /// One line that says what is on and what is off.
     pub(super) fn log(&self, missing: &[&'static str]) {
-        let on = self.on.join(" ");
-        let off: Vec<_> = self.off.iter().map(|(name, why)| format!("{name} ({why})")).collect();
-        if off.is_empty() && missing.is_empty() {
-            info!(on, "kernel programs run");
+        let (hooks, on) = (self.hooks.name(), self.on.join(" "));
+        if self.off.is_empty() && missing.is_empty() {
+            info!(hooks, on, "kernel programs run");
         } else {
-            warn!(on, off = off.join(", "), missing = missing.join(", "), "kernel programs run, not all of them");
+            let (off, missing) = (list(&self.off), missing.join(", "));
+            warn!(hooks, on, off, missing, "kernel programs run, not all of them");
         }
     }
 }
 
-/// Loads and attaches every group of `plan`. One that the kernel refuses is left out, unless nothing works without it.
-pub(super) fn attach(ebpf: &mut Ebpf, plan: Plan) -> Result<Attached, LoadError> {
-    let mut attached = Attached { on: Vec::new(), off: plan.off };
-    let mut loaded = HashMap::new();
-    for group in plan.on {
-        match attach_group(ebpf, &group, &mut loaded) {
-            Ok(()) => attached.on.push(group.name),
-            Err(why) if is_needed(group.name) => return Err(LoadError::Refused { what: group.name, why }),
-            Err(why) => attached.off.push((group.name, why)),
+/// Attaches the best hooks that work: what a kernel refuses to run is known only when it has been tried, and then
+/// there is another plan. A group that is refused is left out, unless nothing works without it.
+pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, wanted: Option<HookSet>) -> Result<Attached, LoadError> {
+    let mut attacher = Attacher { ebpf, loaded: HashMap::new(), kernel: None };
+    let mut has_base = false;
+    loop {
+        let Plan { hooks, base, on, mut off } = plan(&features, wanted)?;
+        if !has_base {
+            for group in &base {
+                attacher.group(group).map_err(|why| LoadError::Refused { what: group.name, why })?;
+            }
+            has_base = true;
+        }
+        match attacher.hooks(&on, &mut off) {
+            Ok(names) => {
+                let on = base.iter().map(|group| group.name).chain(names).collect();
+                return Ok(Attached { hooks, on, off });
+            }
+            Err(why) => features.refused.insert(hooks, why),
+        };
+    }
+}
+
+struct Attacher<'a> {
+    ebpf: &'a mut Ebpf,
+    /// What became of each program so far: several groups share one.
+    loaded: HashMap<&'static str, Result<(), String>>,
+    /// The kernel's type information, read when it is first needed: it takes tens of megabytes.
+    kernel: Option<Btf>,
+}
+
+impl Attacher<'_> {
+    /// Attaches the groups of a set; what was refused joins `off`. If that is something needed, nothing is left behind.
+    fn hooks(&mut self, groups: &[Group], off: &mut Vec<(&'static str, String)>) -> Result<Vec<&'static str>, String> {
+        let mut on = Vec::new();
+        for group in groups {
+            match self.group(group) {
+                Ok(()) => on.push(group.name),
+                Err(why) if group.is_needed => {
+                    for group in groups {
+                        self.unload(group);
+                    }
+                    return Err(format!("{}: {why}", group.name));
+                }
+                Err(why) => {
+                    off.push((group.name, why));
+                }
+            }
+        }
+        Ok(on)
+    }
+
+    fn group(&mut self, group: &Group) -> Result<(), String> {
+        for probe in &group.probes {
+            let loaded = match self.loaded.get(probe.program) {
+                Some(loaded) => loaded.clone(),
+                None => self.load(probe).map_err(|error| refusal(&error)),
+            };
+            self.loaded.insert(probe.program, loaded.clone());
+            loaded?;
+        }
+        for Probe { program, point } in &group.probes {
+            let program = self.ebpf.program_mut(program).ok_or_else(|| format!("no program {program}"))?;
+            at(program, *point).map_err(|error| chain(&error))?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, probe: &Probe) -> Result<(), TryError> {
+        let Self { ebpf, kernel, .. } = self;
+        let program = ebpf.program_mut(probe.program).ok_or(TryError::NoProgram { name: probe.program })?;
+        match (program, probe.point) {
+            (Program::TracePoint(program), _) => program.load()?,
+            (Program::RawTracePoint(program), _) => program.load()?,
+            (Program::KProbe(program), _) => program.load()?,
+            (Program::FEntry(program), Point::FunctionEntry(name)) => program.load(name, types(kernel)?)?,
+            (Program::FExit(program), Point::FunctionExit(name)) => program.load(name, types(kernel)?)?,
+            _ => return Err(ProgramError::UnexpectedProgramType.into()),
+        }
+        Ok(())
+    }
+
+    /// Takes the programs of a group out of the kernel, attached or not.
+    fn unload(&mut self, group: &Group) {
+        for Probe { program: name, .. } in &group.probes {
+            if self.loaded.remove(name) != Some(Ok(())) {
+                continue;
+            }
+            let unloaded = match self.ebpf.program_mut(name) {
+                Some(Program::TracePoint(program)) => program.unload(),
+                Some(Program::KProbe(program)) => program.unload(),
+                Some(Program::FEntry(program)) => program.unload(),
+                Some(Program::FExit(program)) => program.unload(),
+                _ => continue,
+            };
+            if let Err(error) = unloaded {
+                warn!(program = name, error = chain(&error), "a kernel program that is not used stays loaded");
+            }
         }
     }
-    Ok(attached)
 }
 
-/// Without these nothing can be told, or it would be wrong.
-fn is_needed(group: &str) -> bool {
-    matches!(group, "connections" | "processes" | "write" | "read" | "sendto" | "recvfrom")
+/// The kernel's type information as the loader wants it.
+fn types(kernel: &mut Option<Btf>) -> Result<&Btf, BtfError> {
+    match kernel {
+        Some(kernel) => Ok(kernel),
+        None => Ok(kernel.insert(Btf::from_sys_fs()?)),
+    }
 }
 
-/// `loaded` holds what became of each program so far: several groups share one.
-fn attach_group(
-    ebpf: &mut Ebpf,
-    group: &Group,
-    loaded: &mut HashMap<&'static str, Result<(), String>>,
-) -> Result<(), String> {
-    for probe in &group.probes {
-        let program = ebpf.program_mut(probe.program).ok_or_else(|| format!("no program {}", probe.program))?;
-        loaded.entry(probe.program).or_insert_with(|| load(program).map_err(|error| chain(&error))).clone()?;
-    }
-    for Probe { program, point } in &group.probes {
-        let program = ebpf.program_mut(program).ok_or_else(|| format!("no program {program}"))?;
-        at(program, *point).map_err(|error| chain(&error))?;
-    }
-    Ok(())
-}
-
-fn load(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::TracePoint(program) => program.load(),
-        Program::RawTracePoint(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
+/// Why a program cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum TryError {
+    #[error("no program {name}")]
+    NoProgram { name: &'static str },
+    #[error("the kernel's type information is not understood")]
+    Types(#[from] BtfError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
 }
 
 fn at(program: &mut Program, point: Point) -> Result<(), ProgramError> {
@@ -85,7 +165,22 @@ fn at(program: &mut Program, point: Point) -> Result<(), ProgramError> {
             program.attach("syscalls", &format!("sys_exit_{call}")).map(drop)
         }
         (Program::RawTracePoint(program), Point::Raw(_, name)) => program.attach(name).map(drop),
+        (Program::FEntry(program), Point::FunctionEntry(_)) => program.attach().map(drop),
+        (Program::FExit(program), Point::FunctionExit(_)) => program.attach().map(drop),
+        (Program::KProbe(program), Point::Kprobe(name)) => program.attach(name, 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Why a program cannot be loaded, in one line: of what the verifier says, the last one but its statistics.
+fn refusal(error: &TryError) -> String {
+    let TryError::Program(ProgramError::LoadError { io_error, verifier_log }) = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let is_statistics =
+        |line: &&str| ["processed ", "verification time", "stack depth"].iter().any(|it| line.starts_with(it));
+    match log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line)) {
+        Some(line) => format!("{io_error}; the verifier: {line}"),
+        None => io_error.to_string(),
     }
 }
 

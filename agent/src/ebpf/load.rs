@@ -1,6 +1,7 @@
 //! Loading the object that `agent-ebpf` is built into.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -9,9 +10,9 @@ use coati_common::limits;
 
 use super::attach::{self, Attached};
 use super::maps::{Maps, MapsError};
-use super::plan::{PlanError, plan};
+use super::plan::{PlanError, check};
 use crate::kernel::btf::{Btf, BtfError};
-use crate::kernel::features::{BTF_PATH, FeatureError, Features};
+use crate::kernel::features::{BTF_PATH, FeatureError, Features, HookSet};
 use crate::kernel::offsets::{OffsetError, Offsets};
 
 /// The object, empty in a build without the programs.
@@ -26,13 +27,21 @@ pub struct Options {
     pub skip: Vec<u32>,
     /// Bytes of the ring buffer: a power of two, at least a page.
     pub ring_bytes: u32,
+    /// How bytes are seen; `None` takes the best way that this kernel has.
+    pub hooks: Option<HookSet>,
     /// Lets the programs write debug lines to the log.
     pub debug: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { own_tgid: Some(std::process::id()), skip: Vec::new(), ring_bytes: limits::RING_BYTES, debug: false }
+        Self {
+            own_tgid: Some(std::process::id()),
+            skip: Vec::new(),
+            ring_bytes: limits::RING_BYTES,
+            hooks: None,
+            debug: false,
+        }
     }
 }
 
@@ -131,8 +140,9 @@ impl Programs {
         if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
             return Err(LoadError::RingBytes { bytes: options.ring_bytes });
         }
-        let plan = plan(&Features::detect()?)?;
-        let offsets = offsets()?;
+        let mut features = Features::detect()?;
+        check(&features)?;
+        let offsets = offsets(&mut features)?;
         let mut ebpf = ebpf(options, &offsets)?;
         let logger = if options.debug {
             Some(EbpfLogger::init(&mut ebpf).map_err(|source| LoadError::Log { source })?)
@@ -143,7 +153,7 @@ impl Programs {
         for &tgid in &options.skip {
             maps.skip(tgid)?;
         }
-        let attached = attach::attach(&mut ebpf, plan)?;
+        let attached = attach::attach(&mut ebpf, features, options.hooks)?;
         attached.log(&offsets.missing);
         Ok(Self { maps, attached, logger, ebpf })
     }
@@ -153,6 +163,17 @@ impl Programs {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+    }
+
+    /// How often the kernel left out a program because it was in the middle of the same one, or of one that excludes
+    /// it. It tells only in the text of `/proc`; 0 where it does not.
+    pub fn skipped(&self) -> u64 {
+        let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| fd.as_fd().as_raw_fd()));
+        fds.filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
+            .filter_map(|text| {
+                text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+            })
+            .sum()
     }
 
     /// The kernel's account of each program that is loaded, by name.
@@ -175,10 +196,13 @@ impl Programs {
     }
 }
 
-fn offsets() -> Result<Offsets, LoadError> {
+/// Asks the kernel's type information, for the programs and for the plan.
+fn offsets(features: &mut Features) -> Result<Offsets, LoadError> {
     let bytes = fs::read(BTF_PATH).map_err(|source| LoadError::ReadBtf { source })?;
     let btf = Btf::parse(&bytes).map_err(|source| LoadError::Btf { source })?;
-    Ok(Offsets::find(&btf)?)
+    let offsets = Offsets::find(&btf)?;
+    features.describe(&btf, &offsets);
+    Ok(offsets)
 }
 
 fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {

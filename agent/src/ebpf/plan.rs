@@ -1,6 +1,9 @@
 //! Which programs to attach where, from what the kernel has.
+//!
+//! The ends of connections and the processes are watched in one way on every kernel. The bytes are seen by one of three
+//! sets of hooks ([`HookSet`]), which all feed the same state machine; see ADR 0011 for their order.
 
-use crate::kernel::features::Features;
+use crate::kernel::features::{Features, HookSet};
 
 /// One program at one place.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,15 +23,35 @@ pub enum Point {
     Exit(&'static str),
     /// A raw tracepoint, with the category that its tracepoint is listed under.
     Raw(&'static str, &'static str),
+    /// Entry of a kernel function, by a BPF trampoline.
+    FunctionEntry(&'static str),
+    /// Exit of a kernel function, by a BPF trampoline.
+    FunctionExit(&'static str),
+    /// Entry or return of a kernel function, by a kprobe.
+    Kprobe(&'static str),
 }
 
 impl Point {
-    /// `category/name` of the tracepoint.
-    pub fn tracepoint(&self) -> String {
+    /// `category/name` of the tracepoint, if it is one.
+    pub fn tracepoint(&self) -> Option<String> {
         match self {
-            Self::Enter(call) => format!("syscalls/sys_enter_{call}"),
-            Self::Exit(call) => format!("syscalls/sys_exit_{call}"),
-            Self::Raw(category, name) => format!("{category}/{name}"),
+            Self::Enter(call) => Some(format!("syscalls/sys_enter_{call}")),
+            Self::Exit(call) => Some(format!("syscalls/sys_exit_{call}")),
+            Self::Raw(category, name) => Some(format!("{category}/{name}")),
+            Self::FunctionEntry(_) | Self::FunctionExit(_) | Self::Kprobe(_) => None,
+        }
+    }
+
+    /// What `features` lacks of it, if anything.
+    fn lacks(&self, features: &Features) -> Option<String> {
+        match (self, self.tracepoint()) {
+            (_, Some(tracepoint)) => {
+                (!features.tracepoints.contains(&tracepoint)).then(|| format!("no tracepoint {tracepoint}"))
+            }
+            (Self::FunctionEntry(name) | Self::FunctionExit(name) | Self::Kprobe(name), None) => {
+                (!features.functions.contains(name)).then(|| format!("no function {name}"))
+            }
+            _ => None,
         }
     }
 }
@@ -36,18 +59,24 @@ impl Point {
 /// Probes that belong together: half of them would be worse than none.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Group {
-    /// What it watches: a system call, or `connections`, `processes`.
+    /// What it watches: a system call or a function, or `connections`, `processes`.
     pub name: &'static str,
+    /// Whether what is told would be wrong without it.
+    pub is_needed: bool,
     /// In the order in which they must be attached.
     pub probes: Vec<Probe>,
 }
 
 /// What to attach and what not.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Plan {
-    /// To be attached, in this order.
+    /// How bytes are seen.
+    pub hooks: HookSet,
+    /// To be attached before everything else, whatever the hooks: what the others rely on.
+    pub base: Vec<Group>,
+    /// To be attached, in this order: the hooks.
     pub on: Vec<Group>,
-    /// Not to be, and why.
+    /// Not to be, and why: parts of the hooks, and whole sets that would have been better.
     pub off: Vec<(&'static str, String)>,
 }
 
@@ -68,14 +97,17 @@ pub enum PlanError {
         /// What it is for.
         tells: &'static str,
     },
-    /// No system call can be watched in one of the directions.
-    #[error(
-        "this kernel has tracepoints for none of the system calls that {direction} bytes; it needs CONFIG_FTRACE_SYSCALLS"
-    )]
-    NoSystemCalls {
-        /// `send` or `receive`.
-        direction: &'static str,
+    /// None of the hooks that may be used can be.
+    #[error("this kernel has no hooks that see bytes: {}", list(why))]
+    NoHooks {
+        /// Each set, and why not.
+        why: Vec<(&'static str, String)>,
     },
+}
+
+/// `name (why)`, separated by commas.
+pub(super) fn list(off: &[(&'static str, String)]) -> String {
+    off.iter().map(|(name, why)| format!("{name} ({why})")).collect::<Vec<_>>().join(", ")
 }
 
 /// How a system call moves bytes.
@@ -89,18 +121,63 @@ enum Way {
     Both(&'static str, &'static str),
 }
 
-/// Every system call that is watched.
-const SYSTEM_CALLS: [(&str, Way); 10] = [
-    ("write", Way::Sends("enter_send_buffer")),
-    ("sendto", Way::Sends("enter_send_buffer")),
-    ("writev", Way::Sends("enter_send_vector")),
-    ("sendmsg", Way::Sends("enter_send_message")),
-    ("sendfile64", Way::Sends("enter_send_file")),
-    ("splice", Way::Both("enter_splice", "exit_splice")),
-    ("read", Way::Receives("exit_receive_buffer")),
-    ("recvfrom", Way::Receives("exit_receive_buffer_flags")),
-    ("readv", Way::Receives("exit_receive_vector")),
-    ("recvmsg", Way::Receives("exit_receive_message")),
+/// Every system call that is watched, and whether nothing works without it.
+const SYSTEM_CALLS: [(&str, Way, bool); 10] = [
+    ("write", Way::Sends("enter_send_buffer"), true),
+    ("sendto", Way::Sends("enter_send_buffer"), true),
+    ("writev", Way::Sends("enter_send_vector"), false),
+    ("sendmsg", Way::Sends("enter_send_message"), false),
+    ("sendfile64", Way::Sends("enter_send_file"), false),
+    ("splice", Way::Both("enter_splice", "exit_splice"), false),
+    ("read", Way::Receives("exit_receive_buffer"), true),
+    ("recvfrom", Way::Receives("exit_receive_buffer_flags"), true),
+    ("readv", Way::Receives("exit_receive_vector"), false),
+    ("recvmsg", Way::Receives("exit_receive_message"), false),
+];
+
+/// A function of TCP, and the programs for it.
+struct Function {
+    name: &'static str,
+    /// What is told would be wrong without it. Else it may be missing, and only `is_missed` says whether that is a loss.
+    is_needed: bool,
+    is_missed: bool,
+    /// `fentry`, if it has one, and `fexit`.
+    trampolines: (Option<&'static str>, &'static str),
+    /// Entry and return.
+    kprobes: (&'static str, &'static str),
+}
+
+/// Every function that is watched.
+const FUNCTIONS: [Function; 4] = [
+    Function {
+        name: "tcp_sendmsg",
+        is_needed: true,
+        is_missed: true,
+        trampolines: (Some("fentry_tcp_sendmsg"), "fexit_tcp_sendmsg"),
+        kprobes: ("kprobe_tcp_sendmsg", "kretprobe_send"),
+    },
+    // Since Linux 6.5 files and pipes go through tcp_sendmsg.
+    Function {
+        name: "tcp_sendpage",
+        is_needed: false,
+        is_missed: false,
+        trampolines: (Some("fentry_tcp_sendpage"), "fexit_tcp_sendpage"),
+        kprobes: ("kprobe_tcp_sendpage", "kretprobe_send"),
+    },
+    Function {
+        name: "tcp_recvmsg",
+        is_needed: true,
+        is_missed: true,
+        trampolines: (None, "fexit_tcp_recvmsg"),
+        kprobes: ("kprobe_tcp_recvmsg", "kretprobe_receive"),
+    },
+    Function {
+        name: "tcp_splice_read",
+        is_needed: false,
+        is_missed: true,
+        trampolines: (None, "fexit_tcp_splice_read"),
+        kprobes: ("kprobe_tcp_splice_read", "kretprobe_receive"),
+    },
 ];
 
 const STATES: Probe = Probe { program: "socket_state", point: Point::Raw("sock", "inet_sock_set_state") };
@@ -108,15 +185,14 @@ const SOCKETS: Probe = Probe { program: "socket_gone", point: Point::Raw("tcp", 
 const EXEC: Probe = Probe { program: "process_exec", point: Point::Raw("sched", "sched_process_exec") };
 const EXIT: Probe = Probe { program: "process_exit", point: Point::Raw("sched", "sched_process_exit") };
 
-/// Chooses the probes.
-///
-/// Ends are attached before beginnings: a connection that begins to be followed is seen to close, and a send that is
-/// seen to be entered is seen to return.
-pub fn plan(features: &Features) -> Result<Plan, PlanError> {
+/// The sets, best first.
+const SETS: [HookSet; 3] = [HookSet::Fentry, HookSet::Syscall, HookSet::Kprobe];
+
+/// Whether the kernel has what every program needs.
+pub fn check(features: &Features) -> Result<(), PlanError> {
     let needs = [
         (features.type_information, "/sys/kernel/btf/vmlinux; it needs CONFIG_DEBUG_INFO_BTF"),
         (features.ring_buffer, "BPF ring buffers (Linux 5.8)"),
-        (features.saved_registers, "the BPF helper bpf_task_pt_regs (Linux 5.15)"),
     ];
     if let Some(&(_, what)) = needs.iter().find(|(has, _)| !has) {
         return Err(PlanError::Lacks { what });
@@ -127,39 +203,79 @@ pub fn plan(features: &Features) -> Result<Plan, PlanError> {
         (EXEC, "which programs run"),
         (EXIT, "when processes end"),
     ] {
-        let tracepoint = probe.point.tracepoint();
-        if !features.tracepoints.contains(&tracepoint) {
-            return Err(PlanError::NoTracepoint { tracepoint, tells });
+        if probe.point.lacks(features).is_some() {
+            return Err(PlanError::NoTracepoint { tracepoint: probe.point.tracepoint().unwrap_or_default(), tells });
         }
     }
+    Ok(())
+}
 
-    let mut plan = Plan {
-        on: vec![
-            Group { name: "connections", probes: vec![SOCKETS, STATES] },
-            Group { name: "processes", probes: vec![EXIT, EXEC] },
-        ],
-        off: Vec::new(),
-    };
-    let (mut sends, mut receives) = (false, false);
-    for (call, way) in SYSTEM_CALLS {
-        let probes = probes(call, way);
-        let missing = probes.iter().map(|probe| probe.point.tracepoint()).find(|it| !features.tracepoints.contains(it));
-        if let Some(tracepoint) = missing {
-            plan.off.push((call, format!("no tracepoint {tracepoint}")));
-            continue;
+/// Chooses the probes: of the best hooks that the kernel has, or of those that are `wanted`.
+///
+/// Ends are attached before beginnings: a connection that begins to be followed is seen to close, and a send that is
+/// seen to be entered is seen to return.
+pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanError> {
+    check(features)?;
+    let base = vec![
+        Group { name: "connections", is_needed: true, probes: vec![SOCKETS, STATES] },
+        Group { name: "processes", is_needed: true, probes: vec![EXIT, EXEC] },
+    ];
+    let mut off = Vec::new();
+    for hooks in SETS.into_iter().filter(|&set| wanted.is_none_or(|wanted| wanted == set)) {
+        match groups(hooks, features) {
+            Ok((on, missing)) => {
+                off.extend(missing);
+                return Ok(Plan { hooks, base, on, off });
+            }
+            Err(why) => off.push((hooks.name(), why)),
         }
-        sends |= matches!(way, Way::Sends(_));
-        receives |= matches!(way, Way::Receives(_));
-        plan.on.push(Group { name: call, probes });
     }
-    match (sends, receives) {
-        (true, true) => Ok(plan),
-        (false, _) => Err(PlanError::NoSystemCalls { direction: "send" }),
-        (true, false) => Err(PlanError::NoSystemCalls { direction: "receive" }),
+    Err(PlanError::NoHooks { why: off })
+}
+
+/// Groups, and those that must be left out with the reason.
+type Groups = (Vec<Group>, Vec<(&'static str, String)>);
+
+/// The groups of one set, or why it is of no use here.
+fn groups(hooks: HookSet, features: &Features) -> Result<Groups, String> {
+    if let Some(why) = features.refused.get(&hooks) {
+        return Err(why.clone());
+    }
+    let (mut on, mut off) = (Vec::new(), Vec::new());
+    for (group, is_missed) in candidates(hooks, features)? {
+        match group.probes.iter().find_map(|probe| probe.point.lacks(features)) {
+            None => on.push(group),
+            Some(why) if group.is_needed => return Err(why),
+            Some(why) if is_missed => off.push((group.name, why)),
+            Some(_) => {}
+        }
+    }
+    Ok((on, off))
+}
+
+/// Every group that a set could have, and whether something is lost without it.
+fn candidates(hooks: HookSet, features: &Features) -> Result<Vec<(Group, bool)>, String> {
+    let has = |is_there: bool, what: &str| if is_there { Ok(()) } else { Err(what.to_owned()) };
+    match hooks {
+        HookSet::Syscall => {
+            has(features.saved_registers, "no BPF helper bpf_task_pt_regs (Linux 5.15)")?;
+            Ok(SYSTEM_CALLS
+                .map(|(name, way, is_needed)| (Group { name, is_needed, probes: system_call(name, way) }, true))
+                .into())
+        }
+        HookSet::Fentry => {
+            has(features.iterators, "the kernel's lists of buffers are not known")?;
+            Ok(FUNCTIONS.iter().map(|it| (it.group(it.trampolines()), it.is_missed)).collect())
+        }
+        HookSet::Kprobe => {
+            has(features.iterators, "the kernel's lists of buffers are not known")?;
+            has(features.kprobes, "no kprobes; they need CONFIG_KPROBE_EVENTS")?;
+            Ok(FUNCTIONS.iter().map(|it| (it.group(it.kprobes()), it.is_missed)).collect())
+        }
     }
 }
 
-fn probes(call: &'static str, way: Way) -> Vec<Probe> {
+fn system_call(call: &'static str, way: Way) -> Vec<Probe> {
     let enter = |program| Probe { program, point: Point::Enter(call) };
     let exit = |program| Probe { program, point: Point::Exit(call) };
     match way {
@@ -169,87 +285,23 @@ fn probes(call: &'static str, way: Way) -> Vec<Probe> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    fn everything() -> Features {
-        let calls = SYSTEM_CALLS.iter().flat_map(|&(call, way)| probes(call, way));
-        let probes = calls.chain([STATES, SOCKETS, EXEC, EXIT]);
-        Features {
-            type_information: true,
-            ring_buffer: true,
-            saved_registers: true,
-            tracepoints: probes.map(|probe| probe.point.tracepoint()).collect(),
-        }
+impl Function {
+    const fn group(&self, probes: Vec<Probe>) -> Group {
+        Group { name: self.name, is_needed: self.is_needed, probes }
     }
 
-    fn without(tracepoints: &[&str]) -> Features {
-        let mut features = everything();
-        features.tracepoints.retain(|it| !tracepoints.contains(&it.as_str()));
-        features
+    fn trampolines(&self) -> Vec<Probe> {
+        let (entry, exit) = self.trampolines;
+        let exit = Probe { program: exit, point: Point::FunctionExit(self.name) };
+        let entry = entry.map(|program| Probe { program, point: Point::FunctionEntry(self.name) });
+        std::iter::once(exit).chain(entry).collect()
     }
 
-    #[test]
-    fn a_kernel_with_everything_gets_everything() {
-        let plan = plan(&everything()).unwrap();
-        assert_eq!(plan.off, []);
-        let lines: Vec<_> = plan
-            .on
-            .iter()
-            .map(|group| {
-                let probes = group.probes.iter().map(|it| format!(" {}@{}", it.program, it.point.tracepoint()));
-                format!("{}:{}", group.name, probes.collect::<String>())
-            })
-            .collect();
-        insta::assert_snapshot!(lines.join("\n"), @"
-        connections: socket_gone@tcp/tcp_destroy_sock socket_state@sock/inet_sock_set_state
-        processes: process_exit@sched/sched_process_exit process_exec@sched/sched_process_exec
-        write: exit_send@syscalls/sys_exit_write enter_send_buffer@syscalls/sys_enter_write
-        sendto: exit_send@syscalls/sys_exit_sendto enter_send_buffer@syscalls/sys_enter_sendto
-        writev: exit_send@syscalls/sys_exit_writev enter_send_vector@syscalls/sys_enter_writev
-        sendmsg: exit_send@syscalls/sys_exit_sendmsg enter_send_message@syscalls/sys_enter_sendmsg
-        sendfile64: exit_send@syscalls/sys_exit_sendfile64 enter_send_file@syscalls/sys_enter_sendfile64
-        splice: exit_splice@syscalls/sys_exit_splice enter_splice@syscalls/sys_enter_splice
-        read: exit_receive_buffer@syscalls/sys_exit_read
-        recvfrom: exit_receive_buffer_flags@syscalls/sys_exit_recvfrom
-        readv: exit_receive_vector@syscalls/sys_exit_readv
-        recvmsg: exit_receive_message@syscalls/sys_exit_recvmsg
-        ");
-    }
-
-    #[rstest]
-    #[case::type_information(Features { type_information: false, ..everything() }, "this kernel lacks /sys/kernel/btf/vmlinux; it needs CONFIG_DEBUG_INFO_BTF")]
-    #[case::ring_buffer(Features { ring_buffer: false, ..everything() }, "this kernel lacks BPF ring buffers (Linux 5.8)")]
-    #[case::registers(Features { saved_registers: false, ..everything() }, "this kernel lacks the BPF helper bpf_task_pt_regs (Linux 5.15)")]
-    #[case::states(without(&["sock/inet_sock_set_state"]), "this kernel has no tracepoint sock/inet_sock_set_state, which tells when connections end")]
-    #[case::exec(without(&["sched/sched_process_exec"]), "this kernel has no tracepoint sched/sched_process_exec, which tells which programs run")]
-    fn what_is_needed_is_named(#[case] features: Features, #[case] message: &str) {
-        assert_eq!(plan(&features).unwrap_err().to_string(), message);
-    }
-
-    /// Half of a pair: the whole call is off, and no other.
-    #[rstest]
-    #[case::entry("syscalls/sys_enter_writev", "writev")]
-    #[case::return_of_a_send("syscalls/sys_exit_sendmsg", "sendmsg")]
-    #[case::return_of_a_receive("syscalls/sys_exit_recvmsg", "recvmsg")]
-    fn a_missing_tracepoint_costs_its_call_only(#[case] tracepoint: &str, #[case] call: &'static str) {
-        let plan = plan(&without(&[tracepoint])).unwrap();
-        assert_eq!(plan.off, [(call, format!("no tracepoint {tracepoint}"))]);
-        assert_eq!(plan.on.len(), SYSTEM_CALLS.len() + 1);
-        assert!(plan.on.iter().all(|group| group.name != call));
-    }
-
-    #[test]
-    fn the_entry_of_a_receive_is_not_needed() {
-        assert_eq!(plan(&without(&["syscalls/sys_enter_read"])).unwrap().off, []);
-    }
-
-    #[test]
-    fn no_system_calls_at_all_is_an_error() {
-        let mut features = everything();
-        features.tracepoints.retain(|it| !it.starts_with("syscalls/"));
-        assert_eq!(plan(&features).unwrap_err(), PlanError::NoSystemCalls { direction: "send" });
+    fn kprobes(&self) -> Vec<Probe> {
+        let (entry, exit) = self.kprobes;
+        [exit, entry].map(|program| Probe { program, point: Point::Kprobe(self.name) }).into()
     }
 }
+
+#[cfg(test)]
+mod tests;

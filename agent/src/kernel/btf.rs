@@ -1,4 +1,5 @@
-//! A reader of BTF, the kernel's description of its own types: enough of it to find where a field lies.
+//! A reader of BTF, the kernel's description of its own types: enough of it to find where a field lies, what an enum's
+//! values are, and which parameters a function has.
 //!
 //! Layout: <https://docs.kernel.org/bpf/btf.html>. Only the byte order of this machine is read.
 
@@ -12,6 +13,8 @@ const VERSION: u8 = 1;
 const TYPE_SIZE: usize = 12;
 /// Bytes of a member of a struct or union.
 const MEMBER_SIZE: usize = 12;
+/// Bytes of a value of an enum, and of a parameter of a function: a name and a number each.
+const PAIR_SIZE: usize = 8;
 /// How deep anonymous members and chains of qualifiers are followed: real ones are below 10, loops only in bad input.
 const MAX_DEPTH: u32 = 32;
 
@@ -24,6 +27,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -165,7 +169,7 @@ impl<'a> Btf<'a> {
                 KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
                 KIND_ARRAY => 12,
                 KIND_STRUCT | KIND_UNION => MEMBER_SIZE * found.count,
-                KIND_ENUM | KIND_FUNC_PROTO => 8 * found.count,
+                KIND_ENUM | KIND_FUNC_PROTO => PAIR_SIZE * found.count,
                 KIND_DATASEC | KIND_ENUM64 => 12 * found.count,
                 // Pointer, forward declaration, typedef, qualifiers, function, float, type tag.
                 2 | 7..=12 | 16 | KIND_TYPE_TAG => 0,
@@ -197,6 +201,43 @@ impl<'a> Btf<'a> {
             id = type_id;
         }
         Ok(location)
+    }
+
+    /// The number of `value` in `enum name`, if there is such a value.
+    pub fn enumerator(&self, name: &str, value: &str) -> Option<u32> {
+        let found = self.named(KIND_ENUM, name)?;
+        let (_, number) = self.pairs(found).find(|&(name, _)| name == value.as_bytes())?;
+        Some(number)
+    }
+
+    /// Which parameter of the function `name` is called `parameter`, from 0, if there is one.
+    pub fn parameter(&self, name: &str, parameter: &str) -> Option<u32> {
+        let prototype = self.type_at(*self.starts.get(self.named(KIND_FUNC, name)?.refers as usize)?).ok()?;
+        if prototype.kind != KIND_FUNC_PROTO {
+            return None;
+        }
+        let index = self.pairs(prototype).position(|(name, _)| name == parameter.as_bytes())?;
+        u32::try_from(index).ok()
+    }
+
+    /// Whether there is a function `name` that a program can be attached to.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.named(KIND_FUNC, name).is_some()
+    }
+
+    /// The first type of a kind with a name. Walks over all types: for what is asked a few times.
+    fn named(&self, kind: u32, name: &str) -> Option<Type> {
+        let is_it = |found: &Type| found.kind == kind && self.string(found.name) == Ok(name.as_bytes());
+        self.starts.iter().skip(1).filter_map(|&start| self.type_at(start).ok()).find(is_it)
+    }
+
+    /// The values of an enum or the parameters of a function: names, and numbers or types.
+    fn pairs(&self, found: Type) -> impl Iterator<Item = (&'a [u8], u32)> + '_ {
+        (0..found.count).map_while(move |index| {
+            let at = found.rest + index * PAIR_SIZE;
+            let name = self.string(word(self.types, at, "name").ok()?).ok()?;
+            Some((name, word(self.types, at + 4, "number").ok()?))
+        })
     }
 
     /// The member `field` of type `id`, and the member's type.

@@ -1,6 +1,6 @@
 //! What the running kernel can do. Tried, never derived from its version: distributions port features back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,43 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 use rustix::mount::{MountFlags, mount};
 
+use super::btf::Btf;
+use super::offsets::Offsets;
+
 /// Where the kernel describes its own types.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// The kind of event that kprobes are.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// Where the tracing file system is mounted, or can be.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
+/// A set of hooks that sees the bytes of connections: one of them is used.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum HookSet {
+    /// Entry and exit of TCP's functions by BPF trampolines.
+    Fentry,
+    /// Entry and return of TCP's functions by kprobes.
+    Kprobe,
+    /// Tracepoints of system calls.
+    Syscall,
+}
+
+impl HookSet {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Syscall => "syscall",
+        }
+    }
+}
+
 /// What the programs could use. [`crate::ebpf::plan`] decides from it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a kernel has or not")]
 pub struct Features {
     /// `/sys/kernel/btf/vmlinux` is there.
     pub type_information: bool,
@@ -26,7 +55,18 @@ pub struct Features {
     pub saved_registers: bool,
     /// Tracepoints as `category/name`.
     pub tracepoints: BTreeSet<String>,
+    /// Those of TCP's [`FUNCTIONS`] that are there by that name, and not merged into others.
+    pub functions: BTreeSet<&'static str>,
+    /// The kernel's lists of buffers (`struct iov_iter`) can be read.
+    pub iterators: bool,
+    /// Kprobes, `CONFIG_KPROBE_EVENTS`.
+    pub kprobes: bool,
+    /// Hook sets that the kernel turned out to refuse, and what it said.
+    pub refused: BTreeMap<HookSet, String>,
 }
+
+/// Functions of TCP that programs can be attached to.
+pub const FUNCTIONS: [&str; 4] = ["tcp_sendmsg", "tcp_recvmsg", "tcp_sendpage", "tcp_splice_read"];
 
 /// Why the tracing file system cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +91,15 @@ impl Features {
             saved_registers: is_helper_supported(ProgramType::TracePoint, BpfHelper::BPF_FUNC_task_pt_regs)
                 .unwrap_or(false),
             tracepoints: tracepoints(&tracefs()?.join("events")),
+            kprobes: Path::new(KPROBES).exists(),
+            ..Self::default()
         })
+    }
+
+    /// Adds what the kernel's type information tells.
+    pub fn describe(&mut self, btf: &Btf<'_>, offsets: &Offsets) {
+        self.functions = FUNCTIONS.into_iter().filter(|name| btf.has_function(name)).collect();
+        self.iterators = offsets.has_iterators;
     }
 }
 

@@ -18,6 +18,32 @@ pub struct OffsetError {
     pub source: BtfError,
 }
 
+/// A number that is no field's place, and the global of the programs that takes it.
+enum Number {
+    /// Of a value of an enum.
+    Value(&'static str, &'static str),
+    /// Of a parameter of a function.
+    Parameter(&'static str, &'static str),
+}
+
+/// Without these the programs on TCP's functions do not work; [`Offsets::has_iterators`]. The enum's values differ
+/// between kernels, and so do the parameters.
+const NUMBERS: [(&str, Number); 3] = [
+    ("ITER_IS_UBUF", Number::Value("iter_type", "ITER_UBUF")),
+    ("ITER_IS_IOVEC", Number::Value("iter_type", "ITER_IOVEC")),
+    ("RECVMSG_FLAGS", Number::Parameter("tcp_recvmsg", "flags")),
+];
+
+/// The same of fields: the name that the pointer to the first buffer has changed in 6.4.
+const ITERATOR: [(&str, &str, &[&str]); 6] = [
+    ("MSGHDR_ITER", "msghdr", &["msg_iter"]),
+    ("ITER_TYPE", "iov_iter", &["iter_type"]),
+    ("ITER_OFFSET", "iov_iter", &["iov_offset"]),
+    ("ITER_COUNT", "iov_iter", &["count"]),
+    ("ITER_POINTER", "iov_iter", &["__iov", "iov"]),
+    ("ITER_SEGMENTS", "iov_iter", &["nr_segs"]),
+];
+
 /// A field, and the global of the programs that takes its offset.
 struct Field {
     global: &'static str,
@@ -100,6 +126,8 @@ pub struct Offsets {
     pub globals: Vec<(&'static str, u32)>,
     /// What this kernel cannot tell, each once.
     pub missing: Vec<&'static str>,
+    /// The kernel's lists of buffers can be read.
+    pub has_iterators: bool,
 }
 
 impl Offsets {
@@ -119,6 +147,17 @@ impl Offsets {
             };
             offsets.globals.push((field.global, value));
         }
+        let fields = ITERATOR
+            .iter()
+            .map(|&(global, name, paths)| (global, paths.iter().find_map(|path| btf.field(name, path).ok()?.bytes())));
+        let numbers = NUMBERS.iter().map(|(global, number)| match number {
+            Number::Value(name, value) => (*global, btf.enumerator(name, value)),
+            Number::Parameter(function, name) => (*global, btf.parameter(function, name)),
+        });
+        let iterators: Vec<_> = fields.chain(numbers).collect();
+        // Without ITER_UBUF (Linux 6.0) no list is of that kind.
+        offsets.has_iterators = iterators.iter().all(|&(global, value)| value.is_some() || global == "ITER_IS_UBUF");
+        offsets.globals.extend(iterators.into_iter().map(|(global, value)| (global, value.unwrap_or(ABSENT))));
         Ok(offsets)
     }
 }
@@ -135,7 +174,9 @@ mod tests {
 
     #[test]
     fn every_global_is_set_once() {
-        let globals: Vec<_> = FIELDS.iter().chain(&ARGUMENTS).map(|field| field.global).collect();
+        let fields = FIELDS.iter().chain(&ARGUMENTS).map(|field| field.global);
+        let iterators = ITERATOR.iter().map(|it| it.0).chain(NUMBERS.iter().map(|it| it.0));
+        let globals: Vec<_> = fields.chain(iterators).collect();
         let distinct: HashSet<_> = globals.iter().collect();
         assert_eq!(distinct.len(), globals.len());
     }
@@ -165,6 +206,7 @@ mod tests {
         };
         let offsets = Offsets::find(&Btf::parse(&bytes).unwrap()).unwrap();
         assert_eq!(offsets.missing, Vec::<&str>::new());
-        assert!(offsets.globals.iter().all(|&(_, value)| value != ABSENT));
+        assert!(offsets.has_iterators);
+        assert!(offsets.globals.iter().all(|&(_, value)| value != ABSENT), "{offsets:?}");
     }
 }

@@ -50,7 +50,7 @@ pub enum TelemetryError {
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
 /// and those of the decoder.
 pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
-    let [a, b, c, d, e, f, g] = Loss::ALL;
+    let [a, b, c, d, e, f, g, h, i] = Loss::ALL;
     [
         a.name(),
         b.name(),
@@ -59,6 +59,8 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
         e.name(),
         f.name(),
         g.name(),
+        h.name(),
+        i.name(),
         "record_malformed",
         "request_unreadable",
         "evicted",

@@ -126,7 +126,7 @@ fn a_closed_connection_is_forgotten() {
             assert_eq!(begin.exchange, 1);
             assert!(!identities.contains(&begin.connection));
             identities.push(begin.connection);
-            let kept = coati_agent::capture::Source::connection(&watch.capture, begin.socket, begin.connection);
+            let kept = coati_agent::capture::Source::connection(watch.capture(), begin.socket, begin.connection);
             assert_eq!(kept.unwrap(), None);
         }
     }

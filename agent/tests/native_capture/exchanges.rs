@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use coati_agent::capture::Source;
+use coati_agent::kernel::features::HookSet;
 use coati_common::event::{Totals, data_flags, direction, end_reason, phase, role};
 use coati_common::limits::{CHUNK_RECORDS, HEAD_BYTES};
 
@@ -102,12 +103,19 @@ fn a_connection_from_before_is_seen() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(REQUEST).unwrap();
     read_until(&mut stream, b"hello");
-    let watch = Watch::start("connections opened before the agent started");
+    let watch = Watch::start_with("connections opened before the agent started", |_| {});
     stream.write_all(REQUEST).unwrap();
     read_until(&mut stream, b"hello");
     drop(stream);
     server.join().unwrap();
     let Some(mut watch) = watch else { return };
+    if watch.hooks() != HookSet::Syscall {
+        // Of functions the kernel tells only those returns whose entries it has told: the server waited in one.
+        let sides = watch.wait(address.port(), |sides| sides.client.iter().any(|seen| !seen.ends.is_empty()));
+        assert_eq!((sides.client.len(), sides.server.len()), (1, 0), "{sides:#?}");
+        assert_eq!(sides.client[0].begins[0].1, REQUEST);
+        return;
+    }
     let sides = watch.wait(address.port(), |sides| sides.ended(1));
     let (client, server) = sides.only();
     for (seen, role) in [(client, role::CLIENT), (server, role::SERVER)] {
@@ -186,13 +194,13 @@ fn long_responses_are_counted_to_the_end() {
         let payload: usize = seen.towards(direction::RESPONSE).iter().map(|(_, payload)| payload.len()).sum();
         assert_eq!(payload, 19 + 10 * (told - 1));
         let begin = seen.begins[0].0;
-        let kept = watch.capture.connection(begin.socket, begin.connection).unwrap().unwrap();
+        let kept = watch.capture().connection(begin.socket, begin.connection).unwrap().unwrap();
         assert_eq!(kept.phase, phase::RESPONSE);
         assert_eq!(kept.totals.response_chunks as usize, chunks);
         assert_eq!(kept.totals.response_bytes, bytes);
         assert_eq!(&kept.response_tail, b"unk 0099");
         assert!(kept.totals.longest_gap_ns > 0);
-        assert_eq!(watch.capture.connection(begin.socket, begin.connection + 1).unwrap(), None);
+        assert_eq!(watch.capture().connection(begin.socket, begin.connection + 1).unwrap(), None);
     }
     checked.send(()).unwrap();
     server.join().unwrap();

@@ -28,7 +28,7 @@ fn a_full_ring_is_counted() {
     let Some(mut watch) = Watch::start_with("a full ring buffer", |options| options.ring_bytes = 4096) else { return };
     let port = exchanges(100);
     watch.now(port);
-    let health = watch.capture.health().unwrap();
+    let health = watch.capture().health().unwrap();
     let lost = |cause: Loss| health.losses[cause as usize];
     let told = watch.records().iter().filter(|record| matches!(record, coati_agent::capture::Record::Begin(..))).count()
         as u64;
@@ -65,7 +65,7 @@ fn nothing_is_lost_at_speed() {
     assert!(client.begins.iter().zip(&server.begins).all(|((sent, _), (received, _))| {
         (sent.client_position, sent.server_position) == (received.client_position, received.server_position)
     }));
-    let health = watch.capture.health().unwrap();
+    let health = watch.capture().health().unwrap();
     assert_eq!(health.losses, [0; Loss::ALL.len()]);
     assert_eq!((health.malformed, health.unaccounted), (0, 0));
 }

@@ -7,6 +7,10 @@ mod closing;
 #[cfg(test)]
 mod exchanges;
 #[cfg(test)]
+mod functions;
+#[cfg(test)]
+mod guest;
+#[cfg(test)]
 mod loss;
 #[cfg(test)]
 mod processes;

@@ -78,7 +78,7 @@ fn skipped_processes_are_not_watched() {
         return;
     };
     let port = exchange();
-    let begun = watch.capture.health().unwrap().begun;
+    let begun = watch.capture().health().unwrap().begun;
     let sides = watch.now(port);
     assert_eq!((sides.client.len(), sides.server.len()), (0, 0), "{begun} exchanges begun");
 }
@@ -88,7 +88,7 @@ fn a_process_can_be_skipped_later() {
     let Some(mut watch) = Watch::start("processes that are skipped later") else { return };
     let port = exchange();
     watch.wait(port, |sides| sides.ended(1));
-    watch.capture.skip(std::process::id()).unwrap();
+    watch.change().skip(std::process::id()).unwrap();
     let sides = {
         let port = exchange();
         watch.now(port)

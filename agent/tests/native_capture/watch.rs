@@ -9,19 +9,33 @@ use std::time::{Duration, Instant};
 
 use coati_agent::capture::{Capture, Record, Source};
 use coati_agent::ebpf::{LoadError, Options, Programs};
+use coati_agent::kernel::features::HookSet;
 use coati_common::event::{Begin, Data, End, data_flags, direction, role};
 
 /// How long a record may take; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One capture at a time: each sees all traffic of the machine.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Names the hooks under test.
+pub(crate) const HOOKS: &str = "COATI_TEST_HOOKS";
+
+/// One capture at a time: each sees all traffic of the machine. It is kept for the next test of this process, as loading
+/// the programs takes longer than most tests; very much longer in a guest.
+static CAPTURE: Mutex<Option<Capture>> = Mutex::new(None);
 
 /// A running capture.
 pub(crate) struct Watch {
-    pub(crate) capture: Capture,
+    turn: MutexGuard<'static, Option<Capture>>,
     records: Vec<Record>,
-    _turn: MutexGuard<'static, ()>,
+    /// Another test cannot use it.
+    is_changed: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.is_changed || thread::panicking() {
+            *self.turn = None;
+        }
+    }
 }
 
 /// What was told of one end of one connection.
@@ -42,28 +56,47 @@ pub(crate) struct Sides {
 impl Watch {
     /// Starts capturing, this process included. `None`, and a line that says so, where that is impossible.
     pub(crate) fn start(covers: &str) -> Option<Self> {
-        Self::start_with(covers, |_| {})
+        let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        match turn.as_mut() {
+            Some(capture) => capture.drain_all(&mut Vec::new()).unwrap(),
+            None => *turn = Some(capture(covers, |_| {})?),
+        }
+        Some(Self { turn, records: Vec::new(), is_changed: false })
     }
 
+    /// The same with other options.
     pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut options = Options { own_tgid: None, ..Options::default() };
-        change(&mut options);
-        match Programs::load(&options) {
-            Ok(programs) => Some(Self { capture: Capture::new(programs), records: Vec::new(), _turn: turn }),
-            Err(error) if is_impossible_here(&error) => {
-                println!("SKIPPED: the kernel programs cannot run here ({error}); not covered: {covers}");
-                None
-            }
-            Err(error) => panic!("the kernel programs do not load: {error:?}"),
-        }
+        let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn = None;
+        *turn = Some(capture(covers, change)?);
+        Some(Self { turn, records: Vec::new(), is_changed: true })
+    }
+
+    /// The capture, for what a test asks of it.
+    pub(crate) fn capture(&self) -> &Capture {
+        self.turn.as_ref().unwrap()
+    }
+
+    /// The capture, for what a test changes in it.
+    pub(crate) fn change(&mut self) -> &mut Capture {
+        self.is_changed = true;
+        self.turn.as_mut().unwrap()
+    }
+
+    /// How bytes are seen.
+    pub(crate) fn hooks(&self) -> HookSet {
+        self.capture().programs().attached.hooks
+    }
+
+    fn drain(&mut self) {
+        self.turn.as_mut().unwrap().drain(Duration::from_millis(5), &mut self.records).unwrap();
     }
 
     /// Waits until what is told of the server at `port` is as `done` wants it.
     pub(crate) fn wait(&mut self, port: u16, done: impl Fn(&Sides) -> bool) -> Sides {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
+            self.drain();
             let sides = sides(&self.records, port);
             if done(&sides) {
                 return sides;
@@ -74,7 +107,7 @@ impl Watch {
 
     /// Everything that was told until now of the server at `port`, when nothing is under way.
     pub(crate) fn now(&mut self, port: u16) -> Sides {
-        self.capture.drain_all(&mut self.records).unwrap();
+        self.turn.as_mut().unwrap().drain_all(&mut self.records).unwrap();
         sides(&self.records, port)
     }
 
@@ -82,7 +115,7 @@ impl Watch {
     pub(crate) fn wait_for<T>(&mut self, find: impl Fn(&Record) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.capture.drain(Duration::from_millis(5), &mut self.records).unwrap();
+            self.drain();
             if let Some(found) = self.records.iter().find_map(&find) {
                 return found;
             }
@@ -93,6 +126,27 @@ impl Watch {
     /// Every record so far.
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
+    }
+}
+
+/// The hooks under test: those that the guest's command line names, else the best that there are.
+pub(crate) fn hooks() -> Option<HookSet> {
+    let name = std::env::var(HOOKS).ok()?;
+    let sets = [HookSet::Fentry, HookSet::Kprobe, HookSet::Syscall];
+    Some(sets.into_iter().find(|set| set.name() == name).unwrap_or_else(|| panic!("{HOOKS} is {name}")))
+}
+
+fn capture(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Capture> {
+    let mut options = Options { own_tgid: None, hooks: hooks(), ..Options::default() };
+    change(&mut options);
+    match Programs::load(&options) {
+        Ok(programs) => Some(Capture::new(programs)),
+        // In a guest it must be possible.
+        Err(error) if options.hooks.is_none() && is_impossible_here(&error) => {
+            println!("SKIPPED: the kernel programs cannot run here ({error}); not covered: {covers}");
+            None
+        }
+        Err(error) => panic!("the kernel programs do not load: {error:?}"),
     }
 }
 

@@ -43,6 +43,16 @@ impl Builder {
         }
     }
 
+    /// Values of an enum, parameters of a function: names and numbers.
+    fn pairs(&mut self, name: &str, kind: u32, third: u32, pairs: &[(&str, u32)]) {
+        let name = self.name(name);
+        self.words(&[name, kind << 24 | pairs.len() as u32, third]);
+        for &(name, number) in pairs {
+            let name = self.name(name);
+            self.words(&[name, number]);
+        }
+    }
+
     fn build(self) -> Vec<u8> {
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([VERSION, 0]);
@@ -64,6 +74,8 @@ impl Builder {
 ///     inner_t part;
 ///     int bit:3; int plain;
 /// };
+/// enum color { RED, BLUE = 7 };                                 // 9
+/// int paint(struct outer *what, enum color color);              // 10 prototype, 11 function
 /// ```
 fn sample() -> Vec<u8> {
     let mut blob = Builder::new();
@@ -80,6 +92,10 @@ fn sample() -> Vec<u8> {
         &[("first", 1, 0, 0), ("", 6, 64, 0), ("part", 4, 128, 0), ("bit", 1, 192, 3), ("plain", 1, 224, 0)],
     );
     blob.simple("list", KIND_ARRAY, 0, &[1, 1, 4]);
+    blob.pairs("color", KIND_ENUM, 4, &[("RED", 0), ("BLUE", 7)]);
+    blob.pairs("", KIND_FUNC_PROTO, 1, &[("what", 7), ("color", 9)]);
+    blob.simple("paint", KIND_FUNC, 10, &[]);
+    blob.simple("mad", KIND_FUNC, 1, &[]);
     blob.build()
 }
 
@@ -106,6 +122,29 @@ fn fields_are_found(#[case] name: &str, #[case] path: &str, #[case] bytes: Optio
 fn what_is_missing_is_named(#[case] name: &str, #[case] path: &str, #[case] message: &str) {
     let blob = sample();
     assert_eq!(Btf::parse(&blob).unwrap().field(name, path).unwrap_err().to_string(), message);
+}
+
+#[rstest]
+#[case::value("color", "BLUE", Some(7))]
+#[case::no_value("color", "GREEN", None)]
+#[case::no_enum("colour", "RED", None)]
+#[case::a_struct("outer", "first", None)]
+fn values_of_enums_are_found(#[case] name: &str, #[case] value: &str, #[case] expected: Option<u32>) {
+    let blob = sample();
+    assert_eq!(Btf::parse(&blob).unwrap().enumerator(name, value), expected);
+}
+
+#[rstest]
+#[case::first("paint", "what", Some(0))]
+#[case::second("paint", "color", Some(1))]
+#[case::no_parameter("paint", "why", None)]
+#[case::no_function("color", "RED", None)]
+#[case::not_of_a_prototype("mad", "what", None)]
+fn parameters_are_found(#[case] function: &str, #[case] parameter: &str, #[case] expected: Option<u32>) {
+    let blob = sample();
+    let btf = Btf::parse(&blob).unwrap();
+    assert_eq!(btf.parameter(function, parameter), expected);
+    assert_eq!(btf.has_function(function), function != "color");
 }
 
 #[test]
@@ -166,6 +205,7 @@ proptest! {
             for path in ["first", "deep", "part.b", "bit"] {
                 let _ = btf.field("outer", path);
             }
+            let _ = (btf.enumerator("color", "BLUE"), btf.parameter("paint", "color"));
         }
     }
 }
@@ -182,4 +222,6 @@ fn the_running_kernel_is_read() {
     assert_eq!(btf.field("user_msghdr", "msg_iov").unwrap().bytes(), Some(16));
     assert_eq!(btf.field("iovec", "iov_len").unwrap().bytes(), Some(8));
     assert!(btf.field("task_struct", "files").unwrap().bytes().unwrap() > 0);
+    assert_eq!(btf.parameter("tcp_sendmsg", "sk"), Some(0));
+    assert!(btf.enumerator("iter_type", "ITER_IOVEC").is_some());
 }
