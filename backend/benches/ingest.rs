@@ -65,6 +65,7 @@ fn main() -> Result<()> {
     if let Ok(address) = env::var(SEND_TO) {
         return Runtime::new()?.block_on(send(format!("http://{address}"), traces, senders));
     }
+    server::take_small_pages();
     let decode = decode_only(traces)?;
     let spans = decode.spans;
     let line = |what: &str, cpu: Duration| println!("{what:<24} {:>8.2} µs CPU per span", micros(cpu, spans));

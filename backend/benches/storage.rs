@@ -62,6 +62,7 @@ const FULL_TRACES: f64 = (10_u64 << 30) as f64 / (31.0 * 17.0);
 const IDLE_DIR: &str = "COATI_BENCH_IDLE_DIR";
 
 fn main() -> Result<()> {
+    server::take_small_pages();
     if let Some(dir) = env::var_os(IDLE_DIR) {
         return idle(Path::new(&dir));
     }

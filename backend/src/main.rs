@@ -60,6 +60,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    server::take_small_pages();
     let runtime = server::runtime().context("cannot start the runtime")?;
     let outcome = runtime.block_on(serve(config));
     // A replay that was cut short must not hold the end up; it changes nothing on disk that counts.

@@ -532,7 +532,7 @@ impl<T> Lists<'_, T> {
 
 impl Lists<'_, Attributes<'_>> {
     /// Writes the attributes of an event or a link.
-    fn write(&self, row: usize, number: u8, message: &mut MessageWriter) -> Result<(), Wrong> {
+    fn write(&self, row: usize, number: u32, message: &mut MessageWriter) -> Result<(), Wrong> {
         let mut elements = self.of(row)?;
         elements.try_for_each(|index| message.message(number, |attribute| self.elements.attribute(index, attribute)))
     }

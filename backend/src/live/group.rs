@@ -40,11 +40,23 @@ pub fn group_message(request: &ExportTraceServiceRequest) -> Vec<Trace> {
 }
 
 /// The same of an encoded request, however it is written.
-pub fn group_encoded(request: &[u8]) -> Result<Vec<Trace>, DecodeError> {
-    match check(request) {
-        Ok(checked) => Ok(group(checked)),
-        Err(Odd) => ExportTraceServiceRequest::decode(request).map(|request| group_message(&request)),
+pub fn group_encoded(request: &[u8]) -> Result<Vec<Trace>, GroupError> {
+    if let Ok(checked) = check(request) {
+        return Ok(group(checked));
     }
+    let encoded = ExportTraceServiceRequest::decode(request).map_err(GroupError::Decode)?.encode_to_vec();
+    check(&encoded).map(group).map_err(|Odd| GroupError::TooDeep)
+}
+
+/// Why a request has no traces.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// It is none.
+    #[error("not a request")]
+    Decode(#[source] DecodeError),
+    /// A value in it is nested in more others than are read.
+    #[error("request holds values that are nested too deep")]
+    TooDeep,
 }
 
 #[derive(Default)]

@@ -14,6 +14,6 @@ mod trace;
 
 pub use cut::{Cut, TenantCut};
 pub use entry::Life;
-pub use group::{group, group_encoded, group_message};
+pub use group::{GroupError, group, group_encoded, group_message};
 pub use set::{Limits, LiveSet, Room, Stats};
 pub use trace::{Batch, Root, Trace, TraceId, TraceSpan};

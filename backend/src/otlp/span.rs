@@ -4,6 +4,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
 use super::check::Odd;
+use super::field;
 use super::value::{Attributes, Text};
 use super::wire::{Fields, Wire};
 
@@ -97,22 +98,22 @@ impl<'a> SpanRef<'a> {
         while let Some((number, value)) = fields.next() {
             check(number, value)?;
             match (number, value) {
-                (1, Wire::Bytes(id)) => span.trace_id = id,
-                (2, Wire::Bytes(id)) => span.span_id = id,
-                (3, Wire::Bytes(text)) => span.trace_state = Text(text),
-                (4, Wire::Bytes(id)) => span.parent_span_id = id,
-                (5, Wire::Bytes(text)) => span.name = Text(text),
-                (6, Wire::Varint(kind)) => span.kind = kind as i32,
-                (7, Wire::Fixed64(nanos)) => span.start_time_unix_nano = nanos,
-                (8, Wire::Fixed64(nanos)) => span.end_time_unix_nano = nanos,
-                (9, Wire::Bytes(_)) if span.attributes.is_empty() => span.attributes = before,
-                (10, Wire::Varint(count)) => span.dropped_attributes_count = count as u32,
-                (11, Wire::Bytes(_)) => span.has_events = true,
-                (12, Wire::Varint(count)) => span.dropped_events_count = count as u32,
-                (13, Wire::Bytes(_)) => span.has_links = true,
-                (14, Wire::Varint(count)) => span.dropped_links_count = count as u32,
-                (15, Wire::Bytes(status)) => span.status = Some(StatusRef::parse(status)),
-                (16, Wire::Fixed32(flags)) => span.flags = flags,
+                (field::TRACE_ID, Wire::Bytes(id)) => span.trace_id = id,
+                (field::SPAN_ID, Wire::Bytes(id)) => span.span_id = id,
+                (field::TRACE_STATE, Wire::Bytes(text)) => span.trace_state = Text(text),
+                (field::PARENT_SPAN_ID, Wire::Bytes(id)) => span.parent_span_id = id,
+                (field::NAME, Wire::Bytes(text)) => span.name = Text(text),
+                (field::KIND, Wire::Varint(kind)) => span.kind = kind as i32,
+                (field::START, Wire::Fixed64(nanos)) => span.start_time_unix_nano = nanos,
+                (field::END, Wire::Fixed64(nanos)) => span.end_time_unix_nano = nanos,
+                (field::ATTRIBUTES, Wire::Bytes(_)) if span.attributes.is_empty() => span.attributes = before,
+                (field::DROPPED_ATTRIBUTES_COUNT, Wire::Varint(count)) => span.dropped_attributes_count = count as u32,
+                (field::EVENTS, Wire::Bytes(_)) => span.has_events = true,
+                (field::DROPPED_EVENTS_COUNT, Wire::Varint(count)) => span.dropped_events_count = count as u32,
+                (field::LINKS, Wire::Bytes(_)) => span.has_links = true,
+                (field::DROPPED_LINKS_COUNT, Wire::Varint(count)) => span.dropped_links_count = count as u32,
+                (field::STATUS, Wire::Bytes(status)) => span.status = Some(StatusRef::parse(status)),
+                (field::FLAGS, Wire::Fixed32(flags)) => span.flags = flags,
                 _ => {}
             }
             before = fields.rest();
@@ -133,17 +134,17 @@ impl<'a> SpanRef<'a> {
 
     /// Its attributes, in the order in which they were sent.
     pub const fn attributes(&self) -> Attributes<'a> {
-        Attributes::of(self.attributes, 9)
+        Attributes::of(self.attributes, field::ATTRIBUTES)
     }
 
     /// Its events.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'a>> + use<'a> {
-        messages(if self.has_events { self.message } else { &[] }, 11).map(EventRef::parse)
+        messages(if self.has_events { self.message } else { &[] }, field::EVENTS).map(EventRef::parse)
     }
 
     /// Its links.
     pub fn links(&self) -> impl Iterator<Item = LinkRef<'a>> + use<'a> {
-        messages(if self.has_links { self.message } else { &[] }, 13).map(LinkRef::parse)
+        messages(if self.has_links { self.message } else { &[] }, field::LINKS).map(LinkRef::parse)
     }
 
     /// True for a span without a parent; some senders write a parent of zeros for that.
@@ -155,10 +156,10 @@ impl<'a> SpanRef<'a> {
 impl<'a> StatusRef<'a> {
     fn parse(message: &'a [u8]) -> Self {
         let mut status = Self::default();
-        for field in Fields::of(message) {
-            match field {
-                (2, Wire::Bytes(text)) => status.message = Text(text),
-                (3, Wire::Varint(code)) => status.code = code as i32,
+        for read in Fields::of(message) {
+            match read {
+                (field::status::MESSAGE, Wire::Bytes(text)) => status.message = Text(text),
+                (field::status::CODE, Wire::Varint(code)) => status.code = code as i32,
                 _ => {}
             }
         }
@@ -181,11 +182,13 @@ pub struct EventRef<'a> {
 impl<'a> EventRef<'a> {
     fn parse(message: &'a [u8]) -> Self {
         let mut event = Self { message, time_unix_nano: 0, name: Text::default(), dropped_attributes_count: 0 };
-        for field in Fields::of(message) {
-            match field {
-                (1, Wire::Fixed64(nanos)) => event.time_unix_nano = nanos,
-                (2, Wire::Bytes(text)) => event.name = Text(text),
-                (4, Wire::Varint(count)) => event.dropped_attributes_count = count as u32,
+        for read in Fields::of(message) {
+            match read {
+                (field::event::TIME, Wire::Fixed64(nanos)) => event.time_unix_nano = nanos,
+                (field::event::NAME, Wire::Bytes(text)) => event.name = Text(text),
+                (field::event::DROPPED_ATTRIBUTES_COUNT, Wire::Varint(count)) => {
+                    event.dropped_attributes_count = count as u32;
+                }
                 _ => {}
             }
         }
@@ -194,7 +197,7 @@ impl<'a> EventRef<'a> {
 
     /// Its attributes.
     pub const fn attributes(&self) -> Attributes<'a> {
-        Attributes::of(self.message, 3)
+        Attributes::of(self.message, field::event::ATTRIBUTES)
     }
 }
 
@@ -219,13 +222,15 @@ impl<'a> LinkRef<'a> {
         let (trace_id, span_id): (&[u8], &[u8]) = (&[], &[]);
         let trace_state = Text::default();
         let mut link = Self { message, trace_id, span_id, trace_state, dropped_attributes_count: 0, flags: 0 };
-        for field in Fields::of(message) {
-            match field {
-                (1, Wire::Bytes(id)) => link.trace_id = id,
-                (2, Wire::Bytes(id)) => link.span_id = id,
-                (3, Wire::Bytes(text)) => link.trace_state = Text(text),
-                (5, Wire::Varint(count)) => link.dropped_attributes_count = count as u32,
-                (6, Wire::Fixed32(flags)) => link.flags = flags,
+        for read in Fields::of(message) {
+            match read {
+                (field::link::TRACE_ID, Wire::Bytes(id)) => link.trace_id = id,
+                (field::link::SPAN_ID, Wire::Bytes(id)) => link.span_id = id,
+                (field::link::TRACE_STATE, Wire::Bytes(text)) => link.trace_state = Text(text),
+                (field::link::DROPPED_ATTRIBUTES_COUNT, Wire::Varint(count)) => {
+                    link.dropped_attributes_count = count as u32;
+                }
+                (field::link::FLAGS, Wire::Fixed32(flags)) => link.flags = flags,
                 _ => {}
             }
         }
@@ -234,7 +239,7 @@ impl<'a> LinkRef<'a> {
 
     /// Its attributes.
     pub const fn attributes(&self) -> Attributes<'a> {
-        Attributes::of(self.message, 4)
+        Attributes::of(self.message, field::link::ATTRIBUTES)
     }
 }
 

@@ -289,7 +289,7 @@ proptest! {
 }
 
 /// A field that holds a message, or bytes.
-fn nested(number: u8, content: &[u8]) -> Vec<u8> {
+fn nested(number: u32, content: &[u8]) -> Vec<u8> {
     let mut writer = MessageWriter::default();
     writer.bytes(number, content);
     writer.into_bytes()

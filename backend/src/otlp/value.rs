@@ -3,6 +3,7 @@
 use opentelemetry_proto::tonic::common::v1::AnyValue;
 use prost::Message;
 
+use super::field;
 use super::wire::{Fields, Wire};
 
 /// A text that was checked to be UTF-8. Many are only copied or compared; as a `str` it is looked at once more.
@@ -56,10 +57,10 @@ impl<'a> AttributeRef<'a> {
     /// Reads an encoded `KeyValue` that was checked.
     pub fn parse(message: &'a [u8]) -> Self {
         let mut attribute = Self { key: Text::default(), value: None };
-        for field in Fields::of(message) {
-            match field {
-                (1, Wire::Bytes(key)) => attribute.key = Text(key),
-                (2, Wire::Bytes(value)) => attribute.value = Some(ValueRef::parse(value)),
+        for read in Fields::of(message) {
+            match read {
+                (field::attribute::KEY, Wire::Bytes(key)) => attribute.key = Text(key),
+                (field::attribute::VALUE, Wire::Bytes(value)) => attribute.value = Some(ValueRef::parse(value)),
                 _ => {}
             }
         }
@@ -94,14 +95,16 @@ impl<'a> ValueRef<'a> {
     /// The value of an encoded `AnyValue`.
     pub fn parse(message: &'a [u8]) -> Self {
         let mut value = Self::Empty;
-        for field in Fields::of(message) {
-            value = match field {
-                (1, Wire::Bytes(text)) => Self::String(Text(text)),
-                (2, Wire::Varint(truth)) => Self::Bool(truth != 0),
-                (3, Wire::Varint(int)) => Self::Int(int as i64),
-                (4, Wire::Fixed64(bits)) => Self::Double(f64::from_bits(bits)),
-                (5, Wire::Bytes(_)) => Self::Array(Encoded(message)),
-                (6 | 7, Wire::Bytes(_)) | (8, Wire::Varint(_)) => Self::Other(Encoded(message)),
+        for read in Fields::of(message) {
+            value = match read {
+                (field::any::STRING, Wire::Bytes(text)) => Self::String(Text(text)),
+                (field::any::BOOL, Wire::Varint(truth)) => Self::Bool(truth != 0),
+                (field::any::INT, Wire::Varint(int)) => Self::Int(int as i64),
+                (field::any::DOUBLE, Wire::Fixed64(bits)) => Self::Double(f64::from_bits(bits)),
+                (field::any::ARRAY, Wire::Bytes(_)) => Self::Array(Encoded(message)),
+                (field::any::PAIRS | field::any::BYTES, Wire::Bytes(_)) | (field::any::INDEX, Wire::Varint(_)) => {
+                    Self::Other(Encoded(message))
+                }
                 _ => continue,
             };
         }
@@ -123,12 +126,12 @@ impl<'a> Encoded<'a> {
 
     /// The elements of an array; none of what is no array.
     pub fn elements(self) -> impl Iterator<Item = ValueRef<'a>> {
-        let arrays = Fields::of(self.0).filter_map(|field| match field {
-            (5, Wire::Bytes(array)) => Some(array),
+        let arrays = Fields::of(self.0).filter_map(|read| match read {
+            (field::any::ARRAY, Wire::Bytes(array)) => Some(array),
             _ => None,
         });
-        arrays.flat_map(Fields::of).filter_map(|field| match field {
-            (1, Wire::Bytes(element)) => Some(ValueRef::parse(element)),
+        arrays.flat_map(Fields::of).filter_map(|read| match read {
+            (field::ELEMENT, Wire::Bytes(element)) => Some(ValueRef::parse(element)),
             _ => None,
         })
     }
@@ -154,11 +157,6 @@ impl<'a> Attributes<'a> {
             (found, Wire::Bytes(attribute)) if found == number => Some(attribute),
             _ => None,
         })
-    }
-
-    /// The first one with this key.
-    pub fn get(self, key: &str) -> Option<ValueRef<'a>> {
-        self.into_iter().find(|attribute| attribute.key == *key)?.value
     }
 }
 

@@ -21,15 +21,15 @@ const FIXED64: u8 = 1;
 const BYTES: u8 = 2;
 const FIXED32: u8 = 5;
 
-/// The first byte of a field, which is all of its key where the number is below 16.
-pub(super) const fn key_of(number: u8, wire: &Wire<'_>) -> u8 {
-    number << 3
-        | match wire {
-            Wire::Varint(_) => VARINT,
-            Wire::Fixed64(_) => FIXED64,
-            Wire::Bytes(_) => BYTES,
-            Wire::Fixed32(_) => FIXED32,
-        }
+/// What a field begins with: its number and the type of its value.
+pub(super) const fn key_of(number: u32, wire: &Wire<'_>) -> u32 {
+    let wire_type = match wire {
+        Wire::Varint(_) => VARINT,
+        Wire::Fixed64(_) => FIXED64,
+        Wire::Bytes(_) => BYTES,
+        Wire::Fixed32(_) => FIXED32,
+    };
+    number << 3 | wire_type as u32
 }
 
 impl<'a> Fields<'a> {

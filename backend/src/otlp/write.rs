@@ -15,53 +15,53 @@ impl MessageWriter {
     }
 
     /// A text, bytes or an encoded message.
-    pub fn bytes(&mut self, number: u8, value: &[u8]) {
+    pub fn bytes(&mut self, number: u32, value: &[u8]) {
         self.key(number, &Wire::Bytes(value));
         self.varint_of(value.len() as u64);
         self.bytes.extend_from_slice(value);
     }
 
     /// A whole number or a truth value; negative ones as their 64 bits.
-    pub fn varint(&mut self, number: u8, value: u64) {
+    pub fn varint(&mut self, number: u32, value: u64) {
         self.key(number, &Wire::Varint(value));
         self.varint_of(value);
     }
 
     /// A text, unless it is empty or none.
-    pub fn text(&mut self, number: u8, value: Option<&str>) {
+    pub fn text(&mut self, number: u32, value: Option<&str>) {
         if let Some(text) = value.filter(|text| !text.is_empty()) {
             self.bytes(number, text.as_bytes());
         }
     }
 
     /// A signed number, unless it is 0.
-    pub fn number(&mut self, number: u8, value: i32) {
+    pub fn number(&mut self, number: u32, value: i32) {
         if value != 0 {
             self.varint(number, i64::from(value) as u64);
         }
     }
 
     /// A count, unless it is none.
-    pub fn count(&mut self, number: u8, value: Option<u32>) {
+    pub fn count(&mut self, number: u32, value: Option<u32>) {
         if let Some(count) = value {
             self.varint(number, count.into());
         }
     }
 
     /// 64 bits.
-    pub fn fixed64(&mut self, number: u8, value: u64) {
+    pub fn fixed64(&mut self, number: u32, value: u64) {
         self.key(number, &Wire::Fixed64(value));
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
     /// 32 bits.
-    pub fn fixed32(&mut self, number: u8, value: u32) {
+    pub fn fixed32(&mut self, number: u32, value: u32) {
         self.key(number, &Wire::Fixed32(value));
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
     /// A message, which `fill` writes.
-    pub fn message<E>(&mut self, number: u8, fill: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<(), E> {
+    pub fn message<E>(&mut self, number: u32, fill: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<(), E> {
         self.key(number, &Wire::Bytes(&[]));
         // Most are shorter than 128 bytes, whose length takes one.
         let place = self.bytes.len();
@@ -79,12 +79,8 @@ impl MessageWriter {
         Ok(())
     }
 
-    fn key(&mut self, number: u8, wire: &Wire<'_>) {
-        if number < 16 {
-            self.bytes.push(key_of(number, wire));
-        } else {
-            self.varint_of(u64::from(number) << 3 | u64::from(key_of(0, wire)));
-        }
+    fn key(&mut self, number: u32, wire: &Wire<'_>) {
+        self.varint_of(u64::from(key_of(number, wire)));
     }
 
     fn varint_of(&mut self, mut value: u64) {

@@ -75,7 +75,7 @@ pub(super) fn decompress(
     }
 }
 
-/// Level -1 packs OTLP to less than a fifth, in half the time of level 1, which saves three bytes of a hundred more.
+/// Level -1 packs OTLP to less than a fifth; level 1 makes it a thirtieth smaller, and takes about twice the time.
 const LEVEL: i32 = -1;
 
 thread_local! {

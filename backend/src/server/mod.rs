@@ -70,14 +70,16 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// allocator.
 const BLOCKING_THREADS: usize = 2 * api::MAX_QUERIES;
 
-/// The runtime that a server is to run on.
-///
-/// The process does without transparent huge pages from then on: what comes and goes with requests is small, and each page
-/// that is touched would be two cleared megabytes (measured: a third of the time until the acknowledgement, and 60 MiB).
-pub fn runtime() -> io::Result<Runtime> {
+/// Makes this process take memory in pages of 4 KiB. The allocator asks for huge ones where it can: what comes and goes with
+/// requests would be two megabytes to clear each time, and an idle backend would use little of each.
+pub fn take_small_pages() {
     if let Err(error) = disable_transparent_huge_pages(true) {
         warn!(%error, "transparent huge pages stay on: more memory is used");
     }
+}
+
+/// The runtime that a server is to run on.
+pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 

@@ -197,7 +197,7 @@ impl Request {
         let traces = frame
             .request()
             .map_err(|error| chain(&error))
-            .and_then(|bytes| group_encoded(&bytes).map_err(|error| error.to_string()));
+            .and_then(|bytes| group_encoded(&bytes).map_err(|error| chain(&error)));
         traces.unwrap_or_else(|error| {
             error!(sequence, error, "frame of the log is sound but cannot be decoded");
             Vec::new()

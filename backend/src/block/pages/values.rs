@@ -31,7 +31,9 @@ pub(in crate::block) trait Values {
     fn take_page(&mut self, page: &mut Vec<u8>) -> Encoding;
 
     /// Ends the column chunk: writes its dictionary, if it has one, and says how many values that has.
-    fn take_dictionary(&mut self, page: &mut Vec<u8>) -> Option<usize>;
+    fn take_dictionary(&mut self, _page: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
 }
 
 /// Most bytes of a page's values: what a reader of one trace decodes of a column.
@@ -283,10 +285,6 @@ impl<T: Fixed, const IS_SPLIT: bool> Values for Direct<T, IS_SPLIT> {
         self.0.take_plain(page);
         Encoding::PLAIN
     }
-
-    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
-        None
-    }
 }
 
 /// Ids of `N` bytes.
@@ -323,10 +321,6 @@ impl<const N: usize> Values for Ids<N> {
         page.append(&mut self.0);
         Encoding::PLAIN
     }
-
-    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
-        None
-    }
 }
 
 /// Truths, a bit each.
@@ -362,9 +356,5 @@ impl Values for Bools {
         page.extend(self.0.chunks(8).map(byte));
         self.0.clear();
         Encoding::PLAIN
-    }
-
-    fn take_dictionary(&mut self, _: &mut Vec<u8>) -> Option<usize> {
-        None
     }
 }
