@@ -2,28 +2,36 @@
 //!
 //! `cargo bench -p coati-backend --bench query`, or `cargo xtask bench query`. `COATI_BENCH_TRACES` says how many traces of
 //! the corpus there are (41,000, about 717,000 spans), `COATI_BENCH_BLOCKS` in how many blocks they lie (8), and
-//! `COATI_BENCH_SMALL_BLOCKS` how many blocks a trace is looked for in by its id (1,000, of 20 traces each).
+//! `COATI_BENCH_SMALL_BLOCKS` how many blocks a trace is looked for in by its id (1,000, of 20 traces each). `COATI_BENCH_RUNS`
+//! is how often each query is run (3; the fastest one counts), and `COATI_BENCH_ONLY` what the names of those begin with that
+//! are to be run, nothing else then.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
 mod measure;
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use coati_backend::block::{BlockId, NewBlock, write_block};
 use coati_backend::blocks::{Added, Blocks, BlocksConfig, Change, WriterId};
 use coati_backend::catalog::MemoryCatalog;
 use coati_backend::live::{Limits, LiveSet, Trace};
-use coati_backend::query::{Intervals, MetricsPlan, MetricsRequest, Plan, SearchRequest, View, query_metrics, search};
+use coati_backend::query::{
+    Intervals, MetricsPlan, MetricsRequest, Plan, SearchRequest, TagScan, View, query_metrics, scan_names, scan_values,
+    search,
+};
 use coati_backend::store::{LocalStore, Store};
 use coati_backend::telemetry::BlocksMetrics;
 use coati_backend::traceql;
 use corpus::{Corpus, START_NS, traces};
 use measure::{cpu, folder, number};
+use rustix::fs::{Advice, fadvise};
 
 /// That of the program.
 #[global_allocator]
@@ -36,25 +44,29 @@ const SMALL_TRACES: u64 = 20;
 /// Traces that are looked for by their ids.
 const LOOKED_FOR: usize = 500;
 
-/// Times that each query is run; the fastest one counts.
-const RUNS: usize = 3;
-
-const SEARCHES: [(&str, &str); 7] = [
+const SEARCHES: [(&str, &str); 10] = [
     ("service", "{ resource.service.name = \"checkout\" }"),
     ("status", "{ status = error }"),
-    ("slow", "{ duration > 2s }"),
-    ("rare attribute value", "{ span.http.response.status_code = 418 }"),
-    ("absent value", "{ span.http.route = \"/nowhere\" }"),
+    ("slow", "{ duration > 1s }"),
+    ("slower than any", "{ duration > 1h }"),
+    ("rare number", "{ span.client.port = 4242 }"),
+    ("absent text", "{ span.http.route = \"/nowhere\" }"),
     ("absent attribute", "{ span.nowhere = 1 }"),
+    ("regex", "{ span.url.path =~ \"/cart/1.*/items\" }"),
     ("structural", "{ kind = server } >> { status = error }"),
+    ("count", "{ kind = client } | count() > 5"),
 ];
 
-const METRICS: [(&str, &str); 4] = [
+const METRICS: [(&str, &str); 5] = [
     ("rate", "{} | rate()"),
     ("rate by service", "{} | rate() by(resource.service.name)"),
     ("errors by route", "{ status = error } | rate() by(span.http.route)"),
+    ("count by route", "{} | count_over_time() by(span.http.route)"),
     ("quantiles of duration", "{} | quantile_over_time(duration, .5, .99) by(resource.service.name)"),
 ];
+
+/// What tags are looked for on.
+const TAGGED: &str = "{ resource.service.name = \"checkout\" }";
 
 fn main() -> Result<()> {
     let dir = folder()?;
@@ -78,8 +90,9 @@ fn main() -> Result<()> {
 
     let live = LiveSet::new(Limits::default());
     let go_on = AtomicBool::new(false);
+    let only = std::env::var("COATI_BENCH_ONLY").unwrap_or_default();
     println!("{:<32} {:>12} {:>10} {:>10}", "search, 20 newest", "ms CPU/M", "ms", "found");
-    for (name, query) in SEARCHES {
+    for (name, query) in SEARCHES.into_iter().filter(|(name, _)| name.starts_with(&only)) {
         let plan = Plan::new(&traceql::parse(query)?)?;
         for (how, limit) in [("", 20), (", all", usize::MAX)] {
             let request = SearchRequest {
@@ -95,7 +108,7 @@ fn main() -> Result<()> {
         }
     }
     println!("{:<32} {:>12} {:>10} {:>10}", "metrics", "ms CPU/M", "ms", "series");
-    for (name, query) in METRICS {
+    for (name, query) in METRICS.into_iter().filter(|(name, _)| name.starts_with(&only)) {
         let plan = MetricsPlan::new(&traceql::parse(query)?)?.context("a metrics query")?;
         let step = 5_000_000_000;
         let intervals = Intervals::range(START_NS, end_ns, step);
@@ -104,8 +117,44 @@ fn main() -> Result<()> {
         let (result, cpu, wall) = fastest(run)?;
         row(name, cpu, wall, spans, &result.series.len().to_string());
     }
+    if !only.is_empty() {
+        return Ok(());
+    }
+    println!("{:<32} {:>12} {:>10} {:>10}", "tags of spans of a service", "ms CPU/M", "ms", "found");
+    let scan = TagScan { plan: Some(Plan::new(&traceql::parse(TAGGED)?)?), limit: 1_000, ..TagScan::default() };
+    let route = traceql::parse_field("span.http.route").map_err(|error| anyhow!("{error}"))?;
+    let run = || scan_values(&View::new(&live, &registry, TENANT), &route, &scan, &go_on);
+    let ((values, _), cpu, wall) = fastest(run)?;
+    row("values", cpu, wall, spans, &values.len().to_string());
+    let run = || scan_names(&View::new(&live, &registry, TENANT), &scan, &go_on);
+    let ((names, _), cpu, wall) = fastest(run)?;
+    row("names", cpu, wall, spans, &names.values().map(BTreeSet::len).sum::<usize>().to_string());
 
+    cold(&dir.path().join("large"), &live, spans)?;
     by_id(&dir.path().join("small"), &live)
+}
+
+/// Some queries with nothing of the blocks in memory: no footer here, no page in the system's cache.
+fn cold(dir: &Path, live: &LiveSet, spans: usize) -> Result<()> {
+    println!("{:<32} {:>12} {:>10} {:>10}", "search, nothing cached", "ms CPU/M", "ms", "found");
+    for (name, query) in SEARCHES {
+        let plan = Plan::new(&traceql::parse(query)?)?;
+        let request = SearchRequest { plan: Some(plan), show_spans: true, limit: 20, ..SearchRequest::default() };
+        let registry = open(dir)?;
+        forget(dir)?;
+        let started = Instant::now();
+        let (result, cpu) = cpu(|| search(&View::new(live, &registry, TENANT), &request, &AtomicBool::new(false)));
+        row(name, cpu, started.elapsed(), spans, &result?.traces.len().to_string());
+    }
+    Ok(())
+}
+
+/// Takes files out of the system's cache.
+fn forget(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return std::fs::read_dir(path)?.try_for_each(|entry| forget(&entry?.path()));
+    }
+    fadvise(File::open(path)?, 0, None, Advice::DontNeed).with_context(|| path.display().to_string())
 }
 
 /// A trace by its id over many blocks: with nothing in memory but the manifests, and again.
@@ -167,14 +216,14 @@ fn commit(registry: &Blocks, traces: &[Arc<Trace>]) -> Result<()> {
 }
 
 /// Outcome, processor time and time of the run that took the least.
-fn fastest<T, E>(run: impl Fn() -> Result<T, E>) -> Result<(T, Duration, Duration), E> {
+fn fastest<T, E: Into<anyhow::Error>>(run: impl Fn() -> Result<T, E>) -> Result<(T, Duration, Duration)> {
     let measured = || {
         let started = Instant::now();
         let (outcome, cpu) = cpu(&run);
-        Ok((outcome?, cpu, started.elapsed()))
+        anyhow::Ok((outcome.map_err(Into::into)?, cpu, started.elapsed()))
     };
     let mut best = measured()?;
-    for _ in 1..RUNS {
+    for _ in 1..number("COATI_BENCH_RUNS", 3)? {
         let next = measured()?;
         if next.1 < best.1 {
             best = next;

@@ -55,6 +55,10 @@ impl<S: SpanView> SpanView for WithParent<'_, S> {
         self.span.duration_ns()
     }
 
+    fn row(&self) -> Option<usize> {
+        self.span.row()
+    }
+
     fn field(&self, field: &Field) -> Value<'_> {
         match field {
             Field::Attribute(Attribute { parent: true, scope, name }) => {

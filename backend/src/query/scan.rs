@@ -1,5 +1,7 @@
 //! Every trace that a query has to look at, shown to whoever counts, collects or compares them.
 
+use std::collections::BTreeSet;
+
 use super::metrics::Intervals;
 use super::parent::is_of_parent;
 use super::prefilter::Prefilter;
@@ -19,6 +21,8 @@ pub(super) struct Scan<'p> {
     pub(super) range_of: RangeOf,
     /// What is looked at on a span.
     pub(super) wanted: Wanted,
+    /// What else is looked at on those spans of a block that a visitor of single spans picks.
+    pub(super) late: Wanted,
     /// Whether the places of spans in their trees are needed.
     pub(super) nested: bool,
     /// Whether traces must be shown whole. If not, any spans may be shown together, without those that cannot match.
@@ -154,6 +158,17 @@ pub(super) trait Visitor {
 
     /// Takes spans of any traces, where traces need not be whole. Returns whether it wants more.
     fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool;
+
+    /// The rows of the present block whose late fields it wants to see.
+    fn late_rows(&self) -> BTreeSet<usize> {
+        BTreeSet::new()
+    }
+
+    /// Is shown one of them, with its late fields only.
+    fn late<S: SpanView>(&mut self, _row: usize, _span: &S) {}
+
+    /// Hears that rows that come now are of another block; what was not shown of this one will not be.
+    fn block_done(&mut self) {}
 
     /// Hears that a part of the work is done, and when what is still to come starts at the latest; none if nothing comes.
     /// Returns whether it wants more.

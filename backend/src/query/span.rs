@@ -25,6 +25,11 @@ pub trait SpanView {
     /// End minus start, nanoseconds; 0 for a span that ends before it starts.
     fn duration_ns(&self) -> u64;
 
+    /// Its row in the block that is looked at, if there is more to ask of it later than now.
+    fn row(&self) -> Option<usize> {
+        None
+    }
+
     /// What a field of a query is on this span.
     fn field(&self, field: &Field) -> Value<'_> {
         match field {

@@ -1,7 +1,9 @@
 //! Names and values of tags on the spans that a filter lets pass. Without a filter the catalog knows them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
+
+use foldhash::fast::RandomState;
 
 use super::parent::WithParent;
 use super::plan::{Plan, is_nested};
@@ -44,10 +46,11 @@ pub fn scan_names(
     scan: &TagScan,
     cancelled: &AtomicBool,
 ) -> Result<(BTreeMap<&'static str, BTreeSet<String>>, Inspected), BlocksError> {
-    let mut collector = Names { scan, names: BTreeMap::new() };
+    let mut collector = Names { scan, names: HashMap::default() };
     let wanted = Wanted { every_attribute: true, ..Wanted::default() };
     let inspected = run(view, scan, wanted, &mut collector, cancelled)?;
-    Ok((collector.names, inspected))
+    let sorted = |(scope, names): (Scope, HashSet<String, RandomState>)| (scope.name(), names.into_iter().collect());
+    Ok((collector.names.into_iter().map(sorted).collect(), inspected))
 }
 
 fn run(
@@ -67,6 +70,7 @@ fn run(
         nested: wanted.fields.iter().any(is_nested) || plan.is_some_and(|plan| plan.needs_nested),
         whole: wanted.needs_trace() || plan.is_some_and(|plan| !plan.is_of_spans()),
         wanted,
+        late: Wanted::default(),
         newest_first: false,
     };
     Ok(view.scan(&scan, visitor, cancelled)?.inspected)
@@ -111,7 +115,8 @@ impl Visitor for Values<'_> {
 
 struct Names<'r> {
     scan: &'r TagScan,
-    names: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Looked up for every attribute of every span.
+    names: HashMap<Scope, HashSet<String, RandomState>, RandomState>,
 }
 
 impl Visitor for Names<'_> {
@@ -128,8 +133,8 @@ impl Visitor for Names<'_> {
     fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool {
         for span in matching(spans, self.scan) {
             for scope in Scope::NAMED {
+                let known = self.names.entry(scope).or_default();
                 span.each_attribute(scope, &mut |name, _| {
-                    let known = self.names.entry(scope.name()).or_default();
                     if known.len() < self.scan.limit && !known.contains(name) {
                         known.insert(name.to_owned());
                     }

@@ -60,7 +60,7 @@ pub(super) fn narrow(condition: &Condition, rows: &Rows<'_>, mask: &mut [bool]) 
 }
 
 fn narrow_leaf(leaf: &Leaf, rows: &Rows<'_>, mask: &mut [bool]) {
-    let accepts = |row: usize| leaf.accepts(&BlockSpan { rows, row, trace: None }.field(&leaf.field));
+    let accepts = |row: usize| leaf.accepts(&BlockSpan { rows, row, trace: None, place: None }.field(&leaf.field));
     let Some(code_of) = codes(&leaf.field, rows) else {
         mask.iter_mut().enumerate().filter(|(_, wanted)| **wanted).for_each(|(row, wanted)| *wanted = accepts(row));
         return;

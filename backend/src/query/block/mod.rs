@@ -177,6 +177,7 @@ impl<'s> BlockScan<'s> {
         if self.elsewhere.is_some() {
             condition_columns.add_name(column::TRACE_ID);
         }
+        let range_of_spans = self.scan.range_of == RangeOf::Spans;
         if is_cut {
             let names = match self.scan.range_of {
                 RangeOf::Spans => [column::TRACE_START, column::START_OFFSET],
@@ -186,9 +187,18 @@ impl<'s> BlockScan<'s> {
                 condition_columns.add_name(name);
             }
         }
-        let columns = Columns::of(self.block, &self.scan.wanted);
+        let mut columns = Columns::of(self.block, &self.scan.wanted);
+        if range_of_spans {
+            columns.add_name(column::TRACE_START);
+            columns.add_name(column::START_OFFSET);
+        }
+        let picks_later = !self.scan.late.fields.is_empty();
+        let mut group_first = 0;
         for (group, count) in self.row_groups() {
+            let group_rows = group_first..group_first + count;
+            group_first += count;
             let mut selection = None;
+            let mut places: Vec<usize> = Vec::new();
             if !condition_columns.is_empty() {
                 let mut selected = Vec::with_capacity(count);
                 let goes_on = self.read(group, &condition_columns, None, BATCH_ROWS, &mut |scan, rows| {
@@ -201,12 +211,56 @@ impl<'s> BlockScan<'s> {
                 match selected.iter().filter(|wanted| **wanted).count() {
                     0 => continue,
                     some if some == count => {}
-                    _ => selection = Some(RowSelection::from_boolean_buffer(BooleanBuffer::from(selected))),
+                    _ => {
+                        if picks_later {
+                            let wanted = group_rows.clone().zip(&selected).filter(|(_, wanted)| **wanted);
+                            places = wanted.map(|(place, _)| place).collect();
+                        }
+                        selection = Some(RowSelection::from_boolean_buffer(BooleanBuffer::from(selected)));
+                    }
                 }
             }
+            let is_part = selection.is_some();
+            let mut shown = 0;
             let goes_on = self.read(group, &columns, selection, BATCH_ROWS, &mut |_, rows| {
-                let spans: Vec<_> = (0..rows.len).map(|row| BlockSpan { rows: &rows, row, trace: None }).collect();
+                let place = |row: usize| {
+                    let number = shown + row;
+                    if is_part { places.get(number).copied() } else { Some(group_rows.start + number) }
+                };
+                let span = |row: usize| {
+                    let place = if picks_later { place(row) } else { None };
+                    BlockSpan { rows: &rows, row, trace: None, place }
+                };
+                let spans: Vec<_> = (0..rows.len).map(span).collect();
+                shown += rows.len;
                 Ok(visitor.spans(&spans))
+            })?;
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        if picks_later { self.show_late(visitor) } else { Ok(true) }
+    }
+
+    /// Shows the late fields of the spans that the visitor has picked.
+    fn show_late(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
+        let picked = visitor.late_rows();
+        let columns = Columns::of(self.block, &self.scan.late);
+        let mut group_first = 0;
+        for (group, count) in self.row_groups() {
+            let group_rows = group_first..group_first + count;
+            group_first += count;
+            let mut places = picked.range(group_rows.clone()).copied();
+            let ranges = places.clone().map(|place| place - group_rows.start..place - group_rows.start + 1);
+            let selection = RowSelection::from_consecutive_ranges(ranges, count);
+            if !selection.selects_any() {
+                continue;
+            }
+            let goes_on = self.read(group, &columns, Some(selection), BATCH_ROWS, &mut |_, rows| {
+                for (row, place) in (0..rows.len).zip(places.by_ref()) {
+                    visitor.late(place, &BlockSpan { rows: &rows, row, trace: None, place: None });
+                }
+                Ok(true)
             })?;
             if !goes_on {
                 return Ok(false);
@@ -372,8 +426,10 @@ impl<'s> BlockScan<'s> {
             let places: Vec<_> = places.by_ref().take(rows).collect();
             let root = places.first().and_then(|(rows, row)| root_of(rows, *row));
             let family = Family::of(places.iter().copied(), root.clone());
-            let spans: Vec<_> =
-                places.iter().map(|(rows, row)| BlockSpan { rows, row: *row, trace: Some(&family) }).collect();
+            let spans: Vec<_> = places
+                .iter()
+                .map(|(rows, row)| BlockSpan { rows, row: *row, trace: Some(&family), place: None })
+                .collect();
             if !visitor.trace(&TraceFacts { root, ..facts }, &spans) {
                 return Ok(false);
             }

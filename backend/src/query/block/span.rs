@@ -19,6 +19,8 @@ pub(super) struct BlockSpan<'r> {
     pub(super) row: usize,
     /// None if its trace is not known whole.
     pub(super) trace: Option<&'r Family>,
+    /// Where it is in the block, if other columns of it may be read later.
+    pub(super) place: Option<usize>,
 }
 
 /// What a span knows of the others of its trace.
@@ -182,6 +184,10 @@ impl SpanView for BlockSpan<'_> {
             right: self.rows.nested_right(self.row),
             parent: self.rows.nested_parent(self.row),
         }
+    }
+
+    fn row(&self) -> Option<usize> {
+        self.place
     }
 
     fn start_ns(&self) -> u64 {

@@ -1,10 +1,12 @@
 //! Spans sorted into series and intervals, and what is measured there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use super::exemplar::Exemplars;
+use foldhash::fast::RandomState;
+
+use super::exemplar::{Exemplars, Spread};
 use super::intervals::Intervals;
-use super::label::{LabelValue, write_key};
+use super::label::{Label, LabelValue, write_key};
 use super::memory::Memory;
 use super::plan::{LeafPlan, Measure};
 use super::sketch::Sketch;
@@ -14,7 +16,7 @@ use crate::query::value::Value;
 /// One series for each combination of labels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
-    places: HashMap<Vec<u8>, usize>,
+    places: HashMap<Vec<u8>, usize, RandomState>,
     series: Vec<Group>,
     /// Kept from span to span, so that none of them allocates one.
     key: Vec<u8>,
@@ -98,8 +100,8 @@ impl Cells {
 
     /// Adds one number. Returns how much memory that took.
     fn add(&mut self, index: usize, number: f64) -> usize {
-        /// A node of a B-tree, divided by its entries.
-        const BUCKET_BYTES: usize = 32;
+        /// A number and a count, and as much room for the next.
+        const BUCKET_BYTES: usize = 24;
         match self {
             Self::Count(cells) => at(cells, index, |cell| *cell += 1),
             // The other operand is taken if one is not a number.
@@ -162,8 +164,8 @@ fn zip<T>(ours: &mut [T], theirs: &[T], change: impl Fn(&mut T, &T)) {
 pub(super) struct Context<'q> {
     pub(super) leaf: &'q LeafPlan,
     pub(super) intervals: &'q Intervals,
-    /// Most exemplars of a series.
-    pub(super) exemplars: usize,
+    /// Which exemplars a series may have; none if it has none.
+    pub(super) exemplars: Option<Spread>,
 }
 
 impl Groups {
@@ -172,6 +174,9 @@ impl Groups {
         let Some(index) = query.intervals.of(span.start_ns()) else { return };
         let mut key = std::mem::take(&mut self.key);
         key.clear();
+        // Never empty: to compare nothing, which lies at no mapped address, takes some processors a hundred times as long as
+        // to compare a byte.
+        key.push(0);
         query.leaf.by.iter().for_each(|field| write_key(&span.field(field), &mut key));
         match &query.leaf.measure {
             Measure::Count { .. } => self.add(&key, None, (index, f64::NAN), span, query, memory),
@@ -218,7 +223,9 @@ impl Groups {
         };
         if let Some(group) = self.series.get_mut(place) {
             memory.note(group.cells.add(index, number));
-            group.exemplars.offer(span, number, query.intervals, query.exemplars);
+            if let Some(spread) = query.exemplars {
+                group.exemplars.offer(span, number, spread);
+            }
         }
     }
 
@@ -232,7 +239,7 @@ impl Groups {
     }
 
     /// Adds what was counted of other spans for the same leaf.
-    pub(super) fn merge(&mut self, other: Self, exemplars: usize, memory: &mut Memory) {
+    pub(super) fn merge(&mut self, other: Self, exemplars: Option<Spread>, memory: &mut Memory) {
         let mut theirs: Vec<_> = other.series.into_iter().map(Some).collect();
         let mut keys: Vec<_> = other.places.into_iter().collect();
         keys.sort_unstable_by_key(|(_, place)| *place);
@@ -241,11 +248,23 @@ impl Groups {
             match self.places.get(&key).and_then(|place| self.series.get_mut(*place)) {
                 Some(ours) => {
                     ours.cells.merge(&group.cells);
-                    ours.exemplars.merge(group.exemplars, exemplars);
+                    if let Some(spread) = exemplars {
+                        ours.exemplars.merge(group.exemplars, spread);
+                    }
                 }
                 None => _ = self.insert(&key, group, memory),
             }
         }
+    }
+
+    /// Rows of exemplars whose labels are not read yet.
+    pub(super) fn rows(&self) -> BTreeSet<usize> {
+        self.series.iter().flat_map(|group| group.exemplars.rows()).collect()
+    }
+
+    /// Tells exemplars the labels of the spans in rows.
+    pub(super) fn settle(&mut self, labels: &HashMap<usize, Vec<Label>>, spread: Spread) {
+        self.series.iter_mut().for_each(|group| group.exemplars.settle(labels, spread));
     }
 
     /// All series, in no order; of a count without labels always one, since nothing is a count too.

@@ -21,7 +21,7 @@ mod sketch;
 mod tests;
 
 use std::borrow::BorrowMut;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
 pub use exemplar::Exemplar;
@@ -31,13 +31,14 @@ pub use plan::MetricsPlan;
 pub use series::Series;
 
 use self::compare::Comparison;
+use self::exemplar::Spread;
 use self::groups::{Context, Groups};
 use self::memory::Memory;
 use self::plan::Node;
 use self::series::Operand;
 use super::parent::WithParent;
 use super::prefilter::Prefilter;
-use super::scan::{RangeOf, Scan, TraceFacts, Visitor};
+use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted};
 use super::search::Inspected;
 use super::span::SpanView;
 use super::view::View;
@@ -81,6 +82,8 @@ pub struct Partial {
     /// Blocks that could not be read.
     skipped: usize,
     memory: Memory,
+    /// Labels of exemplars that were read after everything else of the present block, by row.
+    late: HashMap<usize, Vec<Label>>,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +97,11 @@ impl MetricsRequest {
     fn most_exemplars(&self) -> usize {
         if self.intervals.is_instant() { 0 } else { self.plan.exemplars.unwrap_or(self.exemplars).min(MAX_EXEMPLARS) }
     }
+
+    /// How they are spread over the series; none if there are none.
+    fn spread(&self) -> Option<Spread> {
+        Spread::new(&self.intervals, self.most_exemplars())
+    }
 }
 
 impl Partial {
@@ -104,7 +112,7 @@ impl Partial {
             None => Leaf::Groups(Groups::default()),
         });
         let memory = Memory::new(request.max_bytes);
-        Self { leaves: leaves.collect(), inspected: Inspected::default(), skipped: 0, memory }
+        Self { leaves: leaves.collect(), inspected: Inspected::default(), skipped: 0, memory, late: HashMap::new() }
     }
 
     /// Counts the spans of one whole trace.
@@ -117,7 +125,7 @@ impl Partial {
     }
 
     fn count<S: SpanView>(&mut self, spans: &[S], request: &MetricsRequest) {
-        let exemplars = request.most_exemplars();
+        let exemplars = request.spread();
         for (plan, leaf) in request.plan.leaves.iter().zip(&mut self.leaves) {
             let query = Context { leaf: plan, intervals: &request.intervals, exemplars };
             let sets = plan.spans.run(spans);
@@ -147,16 +155,23 @@ impl Partial {
     ) -> Result<(), BlocksError> {
         let plan = &request.plan;
         let filter = Prefilter::of(plan.leaves.iter().map(|leaf| &leaf.spans));
-        let wanted = plan.wanted(request.most_exemplars() > 0);
+        let mut wanted = plan.wanted();
+        let mut late = Wanted::default();
+        let whole =
+            plan.counts_traces || wanted.needs_trace() || plan.leaves.iter().any(|leaf| !leaf.spans.is_of_spans());
+        if request.most_exemplars() > 0 {
+            // Few spans become exemplars; where traces are read whole, that is hardly more.
+            let fields = if whole { &mut wanted } else { &mut late };
+            exemplar::fields().iter().for_each(|field| fields.add(field));
+        }
         let scan = Scan {
             filter: &filter,
             range: (&request.intervals).into(),
             range_of: RangeOf::Spans,
             nested: plan.needs_nested,
-            whole: plan.counts_traces
-                || wanted.needs_trace()
-                || plan.leaves.iter().any(|leaf| !leaf.spans.is_of_spans()),
+            whole,
             wanted,
+            late,
             newest_first: false,
         };
         let progress = view.scan(&scan, &mut Counting { request, partial: &mut *self }, cancelled)?;
@@ -170,10 +185,11 @@ impl Partial {
         self.inspected.add(other.inspected);
         self.skipped += other.skipped;
         self.memory.merge(&other.memory);
+        let exemplars = request.spread();
         for (ours, theirs) in self.leaves.iter_mut().zip(other.leaves) {
             match (ours, theirs) {
                 (Leaf::Groups(ours), Leaf::Groups(theirs)) => {
-                    ours.merge(theirs, request.most_exemplars(), &mut self.memory);
+                    ours.merge(theirs, exemplars, &mut self.memory);
                 }
                 (Leaf::Comparison(ours), Leaf::Comparison(theirs)) => ours.merge(theirs, &mut self.memory),
                 // The same request has the same leaves.
@@ -289,6 +305,29 @@ impl<'r, P: BorrowMut<Partial>> Visitor for Counting<'r, P> {
     fn spans<S: SpanView>(&mut self, spans: &[S]) -> bool {
         self.partial.borrow_mut().observe(spans, self.request);
         true
+    }
+
+    fn late_rows(&self) -> BTreeSet<usize> {
+        let groups = self.partial.borrow().leaves.iter().filter_map(|leaf| match leaf {
+            Leaf::Groups(groups) => Some(groups.rows()),
+            Leaf::Comparison(_) => None,
+        });
+        groups.flatten().collect()
+    }
+
+    fn late<S: SpanView>(&mut self, row: usize, span: &S) {
+        self.partial.borrow_mut().late.insert(row, exemplar::labels(span));
+    }
+
+    fn block_done(&mut self) {
+        let partial: &mut Partial = self.partial.borrow_mut();
+        let labels = std::mem::take(&mut partial.late);
+        let Some(spread) = self.request.spread() else { return };
+        for leaf in &mut partial.leaves {
+            if let Leaf::Groups(groups) = leaf {
+                groups.settle(&labels, spread);
+            }
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! From the tree of a metrics query to something that can be run.
 
-use super::{compare, exemplar};
+use super::compare;
 use crate::query::expr::Expr;
 use crate::query::parent::is_of_parent;
 use crate::query::plan::{Plan, PlanError, is_nested};
 use crate::query::scan::Wanted;
 use crate::query::value::Value;
 use crate::traceql::{
-    BinaryOp, Field, Hint, Intrinsic, Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody,
-    SecondStage,
+    BinaryOp, Field, Hint, Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody, SecondStage,
 };
 
 /// Most fields in `by(…)`.
@@ -109,20 +108,13 @@ impl MetricsPlan {
             let what = "the hint traces for anything but rate() and count_over_time()";
             return Err(PlanError::Unsupported(what.to_owned()));
         }
-        plan.needs_parents = plan.wanted(false).fields.iter().any(is_of_parent);
+        plan.needs_parents = plan.wanted().fields.iter().any(is_of_parent);
         Ok(Some(plan))
     }
 
-    /// What is looked at on a span.
-    pub(super) fn wanted(&self, exemplars: bool) -> Wanted {
+    /// What is looked at on a span, besides its start.
+    pub(super) fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
-        if exemplars {
-            for field in exemplar::fields() {
-                wanted.add(&field);
-            }
-        }
-        // The interval of a span is that of its start, which comes with the duration.
-        wanted.add(&Field::Intrinsic(Intrinsic::Duration));
         for leaf in &self.leaves {
             leaf.spans.referenced.iter().chain(&leaf.by).for_each(|field| wanted.add(field));
             match &leaf.measure {

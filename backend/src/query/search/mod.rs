@@ -259,6 +259,7 @@ fn run(
         wanted: Wanted::of(shown.iter().chain([&service]).chain(mentioned)),
         nested: plan.is_some_and(|plan| plan.needs_nested),
         whole: true,
+        late: Wanted::default(),
         newest_first: request.order == Order::default(),
     };
     let max_bytes = if request.max_bytes == 0 { usize::MAX } else { request.max_bytes };

@@ -268,6 +268,7 @@ impl Stored {
             Err(error) => return failed(of_block(error)),
         };
         let done = block_scan.run(visitor);
+        visitor.block_done();
         let (inspected, scattered) = (block_scan.inspected(), std::mem::take(&mut block_scan.scattered));
         match done {
             Ok(goes_on) => Look { goes_on, inspected, scattered, failed: None },
