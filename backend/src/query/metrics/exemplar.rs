@@ -154,7 +154,9 @@ impl Exemplars {
             self.parts.resize_with(other.parts.len(), Vec::new);
         }
         for (kept, candidates) in self.parts.iter_mut().zip(other.parts) {
-            candidates.into_iter().for_each(|candidate| spread.keep(kept, candidate));
+            for candidate in candidates {
+                spread.keep(kept, candidate);
+            }
         }
     }
 

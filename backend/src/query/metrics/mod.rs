@@ -162,7 +162,9 @@ impl Partial {
         if request.most_exemplars() > 0 {
             // Few spans become exemplars; where traces are read whole, that is hardly more.
             let fields = if whole { &mut wanted } else { &mut late };
-            exemplar::fields().iter().for_each(|field| fields.add(field));
+            for field in exemplar::fields() {
+                fields.add(&field);
+            }
         }
         let scan = Scan {
             filter: &filter,
