@@ -11,6 +11,7 @@ pub mod config;
 pub mod cut;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod generator;
 pub mod live;
 pub mod otlp;
 pub mod query;
