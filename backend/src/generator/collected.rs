@@ -100,6 +100,15 @@ impl Applied {
     }
 }
 
+impl Collected {
+    /// How many series it has, as Prometheus counts them.
+    pub fn series(&self) -> usize {
+        let mut series = 0;
+        self.tenants.iter().for_each(|tenant| tenant.points(|_| series += 1));
+        series
+    }
+}
+
 impl TenantSnapshot {
     /// Shows every series.
     pub(super) fn points(&self, mut visit: impl FnMut(&Point<'_>)) {

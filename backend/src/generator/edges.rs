@@ -60,34 +60,37 @@ impl Connection {
 /// What waits, in the order in which it came.
 #[derive(Debug, Default)]
 pub(super) struct Edges {
-    waiting: HashMap<EdgeKey, Edge, RandomState>,
-    /// When each is given up, milliseconds since the epoch. What has met its other end is here still.
-    order: VecDeque<(u64, EdgeKey)>,
+    /// With their numbers.
+    waiting: HashMap<EdgeKey, (u64, Edge), RandomState>,
+    /// When each is given up, milliseconds since the epoch. What has met its other end is here still; the number tells.
+    order: VecDeque<(u64, u64, EdgeKey)>,
+    next: u64,
 }
 
 impl Edges {
     /// The end that waits for this one, taken out.
     pub(super) fn take(&mut self, key: &EdgeKey) -> Option<Edge> {
-        self.waiting.remove(key)
+        self.waiting.remove(key).map(|(_, edge)| edge)
     }
 
     /// Lets an end wait. Call [`Self::expired`] before, so that there is room.
     pub(super) fn wait(&mut self, key: EdgeKey, edge: Edge, until_ms: u64) {
-        self.waiting.insert(key, edge);
-        self.order.push_back((until_ms, key));
+        self.next += 1;
+        self.waiting.insert(key, (self.next, edge));
+        self.order.push_back((until_ms, self.next, key));
     }
 
     /// The next one that is given up: because its time is over, or because too many wait.
     pub(super) fn expired(&mut self, now_ms: u64, max: usize) -> Option<(EdgeKey, Edge)> {
         loop {
-            let (until_ms, key) = *self.order.front()?;
+            let (until_ms, number, key) = *self.order.front()?;
             let full = self.waiting.len() > max || self.order.len() > 2 * max + MET;
             if until_ms > now_ms && !full {
                 return None;
             }
             self.order.pop_front();
-            if let Some(edge) = self.waiting.remove(&key) {
-                return Some((key, edge));
+            if self.waiting.get(&key).is_some_and(|(waiting, _)| *waiting == number) {
+                return self.take(&key).map(|edge| (key, edge));
             }
         }
     }
@@ -98,7 +101,10 @@ impl Edges {
 
     /// What waits, with the time until which it does, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &EdgeKey, &Edge)> {
-        self.order.iter().filter_map(|(until_ms, key)| Some((*until_ms, key, self.waiting.get(key)?)))
+        self.order.iter().filter_map(|(until_ms, number, key)| {
+            let (waiting, edge) = self.waiting.get(key)?;
+            (waiting == number).then_some((*until_ms, key, edge))
+        })
     }
 }
 
@@ -125,6 +131,17 @@ mod tests {
         assert_eq!(given_up(&mut edges, 11, 10), ["a"]);
         assert_eq!(given_up(&mut edges, 12, 10), ["c"]);
         assert_eq!((edges.len(), edges.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_that_waits_again_has_its_whole_time() {
+        let mut edges = Edges::default();
+        edges.wait([1; 24], edge("a"), 10);
+        assert!(edges.take(&[1; 24]).is_some());
+        edges.wait([1; 24], edge("b"), 15);
+        assert_eq!(edges.iter().count(), 1);
+        assert_eq!(given_up(&mut edges, 14, 10), [""; 0]);
+        assert_eq!(given_up(&mut edges, 15, 10), ["b"]);
     }
 
     #[test]

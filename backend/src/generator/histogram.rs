@@ -34,7 +34,7 @@ pub(super) struct Histogram {
     /// By bucket, the first since they were last taken. At most one for each.
     pub(super) exemplars: Vec<(u8, Exemplar)>,
     /// Bit for each bucket that has an exemplar.
-    has_exemplar: u64,
+    pub(super) has_exemplar: u64,
 }
 
 /// A native histogram.

@@ -104,8 +104,8 @@ fn span_metrics_have_tempos_names_and_labels() {
     traces_spanmetrics_latency_count{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 2
     traces_spanmetrics_latency_sum{service=shop, span_kind=SPAN_KIND_CLIENT, span_name=span 3, status_code=STATUS_CODE_ERROR} 20
     traces_spanmetrics_latency_sum{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 0.008
-    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_CLIENT, span_name=span 3, status_code=STATUS_CODE_ERROR} 88
-    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 116
+    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_CLIENT, span_name=span 3, status_code=STATUS_CODE_ERROR} 78
+    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 112
     ");
 }
 
@@ -371,13 +371,25 @@ fn a_series_ends_after_its_time() {
 
 #[test]
 fn text_for_who_fetches() {
-    let yaml = "processor: {span_metrics: {histogram_buckets: [0.1, 1]}, service_graphs: {histogram_buckets: [1]}}\nregistry: {external_labels: {__x: hidden, a: 'q\"\\'}}";
+    let yaml = "processors: [span-metrics]\nprocessor: {span_metrics: {histogram_buckets: [0.1, 1]}}\nregistry: {external_labels: {__x: hidden, a: 'q\"\\'}}";
     let generator = counting(yaml, [of("shop", vec![span(2, 1, 0, 3, &[])])]);
     let first = generator.collect(NOW_MS + 15_000);
     assert!(!expose(first.tenants.first(), "traceID").lines().any(|line| line.ends_with(" 1")), "new series are zero");
     generator.count(TENANT, &of("shop", vec![span(2, 1, 0, 3, &[])]), NOW_MS * 1_000_000, 9);
     let second = generator.collect(NOW_MS + 30_000);
-    insta::assert_snapshot!(expose(second.tenants.first(), "traceID"));
+    insta::assert_snapshot!(expose(second.tenants.first(), "traceID"), @r###"
+    # TYPE traces_spanmetrics_calls counter
+    traces_spanmetrics_calls_total{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\"} 2
+    # TYPE traces_spanmetrics_size counter
+    traces_spanmetrics_size_total{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\"} 112
+    # TYPE traces_spanmetrics_latency histogram
+    traces_spanmetrics_latency_bucket{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\",le="0.1"} 2 # {traceID="1a"} 0.003
+    traces_spanmetrics_latency_bucket{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\",le="1"} 2
+    traces_spanmetrics_latency_bucket{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\",le="+Inf"} 2
+    traces_spanmetrics_latency_sum{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\"} 0.006
+    traces_spanmetrics_latency_count{service="shop",span_kind="SPAN_KIND_SERVER",span_name="span 2",status_code="STATUS_CODE_UNSET",a="q\"\\"} 2
+    # EOF
+    "###);
 }
 
 /// What is written at any moment, with what the log has from there on, is what was counted.

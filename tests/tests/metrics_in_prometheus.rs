@@ -1,0 +1,149 @@
+//! Guarantee: the metrics that a real Prometheus has are the spans that were acknowledged, each counted once, also after
+//! Prometheus was away and after the backend was killed.
+
+#![expect(clippy::indexing_slicing, reason = "indexing JSON gives null, it never panics")]
+
+mod otlp;
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use coati_tests::backend::Backend;
+use coati_tests::front::Front;
+use coati_tests::http;
+use coati_tests::prometheus::Prometheus;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Sends requests of `front` to `cart`, one trace each: a client's and a server's span, in requests of their own.
+struct Senders {
+    sent: u64,
+}
+
+impl Senders {
+    fn send(&mut self, backend: &Backend, count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.sent += 1;
+            let trace = u128::from(self.sent) << 32 | 0xabc;
+            let client = Span { kind: 3, ..otlp::span(trace, 2 * self.sent, "GET /cart") };
+            let parent_span_id = client.span_id.clone();
+            let server = Span { parent_span_id, ..otlp::span(trace, 2 * self.sent + 1, "/cart") };
+            otlp::store(backend, &otlp::request("front", vec![client]))?;
+            otlp::store(backend, &otlp::request("cart", vec![server]))?;
+        }
+        Ok(())
+    }
+}
+
+fn wait_for(prometheus: &Prometheus, backend: &Backend, query: &str, wanted: f64) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let found = prometheus.value(query)?;
+        if (found - wanted).abs() < 1e-9 {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < WITHIN, "{query}: {found} instead of {wanted}\n{}", backend.process.output());
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn all_counted(prometheus: &Prometheus, backend: &Backend, requests: u64) -> Result<()> {
+    let requests = requests as f64;
+    wait_for(prometheus, backend, "sum(traces_spanmetrics_calls_total)", 2.0 * requests)?;
+    wait_for(prometheus, backend, "sum(traces_spanmetrics_latency_count)", 2.0 * requests)?;
+    wait_for(
+        prometheus,
+        backend,
+        "traces_spanmetrics_calls_total{service=\"cart\",span_kind=\"SPAN_KIND_SERVER\"}",
+        requests,
+    )?;
+    wait_for(prometheus, backend, "traces_service_graph_request_total{client=\"front\",server=\"cart\"}", requests)?;
+    wait_for(prometheus, backend, "sum(histogram_count(traces_spanmetrics_latency))", 2.0 * requests)
+}
+
+#[test]
+fn prometheus_has_every_acknowledged_span_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut prometheus = Prometheus::start(folder.path())?;
+    // With TLS of an authority of its own.
+    let front = Front::start(folder.path(), prometheus.address)?;
+    let config = folder.path().join("backend.yaml");
+    let text = format!(
+        "metrics_generator:\n  generate_native_histograms: both\n  registry: {{collection_interval: 1s, external_labels: {{source: coati}}}}\n  \
+         storage:\n    remote_write:\n    - url: https://{}/api/v1/write\n      tls_config: {{ca_file: {}}}\n",
+        front.tls,
+        front.authority.display()
+    );
+    fs::write(&config, text)?;
+    let mut backend = Backend::start(folder.path(), &["--config", &config.to_string_lossy()])?;
+    let mut senders = Senders { sent: 0 };
+    senders.send(&backend, 25)?;
+    all_counted(&prometheus, &backend, senders.sent)?;
+    the_data_is_as_grafana_wants_it(&prometheus)?;
+
+    // Prometheus is away; the backend is killed when it has acknowledged what it has not collected yet.
+    prometheus.process.kill()?;
+    for _ in 0..4 {
+        senders.send(&backend, 15)?;
+        thread::sleep(Duration::from_millis(700));
+        senders.send(&backend, 1)?;
+        backend.process.kill()?;
+        backend.restart()?;
+    }
+    prometheus.restart()?;
+    all_counted(&prometheus, &backend, senders.sent)?;
+
+    // A stop loses nothing either, nor do traces that are in blocks.
+    senders.send(&backend, 5)?;
+    backend.stop()?;
+    backend.restart()?;
+    senders.send(&backend, 5)?;
+    all_counted(&prometheus, &backend, senders.sent)?;
+    let increase = prometheus.value(
+        "sum(max_over_time(traces_spanmetrics_calls_total[10m]) - min_over_time(traces_spanmetrics_calls_total[10m]))",
+    )?;
+    ensure!((increase - 2.0 * senders.sent as f64).abs() < 1e-9, "from zero on: {increase}");
+    let resets = prometheus.value("sum(resets(traces_spanmetrics_calls_total[10m]))")?;
+    ensure!(resets == 0.0, "counters went back {resets} times");
+    let metrics = backend.get("/metrics")?.text();
+    ensure!(!metrics.contains("coati_backend_remote_write_lost_samples_total{"), "samples were lost:\n{metrics}");
+    Ok(())
+}
+
+/// Series, labels, exemplars and the queries of Grafana's service graph.
+fn the_data_is_as_grafana_wants_it(prometheus: &Prometheus) -> Result<()> {
+    let base = format!("http://{}/api/v1", prometheus.address);
+    let now = otlp::now_ns() / 1_000_000_000;
+    let url =
+        format!("{base}/query_exemplars?query=traces_spanmetrics_latency_bucket&start={}&end={}", now - 600, now + 60);
+    let exemplars = http::get(&url)?.json()?;
+    let trace = exemplars["data"][0]["exemplars"][0]["labels"]["traceID"].as_str().unwrap_or_default();
+    ensure!(trace.ends_with("00000abc"), "exemplars: {exemplars}");
+
+    let zeros = prometheus.value("count(min_over_time(traces_spanmetrics_calls_total[10m]) == 0)")?;
+    ensure!(zeros == 2.0, "{zeros} series begin with zero");
+    for metric in ["server_seconds_sum", "total", "failed_total", "server_seconds_bucket"] {
+        let metric = format!("traces_service_graph_request_{metric}");
+        let rates = prometheus.query(&format!("sum by (client, server) (rate({metric}{{}}[600s]))"))?;
+        ensure!(rates[0]["metric"] == serde_json::json!({"client": "front", "server": "cart"}), "{metric}: {rates}");
+        let groups = prometheus.query(&format!("group by (client, connection_type, server) ({metric}{{}})"))?;
+        ensure!(groups.as_array().is_some_and(|groups| groups.len() == 1), "{metric}: {groups}");
+    }
+    let top = prometheus.query(
+        "topk(5, sum(rate(traces_spanmetrics_calls_total{span_kind=\"SPAN_KIND_SERVER\"}[600s])) by (span_name))",
+    )?;
+    ensure!(top[0]["metric"]["span_name"] == "/cart", "{top}");
+    let p90 = prometheus.value(
+        "histogram_quantile(.9, sum(rate(traces_spanmetrics_latency_bucket{span_name=~\"/cart\"}[600s])) by (le))",
+    )?;
+    ensure!((0.004..=0.008).contains(&p90), "p90 of 5 ms: {p90}");
+    let labels = prometheus.query("traces_spanmetrics_calls_total{service=\"front\"}")?;
+    ensure!(
+        labels[0]["metric"]["source"] == "coati" && labels[0]["metric"]["status_code"] == "STATUS_CODE_UNSET",
+        "{labels}"
+    );
+    Ok(())
+}
