@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod generator;
 pub mod live;
 pub mod otlp;
+pub mod promql;
 pub mod query;
 pub mod receive;
 pub mod server;

@@ -52,7 +52,12 @@ impl Prometheus {
 
     /// Result of an instant query, now.
     pub fn query(&self, query: &str) -> Result<Value> {
-        query_at(&format!("http://{}", self.address), query)
+        query_at(&format!("http://{}", self.address), query, "")
+    }
+
+    /// The URL before `/api/v1`.
+    pub fn base(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// The value of an instant query that has one series; 0 if it has none.
@@ -68,9 +73,9 @@ impl Prometheus {
     }
 }
 
-/// Result of an instant query of a server with Prometheus' API.
-pub fn query_at(base: &str, query: &str) -> Result<Value> {
-    let answer = http::get(&format!("{base}/api/v1/query?query={}", http::encode(query)))?;
+/// Result of an instant query of a server with Prometheus' API; `parameters` as they stand in a URL, with a leading `&`.
+pub fn query_at(base: &str, query: &str, parameters: &str) -> Result<Value> {
+    let answer = http::get(&format!("{base}/api/v1/query?query={}{parameters}", http::encode(query)))?;
     if answer.status != 200 {
         bail!("{query}: status {}: {}", answer.status, answer.text());
     }

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use coati_tests::backend::Backend;
 use coati_tests::front::Front;
 use coati_tests::http;
-use coati_tests::prometheus::Prometheus;
+use coati_tests::prometheus::{Prometheus, query_at};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -83,6 +83,7 @@ fn prometheus_has_every_acknowledged_span_once() -> Result<()> {
     senders.send(&backend, 25)?;
     all_counted(&prometheus, &backend, senders.sent)?;
     the_data_is_as_grafana_wants_it(&prometheus)?;
+    coati_answers_as_prometheus_does(&prometheus, &backend)?;
 
     // Prometheus is away; the backend is killed when it has acknowledged what it has not collected yet.
     prometheus.process.kill()?;
@@ -146,4 +147,86 @@ fn the_data_is_as_grafana_wants_it(prometheus: &Prometheus) -> Result<()> {
         "{labels}"
     );
     Ok(())
+}
+
+/// What Grafana's service graph, its table and its links ask, and what else is known of PromQL.
+const QUERIES: &[&str] = &[
+    "sum by (client, server) (rate(traces_service_graph_request_server_seconds_sum{}[600s]))",
+    "sum by (client, server) (rate(traces_service_graph_request_total{}[600s]))",
+    "sum by (client, server) (rate(traces_service_graph_request_failed_total{}[600s]))",
+    "sum by (client, server) (rate(traces_service_graph_request_server_seconds_bucket{}[600s]))",
+    "group by (client, connection_type, server) (traces_service_graph_request_server_seconds_sum{})",
+    "group by (client, connection_type, server) (traces_service_graph_request_total{client=\"front\"})",
+    "group by (client, connection_type, server) (traces_service_graph_request_failed_total{})",
+    "group by (client, connection_type, server) (traces_service_graph_request_server_seconds_bucket{})",
+    "topk(5, sum(rate(traces_spanmetrics_calls_total{span_kind=\"SPAN_KIND_SERVER\"}[600s])) by (span_name))",
+    "topk(5, sum(rate(traces_spanmetrics_calls_total{status_code=\"STATUS_CODE_ERROR\",span_name=~\"a|b\"}[600s])) by (span_name))",
+    "histogram_quantile(.9, sum(rate(traces_spanmetrics_latency_bucket{span_name=~\"/cart\"}[600s])) by (le))",
+    "histogram_quantile(0.9, sum(rate(traces_service_graph_request_server_seconds_bucket{client=\"front\"}[1m])) by (le, client, server))",
+    "sum by (client, server)(rate(traces_service_graph_request_total{client=\"front\",server=\"cart\"}[15s]))",
+    "sum by (client) (rate(traces_service_graph_request_total{client=\"front\"}[30s])) OR sum by (client) (rate(traces_service_graph_request_total{server=\"x\"}[30s]))",
+    "traces_spanmetrics_calls_total",
+    "increase(traces_spanmetrics_calls_total[1m])",
+    "irate(traces_spanmetrics_size_total[1m])",
+    "traces_service_graph_request_failed_total / traces_service_graph_request_total * 100",
+    "sum(traces_spanmetrics_latency_sum) / sum(traces_spanmetrics_latency_count)",
+    "traces_spanmetrics_calls_total / on (service) group_left (span_name) traces_spanmetrics_size_total",
+    "traces_spanmetrics_calls_total > bool 3 and on (service) traces_spanmetrics_size_total",
+    "avg without (span_name) (traces_spanmetrics_latency_bucket{le=~\"0.00.*|.Inf\"})",
+    "min_over_time(traces_spanmetrics_calls_total[10m]) + resets(traces_spanmetrics_calls_total[10m])",
+    "quantile(0.3, traces_spanmetrics_latency_bucket) - stddev(traces_spanmetrics_latency_bucket)",
+    "count(quantile_over_time(0.7, traces_spanmetrics_latency_bucket[20s]))",
+    "delta(traces_spanmetrics_latency_sum[10s]) unless traces_spanmetrics_latency_sum > 1e9",
+    "round(rate(traces_spanmetrics_latency_sum[20s]), 0.001) or vector(1)",
+    "bottomk(1, traces_spanmetrics_size_total)",
+    "time() - scalar(count(traces_spanmetrics_calls_total offset 2s))",
+];
+
+fn coati_answers_as_prometheus_does(prometheus: &Prometheus, backend: &Backend) -> Result<()> {
+    let own = format!("http://{}/prometheus", backend.api);
+    // Every sample until then has arrived.
+    thread::sleep(Duration::from_secs(3));
+    let end = otlp::now_ns() as f64 / 1e9 - 2.0;
+    for query in QUERIES {
+        for back in [0.0, 0.7, 2.1] {
+            let time = format!("&time={:.3}", end - back);
+            let [theirs, ours] = [prometheus.base(), own.clone()].map(|base| query_at(&base, query, &time));
+            let (theirs, ours) = (comparable(&theirs?), comparable(&ours?));
+            let same = theirs.len() == ours.len()
+                && theirs
+                    .iter()
+                    .zip(&ours)
+                    .all(|(a, b)| a.0 == b.0 && (close(a.1, b.1) || a.1.is_nan() && b.1.is_nan()));
+            ensure!(same, "{query} at {time}\nPrometheus: {theirs:?}\nCoati:      {ours:?}");
+        }
+    }
+    let keys = |base: &str| -> Result<serde_json::Value> {
+        let names = http::get(&format!("{base}/api/v1/label/__name__/values"))?.json()?;
+        let series = "traces_service_graph_request_server_seconds_sum";
+        let labels = http::get(&format!("{base}/api/v1/labels?match[]={series}"))?.json()?;
+        let names = names["data"].as_array().into_iter().flatten();
+        // Native histograms have their bare names, which Coati does not keep.
+        let names = names
+            .filter(|name| !["latency", "seconds"].iter().any(|end| name.as_str().unwrap_or_default().ends_with(end)));
+        Ok(serde_json::json!([names.collect::<Vec<_>>(), labels["data"]]))
+    };
+    let (theirs, ours) = (keys(&prometheus.base())?, keys(&own)?);
+    ensure!(theirs == ours, "Prometheus: {theirs}\nCoati: {ours}");
+    Ok(())
+}
+
+fn close(a: f64, b: f64) -> bool {
+    a == b || (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+/// Labels and values, sorted.
+fn comparable(result: &serde_json::Value) -> Vec<(String, f64)> {
+    let value = |value: &serde_json::Value| value.as_str().and_then(|value| value.parse().ok()).unwrap_or(f64::NAN);
+    if let Some([_, scalar]) = result.as_array().map(Vec::as_slice).filter(|_| result[1].is_string()) {
+        return vec![(String::new(), value(scalar))];
+    }
+    let series = result.as_array().into_iter().flatten();
+    let mut series: Vec<_> = series.map(|series| (series["metric"].to_string(), value(&series["value"][1]))).collect();
+    series.sort_by(|a, b| a.0.cmp(&b.0));
+    series
 }

@@ -258,6 +258,12 @@ pub struct GeneratorStorage {
     /// What may wait for one of them on disk; beyond it the oldest is given up.
     #[serde(deserialize_with = "text")]
     pub remote_write_queue_bytes: ByteSize,
+    /// How long samples are kept in memory, for `/prometheus`.
+    #[serde(deserialize_with = "text")]
+    pub history: Duration,
+    /// What the samples of one tenant may take, about; then the oldest are dropped.
+    #[serde(deserialize_with = "text")]
+    pub history_bytes: ByteSize,
 }
 
 /// A server that takes Prometheus' remote write 1.0.
@@ -391,8 +397,13 @@ impl Default for IntrinsicDimensions {
 
 impl Default for GeneratorStorage {
     fn default() -> Self {
-        let remote_write_queue_bytes = ByteSize(256 * MIB);
-        Self { remote_write: Vec::new(), remote_write_add_org_id_header: true, remote_write_queue_bytes }
+        Self {
+            remote_write: Vec::new(),
+            remote_write_add_org_id_header: true,
+            remote_write_queue_bytes: ByteSize(256 * MIB),
+            history: Duration::from_hours(24),
+            history_bytes: ByteSize(64 * MIB),
+        }
     }
 }
 

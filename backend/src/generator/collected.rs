@@ -6,6 +6,7 @@ use super::edges::{Edge, EdgeKey};
 use super::family::{Labels, OVERFLOW, SEPARATOR, Series, Shape};
 use super::histogram::{Exemplar, Native};
 use crate::config::HistogramKind;
+use crate::promql::{History, STALE};
 
 /// What was counted of all tenants up to a moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +107,22 @@ impl Collected {
         let mut series = 0;
         self.tenants.iter().for_each(|tenant| tenant.points(|_| series += 1));
         series
+    }
+}
+
+impl Collected {
+    /// Adds all samples to those that can be queried.
+    pub(super) fn remember(&self, history: &History) {
+        let begin = self.previous_ms + 1;
+        for tenant in &self.tenants {
+            let mut adding = history.add(&tenant.tenant, self.time_ms);
+            tenant.points(|point| {
+                let PointValue::Float(value) = point.value else { return };
+                let value = if point.state == SeriesState::Gone { STALE } else { value };
+                let begins = point.state == SeriesState::New && point.counts && begin < self.time_ms;
+                adding.sample(point.labels, value, begins.then_some(begin));
+            });
+        }
     }
 }
 

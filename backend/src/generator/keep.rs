@@ -14,6 +14,7 @@ use super::Generator;
 use super::http::Latest;
 use super::remote_write::Queue;
 use super::state;
+use crate::promql::History;
 
 /// Who collects what.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct KeeperConfig {
     pub queues: Vec<Arc<Queue>>,
     /// Shown to those who fetch.
     pub latest: Latest,
+    /// Shown to those who query.
+    pub history: Arc<History>,
     /// Nanoseconds since the epoch.
     pub clock: fn() -> u64,
 }
@@ -90,7 +93,7 @@ struct Worker {
 
 impl Worker {
     fn collect(&self) {
-        let KeeperConfig { generator, state, queues, latest, clock, .. } = &self.config;
+        let KeeperConfig { generator, state, queues, latest, history, clock, .. } = &self.config;
         let collected = Arc::new(generator.collect(clock() / 1_000_000));
         // First what was counted, then the queues: after a crash in between, a few samples are missing. The other way
         // round a series could begin at zero a second time.
@@ -109,6 +112,7 @@ impl Worker {
                 warn!(url = queue.url(), error = %crate::telemetry::chain(&error), "samples are not queued");
             }
         }
+        collected.remember(history);
         latest.set(collected);
     }
 }

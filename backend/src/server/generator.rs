@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{ServerError, now_ns, replay};
 use crate::config::{Config, GeneratorConfig};
 use crate::generator::{Generator, Keeper, KeeperConfig, Latest, Queue, Saved, Sender};
+use crate::promql::History;
 use crate::store::create_dir;
 use crate::telemetry::{GeneratorMetrics, chain};
 use crate::wal::Log;
@@ -59,12 +60,18 @@ pub(super) fn catch_up(log: &Log, generator: &Generator) -> Result<(), ServerErr
     Ok(())
 }
 
+/// Where samples are kept for queries.
+pub(super) fn history(config: &GeneratorConfig) -> Arc<History> {
+    let age_ms = u64::try_from(config.storage.history.as_millis()).unwrap_or(u64::MAX);
+    Arc::new(History::new(age_ms, config.storage.history_bytes.as_usize()))
+}
+
 impl Metering {
     /// Collects and sends from now on.
     pub(super) fn start(
         config: &Config,
         generator: &Arc<Generator>,
-        latest: Latest,
+        (latest, history): (Latest, Arc<History>),
         folder: &Path,
         metrics: &GeneratorMetrics,
     ) -> Result<Self, ServerError> {
@@ -89,6 +96,7 @@ impl Metering {
             interval: registry.collection_interval,
             queues,
             latest,
+            history,
             clock: now_ns,
         });
         let keeper = keeper.map_err(|source| ServerError::Thread { what: "the generator", source })?;

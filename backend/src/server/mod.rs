@@ -39,6 +39,7 @@ use crate::config::{Config, CutConfig, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
 use crate::generator::{FilterError, Latest, RemoteWriteError, router as generator_router};
 use crate::live::{Limits, LiveSet};
+use crate::promql;
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
 use crate::store::OpenError;
 use crate::telemetry::{Metrics, Readiness, chain};
@@ -214,7 +215,10 @@ impl Server {
         let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
         let latest = Latest::default();
         let label = &config.metrics_generator.trace_id_label_name;
-        let router = api::router(api).merge(generator_router(latest.clone(), tenancy.clone(), label));
+        let history = generator::history(&config.metrics_generator);
+        let router = api::router(api)
+            .merge(generator_router(latest.clone(), tenancy.clone(), label))
+            .merge(promql::router(Arc::clone(&history), tenancy.clone()));
         listeners.spawn(serve_http("api", api_listener.0, router, stopped.clone()));
 
         let blocks = storage::open_blocks(&config.storage, &data_dir, &catalog, &metrics, &readiness).await?;
@@ -257,7 +261,7 @@ impl Server {
             Some(generator) => {
                 let (log, counting) = (log.clone(), Arc::clone(generator));
                 blocking("counting", move || generator::catch_up(&log, &counting)).await??;
-                Some(Metering::start(config, generator, latest, &data_dir.generator(), &metrics.generator)?)
+                Some(Metering::start(config, generator, (latest, history), &data_dir.generator(), &metrics.generator)?)
             }
             None => None,
         };

@@ -7,12 +7,10 @@ use crate::generator::collected::{Collected, Point, PointValue, SeriesState, Ten
 use crate::generator::expose::shown_trace_id;
 use crate::generator::histogram::{Native, ZERO_THRESHOLD};
 use crate::otlp::MessageWriter;
+use crate::promql::STALE;
 
 /// Series of a request.
 const SERIES: usize = 2_000;
-
-/// What Prometheus takes for the end of a series.
-const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// A request that is ready to be sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,9 +69,11 @@ impl Encoding {
                         write_sample(series, 0, begin)?;
                     }
                     let gone = point.state == SeriesState::Gone;
-                    write_sample(series, if gone { STALE } else { value.to_bits() }, time)?;
+                    write_sample(series, if gone { STALE } else { value }.to_bits(), time)?;
                 }
-                PointValue::Native { .. } if point.state == SeriesState::Gone => write_sample(series, STALE, time)?,
+                PointValue::Native { .. } if point.state == SeriesState::Gone => {
+                    write_sample(series, STALE.to_bits(), time)?
+                }
                 PointValue::Native { histogram, sum } => {
                     if begins {
                         let empty =
