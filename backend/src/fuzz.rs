@@ -8,7 +8,7 @@ use prost::Message;
 use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
 use crate::receive::json;
-use crate::{otlp, traceql, wal};
+use crate::{generator, otlp, traceql, wal};
 
 /// A parser of outside bytes.
 pub type Target = fn(&[u8]);
@@ -16,9 +16,11 @@ pub type Target = fn(&[u8]);
 /// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("block", block),
+    ("generator_state", generator_state),
     ("manifest", manifest),
     ("otlp", otlp),
     ("otlp_json", otlp_json),
+    ("remote_write_queue", remote_write_queue),
     ("traceql", traceql),
     ("wal", wal),
 ];
@@ -31,6 +33,16 @@ pub fn block(bytes: &[u8]) {
     for (id, _) in block.trace_ids().unwrap_or_default() {
         let _ = block.trace(&id);
     }
+}
+
+/// Counters of the generator.
+pub fn generator_state(bytes: &[u8]) {
+    let _ = generator::check_state(bytes);
+}
+
+/// A request that waits to be sent.
+pub fn remote_write_queue(bytes: &[u8]) {
+    let _ = generator::decode_queued(bytes);
 }
 
 /// A commit to the list of blocks; what was read is written as something that reads the same.

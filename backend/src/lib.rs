@@ -11,8 +11,10 @@ pub mod config;
 pub mod cut;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod generator;
 pub mod live;
 pub mod otlp;
+pub mod promql;
 pub mod query;
 pub mod receive;
 pub mod server;

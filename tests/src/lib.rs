@@ -8,6 +8,7 @@ pub mod http;
 pub mod load;
 pub mod moto;
 pub mod process;
+pub mod prometheus;
 pub mod rgw;
 pub mod sample;
 pub mod scenario;

@@ -21,6 +21,8 @@ enum What {
     Agent(agent::Options),
     /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
     Ingest,
+    /// CPU per span of the metrics that are made of them, and memory with many series.
+    Generator,
     /// Bytes per span of blocks, share of each column, CPU of writing, compacting and decoding them; replay, start, memory.
     Storage,
     /// CPU per million spans of each kind of query over blocks; traces by id.
@@ -46,6 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             agent::run(options, &target().join("release"))
         }
         What::Ingest => bench("ingest"),
+        What::Generator => bench("generator"),
         What::Storage => bench("storage"),
         What::Query => bench("query"),
     }

@@ -51,6 +51,7 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("ceph-mon", Need::Test, "/usr/bin/ceph-mon"),
     ("ceph-osd", Need::Test, "/usr/bin/ceph-osd"),
     ("radosgw", Need::Test, "/usr/bin/radosgw"),
+    ("prometheus", Need::Test, "/usr/bin/prometheus"),
 ];
 
 /// Python packages of the sample system and of the tests, in one environment.

@@ -4,6 +4,7 @@
 
 mod error;
 mod file;
+mod generator;
 mod storage;
 mod value;
 
@@ -16,6 +17,11 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use file::read;
+pub use generator::{
+    BasicAuth, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, GeneratorStorage, HistogramKind,
+    IntrinsicDimensions, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName,
+    RegistryConfig, RemoteWriteConfig, SecretText, ServiceGraphsConfig, SpanMetricsConfig, TlsConfig,
+};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use value::{ByteSize, LogLevel};
 use value::{Value, optional_text, text};
@@ -46,6 +52,8 @@ pub struct Config {
     pub receive: ReceiveConfig,
     /// What one query may take.
     pub query: QueryConfig,
+    /// Metrics that are made of spans.
+    pub metrics_generator: GeneratorConfig,
     /// Where blocks lie.
     pub storage: StorageConfig,
 }
@@ -182,6 +190,7 @@ impl Default for Config {
             cut: CutConfig::default(),
             receive: ReceiveConfig::default(),
             query: QueryConfig::default(),
+            metrics_generator: GeneratorConfig::default(),
             storage: StorageConfig::default(),
         }
     }
@@ -301,6 +310,7 @@ impl Config {
             cut,
             receive,
             query,
+            metrics_generator: _,
             storage,
         } = self;
         match setting {

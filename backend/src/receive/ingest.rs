@@ -12,6 +12,7 @@ use super::budget::{Budget, Share};
 use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Watermark};
+use crate::generator::Generator;
 use crate::live::{LiveSet, Trace};
 use crate::telemetry::{DiscardedLabels, ReceiveMetrics, RefusedLabels, TenantLabels};
 use crate::wal::{Entry, Wal};
@@ -58,6 +59,8 @@ pub struct Stages {
 pub struct Ingest {
     config: IngestConfig,
     stages: Stages,
+    /// Makes metrics of spans, if any are wanted.
+    generator: Option<Arc<Generator>>,
     budget: Budget,
     metrics: ReceiveMetrics,
     /// Nanoseconds since the epoch.
@@ -68,7 +71,13 @@ impl Ingest {
     /// Wires the stages; `clock` gives nanoseconds since the epoch.
     pub fn new(config: IngestConfig, stages: Stages, metrics: ReceiveMetrics, clock: fn() -> u64) -> Self {
         let budget = Budget::new(config.max_in_flight_bytes, metrics.in_flight_bytes.clone());
-        Self { config, stages, budget, metrics, clock }
+        Self { config, stages, generator: None, budget, metrics, clock }
+    }
+
+    /// Counts every span that is in the log.
+    #[must_use]
+    pub fn with_generator(self, generator: Option<Arc<Generator>>) -> Self {
+        Self { generator, ..self }
     }
 
     /// Largest request, bytes after decompression.
@@ -168,6 +177,9 @@ impl Ingest {
     fn apply(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) -> Vec<Seen> {
         let Stages { live, tags, applied, .. } = &self.stages;
         let fresh = tags.observe(tenant, &traces);
+        if let Some(generator) = &self.generator {
+            generator.count(tenant, &traces, received_ns, sequence);
+        }
         live.insert(tenant, traces, received_ns, sequence);
         applied.finish(sequence);
         fresh

@@ -42,6 +42,11 @@ impl DataDir {
         self.path.join("store")
     }
 
+    /// Where metrics that are made of spans are.
+    pub(super) fn generator(&self) -> PathBuf {
+        self.path.join("generator")
+    }
+
     /// Where the catalog is.
     pub(super) fn catalog(&self) -> PathBuf {
         self.path.join("catalog")

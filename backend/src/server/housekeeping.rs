@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{blocking, now_ns, replay};
 use crate::blocks::{Blocks, BlocksError, Sweep};
 use crate::catalog::{BlockTags, Catalog, Hours, TagIndex, Watermark};
+use crate::generator::Saved;
 use crate::live::{LiveSet, Trace};
 use crate::telemetry::chain;
 use crate::wal::Wal;
@@ -28,6 +29,8 @@ pub(super) struct House {
     pub(super) tags: Arc<TagIndex>,
     pub(super) applied: Arc<Watermark>,
     pub(super) indexed: Arc<Watermark>,
+    /// What of the log is counted in metrics, if any are made.
+    pub(super) counted: Option<Saved>,
     pub(super) age: Duration,
     pub(super) stopping: Arc<AtomicBool>,
     /// Losses of the catalog that were made good; locked while it is being built.
@@ -43,9 +46,15 @@ impl House {
     /// Releases the log. Nothing may hold this up: a log that is full takes no spans.
     async fn release(&self) {
         loop {
-            self.wal.release(self.blocks.checkpoint(), now_ns());
+            self.release_log();
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Lets the log go up to where everything is in blocks and counted in metrics.
+    pub(super) fn release_log(&self) {
+        let counted = self.counted.as_ref().map_or(u64::MAX, Saved::below);
+        self.wal.release(self.blocks.checkpoint().min(counted), now_ns());
     }
 
     /// Stores the checkpoint of the catalog, forgets old tags, looks for the commits of others, deletes the files of blocks

@@ -1,6 +1,7 @@
 //! The stages, wired: start, serve, stop.
 
 mod data_dir;
+mod generator;
 mod housekeeping;
 mod replay;
 mod storage;
@@ -27,6 +28,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
+use self::generator::Metering;
 use self::housekeeping::{House, store_checkpoint};
 use self::replay::Replay;
 use crate::api::{self, ApiState};
@@ -35,7 +37,9 @@ use crate::catalog::{Catalog, CatalogError, IndexLimits, SledCatalog, TagIndex, 
 use crate::compact::{Compactor, Running};
 use crate::config::{Config, CutConfig, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
+use crate::generator::{FilterError, Latest, RemoteWriteError, router as generator_router};
 use crate::live::{Limits, LiveSet};
+use crate::promql;
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
 use crate::store::OpenError;
 use crate::telemetry::{Metrics, Readiness, chain};
@@ -118,6 +122,21 @@ pub enum ServerError {
         /// The directory.
         path: PathBuf,
     },
+    /// Which spans are counted in metrics is not said in a way that can be used.
+    #[error(transparent)]
+    Filter(FilterError),
+    /// What was counted of spans before cannot be kept.
+    #[error("cannot write {}", path.display())]
+    Generator {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Metrics cannot be sent to where they are to go.
+    #[error("cannot send metrics")]
+    RemoteWrite(#[source] RemoteWriteError),
     /// The log cannot be opened.
     #[error("cannot open the log")]
     Log(#[source] WalError),
@@ -157,6 +176,7 @@ pub struct Server {
     cutter: Cutter,
     compactor: Running,
     house: House,
+    metering: Option<Metering>,
     _data_dir: Arc<DataDir>,
 }
 
@@ -192,7 +212,14 @@ impl Server {
         )
         .with_limits(config.query.clone())
         .with_blocks(Arc::clone(&listed));
-        listeners.spawn(serve_http("api", api_listener.0, api::router(api), stopped.clone()));
+        let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
+        let latest = Latest::default();
+        let label = &config.metrics_generator.trace_id_label_name;
+        let history = generator::history(&config.metrics_generator);
+        let router = api::router(api)
+            .merge(generator_router(latest.clone(), tenancy.clone(), label))
+            .merge(promql::router(Arc::clone(&history), tenancy.clone()));
+        listeners.spawn(serve_http("api", api_listener.0, router, stopped.clone()));
 
         let blocks = storage::open_blocks(&config.storage, &data_dir, &catalog, &metrics, &readiness).await?;
         // Nobody else sets it.
@@ -206,7 +233,8 @@ impl Server {
         let from = blocks.checkpoint();
         let known = checkpoint(&catalog).map_err(ServerError::Catalog)?;
         // Nor the blocks nor the catalog must take new requests for old ones, if the log was lost.
-        log.number_from(from.max(known.map_or(1, |known| known + 1)));
+        let counted = generator.as_ref().map_or(0, |generator| generator.counted_to());
+        log.number_from(from.max(known.map_or(1, |known| known + 1)).max(counted));
         let applied = Arc::new(Watermark::new(from));
         let indexed = Arc::new(Watermark::new(0));
         let cutter = Cutter::start(CutterConfig {
@@ -229,6 +257,14 @@ impl Server {
         }?;
 
         let next_sequence = log.next_sequence();
+        let metering = match &generator {
+            Some(generator) => {
+                let (log, counting) = (log.clone(), Arc::clone(generator));
+                blocking("counting", move || generator::catch_up(&log, &counting)).await??;
+                Some(Metering::start(config, generator, (latest, history), &data_dir.generator(), &metrics.generator)?)
+            }
+            None => None,
+        };
         let wal = Wal::start(log, wal_config(&config.retention))
             .map_err(|source| ServerError::Thread { what: "the writer of the log", source })?;
         let house = House {
@@ -238,6 +274,7 @@ impl Server {
             tags,
             applied,
             indexed,
+            counted: metering.as_ref().map(Metering::saved),
             age: config.retention.age,
             stopping: Arc::clone(&stopping),
             rebuilt: Arc::default(),
@@ -251,7 +288,7 @@ impl Server {
             tokio::task::spawn_blocking(move || house.rebuild_catalog());
         }
 
-        let ingest = Arc::new(ingest(config, &house, &metrics));
+        let ingest = Arc::new(ingest(config, &house, &metrics).with_generator(generator));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
         listeners.spawn(serve_grpc(grpc_listener.0, grpc, stopped.clone()));
@@ -262,7 +299,10 @@ impl Server {
         let block_bytes = {
             let budget = storage::BlockBudget::new(config.retention.max_bytes.0);
             let (wal, data_dir) = (metrics.wal.clone(), Arc::clone(&data_dir));
-            move || budget.of(wal.bytes.get().unsigned_abs() + storage::directory_bytes(&data_dir.catalog()))
+            move || {
+                let others = [data_dir.catalog(), data_dir.generator()].map(|folder| storage::directory_bytes(&folder));
+                budget.of(wal.bytes.get().unsigned_abs() + others.iter().sum::<u64>())
+            }
         };
         let compactor = Running::start(compactor, Arc::clone(&house.blocks), block_bytes)
             .map_err(|source| ServerError::Thread { what: "compaction", source })?;
@@ -283,6 +323,7 @@ impl Server {
             cutter,
             compactor,
             house,
+            metering,
             _data_dir: data_dir,
         })
     }
@@ -307,12 +348,15 @@ impl Server {
             warn!(seconds = DRAIN.as_secs(), "connections still open are cut");
             self.listeners.abort_all();
         }
-        let Self { house, cutter, .. } = self;
+        let Self { house, cutter, metering, .. } = self;
         let closed = on_own_thread("the end", move || {
+            if let Some(metering) = metering {
+                metering.stop();
+            }
             if cutter.stop(LAST_CUT) == Stopped::RestInLog {
                 info!("what is in no block is read back from the log at the next start");
             }
-            house.wal.release(house.blocks.checkpoint(), now_ns());
+            house.release_log();
             house.wal.close();
             store_checkpoint(house.tags.store().as_ref(), &house.indexed);
         });

@@ -14,6 +14,7 @@ use tracing::{debug, error, info};
 
 use super::ServerError;
 use crate::catalog::{TagIndex, Watermark};
+use crate::generator::Generator;
 use crate::live::{LiveSet, Trace, group_encoded};
 use crate::telemetry::chain;
 use crate::wal::{Frame, Log};
@@ -203,6 +204,16 @@ impl Request {
             Vec::new()
         })
     }
+}
+
+/// Counts what the log has from number `from` on in the metrics that are made of spans.
+pub(super) fn count(log: &Log, generator: &Generator, from: u64) -> Result<(), ServerError> {
+    let flow = log.oldest_first(from, |frame| {
+        let request = Request::of(frame);
+        generator.count(&request.tenant, &request.decode(), request.received_ns, request.sequence);
+        ControlFlow::<()>::Continue(())
+    });
+    flow.map_err(ServerError::Log).map(|_| ())
 }
 
 fn panicked() -> ServerError {

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{BlocksMetrics, CompactionMetrics, StoreMetrics};
+use super::{BlocksMetrics, CompactionMetrics, GeneratorMetrics, StoreMetrics};
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -164,6 +164,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// Of `compact`.
     pub compaction: CompactionMetrics,
+    /// Of `generator`.
+    pub generator: GeneratorMetrics,
     /// Seconds from a request's arrival to its answer, every listener.
     pub request_duration: Family<RequestLabels, Histogram>,
     registry: Registry,
@@ -180,6 +182,7 @@ impl Metrics {
             blocks: BlocksMetrics::default(),
             store: StoreMetrics::default(),
             compaction: CompactionMetrics::default(),
+            generator: GeneratorMetrics::default(),
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
             }),
@@ -275,6 +278,7 @@ impl Metrics {
         self.blocks.register(&mut registry);
         self.store.register(&mut registry);
         self.compaction.register(&mut registry);
+        self.generator.register(&mut registry);
         registry
     }
 }

@@ -5,12 +5,14 @@
 
 mod blocks;
 mod compaction;
+mod generator;
 mod metrics;
 mod ready;
 mod store;
 
 pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
+pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ReasonLabels};
 pub use metrics::{
     CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, RefusedLabels, RequestLabels,
     TenantLabels, WalMetrics,

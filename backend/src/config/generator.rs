@@ -1,0 +1,442 @@
+//! Metrics that are made of spans. The keys are those of Tempo's `metrics_generator`, where it has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::value::{ByteSize, Value, text};
+use super::{MIB, Secret};
+
+/// Metrics that are made of spans, and where they go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeneratorConfig {
+    /// What is made. Tempo has this among its overrides, and none of them on.
+    pub processors: BTreeSet<ProcessorName>,
+    /// Series: how many, how long, how often.
+    pub registry: RegistryConfig,
+    /// How each of the processors works.
+    pub processor: ProcessorConfig,
+    /// Which kind of histograms is made.
+    #[serde(deserialize_with = "text")]
+    pub generate_native_histograms: HistogramKind,
+    /// Label of exemplars that holds the trace id.
+    #[serde(deserialize_with = "text")]
+    pub trace_id_label_name: String,
+    /// Where series go.
+    pub storage: GeneratorStorage,
+}
+
+/// A kind of metrics.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ProcessorName {
+    /// Calls, latencies and sizes of spans.
+    #[serde(rename = "span-metrics")]
+    SpanMetrics,
+    /// Requests from service to service.
+    #[serde(rename = "service-graphs")]
+    ServiceGraphs,
+}
+
+/// Series: how many, how long, how often.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Time between two samples of a series.
+    #[serde(deserialize_with = "text")]
+    pub collection_interval: Duration,
+    /// A series ends when nothing was counted in it for this time.
+    #[serde(deserialize_with = "text")]
+    pub stale_duration: Duration,
+    /// Labels of every series.
+    pub external_labels: BTreeMap<String, String>,
+    /// Label of every series that holds the tenant; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub inject_tenant_id_as: String,
+    /// Series of one tenant, as Prometheus counts them. What is beyond is counted in series with `metric_overflow="true"`.
+    pub max_active_series: u32,
+}
+
+/// How each of the processors works.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessorConfig {
+    /// Calls, latencies and sizes of spans.
+    pub span_metrics: SpanMetricsConfig,
+    /// Requests from service to service.
+    pub service_graphs: ServiceGraphsConfig,
+}
+
+/// Calls, latencies and sizes of spans.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpanMetricsConfig {
+    /// Upper bounds of the buckets of `traces_spanmetrics_latency`, seconds.
+    pub histogram_buckets: Buckets,
+    /// Labels that every span has.
+    pub intrinsic_dimensions: IntrinsicDimensions,
+    /// Attributes of resource or span that become labels.
+    pub dimensions: Vec<String>,
+    /// Labels that are joined of several attributes.
+    pub dimension_mappings: Vec<DimensionMapping>,
+    /// Whether `traces_target_info` is made, and labels `job` and `instance`.
+    pub enable_target_info: bool,
+    /// Attributes of resources that are no labels of `traces_target_info`.
+    pub target_info_excluded_dimensions: Vec<String>,
+    /// Which spans count.
+    pub filter_policies: Vec<FilterPolicy>,
+    /// Attribute that says how many spans a span stands for.
+    #[serde(deserialize_with = "text")]
+    pub span_multiplier_key: String,
+    /// Whether the sampling threshold in the trace state says that too.
+    pub enable_tracestate_span_multiplier: bool,
+}
+
+/// Requests from service to service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceGraphsConfig {
+    /// How long one end of a request waits for the other.
+    #[serde(deserialize_with = "text")]
+    pub wait: Duration,
+    /// How many wait at once. When there are more the oldest is given up.
+    pub max_items: usize,
+    /// Upper bounds of the buckets of latencies, seconds.
+    pub histogram_buckets: Buckets,
+    /// Attributes of resource or span that become labels.
+    pub dimensions: Vec<String>,
+    /// Whether these labels begin with `client_` and `server_`.
+    pub enable_client_server_prefix: bool,
+    /// Attributes that name who is at the other end and sends no spans.
+    pub peer_attributes: Vec<String>,
+    /// Whether the label `virtual_node` says which end sends no spans.
+    pub enable_virtual_node_label: bool,
+    /// Whether `traces_service_graph_request_messaging_system_seconds` is made.
+    pub enable_messaging_system_latency_histogram: bool,
+    /// Attribute that says how many spans a span stands for.
+    #[serde(deserialize_with = "text")]
+    pub span_multiplier_key: String,
+    /// Whether the sampling threshold in the trace state says that too.
+    pub enable_tracestate_span_multiplier: bool,
+}
+
+/// Upper bounds of buckets, rising.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "Vec<f64>")]
+pub struct Buckets(pub Vec<f64>);
+
+/// Two that are the same number are equal: there is none that is not a number.
+impl Eq for Buckets {}
+
+impl TryFrom<Vec<f64>> for Buckets {
+    type Error = String;
+
+    fn try_from(bounds: Vec<f64>) -> Result<Self, String> {
+        let rising = bounds.is_sorted_by(|a, b| a < b) && bounds.iter().all(|bound| bound.is_finite());
+        if !rising || bounds.is_empty() || bounds.len() > MAX_BUCKETS {
+            return Err(format!("expected 1 to {MAX_BUCKETS} rising numbers"));
+        }
+        Ok(Self(bounds))
+    }
+}
+
+/// Most buckets of a histogram, but for the last.
+const MAX_BUCKETS: usize = 63;
+
+/// Labels that every span has.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
+pub struct IntrinsicDimensions {
+    /// `service`.
+    pub service: bool,
+    /// `span_name`.
+    pub span_name: bool,
+    /// `span_kind`.
+    pub span_kind: bool,
+    /// `status_code`.
+    pub status_code: bool,
+    /// `status_message`.
+    pub status_message: bool,
+}
+
+/// A label that is joined of several attributes.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct DimensionMapping {
+    /// Name of the label.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// The attributes. What is missing is left out.
+    pub source_labels: Vec<String>,
+    /// What stands between them.
+    #[serde(deserialize_with = "text")]
+    pub join: String,
+}
+
+/// Which spans count: all that match `include` and one of `include_any`, but those that match `exclude`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilterPolicy {
+    /// All must match.
+    pub include: Option<PolicyMatch>,
+    /// One must match.
+    pub include_any: Option<PolicyMatch>,
+    /// What matches all of it is left out.
+    pub exclude: Option<PolicyMatch>,
+}
+
+/// Attributes to match.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyMatch {
+    /// How values are compared.
+    pub match_type: MatchType,
+    /// What is compared.
+    pub attributes: Vec<PolicyAttribute>,
+}
+
+/// How values are compared.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum MatchType {
+    /// They are the same.
+    Strict,
+    /// The text has a part that the expression matches.
+    Regex,
+}
+
+/// An attribute and its value.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyAttribute {
+    /// `kind`, `status`, `name`, or an attribute with its scope such as `resource.service.name` and `span.http.method`.
+    pub key: String,
+    /// Value, or regular expression.
+    pub value: PolicyValue,
+}
+
+/// A value as YAML has it.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum PolicyValue {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Another number.
+    Double(f64),
+    /// A text.
+    Text(String),
+}
+
+/// There is no way to write one that is not a number.
+impl Eq for PolicyValue {}
+
+/// Which kind of histograms is made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum HistogramKind {
+    /// `_bucket`, `_sum`, `_count`.
+    #[default]
+    Classic,
+    /// Prometheus' native ones.
+    Native,
+    /// Each in both ways.
+    Both,
+}
+
+/// Where series go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeneratorStorage {
+    /// Servers that take Prometheus' remote write.
+    pub remote_write: Vec<RemoteWriteConfig>,
+    /// Whether they are told the tenant in `X-Scope-OrgID`, if there are several.
+    pub remote_write_add_org_id_header: bool,
+    /// What may wait for one of them on disk; beyond it the oldest is given up.
+    #[serde(deserialize_with = "text")]
+    pub remote_write_queue_bytes: ByteSize,
+    /// How long samples are kept in memory, for `/prometheus`.
+    #[serde(deserialize_with = "text")]
+    pub history: Duration,
+    /// What the samples of one tenant may take, about; then the oldest are dropped.
+    #[serde(deserialize_with = "text")]
+    pub history_bytes: ByteSize,
+}
+
+/// A server that takes Prometheus' remote write 1.0.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct RemoteWriteConfig {
+    /// Such as `http://prometheus:9090/api/v1/write`.
+    #[serde(deserialize_with = "text")]
+    pub url: String,
+    /// Sent with every request.
+    pub headers: BTreeMap<String, SecretText>,
+    /// User and password.
+    pub basic_auth: Option<BasicAuth>,
+    /// How its certificate is checked.
+    pub tls_config: TlsConfig,
+    /// Whether exemplars are sent.
+    pub send_exemplars: bool,
+    /// Whether native histograms are sent.
+    pub send_native_histograms: bool,
+    /// How long one request may take.
+    #[serde(deserialize_with = "text")]
+    pub remote_timeout: Duration,
+}
+
+/// User and password.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct BasicAuth {
+    /// User.
+    #[serde(deserialize_with = "text")]
+    pub username: String,
+    /// Password.
+    #[serde(deserialize_with = "text")]
+    pub password: Secret,
+    /// A file with the password, read at each start.
+    #[serde(deserialize_with = "text")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// A text that no log shows.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(from = "String")]
+pub struct SecretText(pub Secret);
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text.as_str().into())
+    }
+}
+
+/// How a server's certificate is checked.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificates, in PEM, that are trusted beside the system's.
+    #[serde(deserialize_with = "text")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate of this client, in PEM.
+    #[serde(deserialize_with = "text")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[serde(deserialize_with = "text")]
+    pub key_file: Option<PathBuf>,
+    /// Whether any certificate is taken.
+    pub insecure_skip_verify: bool,
+}
+
+impl Default for GeneratorConfig {
+    fn default() -> Self {
+        Self {
+            processors: [ProcessorName::SpanMetrics, ProcessorName::ServiceGraphs].into(),
+            registry: RegistryConfig::default(),
+            processor: ProcessorConfig::default(),
+            generate_native_histograms: HistogramKind::Classic,
+            trace_id_label_name: "traceID".to_owned(),
+            storage: GeneratorStorage::default(),
+        }
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            collection_interval: Duration::from_secs(15),
+            stale_duration: Duration::from_mins(15),
+            external_labels: BTreeMap::new(),
+            inject_tenant_id_as: String::new(),
+            max_active_series: 100_000,
+        }
+    }
+}
+
+impl Default for SpanMetricsConfig {
+    fn default() -> Self {
+        Self {
+            histogram_buckets: Buckets::doubling(0.002, 14),
+            intrinsic_dimensions: IntrinsicDimensions::default(),
+            dimensions: Vec::new(),
+            dimension_mappings: Vec::new(),
+            enable_target_info: false,
+            target_info_excluded_dimensions: Vec::new(),
+            filter_policies: Vec::new(),
+            span_multiplier_key: String::new(),
+            enable_tracestate_span_multiplier: false,
+        }
+    }
+}
+
+impl Default for ServiceGraphsConfig {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(10),
+            max_items: 10_000,
+            histogram_buckets: Buckets::doubling(0.1, 8),
+            dimensions: Vec::new(),
+            enable_client_server_prefix: false,
+            peer_attributes: ["peer.service", "db.name", "db.system", "db.system.name"].map(str::to_owned).to_vec(),
+            enable_virtual_node_label: false,
+            enable_messaging_system_latency_histogram: false,
+            span_multiplier_key: String::new(),
+            enable_tracestate_span_multiplier: false,
+        }
+    }
+}
+
+impl Default for IntrinsicDimensions {
+    fn default() -> Self {
+        Self { service: true, span_name: true, span_kind: true, status_code: true, status_message: false }
+    }
+}
+
+impl Default for GeneratorStorage {
+    fn default() -> Self {
+        Self {
+            remote_write: Vec::new(),
+            remote_write_add_org_id_header: true,
+            remote_write_queue_bytes: ByteSize(256 * MIB),
+            history: Duration::from_hours(24),
+            history_bytes: ByteSize(64 * MIB),
+        }
+    }
+}
+
+impl Default for RemoteWriteConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            headers: BTreeMap::new(),
+            basic_auth: None,
+            tls_config: TlsConfig::default(),
+            send_exemplars: true,
+            send_native_histograms: true,
+            remote_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Buckets {
+    /// `count` bounds, each twice the one before.
+    fn doubling(first: f64, count: usize) -> Self {
+        Self(std::iter::successors(Some(first), |bound| Some(bound * 2.0)).take(count).collect())
+    }
+}
+
+impl Value for HistogramKind {
+    const EXPECTED: &'static str = "`classic`, `native` or `both`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "classic" => Some(Self::Classic),
+            "native" => Some(Self::Native),
+            "both" => Some(Self::Both),
+            _ => None,
+        }
+    }
+}

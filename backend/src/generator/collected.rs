@@ -1,0 +1,235 @@
+//! What was counted up to a moment, and the samples that it makes.
+
+use std::sync::Arc;
+
+use super::edges::{Edge, EdgeKey};
+use super::family::{Labels, OVERFLOW, SEPARATOR, Series, Shape};
+use super::histogram::{Exemplar, Native};
+use crate::config::HistogramKind;
+use crate::promql::{History, STALE};
+
+/// What was counted of all tenants up to a moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collected {
+    /// The moment, milliseconds since the epoch.
+    pub(super) time_ms: u64,
+    /// The moment of the one before.
+    pub(super) previous_ms: u64,
+    /// Which requests of the log are in it.
+    pub(super) applied: Applied,
+    pub(super) tenants: Vec<TenantSnapshot>,
+}
+
+/// Numbers of requests in the log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Applied {
+    /// All below this,
+    pub(super) below: u64,
+    /// and these.
+    pub(super) also: std::collections::BTreeSet<u64>,
+}
+
+/// What was counted of a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TenantSnapshot {
+    pub(super) tenant: Arc<str>,
+    /// Names and values.
+    pub(super) external_labels: Vec<(String, String)>,
+    pub(super) families: Vec<FamilySnapshot>,
+    /// Ends of requests that wait for the other, and until when.
+    pub(super) edges: Vec<(u64, EdgeKey, Edge)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FamilySnapshot {
+    pub(super) shape: Arc<Shape>,
+    pub(super) series: Vec<SeriesSnapshot>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SeriesSnapshot {
+    pub(super) key: Arc<[u8]>,
+    pub(super) series: Series,
+    pub(super) state: SeriesState,
+}
+
+/// Where a series is in its life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SeriesState {
+    /// It is in no collection before this one.
+    New,
+    Steady,
+    /// It is in none after this one.
+    Gone,
+}
+
+/// A series of Prometheus at a moment.
+#[derive(Clone, Debug)]
+pub(super) struct Point<'a> {
+    /// Names and values, sorted; the first is `__name__`.
+    pub(super) labels: &'a [(&'a str, &'a str)],
+    pub(super) value: PointValue<'a>,
+    pub(super) exemplar: Option<&'a Exemplar>,
+    pub(super) state: SeriesState,
+    /// Whether it counts from zero.
+    pub(super) counts: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PointValue<'a> {
+    Float(f64),
+    Native { histogram: &'a Native, sum: f64 },
+}
+
+impl Applied {
+    /// Most numbers that are remembered behind a gap; a gap before more of them is one that will not close.
+    const MAX_ALSO: usize = 1 << 14;
+
+    /// False if it was there.
+    pub(super) fn add(&mut self, sequence: u64) -> bool {
+        if sequence < self.below || !self.also.insert(sequence) {
+            return false;
+        }
+        if self.also.len() > Self::MAX_ALSO {
+            self.below = self.also.first().copied().unwrap_or_default();
+        }
+        while self.also.first() == Some(&self.below) {
+            self.also.pop_first();
+            self.below += 1;
+        }
+        true
+    }
+}
+
+impl Collected {
+    /// How many series it has, as Prometheus counts them.
+    pub fn series(&self) -> usize {
+        let mut series = 0;
+        self.tenants.iter().for_each(|tenant| tenant.points(|_| series += 1));
+        series
+    }
+}
+
+impl Collected {
+    /// Adds all samples to those that can be queried.
+    pub(super) fn remember(&self, history: &History) {
+        let begin = self.previous_ms + 1;
+        for tenant in &self.tenants {
+            let mut adding = history.add(&tenant.tenant, self.time_ms);
+            tenant.points(|point| {
+                let PointValue::Float(value) = point.value else { return };
+                let value = if point.state == SeriesState::Gone { STALE } else { value };
+                let begins = point.state == SeriesState::New && point.counts && begin < self.time_ms;
+                adding.sample(point.labels, value, begins.then_some(begin));
+            });
+        }
+    }
+}
+
+impl TenantSnapshot {
+    /// Shows every series.
+    pub(super) fn points(&self, mut visit: impl FnMut(&Point<'_>)) {
+        let external: Vec<_> =
+            self.external_labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        for family in &self.families {
+            family.points(&external, &mut visit);
+        }
+    }
+}
+
+impl FamilySnapshot {
+    fn points(&self, external: &[(&str, &str)], visit: &mut impl FnMut(&Point<'_>)) {
+        let shape = &*self.shape;
+        let names: Vec<[String; 3]> = shape
+            .histograms
+            .iter()
+            .map(|name| ["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}")))
+            .collect();
+        let bounds: Vec<String> = shape.bounds.iter().map(ToString::to_string).chain(["+Inf".to_owned()]).collect();
+        for snapshot in &self.series {
+            let own = shape.labels_of(&snapshot.key, external);
+            let mut show = |name: &str, le: Option<&str>, value, exemplar, counts| {
+                let mut labels = Vec::with_capacity(own.len() + 2);
+                labels.extend(own.iter().copied());
+                labels.push(("__name__", name));
+                labels.extend(le.map(|le| ("le", le)));
+                labels.sort_unstable();
+                visit(&Point { labels: &labels, value, exemplar, state: snapshot.state, counts });
+            };
+            for (name, value) in shape.counters.iter().zip(snapshot.series.counters) {
+                show(name, None, PointValue::Float(value), None, !shape.info);
+            }
+            let histograms = shape.histograms.iter().zip(&names).zip(&snapshot.series.histograms);
+            for ((name, [bucket, sum, count]), histogram) in histograms {
+                let Some(histogram) = histogram else { continue };
+                if shape.kind != HistogramKind::Native {
+                    let mut up_to = 0.0;
+                    for (number, (in_bucket, bound)) in histogram.counts.iter().zip(&bounds).enumerate() {
+                        up_to += in_bucket;
+                        let exemplar = histogram.exemplars.iter().find(|(place, _)| usize::from(*place) == number);
+                        let exemplar = exemplar.map(|(_, exemplar)| exemplar);
+                        show(bucket, Some(bound), PointValue::Float(up_to), exemplar, true);
+                    }
+                    show(sum, None, PointValue::Float(histogram.sum), None, true);
+                    show(count, None, PointValue::Float(histogram.count()), None, true);
+                }
+                if let Some(native) = &histogram.native {
+                    let exemplar = histogram.exemplars.last().map(|(_, exemplar)| exemplar);
+                    show(name, None, PointValue::Native { histogram: native, sum: histogram.sum }, exemplar, true);
+                }
+            }
+        }
+    }
+}
+
+impl Shape {
+    /// Labels of a key, without those that are empty: for Prometheus these are not there.
+    pub(super) fn labels_of<'a>(&'a self, key: &'a [u8], external: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut labels = Vec::with_capacity(external.len() + 8);
+        if key == OVERFLOW {
+            labels.push(("metric_overflow", "true"));
+        } else {
+            let mut texts =
+                key.split(|byte| *byte == SEPARATOR).map(|text| std::str::from_utf8(text).unwrap_or_default());
+            match &self.labels {
+                Labels::Named(names) => labels.extend(names.iter().map(|name| &**name).zip(texts)),
+                Labels::InKey => {
+                    while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+                        labels.push((name, value));
+                    }
+                }
+            }
+        }
+        // What a span says goes before what the configuration says of all.
+        labels.retain(|(_, value)| !value.is_empty());
+        labels.sort_unstable();
+        labels.dedup_by(|later, first| later.0 == first.0);
+        for (name, value) in external {
+            if !labels.iter().any(|(known, _)| known == name) {
+                labels.push((name, value));
+            }
+        }
+        labels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_out_of_order_is_known() {
+        let mut applied = Applied { below: 3, ..Applied::default() };
+        assert_eq!([2, 5, 3, 5, 4, 6].map(|sequence| applied.add(sequence)), [false, true, true, false, true, true]);
+        assert_eq!((applied.below, applied.also.len()), (7, 0));
+    }
+
+    #[test]
+    fn a_gap_that_does_not_close_is_given_up() {
+        let mut applied = Applied::default();
+        assert!((1..=Applied::MAX_ALSO as u64).all(|sequence| applied.add(sequence)));
+        assert_eq!(applied.below, 0);
+        assert!(applied.add(Applied::MAX_ALSO as u64 + 1));
+        assert_eq!((applied.below, applied.also.len()), (Applied::MAX_ALSO as u64 + 2, 0));
+    }
+}

@@ -1,0 +1,233 @@
+//! Series that have their labels in common, such as `traces_spanmetrics_calls_total` and `…_latency`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::histogram::Histogram;
+use crate::config::HistogramKind;
+
+/// Between the values of a key. No text has this byte.
+pub(super) const SEPARATOR: u8 = 0xff;
+
+/// Key of what has no series of its own because there are too many. No text has this byte either.
+pub(super) const OVERFLOW: &[u8] = &[0xfe];
+
+/// Most counters and histograms of a family.
+pub(super) const COUNTERS: usize = 2;
+pub(super) const HISTOGRAMS: usize = 3;
+
+/// What the series of a family are called.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shape {
+    /// Names of the counters.
+    pub(super) counters: &'static [&'static str],
+    /// Names of the histograms, without `_bucket`.
+    pub(super) histograms: &'static [&'static str],
+    pub(super) labels: Labels,
+    /// Upper bounds of the histograms' buckets, seconds.
+    pub(super) bounds: Vec<f64>,
+    pub(super) kind: HistogramKind,
+    /// Whether the counters are gauges that are always 1.
+    pub(super) info: bool,
+}
+
+/// Where the names of labels are.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Labels {
+    /// Every key has the values of these, in this order.
+    Named(Vec<Box<str>>),
+    /// Every key has its own names, each before its value.
+    InKey,
+}
+
+/// The series of one set of labels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Series {
+    pub(super) counters: [f64; COUNTERS],
+    /// None where nothing was observed.
+    pub(super) histograms: [Option<Box<Histogram>>; HISTOGRAMS],
+    /// When something was last counted, milliseconds since the epoch.
+    pub(super) updated_ms: u64,
+    /// Whether it was collected.
+    pub(super) collected: bool,
+}
+
+/// How many series there are and may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    /// As Prometheus counts them.
+    pub(super) active: u64,
+    pub(super) max: u64,
+    /// Series that were begun.
+    pub(super) added: u64,
+    /// Times that something was counted in the overflow.
+    pub(super) limited: u64,
+}
+
+/// The series of one shape.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) shape: Arc<Shape>,
+    places: HashMap<Arc<[u8]>, usize, RandomState>,
+    series: Vec<Series>,
+    free: Vec<usize>,
+}
+
+impl Shape {
+    /// Series of one set of labels, as Prometheus counts them.
+    pub(super) fn weight(&self) -> u64 {
+        let classic = if self.kind == HistogramKind::Native { 0 } else { self.bounds.len() + 3 };
+        let native = usize::from(self.kind != HistogramKind::Classic);
+        (self.counters.len() + self.histograms.len() * (classic + native)) as u64
+    }
+}
+
+impl Series {
+    /// Counts a value in one of its histograms.
+    pub(super) fn observe(&mut self, shape: &Shape, histogram: usize, value: f64, times: f64, trace_id: &[u8; 16]) {
+        if let Some(slot) = self.histograms.get_mut(histogram) {
+            let made = slot.get_or_insert_with(|| Box::new(Histogram::new(&shape.bounds, shape.kind)));
+            made.observe(&shape.bounds, value, times, trace_id);
+        }
+    }
+}
+
+impl Family {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape: Arc::new(shape), places: HashMap::default(), series: Vec::new(), free: Vec::new() }
+    }
+
+    /// The series of a key, to count in; those of the overflow if there is no room for more.
+    pub(super) fn of(&mut self, key: &[u8], now_ms: u64, room: &mut Room) -> Option<&mut Series> {
+        let place = match self.places.get(key) {
+            Some(place) => *place,
+            None => self.begin(key, room),
+        };
+        let series = self.series.get_mut(place)?;
+        series.updated_ms = now_ms;
+        Some(series)
+    }
+
+    #[cold]
+    fn begin(&mut self, key: &[u8], room: &mut Room) -> usize {
+        let weight = self.shape.weight();
+        if room.active + weight <= room.max {
+            room.active += weight;
+            room.added += weight;
+            return self.insert(key.into(), Series::default());
+        }
+        room.limited += weight;
+        match self.places.get(OVERFLOW) {
+            Some(place) => *place,
+            None => self.insert(OVERFLOW.into(), Series::default()),
+        }
+    }
+
+    /// Puts a series in its place that is not there.
+    pub(super) fn insert(&mut self, key: Arc<[u8]>, series: Series) -> usize {
+        let place = match self.free.pop() {
+            Some(place) => {
+                if let Some(slot) = self.series.get_mut(place) {
+                    *slot = series;
+                }
+                place
+            }
+            None => {
+                self.series.push(series);
+                self.series.len() - 1
+            }
+        };
+        self.places.insert(key, place);
+        place
+    }
+
+    /// Series in memory, the overflow's included.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Shows all series, in no order.
+    pub(super) fn each(&mut self, mut visit: impl FnMut(&Arc<[u8]>, &mut Series)) {
+        for (key, place) in &self.places {
+            if let Some(series) = self.series.get_mut(*place) {
+                visit(key, series);
+            }
+        }
+    }
+
+    /// Takes out those in which nothing was counted since `oldest_ms`.
+    pub(super) fn end_stale(
+        &mut self,
+        oldest_ms: u64,
+        room: &mut Room,
+        mut ended: impl FnMut(Arc<[u8]>, Series),
+    ) -> u64 {
+        let Self { shape, places, series, free } = self;
+        let mut removed = 0;
+        places.retain(|key, place| {
+            let Some(slot) = series.get_mut(*place).filter(|series| series.updated_ms < oldest_ms) else { return true };
+            ended(Arc::clone(key), std::mem::take(slot));
+            free.push(*place);
+            if key.as_ref() != OVERFLOW {
+                room.active = room.active.saturating_sub(shape.weight());
+                removed += shape.weight();
+            }
+            false
+        });
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family() -> Family {
+        let labels = Labels::Named(vec!["a".into()]);
+        let (kind, bounds) = (HistogramKind::Classic, vec![1.0]);
+        let counters = &["calls"];
+        Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, info: false })
+    }
+
+    /// The weight of this family is 5: a counter, two buckets, sum and count.
+    fn room(max: u64) -> Room {
+        Room { max, ..Room::default() }
+    }
+
+    fn count(family: &mut Family, key: &str, now_ms: u64, room: &mut Room) {
+        family.of(key.as_bytes(), now_ms, room).unwrap().counters[0] += 1.0;
+    }
+
+    fn counts(family: &mut Family) -> Vec<(Vec<u8>, f64)> {
+        let mut counts = Vec::new();
+        family.each(|key, series| counts.push((key.to_vec(), series.counters[0])));
+        counts.sort_by(|a, b| a.0.cmp(&b.0));
+        counts
+    }
+
+    #[test]
+    fn what_has_no_room_is_counted_in_the_overflow() {
+        let (mut family, mut room) = (family(), room(12));
+        for key in ["a", "b", "c", "a", "d", "c"] {
+            count(&mut family, key, 1, &mut room);
+        }
+        assert_eq!(counts(&mut family), [(b"a".to_vec(), 2.0), (b"b".to_vec(), 1.0), (OVERFLOW.to_vec(), 3.0)]);
+        assert_eq!((room.active, room.added, room.limited), (10, 10, 15));
+    }
+
+    #[test]
+    fn a_stale_series_makes_room_and_begins_at_zero() {
+        let (mut family, mut room) = (family(), room(10));
+        count(&mut family, "a", 1, &mut room);
+        count(&mut family, "b", 5, &mut room);
+        let mut ended = Vec::new();
+        assert_eq!(family.end_stale(5, &mut room, |key, series| ended.push((key.to_vec(), series.counters[0]))), 5);
+        assert_eq!(ended, [(b"a".to_vec(), 1.0)]);
+        count(&mut family, "c", 6, &mut room);
+        count(&mut family, "b", 6, &mut room);
+        assert_eq!(counts(&mut family), [(b"b".to_vec(), 2.0), (b"c".to_vec(), 1.0)]);
+        assert_eq!((room.active, family.series.len()), (10, 2));
+    }
+}

@@ -1,0 +1,118 @@
+//! Collects at every interval: to disk, to who fetches, to the queues of who is sent to.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::Generator;
+use super::http::Latest;
+use super::remote_write::Queue;
+use super::state;
+use crate::promql::History;
+
+/// Who collects what.
+#[derive(Debug)]
+pub struct KeeperConfig {
+    /// What is collected.
+    pub generator: Arc<Generator>,
+    /// File that what was counted is written to.
+    pub state: PathBuf,
+    /// Time between two collections.
+    pub interval: Duration,
+    /// Those who are sent to.
+    pub queues: Vec<Arc<Queue>>,
+    /// Shown to those who fetch.
+    pub latest: Latest,
+    /// Shown to those who query.
+    pub history: Arc<History>,
+    /// Nanoseconds since the epoch.
+    pub clock: fn() -> u64,
+}
+
+/// A thread that collects. Ended by [`Self::stop`].
+#[derive(Debug)]
+pub struct Keeper {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+    saved: Saved,
+}
+
+/// Which requests of the log need not be read again to know what was counted.
+#[derive(Clone, Debug, Default)]
+pub struct Saved(Arc<AtomicU64>);
+
+impl Saved {
+    /// All with lower numbers.
+    pub fn below(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Keeper {
+    /// Collects at once, and then at every interval.
+    pub fn start(config: KeeperConfig) -> io::Result<Self> {
+        let (stop, stopped) = channel();
+        let saved = Saved::default();
+        let worker = Worker { config, saved: saved.clone() };
+        // Before the first span is counted: what a crash leaves in the log is then known to be new.
+        worker.collect();
+        let work = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(worker.config.interval) {
+                worker.collect();
+            }
+            worker.collect();
+        };
+        let thread = thread::Builder::new().name("generator".to_owned()).spawn(work)?;
+        Ok(Self { thread, stop, saved })
+    }
+
+    /// What of the log is on disk here.
+    pub fn saved(&self) -> Saved {
+        self.saved.clone()
+    }
+
+    /// Collects for the last time. Blocks.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            error!("the generator's thread panicked");
+        }
+    }
+}
+
+struct Worker {
+    config: KeeperConfig,
+    saved: Saved,
+}
+
+impl Worker {
+    fn collect(&self) {
+        let KeeperConfig { generator, state, queues, latest, history, clock, .. } = &self.config;
+        let collected = Arc::new(generator.collect(clock() / 1_000_000));
+        // First what was counted, then the queues: after a crash in between, a few samples are missing. The other way
+        // round a series could begin at zero a second time.
+        match state::save(state, &collected) {
+            Ok(()) => self.saved.0.store(collected.applied.below, Ordering::Relaxed),
+            Err(error) => {
+                // The log must not grow because of this.
+                self.saved.0.store(u64::MAX, Ordering::Relaxed);
+                generator.metrics.failed_collections.inc();
+                warn!(file = %state.display(), %error, "what was counted is not on disk: after a crash it is counted from less");
+            }
+        }
+        for queue in queues {
+            if let Err(error) = queue.push(&collected) {
+                generator.metrics.failed_collections.inc();
+                warn!(url = queue.url(), error = %crate::telemetry::chain(&error), "samples are not queued");
+            }
+        }
+        collected.remember(history);
+        latest.set(collected);
+    }
+}

@@ -1,0 +1,307 @@
+//! `traces_service_graph_…`: requests from service to service, known by both of their spans or by one that names the other
+//! end.
+
+use std::sync::Arc;
+
+use super::attributes::{Wanted, found, label_name, of_resource, text_of};
+use super::edges::{Connection, Edge, EdgeKey, Edges};
+use super::family::{Family, Labels, Room, SEPARATOR, Shape};
+use super::span::{Multiplier, Seen};
+use crate::config::{HistogramKind, ServiceGraphsConfig};
+use crate::otlp::ValueRef;
+
+/// Labels that dimensions must not be taken for.
+const INTRINSIC: [&str; 4] = ["client", "server", "connection_type", "virtual_node"];
+
+/// Attributes of a client's span that tell that it asks a database.
+const DATABASE: [&str; 4] = ["db.namespace", "db.name", "db.system", "db.system.name"];
+
+/// Places in [`Shape`]'s lists.
+const REQUESTS: usize = 0;
+const FAILED: usize = 1;
+const SERVER: usize = 0;
+const CLIENT: usize = 1;
+const MESSAGING: usize = 2;
+
+const HISTOGRAMS: [&str; 3] = [
+    "traces_service_graph_request_server_seconds",
+    "traces_service_graph_request_client_seconds",
+    "traces_service_graph_request_messaging_system_seconds",
+];
+
+/// Who calls a service whose caller sends no spans.
+const USER: &str = "user";
+
+/// Kinds of spans, as OTLP numbers them.
+const SERVER_KIND: i32 = 2;
+const CLIENT_KIND: i32 = 3;
+const PRODUCER_KIND: i32 = 4;
+const CONSUMER_KIND: i32 = 5;
+
+/// What is counted, the same for all tenants.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceGraphsPlan {
+    wait_ms: u64,
+    max_items: usize,
+    /// Keys, and their numbers among the attributes of spans.
+    dimensions: Vec<(String, usize)>,
+    prefixed: bool,
+    virtual_node_label: bool,
+    messaging: bool,
+    /// Numbers of attributes.
+    peer: Vec<usize>,
+    database: [usize; DATABASE.len()],
+    database_host: [usize; 3],
+    database_port: usize,
+    multiplier: Multiplier,
+    wanted: Wanted,
+    shape: Shape,
+}
+
+/// What was counted of a tenant.
+#[derive(Debug)]
+pub(super) struct ServiceGraphs {
+    pub(super) requests: Family,
+    pub(super) edges: Edges,
+    /// Ends that were given up: of clients, of servers.
+    pub(super) expired: [u64; 2],
+    /// Edges that were counted.
+    pub(super) completed: u64,
+}
+
+impl ServiceGraphsPlan {
+    pub(super) fn new(config: &ServiceGraphsConfig, kind: HistogramKind) -> Self {
+        let mut wanted = Wanted::default();
+        let dimensions: Vec<_> = config.dimensions.iter().map(|key| (key.clone(), wanted.add(key))).collect();
+        let mut labels: Vec<Box<str>> = ["client", "server", "connection_type"].map(Into::into).to_vec();
+        let prefixes: &[&str] = if config.enable_client_server_prefix { &["client_", "server_"] } else { &[""] };
+        for prefix in prefixes {
+            labels.extend(dimensions.iter().map(|(key, _)| label_name(&format!("{prefix}{key}"), &INTRINSIC).into()));
+        }
+        if config.enable_virtual_node_label {
+            labels.push("virtual_node".into());
+        }
+        let messaging = config.enable_messaging_system_latency_histogram;
+        let shape = Shape {
+            counters: &["traces_service_graph_request_total", "traces_service_graph_request_failed_total"],
+            histograms: if messaging { &HISTOGRAMS } else { HISTOGRAMS.split_at(MESSAGING).0 },
+            labels: Labels::Named(labels),
+            bounds: config.histogram_buckets.0.clone(),
+            kind,
+            info: false,
+        };
+        Self {
+            wait_ms: u64::try_from(config.wait.as_millis()).unwrap_or(u64::MAX),
+            max_items: config.max_items,
+            dimensions,
+            prefixed: config.enable_client_server_prefix,
+            virtual_node_label: config.enable_virtual_node_label,
+            messaging,
+            peer: config.peer_attributes.iter().map(|key| wanted.add(key)).collect(),
+            database: DATABASE.map(|key| wanted.add(key)),
+            database_host: ["peer.service", "server.address", "network.peer.address"].map(|key| wanted.add(key)),
+            database_port: wanted.add("network.peer.port"),
+            multiplier: Multiplier::new(
+                &config.span_multiplier_key,
+                config.enable_tracestate_span_multiplier,
+                &mut wanted,
+            ),
+            wanted,
+            shape,
+        }
+    }
+
+    /// Whether a span is an end of a request.
+    pub(super) const fn counts(kind: i32) -> bool {
+        matches!(kind, SERVER_KIND..=CONSUMER_KIND)
+    }
+
+    /// Which attributes of a span are looked at; none if nothing depends on them.
+    pub(super) fn wanted(&self, seen: &Seen<'_>) -> Option<&Wanted> {
+        let needed = matches!(seen.span.kind, CLIENT_KIND | PRODUCER_KIND)
+            || seen.span.is_root()
+            || !self.dimensions.is_empty()
+            || self.multiplier.wants_attributes();
+        needed.then_some(&self.wanted)
+    }
+
+    fn peer(&self, values: &[Option<ValueRef<'_>>]) -> Option<Box<str>> {
+        self.peer.iter().find_map(|number| found(values, *number)).map(|value| text_of(value).into())
+    }
+
+    /// Name of the database that a client's span asks.
+    fn database(&self, values: &[Option<ValueRef<'_>>]) -> Option<Arc<str>> {
+        let name = self.database.iter().find_map(|number| found(values, *number))?;
+        let [service, server, address] = self.database_host.map(|number| found(values, number).map(text_of));
+        let port = || found(values, self.database_port).map(text_of);
+        let host = service.or(server).or_else(|| {
+            let address = address?;
+            Some(port().map_or_else(|| address.clone(), |port| format!("{address}:{port}")))
+        });
+        Some(host.unwrap_or_else(|| text_of(name)).into())
+    }
+
+    fn fill_dimensions(&self, edge: &mut Edge, of_client: bool, seen: &Seen<'_>, values: &[Option<ValueRef<'_>>]) {
+        let count = self.dimensions.len();
+        edge.dimensions.resize(if self.prefixed { 2 * count } else { count }, Box::default());
+        let begin = if self.prefixed && !of_client { count } else { 0 };
+        for ((key, number), slot) in self.dimensions.iter().zip(edge.dimensions.iter_mut().skip(begin)) {
+            let text = of_resource(&seen.resource.attributes, key);
+            if let Some(text) = text.or_else(|| found(values, *number).map(text_of)) {
+                *slot = text.into();
+            }
+        }
+    }
+}
+
+impl ServiceGraphs {
+    pub(super) fn new(plan: &ServiceGraphsPlan) -> Self {
+        let requests = Family::new(plan.shape.clone());
+        Self { requests, edges: Edges::default(), expired: [0; 2], completed: 0 }
+    }
+
+    /// Counts a span that is an end of a request; `service` sent it. `values` are what was found of the wanted attributes,
+    /// `key` is reused.
+    pub(super) fn count(
+        &mut self,
+        plan: &ServiceGraphsPlan,
+        seen: &Seen<'_>,
+        service: &Arc<str>,
+        values: &[Option<ValueRef<'_>>],
+        room: &mut Room,
+        key: &mut Vec<u8>,
+    ) {
+        let span = &seen.span;
+        let of_client = matches!(span.kind, CLIENT_KIND | PRODUCER_KIND);
+        let joint = if of_client { span.span_id } else { span.parent_span_id };
+        let edge_key = edge_key(&seen.trace.0, joint);
+        // Nobody can be the other end of a root.
+        let waited = if of_client || !span.is_root() { self.edges.take(&edge_key) } else { None };
+        // Two of the same end: the first one was sent twice, or answered by several.
+        let (mut edge, twin) = match waited {
+            Some(edge) if of_client == edge.client.is_some() => (Edge::default(), Some(edge)),
+            Some(edge) => (edge, None),
+            None => (Edge::default(), None),
+        };
+        edge.failed |= seen.failed();
+        edge.times = plan.multiplier.of(seen, values).max(edge.times);
+        if edge.connection == Connection::Direct && matches!(span.kind, PRODUCER_KIND | CONSUMER_KIND) {
+            edge.connection = Connection::Messaging;
+        }
+        if !plan.dimensions.is_empty() {
+            plan.fill_dimensions(&mut edge, of_client, seen, values);
+        }
+        if of_client {
+            edge.client = Some(Arc::clone(service));
+            edge.client_seconds = Some(seen.seconds());
+            edge.client_end_ns = span.end_time_unix_nano;
+            if edge.server.is_none() {
+                edge.peer = plan.peer(values);
+                if let Some(database) = plan.database(values) {
+                    edge.connection = Connection::Database;
+                    edge.server = Some(database);
+                }
+            }
+        } else {
+            edge.server = Some(Arc::clone(service));
+            edge.server_seconds = Some(seen.seconds());
+            edge.server_start_ns = span.start_time_unix_nano;
+            if edge.client.is_none() && span.is_root() {
+                edge.peer = plan.peer(values);
+                let client = edge.peer.take().map_or_else(|| USER.into(), Into::into);
+                (edge.client, edge.virtual_node, edge.connection) = (Some(client), "client", Connection::Virtual);
+            }
+        }
+        if let Some(twin) = twin {
+            self.give_up(plan, twin, room, key, seen.now_ms, &seen.trace.0);
+        }
+        if edge.client.is_some() && edge.server.is_some() {
+            self.complete(plan, &edge, room, key, seen.now_ms, &seen.trace.0);
+            return;
+        }
+        self.edges.wait(edge_key, edge, seen.now_ms.saturating_add(plan.wait_ms));
+        self.expire(plan, seen.now_ms, room, key);
+    }
+
+    /// Gives up what has waited for too long.
+    pub(super) fn expire(&mut self, plan: &ServiceGraphsPlan, now_ms: u64, room: &mut Room, key: &mut Vec<u8>) {
+        while let Some((edge_key, edge)) = self.edges.expired(now_ms, plan.max_items) {
+            let trace_id = edge_key.first_chunk().unwrap_or(&[0; 16]);
+            self.give_up(plan, edge, room, key, now_ms, trace_id);
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        plan: &ServiceGraphsPlan,
+        mut edge: Edge,
+        room: &mut Room,
+        key: &mut Vec<u8>,
+        now_ms: u64,
+        trace_id: &[u8; 16],
+    ) {
+        match edge.peer.take() {
+            Some(peer) if edge.client.is_some() => {
+                (edge.server, edge.virtual_node, edge.connection) = (Some(peer.into()), "server", Connection::Virtual);
+                self.complete(plan, &edge, room, key, now_ms, trace_id);
+            }
+            _ => {
+                if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
+                    *count += 1;
+                }
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        plan: &ServiceGraphsPlan,
+        edge: &Edge,
+        room: &mut Room,
+        key: &mut Vec<u8>,
+        now_ms: u64,
+        trace_id: &[u8; 16],
+    ) {
+        self.completed += 1;
+        key.clear();
+        let mut push = |text: &str| {
+            key.extend_from_slice(text.as_bytes());
+            key.push(SEPARATOR);
+        };
+        push(edge.client.as_deref().unwrap_or_default());
+        push(edge.server.as_deref().unwrap_or_default());
+        push(edge.connection.name());
+        edge.dimensions.iter().for_each(|value| push(value));
+        if plan.virtual_node_label {
+            push(edge.virtual_node);
+        }
+        let shape = Arc::clone(&self.requests.shape);
+        let Some(series) = self.requests.of(key, now_ms, room) else { return };
+        let times = edge.times;
+        if let Some(requests) = series.counters.get_mut(REQUESTS) {
+            *requests += times;
+        }
+        if let Some(failed) = series.counters.get_mut(FAILED).filter(|_| edge.failed) {
+            *failed += times;
+        }
+        // Of an end that sends no spans the duration is what the other end saw.
+        let (client, server) = (edge.client_seconds, edge.server_seconds);
+        for (histogram, seconds) in [(SERVER, server.or(client)), (CLIENT, client.or(server))] {
+            if let Some(seconds) = seconds {
+                series.observe(&shape, histogram, seconds, times, trace_id);
+            }
+        }
+        if plan.messaging && edge.connection == Connection::Messaging {
+            let seconds = edge.server_start_ns.saturating_sub(edge.client_end_ns) as f64 / 1e9;
+            series.observe(&shape, MESSAGING, seconds, times, trace_id);
+        }
+    }
+}
+
+fn edge_key(trace: &[u8; 16], span: &[u8]) -> EdgeKey {
+    let mut key = [0; 24];
+    for (to, from) in key.iter_mut().zip(trace.iter().chain(span)) {
+        *to = *from;
+    }
+    key
+}
