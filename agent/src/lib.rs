@@ -10,6 +10,7 @@ pub mod ebpf;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod gpu;
 pub mod kernel;
 pub mod pipeline;
 pub mod print;

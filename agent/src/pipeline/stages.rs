@@ -10,6 +10,7 @@ use crate::{
     decode::{Decoder, Event},
     discover::Processes,
     export::SpanQueue,
+    gpu::{Finished, GpuSpans, Interval},
     print::Printer,
     span::{Clock, FinishedSpan, SpanBuilder},
     stitch::Stitcher,
@@ -50,6 +51,7 @@ struct Rest {
     stitcher: Stitcher,
     processes: Processes,
     spans: SpanBuilder,
+    gpu: GpuSpans,
     out: Out,
     /// Processes that the rules do not select: the kernel is told to leave them alone.
     unselected: Vec<u32>,
@@ -72,12 +74,13 @@ impl Stages {
         stitcher: Stitcher,
         processes: Processes,
         spans: SpanBuilder,
+        gpu: GpuSpans,
         out: Out,
         since_ns: u64,
     ) -> Self {
         let records =
             [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
-        let rest = Rest { stitcher, processes, spans, out, unselected: Vec::new(), since_ns };
+        let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
     }
 
@@ -140,6 +143,7 @@ impl Stages {
             decoder.progress(exchange.connection, state.as_ref(), now_ns, &mut |event| rest.event(event));
         }
         decoder.tick(now_ns, &mut |event| rest.event(event));
+        rest.release(now_ns);
         rest.flush_printer();
         self.count();
         if now_ns.saturating_sub(self.ticked_slowly_ns) >= SLOW_TICK_NS {
@@ -156,6 +160,8 @@ impl Stages {
     pub fn finish(&mut self, source: &mut dyn Source) -> Result<(), CaptureError> {
         let Self { decoder, rest, .. } = self;
         decoder.finish(&mut |event| rest.event(event));
+        // No sample will come any more.
+        rest.release(u64::MAX);
         rest.flush_printer();
         self.count();
         self.count_kernel(source)
@@ -232,35 +238,54 @@ impl Rest {
         }
         match event {
             Event::Opened(origin) => self.stitcher.opened(origin),
-            Event::Began(origin, head) => self.stitcher.began(origin, head),
+            Event::Began(origin, head) => {
+                self.stitcher.began(origin, head);
+                self.gpu.began(origin, false);
+            }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
-            Event::Dropped(origin) => self.stitcher.dropped(origin),
+            Event::Dropped(origin) => {
+                self.stitcher.dropped(origin);
+                self.gpu.ended(origin.id);
+            }
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
                 let span = self.spans.build(exchange, ids, &process);
-                self.print(&span);
-                self.out.telemetry.spans.inc();
-                self.out.queue.push(span);
+                self.gpu.ended(origin.id);
+                let interval = Interval { start_ns: origin.begin_ns, end_ns: exchange.end_ns };
+                let finished = Finished { tgid: origin.tgid, interval, output_tokens: None };
+                if let Some(span) = self.gpu.take(span, finished) {
+                    self.out.push(span);
+                }
             }
         }
     }
 
-    fn print(&mut self, span: &FinishedSpan) {
-        let result = self.out.printer.as_mut().map_or(Ok(()), |printer| printer.print(span));
-        self.give_up_printing_on(result);
+    /// Lets go of the spans that waited for a sample of their GPU.
+    fn release(&mut self, now_ns: u64) {
+        let Self { gpu, processes, spans, out, .. } = self;
+        gpu.tick(now_ns, spans.clock(), processes, &mut |span| out.push(span));
     }
 
     fn flush_printer(&mut self) {
         let result = self.out.printer.as_mut().map_or(Ok(()), Printer::flush);
+        self.out.give_up_printing_on(result);
+    }
+}
+
+impl Out {
+    fn push(&mut self, span: FinishedSpan) {
+        let result = self.printer.as_mut().map_or(Ok(()), |printer| printer.print(&span));
         self.give_up_printing_on(result);
+        self.telemetry.spans.inc();
+        self.queue.push(span);
     }
 
     /// Whoever read standard output may have gone; the export goes on.
     fn give_up_printing_on(&mut self, result: std::io::Result<()>) {
         if let Err(error) = result {
             tracing::warn!(%error, "spans are no longer printed");
-            self.out.printer = None;
+            self.printer = None;
         }
     }
 }
