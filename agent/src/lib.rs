@@ -11,6 +11,7 @@ pub mod export;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gpu;
+pub mod inference;
 pub mod kernel;
 pub mod pipeline;
 pub mod print;

@@ -135,3 +135,43 @@ pub mod gpu {
     /// Its number.
     pub const COATI_XID: &str = "coati.gpu.xid.code";
 }
+
+/// What a span says of an inference request.
+pub mod gen_ai {
+    /// `chat`, `text_completion`, `embeddings`; ours: `predict`.
+    pub const OPERATION_NAME: &str = "gen_ai.operation.name";
+    /// `ollama`, `openai`, …
+    pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
+    /// Model that was asked for.
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// Model that answered.
+    pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+    /// Tokens of the prompt.
+    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens that were generated.
+    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// Why generation ended.
+    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    /// Whether tokens are sent as they come.
+    pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
+    /// Seconds from the request's first byte to the first byte of the response's body.
+    pub const TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+    /// Seconds from one token to the next, mean.
+    pub const COATI_TIME_PER_TOKEN: &str = "coati.inference.time_per_output_token";
+    /// Tokens per second of generation.
+    pub const COATI_TOKENS_PER_SECOND: &str = "coati.inference.tokens_per_second";
+    /// Seconds in which the model was loaded, as the server says.
+    pub const COATI_LOAD_DURATION: &str = "coati.inference.load.duration";
+    /// Seconds for the prompt, as the server says.
+    pub const COATI_PROMPT_DURATION: &str = "coati.inference.prompt.duration";
+    /// Seconds for the tokens, as the server says.
+    pub const COATI_GENERATION_DURATION: &str = "coati.inference.generation.duration";
+    /// The model was loaded for this request.
+    pub const COATI_COLD_LOAD: &str = "coati.inference.cold_load";
+    /// [`OPERATION_NAME`] as a label of Prometheus.
+    pub const LABEL_OPERATION_NAME: &str = "gen_ai_operation_name";
+    /// [`PROVIDER_NAME`] as a label of Prometheus.
+    pub const LABEL_PROVIDER_NAME: &str = "gen_ai_provider_name";
+    /// [`REQUEST_MODEL`] as a label of Prometheus.
+    pub const LABEL_REQUEST_MODEL: &str = "gen_ai_request_model";
+}

@@ -73,7 +73,7 @@ fn xids(device: &DeviceHistory) -> Option<f64> {
 fn families() -> [Family; 13] {
     let gauge = |name, help, unit, series| Family { name, help, unit, is_counter: false, series };
     let counter = |name, help, unit, series| Family { name, help, unit, is_counter: true, series };
-    let ratio = || Some(Unit::Ratios);
+    let ratio = || Some(Unit::Other("ratio".to_owned()));
     [
         gauge(
             "hw_gpu_utilization",
@@ -287,8 +287,11 @@ impl Collector for GpuMetrics {
         let memory = of_process("coati_gpu_process_memory_usage", "Device memory of a process", Unit::Bytes);
         let rows = process_rows(&history, |process| process.memory.map(|bytes| bytes as f64));
         Self::encode_family(&mut encoder, &memory, &rows)?;
-        let utilization =
-            of_process("coati_gpu_process_utilization", "Use of the multiprocessors by a process", Unit::Ratios);
+        let utilization = of_process(
+            "coati_gpu_process_utilization",
+            "Use of the multiprocessors by a process",
+            Unit::Other("ratio".to_owned()),
+        );
         Self::encode_family(&mut encoder, &utilization, &process_rows(&history, |process| process.sm))?;
         if self.dcgm_names {
             for family in dcgm() {

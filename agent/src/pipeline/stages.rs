@@ -11,6 +11,7 @@ use crate::{
     discover::Processes,
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
+    inference::{Inference, recognise},
     print::Printer,
     span::{Clock, FinishedSpan, SpanBuilder},
     stitch::Stitcher,
@@ -27,7 +28,7 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    records: [Counter; 5],
+    records: [Counter; 6],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
     ticked_ns: u64,
@@ -78,8 +79,8 @@ impl Stages {
         out: Out,
         since_ns: u64,
     ) -> Self {
-        let records =
-            [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
+        let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit]
+            .map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
     }
@@ -87,10 +88,11 @@ impl Stages {
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, end, exec, exit] = &self.records;
+            let [begin, data, tail, end, exec, exit] = &self.records;
             match &record {
                 Record::Begin(..) => begin,
                 Record::Data(..) => data,
+                Record::Tail(..) => tail,
                 Record::End(_) => end,
                 Record::Exec(..) => exec,
                 Record::Exit(_) => exit,
@@ -103,7 +105,7 @@ impl Stages {
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
                     source.unskip(exit.tgid);
                 }
-                Record::Begin(..) | Record::Data(..) | Record::End(_) => {}
+                Record::Begin(..) | Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
             }
             let rest = &mut self.rest;
             self.decoder.record(record, &mut |event| rest.event(event));
@@ -240,7 +242,7 @@ impl Rest {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
                 self.stitcher.began(origin, head);
-                self.gpu.began(origin, false);
+                self.gpu.began(origin, recognise(head).is_some());
             }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Dropped(origin) => {
@@ -250,10 +252,22 @@ impl Rest {
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
-                let span = self.spans.build(exchange, ids, &process);
+                let mut span = self.spans.build(exchange, ids, &process);
+                let inference = Inference::of(exchange, &process);
+                if let Some(inference) = &inference {
+                    inference.describe(&mut span.span);
+                    self.out.telemetry.inference.count(inference, origin.role);
+                    for phase in inference.phases(&span, self.spans.clock()) {
+                        self.out.push(phase);
+                    }
+                }
                 self.gpu.ended(origin.id);
                 let interval = Interval { start_ns: origin.begin_ns, end_ns: exchange.end_ns };
-                let finished = Finished { tgid: origin.tgid, interval, output_tokens: None };
+                let finished = Finished {
+                    tgid: origin.tgid,
+                    interval,
+                    output_tokens: inference.and_then(|it| it.output_tokens()),
+                };
                 if let Some(span) = self.gpu.take(span, finished) {
                     self.out.push(span);
                 }
