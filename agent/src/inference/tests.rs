@@ -127,7 +127,7 @@ fn the_end_of_what_no_record_carries_is_read() {
         wire.response(&chunk("{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n"));
     }
     wire.response(&chunk(LAST)).response(b"0\r\n\r\n").close();
-    assert!(wire.records.len() < 100, "{} records", wire.records.len());
+    assert!(wire.records.len() < 140, "{} records", wire.records.len());
     assert_eq!(inference(&wire).facts.output_tokens, Some(5));
 
     let mut wire = Wire::client(1);
