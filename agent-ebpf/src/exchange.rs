@@ -341,12 +341,13 @@ fn tell<C: EbpfContext>(
         return None;
     }
     let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    let copied = source.copy(slot, moved.len, room);
-    connection.keep_tail(moved.meaning, moved.len, copied.last);
     if moved.meaning.direction() == direction::RESPONSE {
         let (socket, len, time_ns) = (moved.socket, moved.len, moved.time_ns);
-        tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, copied: &copied, is_told: tells });
+        let carried = if tells { Some(room) } else { None };
+        tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
     }
+    let copied = source.copy(slot, moved.len, room);
+    connection.keep_tail(moved.meaning, moved.len, copied.last);
     if !tells {
         return None;
     }

@@ -56,7 +56,7 @@ pub struct Slot(u32);
 
 impl Slot {
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    const COUNT: u32 = 6;
 
     /// Of programs that do not interrupt each other.
     pub const EXCLUSIVE: Self = Self(0);

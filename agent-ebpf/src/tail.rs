@@ -11,8 +11,8 @@ use coati_common::limits::{PAYLOAD_BYTES, TAILS};
 use coati_common::loss::Loss;
 
 use crate::emit;
-use crate::iov::{Copied, Source, kind};
-use crate::kread::{at_most, user_bytes};
+use crate::iov::{Source, end_of};
+use crate::kread::{at_most, own_bytes};
 use crate::scratch::{Payload, Record, Slot};
 
 /// `POST `, as eight bytes are read in.
@@ -20,8 +20,6 @@ const POST: [u8; 5] = *b"POST ";
 /// How a chunked body without trailers ends: `0`, and two line ends.
 const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\0\x000\r\n\r\n");
 const LAST_CHUNK_MASK: u64 = 0xff_ffff_ffff;
-/// A buffer shorter than this behind another one is a line end, or an empty chunk.
-const TRAILER: u64 = 16;
 
 /// The last bytes of a long response.
 #[repr(C)]
@@ -44,10 +42,6 @@ static KEPT: LruHashMap<u64, Kept> = LruHashMap::with_max_entries(TAILS, 0);
 #[map]
 static NOTHING: PerCpuArray<Kept> = PerCpuArray::with_max_entries(1, 0);
 
-/// Records under construction.
-#[map]
-static TAIL: PerCpuArray<Record<Tail>> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
-
 /// Marks the connection if the request that begins with `payload` is one whose answer's end is of interest.
 #[inline(always)]
 pub fn mark(connection: &mut Connection, payload: &Payload, len: u64) {
@@ -62,57 +56,36 @@ pub struct Moved<'a> {
     pub len: u64,
     pub time_ns: u64,
     pub source: &'a Source,
-    pub copied: &'a Copied,
-    /// A record tells of the call.
-    pub is_told: bool,
+    /// How much of it a record will carry; `None` if no record tells of the call.
+    pub carried: Option<u64>,
 }
 
-/// Tells or keeps the end of what a call moved.
+/// Tells or keeps the end of what a call moved. Uses the slot's record, so the one that tells of the call comes later.
 #[inline(always)]
 pub fn take(slot: Slot, connection: &Connection, moved: &Moved<'_>) -> Option<()> {
-    if connection.flags & connection_flags::KEEPS_END == 0 || moved.is_told && moved.copied.len == moved.len {
+    if connection.flags & connection_flags::KEEPS_END == 0 || moved.carried.is_some_and(|carried| carried >= moved.len) {
         return None;
     }
-    let (address, len) = ending(slot, moved)?;
-    if moved.is_told {
-        let record = TAIL.get_ptr_mut(slot.number() as u32)?;
-        // SAFETY: as in `scratch`: the cell belongs to this CPU and to the one program that uses it now.
-        let record = unsafe { &mut *record };
-        // SAFETY: `len` is at most half the size of the payload.
-        if !unsafe { user_bytes(record.payload.as_mut_ptr(), len, address) } {
-            return None;
-        }
-        tell(record, connection.connection, connection.exchange, len, moved.time_ns);
+    let len = moved.source.copy_end(slot, moved.len);
+    if len == 0 {
+        return None;
+    }
+    if moved.carried.is_some() {
+        tell(slot.record::<Tail>()?, connection.connection, connection.exchange, len, moved.time_ns);
         return Some(());
     }
-    let is_last = u64::from_be_bytes(moved.copied.last) & LAST_CHUNK_MASK == LAST_CHUNK;
-    let which = u64::from(connection.exchange) << 1 | u64::from(is_last);
-    keep(moved.socket, connection.connection, which, address, len);
+    let is_last = end_of(slot.payload()?, len) & LAST_CHUNK_MASK == LAST_CHUNK;
+    keep(moved.socket, connection.connection, connection.exchange.into(), slot.number(), len);
     if is_last { tell_kept(moved.socket, moved.time_ns) } else { None }
 }
 
-/// Where the last bytes lie, and how many.
-#[inline(always)]
-fn ending(slot: Slot, moved: &Moved<'_>) -> Option<(u64, u64)> {
-    let [address, len] = match moved.source.kind {
-        kind::BUFFER => [moved.source.address, moved.len],
-        kind::VECTOR | kind::ITERATOR => {
-            let walk = slot.walk()?;
-            if walk.last[1] < TRAILER && walk.before[1] > 0 { walk.before } else { walk.last }
-        }
-        _ => return None,
-    };
-    let count = at_most::<{ PAYLOAD_BYTES as u64 }>(len);
-    if count == 0 { None } else { Some((address + len - count, count)) }
-}
-
-/// Appends to what is kept of the response on `socket`. `which` is the exchange and a bit that does not matter here.
+/// Appends the first `len` bytes of a slot's payload to what is kept of the response on `socket`.
 ///
 /// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep(socket: u64, connection: u64, which: u64, address: u64, len: u64) -> u64 {
-    let exchange = which >> 1;
+pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, len: u64) -> u64 {
+    let Some(payload) = Slot::numbered(slot).payload() else { return 0 };
     if KEPT.get_ptr_mut(&socket).is_none() {
         let Some(nothing) = NOTHING.get_ptr(0) else { return 0 };
         // SAFETY: nobody writes to it.
@@ -137,19 +110,21 @@ pub extern "C" fn keep(socket: u64, connection: u64, which: u64, address: u64, l
         if kept.current == 0 { kept.len[0] = 0 } else { kept.len[1] = 0 }
     }
     if kept.current == 0 {
-        kept.len[0] = append(&mut kept.halves[0], kept.len[0], len, address);
+        kept.len[0] = append(&mut kept.halves[0], kept.len[0], len, payload);
     } else {
-        kept.len[1] = append(&mut kept.halves[1], kept.len[1], len, address);
+        kept.len[1] = append(&mut kept.halves[1], kept.len[1], len, payload);
     }
     1
 }
 
 /// The length of the half with `len` bytes more.
 #[inline(always)]
-fn append(half: &mut Record<Tail>, used: u64, len: u64, address: u64) -> u64 {
+fn append(half: &mut Record<Tail>, used: u64, len: u64, payload: &Payload) -> u64 {
     let used = at_most::<{ PAYLOAD_BYTES as u64 }>(used);
     // SAFETY: offset and length are each at most half the size of the payload.
-    if unsafe { user_bytes(half.payload.as_mut_ptr().add(used as usize), len, address) } { used + len } else { used }
+    let to = unsafe { half.payload.as_mut_ptr().add(used as usize) };
+    // SAFETY: as above.
+    if unsafe { own_bytes(to, len, payload.as_ptr()) } { used + len } else { used }
 }
 
 /// Tells what is kept of the response on `socket`, the older half first.
