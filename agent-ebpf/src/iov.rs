@@ -8,7 +8,7 @@ use crate::kread::{Head, at_most, field, opaque, user, user_bytes};
 use crate::scratch::{Payload, Slot, Walk};
 
 /// Buffers of one call that are walked; bytes beyond are counted, not read.
-const BUFFERS: u64 = 16;
+const BUFFERS: u64 = 64;
 /// Buffers that are searched for the first byte.
 const FIRST_BUFFERS: u64 = 4;
 /// Buffers that a call has filled and that are walked back over.

@@ -76,6 +76,13 @@ impl Gpu {
         Ok(Self { shared, thread: Some(thread), config: config.clone() })
     }
 
+    /// What somebody else has read.
+    #[cfg(test)]
+    pub(super) fn of(history: History, config: &GpuConfig) -> Self {
+        let shared = Shared { history: Mutex::new(history), ..Shared::default() };
+        Self { shared: Arc::new(shared), thread: None, config: config.clone() }
+    }
+
     /// What was read so far.
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.shared.history()

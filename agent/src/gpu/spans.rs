@@ -158,3 +158,6 @@ pub(super) fn reach(interval: Duration) -> Duration {
 fn patience(interval: Duration) -> Duration {
     interval * 2 + Duration::from_millis(100)
 }
+
+#[cfg(test)]
+mod tests;
