@@ -20,6 +20,7 @@ use crate::iov::Source;
 use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket};
+use crate::tail;
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
 /// was entered.
@@ -340,6 +341,11 @@ fn tell<C: EbpfContext>(
         return None;
     }
     let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
+    if moved.meaning.direction() == direction::RESPONSE {
+        let (socket, len, time_ns) = (moved.socket, moved.len, moved.time_ns);
+        let carried = if tells { Some(room) } else { None };
+        tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
+    }
     let copied = source.copy(slot, moved.len, room);
     connection.keep_tail(moved.meaning, moved.len, copied.last);
     if !tells {
@@ -384,6 +390,7 @@ fn tell_begin<C: EbpfContext>(
     if !copied.readable {
         emit::lost(Loss::PayloadUnreadable);
     }
+    tail::mark(connection, slot.payload()?, copied.len);
     let record = slot.record::<Begin>()?;
     let head = &mut record.head;
     head.header = emit::header(Kind::Begin, moved.time_ns);

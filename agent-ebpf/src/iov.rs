@@ -8,7 +8,7 @@ use crate::kread::{Head, at_most, field, opaque, user, user_bytes};
 use crate::scratch::{Payload, Slot, Walk};
 
 /// Buffers of one call that are walked; bytes beyond are counted, not read.
-const BUFFERS: u64 = 16;
+const BUFFERS: u64 = 64;
 /// Buffers that are searched for the first byte.
 const FIRST_BUFFERS: u64 = 4;
 /// Buffers that a call has filled and that are walked back over.
@@ -183,6 +183,41 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Copies the last of the `moved` bytes, as many as fit, to the payload of `slot`; how many, 0 if they cannot be read
+    /// or found.
+    #[inline(always)]
+    pub fn copy_end(&self, slot: Slot, moved: u64) -> u64 {
+        let len = at_most::<{ PAYLOAD_BYTES as u64 }>(moved);
+        match self.kind {
+            kind::BUFFER => {
+                let Some(payload) = slot.payload() else { return 0 };
+                // SAFETY: `len` is at most half the size of `payload`.
+                if unsafe { user_bytes(payload.as_mut_ptr(), len, self.address + moved - len) } { len } else { 0 }
+            }
+            kind::VECTOR | kind::ITERATOR => {
+                let Some(walk) = slot.walk() else { return 0 };
+                *walk = Walk {
+                    vector: self.address,
+                    count: self.count,
+                    in_kernel: u64::from(self.kind == kind::ITERATOR),
+                    skip: u64::from(self.skip) + moved - len,
+                    left: len,
+                    copied: 0,
+                    room: len,
+                    last: [0; 2],
+                    before: [0; 2],
+                    unreadable: 0,
+                };
+                copy_vector(slot.number());
+                let Some(walk) = slot.walk() else { return 0 };
+                if walk.left == 0 && walk.unreadable == 0 { at_most::<{ PAYLOAD_BYTES as u64 }>(walk.copied) } else { 0 }
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// A `struct iov_iter`.
 struct Iterator {
     kind: u32,
@@ -272,7 +307,7 @@ pub extern "C" fn step(slot: u64, vector: u64) -> u64 {
         return 0;
     };
     let skip = if walk.skip < len { walk.skip } else { len };
-    walk.skip = 0;
+    walk.skip -= skip;
     let (address, len) = (address + skip, len - skip);
     let len = if len < walk.left { len } else { walk.left };
     if len == 0 {
@@ -311,7 +346,7 @@ fn last_of(address: u64, len: u64) -> u64 {
 
 /// The last eight of the first `len` bytes of `payload` as a big-endian number.
 #[inline(always)]
-fn end_of(payload: &Payload, len: u64) -> u64 {
+pub fn end_of(payload: &Payload, len: u64) -> u64 {
     let start = at_most::<{ PAYLOAD_BYTES as u64 }>(len.saturating_sub(8));
     // SAFETY: eight bytes from at most the middle of `payload` on.
     let end = u64::from_be(unsafe { payload.as_ptr().add(start as usize).cast::<u64>().read_unaligned() });

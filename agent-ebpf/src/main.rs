@@ -23,6 +23,7 @@ mod kread;
 mod maps;
 mod scratch;
 mod sock;
+mod tail;
 
 /// The helpers that read kernel memory are lent to programs under the GPL only.
 #[unsafe(link_section = "license")]

@@ -18,6 +18,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("elf", elf),
     ("http1_request", http1_request),
     ("http1_response", http1_response),
+    ("inference", inference),
     ("record", record),
     ("traceparent", traceparent),
 ];
@@ -66,6 +67,11 @@ pub fn http1_response(bytes: &[u8]) {
             "a whole head is no longer than the bytes that it was read from"
         );
     }
+}
+
+/// The bodies of a request to a model.
+pub fn inference(bytes: &[u8]) {
+    crate::inference::read_any(bytes);
 }
 
 /// A record of the kernel programs.

@@ -10,6 +10,8 @@ pub mod ebpf;
 pub mod export;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod gpu;
+pub mod inference;
 pub mod kernel;
 pub mod pipeline;
 pub mod print;

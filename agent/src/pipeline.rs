@@ -1,7 +1,8 @@
 //! The stages, wired.
 //!
 //! ```text
-//! thread `capture`:  Source → Stages: decode → stitch → (discover) → span → print, queue
+//! thread `capture`:  Source → Stages: decode → stitch → (discover) → span → (gpu) → print, queue
+//! thread `gpu`:      NVML → samples
 //! tokio (main):      queue → export · /metrics · the agent's own metrics · signals
 //! ```
 //!
@@ -34,6 +35,7 @@ use crate::{
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
     export::{ExportError, SpanQueue, exporter},
+    gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     print::Printer,
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, StitchConfig, Stitcher},
@@ -69,6 +71,9 @@ pub enum PipelineError {
     /// The agent cannot tell how it is.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// GPUs cannot be looked at.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// No thread, or no runtime.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -89,12 +94,18 @@ async fn run_until_signal(config: &Config) -> Result<(), PipelineError> {
     let telemetry = Telemetry::default();
     let mut terminate = signal(SignalKind::terminate()).map_err(PipelineError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(PipelineError::Start)?;
-    let server = Server::bind(config.listen, telemetry.clone()).await?;
+    let mut server = Server::bind(config.listen, telemetry.clone()).await?;
     let settings = config.export_settings();
     let (queue, exporter) = exporter(&settings, &telemetry, fastrand::f64)?;
     let tree = ProcTree::new("/proc");
+    let host = Host::of(&tree);
+    let gpu_config = config.gpu_config();
+    let gpu = gpu_config.enabled.then(|| Gpu::start(&gpu_config, tree.clone())).transpose()?;
+    if let Some(gpu) = &gpu {
+        server.add(GpuMetrics::new(gpu, host.name()));
+    }
     let own_metrics = config
-        .otlp_metrics(Host::of(&tree).name().map(str::to_owned))
+        .otlp_metrics(host.name().map(str::to_owned))
         .map(|settings| OtlpMetrics::start(&settings, &telemetry))
         .transpose()?;
 
@@ -105,7 +116,7 @@ async fn run_until_signal(config: &Config) -> Result<(), PipelineError> {
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, mut capture_ended) = oneshot::channel();
-    let capture = CaptureThread { config: config.clone(), tree, queue, telemetry, stop: Arc::clone(&stop) };
+    let capture = CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, stop: Arc::clone(&stop) };
     thread::Builder::new()
         .name("capture".to_owned())
         .spawn(move || {
@@ -160,12 +171,13 @@ struct CaptureThread {
     tree: ProcTree,
     queue: SpanQueue,
     telemetry: Telemetry,
+    gpu: Option<Gpu>,
     stop: Arc<AtomicBool>,
 }
 
 impl CaptureThread {
     fn run(self) -> Result<(), PipelineError> {
-        let Self { config, tree, queue, telemetry, stop } = self;
+        let Self { config, tree, queue, telemetry, gpu, stop } = self;
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
         let options = Options { skip, hooks: config.hooks.into(), debug: config.kernel_debug, ..Options::default() };
         let mut source = Capture::new(Programs::load(&options)?);
@@ -179,6 +191,7 @@ impl CaptureThread {
             Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
             Processes::new(tree, config.selection()),
             SpanBuilder::new(config.span_config(), clock()),
+            GpuSpans::new(gpu),
             Out { queue, printer, telemetry },
             since_ns,
         );

@@ -23,6 +23,8 @@ pub enum Kind {
     Exec = 4,
     /// An [`Exit`].
     Exit = 5,
+    /// A [`Tail`], followed by its payload.
+    Tail = 6,
 }
 
 impl Kind {
@@ -34,6 +36,7 @@ impl Kind {
             3 => Some(Self::End),
             4 => Some(Self::Exec),
             5 => Some(Self::Exit),
+            6 => Some(Self::Tail),
             _ => None,
         }
     }
@@ -175,6 +178,23 @@ pub struct Data {
     pub totals: Totals,
 }
 
+/// The last bytes of a call that moved more of a response to `POST` than its [`Data`] carries, or of several calls that
+/// got none. Comes before the record of that call.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Tail {
+    /// `kind` is [`Kind::Tail`].
+    pub header: Header,
+    /// As in [`Begin`].
+    pub connection: u64,
+    /// As in [`Begin`].
+    pub exchange: u32,
+    /// Bytes of payload that follow the record.
+    pub payload_len: u16,
+    /// Reserved, 0.
+    pub reserved: u16,
+}
+
 /// Why an [`End`] was written.
 pub mod end_reason {
     /// The socket was closed on this side, or is gone.
@@ -271,6 +291,8 @@ pub mod connection_flags {
     pub const ENDED: u8 = 2;
     /// The connection was reset, but the process has not read all of what came before.
     pub const RESET: u8 = 4;
+    /// The request is a `POST`: the end of its response is told as a [`super::Tail`].
+    pub const KEEPS_END: u8 = 8;
 }
 
 #[cfg(test)]
@@ -286,6 +308,7 @@ mod tests {
         assert_eq!(size_of::<Begin>(), 24 + 16 + 6 * 4 + 32 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 56);
         assert_eq!(size_of::<Data>(), 24 + 8 + 3 * 4 + 2 + 1 + 1 + 8 + 8 + 56);
         assert_eq!(size_of::<End>(), 24 + 8 + 4 + 4 + 56);
+        assert_eq!(size_of::<Tail>(), 24 + 8 + 4 + 2 + 2);
         assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);
         assert_eq!(size_of::<Exit>(), 24 + 8);
         assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8);

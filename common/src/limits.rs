@@ -21,5 +21,8 @@ pub const RING_BYTES: u32 = 4 << 20;
 /// Bytes of the path of a new executable that an [`crate::event::Exec`] record carries.
 pub const PATH_BYTES: usize = 128;
 
+/// Long responses to `POST` of which the kernel keeps the end at once.
+pub const TAILS: u32 = 512;
+
 /// Processes that can be exempt from being watched at once.
 pub const SKIPPED: u32 = 1024;

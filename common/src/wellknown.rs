@@ -83,3 +83,95 @@ pub mod span {
     /// What is not known of the exchange: `response`, `end`, `head`.
     pub const COATI_INCOMPLETE: &str = "coati.incomplete";
 }
+
+/// What a span says of a GPU, and the names of the events.
+pub mod gpu {
+    /// UUID of the device.
+    pub const HW_ID: &str = "hw.id";
+    /// Always `gpu`.
+    pub const HW_TYPE: &str = "hw.type";
+    /// Product name of the device.
+    pub const HW_NAME: &str = "hw.name";
+    /// Version of the driver.
+    pub const HW_DRIVER_VERSION: &str = "hw.driver_version";
+    /// Use of the device, mean over the span, 0 to 1.
+    pub const HW_UTILIZATION: &str = "hw.gpu.utilization";
+    /// Bytes of device memory of the process, highest in the span.
+    pub const HW_MEMORY_USAGE: &str = "hw.gpu.memory.usage";
+    /// Watts of the device, mean over the span.
+    pub const HW_POWER: &str = "hw.power";
+    /// Joules in the span that are the process's.
+    pub const HW_ENERGY: &str = "hw.energy";
+    /// Degrees Celsius, highest in the span.
+    pub const HW_TEMPERATURE: &str = "hw.temperature";
+    /// Use of the device, highest in the span.
+    pub const COATI_UTILIZATION_MAX: &str = "coati.gpu.utilization.max";
+    /// Use of the multiprocessors by the process, mean over the span.
+    pub const COATI_PROCESS_UTILIZATION: &str = "coati.gpu.process.utilization";
+    /// Bytes of device memory in use by anybody, highest in the span.
+    pub const COATI_MEMORY_USAGE: &str = "coati.gpu.memory.usage";
+    /// Joules of the device in the span.
+    pub const COATI_ENERGY: &str = "coati.gpu.energy";
+    /// How the process's joules were told from the device's: `sm_utilization`, `sole_process`.
+    pub const COATI_ENERGY_METHOD: &str = "coati.gpu.energy.method";
+    /// Joules for each token that was generated.
+    pub const COATI_ENERGY_PER_TOKEN: &str = "coati.gpu.energy.per_token";
+    /// Part of the span that samples speak for, 0 to 1.
+    pub const COATI_COVERAGE: &str = "coati.gpu.coverage";
+    /// Samples that speak for a part of the span.
+    pub const COATI_SAMPLES: &str = "coati.gpu.samples";
+    /// Other services that used the device in the span.
+    pub const COATI_OTHERS: &str = "coati.gpu.others";
+    /// Every device, where the process used several.
+    pub const COATI_IDS: &str = "coati.gpu.ids";
+    /// UUID of the GPU that a MIG device is a part of.
+    pub const COATI_PARENT_ID: &str = "coati.gpu.parent.id";
+    /// Event: something kept the device's clocks down.
+    pub const THROTTLED_EVENT: &str = "coati.gpu.throttled";
+    /// What.
+    pub const COATI_THROTTLE_REASON: &str = "coati.gpu.throttle.reason";
+    /// Event: the driver told of a critical error.
+    pub const XID_EVENT: &str = "coati.gpu.xid";
+    /// Its number.
+    pub const COATI_XID: &str = "coati.gpu.xid.code";
+}
+
+/// What a span says of an inference request.
+pub mod gen_ai {
+    /// `chat`, `text_completion`, `embeddings`; ours: `predict`.
+    pub const OPERATION_NAME: &str = "gen_ai.operation.name";
+    /// `ollama`, `openai`, …
+    pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
+    /// Model that was asked for.
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// Model that answered.
+    pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+    /// Tokens of the prompt.
+    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens that were generated.
+    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// Why generation ended.
+    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    /// Whether tokens are sent as they come.
+    pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
+    /// Seconds from the request's first byte to the first byte of the response's body.
+    pub const TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+    /// Seconds from one token to the next, mean.
+    pub const COATI_TIME_PER_TOKEN: &str = "coati.inference.time_per_output_token";
+    /// Tokens per second of generation.
+    pub const COATI_TOKENS_PER_SECOND: &str = "coati.inference.tokens_per_second";
+    /// Seconds in which the model was loaded, as the server says.
+    pub const COATI_LOAD_DURATION: &str = "coati.inference.load.duration";
+    /// Seconds for the prompt, as the server says.
+    pub const COATI_PROMPT_DURATION: &str = "coati.inference.prompt.duration";
+    /// Seconds for the tokens, as the server says.
+    pub const COATI_GENERATION_DURATION: &str = "coati.inference.generation.duration";
+    /// The model was loaded for this request.
+    pub const COATI_COLD_LOAD: &str = "coati.inference.cold_load";
+    /// [`OPERATION_NAME`] as a label of Prometheus.
+    pub const LABEL_OPERATION_NAME: &str = "gen_ai_operation_name";
+    /// [`PROVIDER_NAME`] as a label of Prometheus.
+    pub const LABEL_PROVIDER_NAME: &str = "gen_ai_provider_name";
+    /// [`REQUEST_MODEL`] as a label of Prometheus.
+    pub const LABEL_REQUEST_MODEL: &str = "gen_ai_request_model";
+}

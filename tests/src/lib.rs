@@ -5,6 +5,7 @@ pub mod backend;
 pub mod fault;
 pub mod front;
 pub mod http;
+pub mod inference;
 pub mod load;
 pub mod moto;
 pub mod process;

@@ -23,10 +23,14 @@ pub struct Seen {
     pub name: String,
     /// `STATUS_CODE_…`, empty if unset.
     pub status: String,
+    /// Start, Unix time in nanoseconds.
+    pub start_ns: u64,
     /// Nanoseconds from start to end.
     pub duration_ns: u64,
     /// Attributes of the span, as texts.
     pub attributes: BTreeMap<String, String>,
+    /// Names of its events.
+    pub events: Vec<String>,
     /// Attributes of its resource, as texts.
     pub resource: BTreeMap<String, String>,
 }
@@ -84,10 +88,12 @@ fn seen(span: &Value, resource: &BTreeMap<String, String>) -> Result<Seen> {
         kind: text(span.get("kind")),
         name: text(span.get("name")),
         status: text(status),
+        start_ns: time("startTimeUnixNano")?,
         duration_ns: time("endTimeUnixNano")?
             .checked_sub(time("startTimeUnixNano")?)
             .context("ends before it starts")?,
         attributes: attributes(span.get("attributes")),
+        events: list(span.get("events")).iter().map(|event| text(event.get("name"))).collect(),
         resource: resource.clone(),
     })
 }
@@ -152,8 +158,10 @@ mod tests {
             kind: String::new(),
             name: String::new(),
             status: String::new(),
+            start_ns: 0,
             duration_ns: 0,
             attributes: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+            events: Vec::new(),
             resource: BTreeMap::new(),
         };
         assert_eq!(with("url.full", "http://127.0.0.1:80/a/b?c=d").path(), "/a/b");

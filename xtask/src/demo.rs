@@ -20,6 +20,7 @@ use coati_tests::tools::{binaries, target};
 use crate::commands::{cargo, execute};
 use crate::{ebpf, setup};
 
+mod inference;
 mod report;
 
 /// How often the table is printed.
@@ -48,6 +49,9 @@ pub(crate) struct Options {
     /// How long to run, such as `30s` or `5m`; without it, until Ctrl-C.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     length: Option<Duration>,
+    /// Has a simulated GPU, whose values are in the spans of the inference server.
+    #[arg(long)]
+    fake_gpu: bool,
 }
 
 /// Runs the demo; fails if no span arrived.
@@ -63,18 +67,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let addresses = [3200, 4317, 4318].map(usual_or_free);
     let [api, grpc, http] = addresses;
     let backend = Backend::start_at(&binaries(), &folder, &[], [api?, grpc?, http?])?;
-    let agent = Agent::start(&folder, &format!("http://{}", backend.grpc), &[])?;
+    let models = inference::Models::start(&folder, options.fake_gpu)?;
+    let arguments = models.agent_arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let agent = Agent::start(&folder, &format!("http://{}", backend.grpc), &arguments)?;
     // Started after the agent, like any service that is deployed later; what ran before is seen just as well.
     let sample = Sample::start(&folder.join("sample"))?;
     println!("backend  http://{}   (Grafana: a Tempo data source with this URL)", backend.api);
     println!("agent    http://{}/metrics", agent.listen);
     println!("sample   {} → FastAPI → Node → Go, {RATE} requests/s", sample.url(Server::Nginx));
+    println!("models   {}/api/chat   (answers like ollama; there is no model behind it)", models.url());
+    if options.fake_gpu {
+        println!("GPU      SIMULATED: its name, power and temperature come from a timeline, not from a device");
+    }
     println!("logs     {}", folder.display());
 
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = thread::spawn({
         let (address, stop) = (sample.address(Server::Nginx), Arc::clone(&stop));
         move || traffic(address, &stop)
+    });
+    let questions = thread::spawn({
+        let (url, stop) = (models.url(), Arc::clone(&stop));
+        move || inference::traffic(&url, &stop)
     });
     let begin = Instant::now();
     while options.length.is_none_or(|length| begin.elapsed() < length) {
@@ -86,6 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     stop.store(true, Ordering::Relaxed);
     traffic.join().map_err(|_| anyhow::anyhow!("the traffic's thread panicked"))??;
+    questions.join().map_err(|_| anyhow::anyhow!("the questions' thread panicked"))??;
     // What was captured last is on its way for a moment: batch, export, fsync.
     thread::sleep(Duration::from_secs(1));
     if !show(&backend, &agent)? {
@@ -104,6 +120,9 @@ fn show(backend: &Backend, agent: &Agent) -> Result<bool> {
     };
     print!("{}", report::services(&found));
     print!("{}", report::tree(&trace, &backend.get(&format!("/api/v2/traces/{trace}"))?.json()?));
+    if let Some(inference) = inference::latest(backend)? {
+        print!("{inference}");
+    }
     let lost = agent.metric("coati_agent_losses_total", &[])?;
     println!("\nlost by the agent: {lost}; ask for more while it runs:");
     for path in [

@@ -1,6 +1,6 @@
 //! From the bytes of a ring buffer record to a [`Record`]. The layouts are `coati_common::event`'s, in native byte order.
 
-use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Totals};
+use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Tail, Totals};
 use coati_common::limits::PATH_BYTES;
 
 /// A record of the kernel programs.
@@ -10,6 +10,8 @@ pub enum Record {
     Begin(Box<Begin>, Vec<u8>),
     /// Bytes of an exchange, the first of them included.
     Data(Data, Vec<u8>),
+    /// The last bytes of what the next record of the exchange tells of, or of what no record told of.
+    Tail(Tail, Vec<u8>),
     /// A connection is over.
     End(End),
     /// A process runs another program, whose path this is, possibly cut.
@@ -24,6 +26,7 @@ impl Record {
         match self {
             Self::Begin(begin, _) => &begin.header,
             Self::Data(data, _) => &data.header,
+            Self::Tail(tail, _) => &tail.header,
             Self::End(end) => &end.header,
             Self::Exec(header, ..) => header,
             Self::Exit(exit) => &exit.header,
@@ -37,6 +40,7 @@ impl Record {
         match Kind::from_u32(header.kind).ok_or(RecordError::Kind { found: header.kind })? {
             Kind::Begin => fields.begin(header),
             Kind::Data => fields.data(header),
+            Kind::Tail => fields.tail(header),
             Kind::End => fields.end(header).map(Self::End),
             Kind::Exec => fields.exec(header),
             Kind::Exit => Ok(Self::Exit(Exit { header, tgid: fields.u32()?, reserved: fields.u32()? })),
@@ -120,6 +124,18 @@ impl Fields<'_> {
         };
         let payload = self.slice(data.payload_len.into())?.to_vec();
         Ok(Record::Data(data, payload))
+    }
+
+    fn tail(&mut self, header: Header) -> Result<Record, RecordError> {
+        let tail = Tail {
+            header,
+            connection: self.u64()?,
+            exchange: self.u32()?,
+            payload_len: self.u16()?,
+            reserved: self.u16()?,
+        };
+        let payload = self.slice(tail.payload_len.into())?.to_vec();
+        Ok(Record::Tail(tail, payload))
     }
 
     fn end(&mut self, header: Header) -> Result<End, RecordError> {

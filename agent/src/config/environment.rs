@@ -11,7 +11,7 @@ use crate::discover::Ports;
 /// Applies the variables that are set and not empty.
 pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     let environment = Environment { variable };
-    let Config { log_level, listen, hooks, print, kernel_debug, export, discovery, spans, routes: _, telemetry } =
+    let Config { log_level, listen, hooks, print, kernel_debug, export, discovery, spans, routes: _, gpu, telemetry } =
         config;
 
     environment.set(log_level, &["COATI_AGENT_LOG_LEVEL", "OTEL_EBPF_LOG_LEVEL", "BEYLA_LOG_LEVEL"])?;
@@ -62,6 +62,12 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     }
 
     environment.set(&mut spans.redact_query, &["COATI_AGENT_REDACT_QUERY"])?;
+
+    environment.set(&mut gpu.enabled, &["COATI_AGENT_GPU"])?;
+    environment.set(&mut gpu.library, &["COATI_AGENT_GPU_LIBRARY"])?;
+    environment.set(&mut gpu.interval, &["COATI_AGENT_GPU_INTERVAL"])?;
+    environment.set(&mut gpu.idle_interval, &["COATI_AGENT_GPU_IDLE_INTERVAL"])?;
+    environment.set(&mut gpu.dcgm_names, &["COATI_AGENT_GPU_DCGM_NAMES"])?;
 
     let metrics = &mut telemetry.otlp_metrics;
     if let Some(endpoint) = environment.get(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])? {

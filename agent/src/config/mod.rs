@@ -8,7 +8,12 @@ mod error;
 mod file;
 mod value;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use globset::GlobMatcher;
 use serde::Deserialize;
@@ -19,6 +24,7 @@ use value::Value;
 use crate::{
     discover::{Ports, Rule, Selection},
     export::{Compression, Protocol, Settings},
+    gpu::GpuConfig,
     kernel::features::HookSet,
     print::Format,
     span::{RouteConfig, SpanConfig},
@@ -52,6 +58,8 @@ pub struct Config {
     pub spans: SpansConfig,
     /// How routes are made of paths.
     pub routes: RoutesConfig,
+    /// How GPUs are looked at.
+    pub gpu: GpuSection,
     /// What the agent tells of itself.
     pub telemetry: TelemetryConfig,
 }
@@ -68,6 +76,7 @@ impl Default for Config {
             discovery: DiscoveryConfig::default(),
             spans: SpansConfig::default(),
             routes: RoutesConfig::default(),
+            gpu: GpuSection::default(),
             telemetry: TelemetryConfig::default(),
         }
     }
@@ -175,6 +184,34 @@ impl Default for RoutesConfig {
     fn default() -> Self {
         let RouteConfig { patterns, max_words } = RouteConfig::default();
         Self { patterns, max_words }
+    }
+}
+
+/// Section `gpu`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GpuSection {
+    /// Whether GPUs are looked at.
+    #[serde(deserialize_with = "value::text")]
+    pub enabled: bool,
+    /// Path of NVIDIA's management library; absent, it is looked for where drivers put it.
+    #[serde(deserialize_with = "value::optional")]
+    pub library: Option<PathBuf>,
+    /// Time between two samples while a request runs in a process that uses a GPU.
+    #[serde(deserialize_with = "value::text")]
+    pub interval: Duration,
+    /// The same while none does.
+    #[serde(deserialize_with = "value::text")]
+    pub idle_interval: Duration,
+    /// Whether `/metrics` also has the names of NVIDIA's DCGM exporter.
+    #[serde(deserialize_with = "value::text")]
+    pub dcgm_names: bool,
+}
+
+impl Default for GpuSection {
+    fn default() -> Self {
+        let GpuConfig { enabled, library, interval, idle_interval, dcgm_names } = GpuConfig::default();
+        Self { enabled, library, interval, idle_interval, dcgm_names }
     }
 }
 
@@ -324,6 +361,12 @@ impl Config {
         let RoutesConfig { patterns, max_words } = &self.routes;
         let routes = RouteConfig { patterns: patterns.clone(), max_words: *max_words };
         SpanConfig { redact_query: self.spans.redact_query, routes }
+    }
+
+    /// How GPUs are looked at.
+    pub fn gpu_config(&self) -> GpuConfig {
+        let GpuSection { enabled, library, interval, idle_interval, dcgm_names } = self.gpu.clone();
+        GpuConfig { enabled, library, interval, idle_interval, dcgm_names }
     }
 
     /// Which processes are observed.

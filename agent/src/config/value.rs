@@ -1,6 +1,6 @@
 //! Values as text: the same notation in a file, in the environment and on the command line.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use globset::GlobMatcher;
 use http::Uri;
@@ -65,6 +65,22 @@ impl Value for SocketAddr {
 
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "an absolute path";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(Self::from(text)).filter(|path| path.is_absolute())
+    }
+}
+
+impl Value for Option<PathBuf> {
+    const EXPECTED: &'static str = PathBuf::EXPECTED;
+
+    fn from_text(text: &str) -> Option<Self> {
+        PathBuf::from_text(text).map(Some)
     }
 }
 

@@ -114,6 +114,15 @@ impl Connection {
         }
     }
 
+    /// The last bytes of the newest exchange's response so far.
+    pub(super) fn tail(&mut self, exchange: u32, bytes: &[u8]) {
+        if exchange == self.number
+            && let Some(front) = self.pending.front_mut()
+        {
+            front.take_end(bytes);
+        }
+    }
+
     /// The connection is over.
     pub(super) fn end(&mut self, end: &End, out: &mut Out<'_>) {
         self.last_ns = self.last_ns.max(end.header.time_ns);

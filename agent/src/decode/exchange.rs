@@ -160,4 +160,19 @@ pub struct Exchange {
     pub incomplete: Option<Incomplete>,
     /// What went wrong on the wire.
     pub failure: Option<Failure>,
+    /// What was captured of the bodies, of requests that look like inference.
+    pub bodies: Option<Box<Bodies>>,
+}
+
+/// The captured parts of an exchange's bodies, chunk framing included.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bodies {
+    /// The start of the request's body.
+    pub request: Box<[u8]>,
+    /// The start of the response's body.
+    pub response: Box<[u8]>,
+    /// The end of the response, what is in [`Self::response`] included where it is short; there may be gaps in it.
+    pub response_end: Box<[u8]>,
+    /// First byte behind the response's head, nanoseconds of `CLOCK_MONOTONIC`.
+    pub response_first_ns: Option<u64>,
 }

@@ -1,9 +1,18 @@
 //! A request or a response while its bytes move.
 
+use coati_common::limits::HEAD_BYTES;
+
 use super::{
     body::{Body, Moved, Tail},
     http1::{HEAD_LIMIT, Head, HeadError, Method, RequestHead, ResponseHead},
 };
+use crate::inference::recognise;
+
+/// Keeps the start of a body: known bytes, as long as none before them is missing.
+fn keep(kept: &mut Vec<u8>, moved: &Moved<'_>) {
+    let room = HEAD_BYTES.saturating_sub(kept.len());
+    kept.extend(moved.known().iter().take(room));
+}
 
 /// Puts a head together that comes in pieces.
 #[derive(Debug, Default)]
@@ -65,6 +74,8 @@ pub(super) struct RequestStream {
     tail: Tail,
     /// Bytes so far, head included.
     pub(super) bytes: u64,
+    /// The start of the body, where it is wanted.
+    pub(super) kept: Option<Vec<u8>>,
 }
 
 impl RequestStream {
@@ -77,6 +88,9 @@ impl RequestStream {
             self.set_head(head);
         }
         if let Stage::Body(body) = &mut self.stage {
+            if let Some(kept) = &mut self.kept {
+                keep(kept, moved);
+            }
             body.take(moved, &mut self.tail);
         }
         self.bytes += before - moved.len();
@@ -94,6 +108,7 @@ impl RequestStream {
 
     fn set_head(&mut self, head: RequestHead) {
         self.stage = Stage::Body(Body::of_request(&head));
+        self.kept = recognise(&head).map(|_| Vec::new());
         self.head = Some(head);
     }
 
@@ -118,6 +133,8 @@ pub(super) struct ResponseStream {
     pub(super) bytes: u64,
     /// What came first is not HTTP/1.
     pub(super) is_malformed: bool,
+    /// The start of the body, where it is wanted.
+    pub(super) kept: Option<Vec<u8>>,
 }
 
 impl ResponseStream {
@@ -146,6 +163,9 @@ impl ResponseStream {
             }
         }
         if let Stage::Body(body) = &mut self.stage {
+            if let Some(kept) = &mut self.kept {
+                keep(kept, moved);
+            }
             body.take(moved, &mut self.tail);
         }
         self.bytes += before - moved.len();
@@ -175,6 +195,11 @@ impl ResponseStream {
     fn set_head(&mut self, head: ResponseHead, method: Method) {
         self.stage = Stage::Body(Body::of_response(&head, method, head.size() as u64));
         self.head = Some(head);
+    }
+
+    /// Bytes behind the head were seen.
+    pub(super) fn has_body(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| self.bytes > head.size() as u64)
     }
 
     /// Bytes of the response were seen.

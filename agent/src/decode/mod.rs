@@ -22,7 +22,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use counters::DecodeCounters;
-pub use exchange::{Exchange, ExchangeId, Failure, Incomplete, Key, Origin, Role};
+pub use exchange::{Bodies, Exchange, ExchangeId, Failure, Incomplete, Key, Origin, Role};
 pub use http1::{Framing, Head, HeadError, Method, RequestHead, ResponseHead, Version};
 pub use table::{DecodeConfig, Decoder, LongRunning};
 

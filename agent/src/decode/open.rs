@@ -3,7 +3,7 @@
 use coati_common::event::Totals;
 
 use super::{
-    DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
+    Bodies, DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
     body::Moved,
     http1::{Head, HeadError, Method},
     message::{RequestStream, ResponseStream},
@@ -62,7 +62,14 @@ pub(super) struct Open {
     pub(super) last_ns: u64,
     pub(super) chunks: u32,
     longest_gap_ns: u64,
+    /// First byte behind the response's head, 0 before it came.
+    body_first_ns: u64,
+    /// The end of the response so far, where it is wanted.
+    response_end: Vec<u8>,
 }
+
+/// Bytes of the end of a response that are kept.
+const END_BYTES: usize = 2048;
 
 impl Open {
     pub(super) fn new(origin: Origin) -> Self {
@@ -76,6 +83,8 @@ impl Open {
             last_ns: 0,
             chunks: 0,
             longest_gap_ns: 0,
+            body_first_ns: 0,
+            response_end: Vec::new(),
         }
     }
 
@@ -99,7 +108,13 @@ impl Open {
 
     pub(super) fn take_response(&mut self, moved: &mut Moved<'_>, at: Moment<'_>, is_alone: bool, out: &mut Out<'_>) {
         let before = moved.len();
+        if self.request.kept.is_some() && self.response.kept.is_none() {
+            self.response.kept = Some(Vec::new());
+        }
         let interim = self.response.take(moved, self.method());
+        if self.body_first_ns == 0 && self.response.has_body() {
+            self.body_first_ns = at.first_ns;
+        }
         if interim {
             (self.first_ns, self.chunks) = (0, 0);
         }
@@ -121,6 +136,31 @@ impl Open {
             self.chunks = self.chunks.max(totals.response_chunks);
             self.longest_gap_ns = self.longest_gap_ns.max(totals.longest_gap_ns);
         }
+    }
+
+    /// The last bytes of what the next record tells of, or of what no record told of.
+    pub(super) fn take_end(&mut self, bytes: &[u8]) {
+        if self.request.kept.is_none() {
+            return;
+        }
+        self.response_end.extend_from_slice(bytes);
+        let surplus = self.response_end.len().saturating_sub(END_BYTES);
+        self.response_end.drain(..surplus);
+    }
+
+    fn bodies(&mut self) -> Option<Box<Bodies>> {
+        let request = self.request.kept.take()?.into();
+        let response: Box<[u8]> = self.response.kept.take().unwrap_or_default().into();
+        // A response whose start is all of it has no other end.
+        let response_end = if self.response_end.is_empty() {
+            response.clone()
+        } else {
+            let start = response.len().min(END_BYTES.saturating_sub(self.response_end.len()));
+            let start = response.get(response.len() - start..).unwrap_or_default();
+            [start, &self.response_end].concat().into()
+        };
+        let response_first_ns = (self.body_first_ns > 0).then_some(self.body_first_ns);
+        Some(Box::new(Bodies { request, response, response_end, response_first_ns }))
     }
 
     pub(super) fn give_up(self: Box<Self>, out: &mut Out<'_>) {
@@ -172,6 +212,7 @@ impl Open {
         } else {
             Some(self.request.bytes.saturating_sub(request.size() as u64))
         };
+        let bodies = self.bodies();
         let exchange = Exchange {
             origin: self.origin,
             request_body_bytes,
@@ -184,6 +225,7 @@ impl Open {
             longest_gap_ns: self.longest_gap_ns,
             incomplete,
             failure,
+            bodies,
         };
         out.counters.ended += 1;
         (out.emit)(Event::Ended(&exchange));

@@ -91,6 +91,11 @@ impl Decoder {
         match record {
             Record::Begin(begin, payload) => self.begin(&begin, &payload, emit),
             Record::Data(data, payload) => self.data(data, payload, emit),
+            Record::Tail(tail, payload) => {
+                if let Some(connection) = self.connections.get_mut(&tail.connection) {
+                    connection.tail(tail.exchange, &payload);
+                }
+            }
             Record::End(end) => self.end(end, emit),
             // Of processes, not of connections.
             Record::Exec(..) | Record::Exit(_) => {}

@@ -1,7 +1,10 @@
 //! Makes the records that the kernel programs would write for calls on a connection.
 
 use coati_common::{
-    event::{Begin, Connection, Data, End, Header, Kind, Totals, data_flags, direction, end_reason, role},
+    event::{
+        Begin, Connection, Data, End, Header, Kind, Tail, Totals, connection_flags, data_flags, direction, end_reason,
+        role,
+    },
     follow::Meaning,
     sniff::{SNIFF_BYTES, Sniff},
 };
@@ -24,6 +27,8 @@ pub(crate) struct Wire {
     pub(crate) positions_known: bool,
     pub(crate) local: ([u8; 16], u16),
     pub(crate) remote: ([u8; 16], u16),
+    /// The end of what no record carried, as the kernel keeps it.
+    pub(crate) kept: Vec<u8>,
 }
 
 impl Wire {
@@ -39,6 +44,7 @@ impl Wire {
             positions_known: true,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
+            kept: Vec::new(),
         }
     }
 
@@ -117,11 +123,49 @@ impl Wire {
         self.state.last_ns = first_ns + wait_ns;
         if meaning == Meaning::Begin {
             self.state.copied(meaning, room as u16);
+            if payload.starts_with(b"POST ") {
+                self.state.flags |= connection_flags::KEEPS_END;
+            }
+            self.kept.clear();
             self.begin(len, last, payload, previous);
-        } else if self.state.tells(meaning) {
+            return self.went(towards, len, wait_ns);
+        }
+        if meaning.direction() == direction::RESPONSE && self.state.flags & connection_flags::KEEPS_END != 0 {
+            self.keep_end(bytes, self.state.tells(meaning), payload.len());
+        }
+        if self.state.tells(meaning) {
             self.state.copied(meaning, room as u16);
             self.tell(towards, meaning.flags(), len, last, payload);
         }
+        self.went(towards, len, wait_ns)
+    }
+
+    /// As `agent-ebpf/src/tail.rs` does it.
+    fn keep_end(&mut self, bytes: &[u8], is_told: bool, carried: usize) {
+        const MOST: usize = 1024;
+        let end = bytes[bytes.len().saturating_sub(MOST)..].to_vec();
+        if is_told {
+            if carried < bytes.len() {
+                self.tail(end);
+            }
+            return;
+        }
+        self.kept.extend(end);
+        if bytes.ends_with(b"0\r\n\r\n") {
+            let kept = std::mem::take(&mut self.kept);
+            let kept = &kept[kept.len().saturating_sub(2 * MOST)..];
+            kept.chunks(MOST).for_each(|half| self.tail(half.to_vec()));
+        }
+    }
+
+    fn tail(&mut self, payload: Vec<u8>) {
+        let Connection { connection, exchange, .. } = self.state;
+        let header = self.header(Kind::Tail);
+        let tail = Tail { header, connection, exchange, payload_len: payload.len() as u16, reserved: 0 };
+        self.records.push(Record::Tail(tail, payload));
+    }
+
+    fn went(&mut self, towards: u8, len: u64, wait_ns: u64) -> &mut Self {
         self.time_ns += wait_ns;
         let position =
             if towards == direction::REQUEST { &mut self.client_position } else { &mut self.server_position };

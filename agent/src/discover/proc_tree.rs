@@ -20,6 +20,8 @@ use super::{
 
 /// Bytes of `/proc/PID/environ` and `/proc/PID/maps` that are looked at.
 const MAX_FILE: u64 = 1 << 20;
+/// Ancestors of a process that are looked for.
+const MAX_ANCESTORS: usize = 32;
 
 /// A `/proc`: the real one, or a directory that looks like it.
 #[derive(Clone, Debug)]
@@ -106,6 +108,21 @@ impl ProcTree {
             .filter(|entry| entry.state == TcpState::Listen && sockets.contains(&entry.inode))
             .map(|entry| entry.local_address.port())
             .collect()
+    }
+
+    /// The process's parent, its parent and so on, without the first process of the node.
+    pub(crate) fn ancestors(&self, tgid: u32) -> Vec<u32> {
+        let parent = |tgid: &u32| {
+            let stat = Process::new_with_root(self.directory(*tgid)).ok()?.stat().ok()?;
+            u32::try_from(stat.ppid).ok().filter(|parent| *parent > 1)
+        };
+        // A process that ends meanwhile may give its place to another: no chain is that long.
+        std::iter::successors(parent(&tgid), parent).take(MAX_ANCESTORS).collect()
+    }
+
+    /// The id of the process's container, if it is in one.
+    pub(crate) fn container_of(&self, tgid: u32) -> Option<String> {
+        container_id(&Process::new_with_root(self.directory(tgid)).ok()?)
     }
 
     /// The processes whose executable's file has this name.
@@ -257,6 +274,15 @@ pub(super) mod tests {
         let mut found = fake.tree().running("coati-backend");
         found.sort_unstable();
         assert_eq!(found, [7, 8]);
+    }
+
+    #[test]
+    fn the_real_tree_knows_ancestors() {
+        let tree = ProcTree::new("/proc");
+        let ancestors = tree.ancestors(std::process::id());
+        assert_eq!(ancestors.first(), Some(&std::os::unix::process::parent_id()));
+        assert!(!ancestors.contains(&1));
+        assert!(tree.ancestors(u32::MAX).is_empty());
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::{
     decode::{Decoder, Event},
     discover::Processes,
     export::SpanQueue,
+    gpu::{Finished, GpuSpans, Interval},
+    inference::{Inference, recognise},
     print::Printer,
     span::{Clock, FinishedSpan, SpanBuilder},
     stitch::Stitcher,
@@ -26,7 +28,7 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    records: [Counter; 5],
+    records: [Counter; 6],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
     ticked_ns: u64,
@@ -50,6 +52,7 @@ struct Rest {
     stitcher: Stitcher,
     processes: Processes,
     spans: SpanBuilder,
+    gpu: GpuSpans,
     out: Out,
     /// Processes that the rules do not select: the kernel is told to leave them alone.
     unselected: Vec<u32>,
@@ -72,22 +75,24 @@ impl Stages {
         stitcher: Stitcher,
         processes: Processes,
         spans: SpanBuilder,
+        gpu: GpuSpans,
         out: Out,
         since_ns: u64,
     ) -> Self {
-        let records =
-            [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
-        let rest = Rest { stitcher, processes, spans, out, unselected: Vec::new(), since_ns };
+        let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit]
+            .map(|kind| out.telemetry.records(kind));
+        let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
     }
 
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, end, exec, exit] = &self.records;
+            let [begin, data, tail, end, exec, exit] = &self.records;
             match &record {
                 Record::Begin(..) => begin,
                 Record::Data(..) => data,
+                Record::Tail(..) => tail,
                 Record::End(_) => end,
                 Record::Exec(..) => exec,
                 Record::Exit(_) => exit,
@@ -100,7 +105,7 @@ impl Stages {
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
                     source.unskip(exit.tgid);
                 }
-                Record::Begin(..) | Record::Data(..) | Record::End(_) => {}
+                Record::Begin(..) | Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
             }
             let rest = &mut self.rest;
             self.decoder.record(record, &mut |event| rest.event(event));
@@ -140,6 +145,7 @@ impl Stages {
             decoder.progress(exchange.connection, state.as_ref(), now_ns, &mut |event| rest.event(event));
         }
         decoder.tick(now_ns, &mut |event| rest.event(event));
+        rest.release(now_ns);
         rest.flush_printer();
         self.count();
         if now_ns.saturating_sub(self.ticked_slowly_ns) >= SLOW_TICK_NS {
@@ -156,6 +162,8 @@ impl Stages {
     pub fn finish(&mut self, source: &mut dyn Source) -> Result<(), CaptureError> {
         let Self { decoder, rest, .. } = self;
         decoder.finish(&mut |event| rest.event(event));
+        // No sample will come any more.
+        rest.release(u64::MAX);
         rest.flush_printer();
         self.count();
         self.count_kernel(source)
@@ -232,35 +240,66 @@ impl Rest {
         }
         match event {
             Event::Opened(origin) => self.stitcher.opened(origin),
-            Event::Began(origin, head) => self.stitcher.began(origin, head),
+            Event::Began(origin, head) => {
+                self.stitcher.began(origin, head);
+                self.gpu.began(origin, recognise(head).is_some());
+            }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
-            Event::Dropped(origin) => self.stitcher.dropped(origin),
+            Event::Dropped(origin) => {
+                self.stitcher.dropped(origin);
+                self.gpu.ended(origin.id);
+            }
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
-                let span = self.spans.build(exchange, ids, &process);
-                self.print(&span);
-                self.out.telemetry.spans.inc();
-                self.out.queue.push(span);
+                let mut span = self.spans.build(exchange, ids, &process);
+                let inference = Inference::of(exchange, &process);
+                if let Some(inference) = &inference {
+                    inference.describe(&mut span.span);
+                    self.out.telemetry.inference.count(inference, origin.role);
+                    for phase in inference.phases(&span, self.spans.clock()) {
+                        self.out.push(phase);
+                    }
+                }
+                self.gpu.ended(origin.id);
+                let interval = Interval { start_ns: origin.begin_ns, end_ns: exchange.end_ns };
+                let finished = Finished {
+                    tgid: origin.tgid,
+                    interval,
+                    output_tokens: inference.and_then(|it| it.output_tokens()),
+                };
+                if let Some(span) = self.gpu.take(span, finished) {
+                    self.out.push(span);
+                }
             }
         }
     }
 
-    fn print(&mut self, span: &FinishedSpan) {
-        let result = self.out.printer.as_mut().map_or(Ok(()), |printer| printer.print(span));
-        self.give_up_printing_on(result);
+    /// Lets go of the spans that waited for a sample of their GPU.
+    fn release(&mut self, now_ns: u64) {
+        let Self { gpu, processes, spans, out, .. } = self;
+        gpu.tick(now_ns, spans.clock(), processes, &mut |span| out.push(span));
     }
 
     fn flush_printer(&mut self) {
         let result = self.out.printer.as_mut().map_or(Ok(()), Printer::flush);
+        self.out.give_up_printing_on(result);
+    }
+}
+
+impl Out {
+    fn push(&mut self, span: FinishedSpan) {
+        let result = self.printer.as_mut().map_or(Ok(()), |printer| printer.print(&span));
         self.give_up_printing_on(result);
+        self.telemetry.spans.inc();
+        self.queue.push(span);
     }
 
     /// Whoever read standard output may have gone; the export goes on.
     fn give_up_printing_on(&mut self, result: std::io::Result<()>) {
         if let Err(error) = result {
             tracing::warn!(%error, "spans are no longer printed");
-            self.out.printer = None;
+            self.printer = None;
         }
     }
 }

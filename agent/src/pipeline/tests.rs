@@ -104,6 +104,7 @@ impl Node {
             Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
             Processes::new(ProcTree::new(self.proc.path()), selection),
             SpanBuilder::new(SpanConfig::default(), Clock::new(0, 1_000_000_000)),
+            GpuSpans::new(None),
             Out { queue, printer: None, telemetry: telemetry.clone() },
             MS,
         )
@@ -311,6 +312,7 @@ fn spans_are_exported_when_they_cannot_be_printed() {
         Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
         Processes::new(ProcTree::new(node.proc.path()), Selection::default()),
         SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0)),
+        GpuSpans::new(None),
         Out { queue, printer: Some(Printer::new(Box::new(Broken(writes)), Format::Text)), telemetry },
         0,
     );

@@ -74,6 +74,11 @@ impl SpanBuilder {
         self.clock = clock;
     }
 
+    /// What the kernel's clock means.
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// The span of `exchange`, which `process` took part in.
     pub fn build(&mut self, exchange: &Exchange, ids: Ids, process: &Arc<Process>) -> FinishedSpan {
         let request = &exchange.request;
@@ -273,26 +278,30 @@ impl Error {
 }
 
 /// Attributes in the making.
-struct Attributes(Vec<KeyValue>);
+pub(crate) struct Attributes(pub(crate) Vec<KeyValue>);
 
 impl Attributes {
-    fn text(&mut self, key: &str, value: impl Into<String>) {
+    pub(crate) fn text(&mut self, key: &str, value: impl Into<String>) {
         self.push(key, Value::StringValue(value.into()));
     }
 
-    fn int(&mut self, key: &str, value: impl Into<i64>) {
+    pub(crate) fn int(&mut self, key: &str, value: impl Into<i64>) {
         self.push(key, Value::IntValue(value.into()));
     }
 
-    fn count(&mut self, key: &str, value: u64) {
+    pub(crate) fn count(&mut self, key: &str, value: u64) {
         self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
     }
 
-    fn seconds(&mut self, key: &str, ns: u64) {
+    pub(crate) fn seconds(&mut self, key: &str, ns: u64) {
         self.push(key, Value::DoubleValue(ns as f64 / 1e9));
     }
 
-    fn push(&mut self, key: &str, value: Value) {
+    pub(crate) fn double(&mut self, key: &str, value: f64) {
+        self.push(key, Value::DoubleValue(value));
+    }
+
+    pub(crate) fn push(&mut self, key: &str, value: Value) {
         let value = Some(AnyValue { value: Some(value) });
         self.0.push(KeyValue { key: key.to_owned(), value, ..KeyValue::default() });
     }

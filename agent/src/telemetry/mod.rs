@@ -21,6 +21,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::inference::InferenceMetrics;
 pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
 pub use server::Server;
 
@@ -70,13 +71,14 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
 };
 
 /// Every kind of record.
-const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
+const RECORD_KINDS: [Kind; 6] = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Begin => "begin",
         Kind::Data => "data",
+        Kind::Tail => "tail",
         Kind::End => "end",
         Kind::Exec => "exec",
         Kind::Exit => "exit",
@@ -187,6 +189,8 @@ pub struct Telemetry {
     pub export_duration: Histogram,
     /// Processes that are known.
     pub processes: Gauge,
+    /// Requests to models.
+    pub inference: InferenceMetrics,
     started: Instant,
     readiness: Arc<Readiness>,
 }
@@ -220,6 +224,7 @@ impl Default for Telemetry {
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
             processes: Gauge::default(),
+            inference: InferenceMetrics::default(),
             started: Instant::now(),
             readiness: Arc::default(),
         };
@@ -301,6 +306,7 @@ impl Telemetry {
             "Version of the agent",
             Info::new(vec![("component", "agent"), ("version", env!("CARGO_PKG_VERSION"))]),
         );
+        self.inference.register(&mut all);
         all.register_collector(Box::new(process::ProcessMetrics::new(self.started)));
         let agent = all.sub_registry_with_prefix("coati_agent");
         agent.register("records", "Records read from the ring buffer", self.records.clone());

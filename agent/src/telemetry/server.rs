@@ -13,7 +13,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use prometheus_client::registry::Registry;
+use prometheus_client::{collector::Collector, registry::Registry};
 use tokio::net::TcpListener;
 
 use super::{Telemetry, TelemetryError};
@@ -26,6 +26,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     telemetry: Telemetry,
+    collectors: Vec<Box<dyn Collector>>,
 }
 
 #[derive(Clone)]
@@ -40,7 +41,7 @@ impl Server {
         let failed = |source| TelemetryError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, telemetry })
+        Ok(Self { listener, address, telemetry, collectors: Vec::new() })
     }
 
     /// Where it listens.
@@ -48,9 +49,16 @@ impl Server {
         self.address
     }
 
+    /// Adds what somebody else measures to `/metrics`.
+    pub fn add(&mut self, collector: impl Collector + 'static) {
+        self.collectors.push(Box::new(collector));
+    }
+
     /// Answers until `stop` is ready.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-        let registry = Arc::new(self.telemetry.registry());
+        let mut registry = self.telemetry.registry();
+        self.collectors.into_iter().for_each(|collector| registry.register_collector(collector));
+        let registry = Arc::new(registry);
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "ok\n" }))

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(500);
 
 /// What runs in the guest: what differs between hooks and between kernels, and not what takes long when every
 /// instruction is interpreted.
-const TESTS: [&str; 13] = [
+const TESTS: [&str; 15] = [
     "functions::",
     "system_calls::several_buffers",
     "system_calls::peeking",
@@ -37,6 +37,8 @@ const TESTS: [&str; 13] = [
     "closing::resets",
     "closing::half_a_close",
     "processes::the_end_of_a_thread",
+    "tails::the_end_of_a_large",
+    "tails::the_end_of_a_long",
 ];
 
 /// The guest's first process.

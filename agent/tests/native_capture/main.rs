@@ -17,4 +17,6 @@ mod processes;
 #[cfg(test)]
 mod system_calls;
 #[cfg(test)]
+mod tails;
+#[cfg(test)]
 mod watch;

@@ -186,7 +186,7 @@ fn sides(records: &[Record], port: u16) -> Sides {
                     seen.ends.push(*end);
                 }
             }
-            Record::Exec(..) | Record::Exit(_) => {}
+            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) => {}
         }
     }
     let mut sides = Sides::default();

@@ -90,7 +90,8 @@ pub(super) fn tree(id: &str, answer: &Value) -> String {
             let time = |key| text(span, key).parse::<u64>().unwrap_or_default();
             let (start, end) = (time("startTimeUnixNano"), time("endTimeUnixNano"));
             let kind = text(span, "kind").trim_start_matches("SPAN_KIND_").to_lowercase();
-            let status = attribute(span, "http.response.status_code").unwrap_or_else(|| "no answer".to_owned());
+            let status = attribute(span, "http.response.status_code");
+            let status = status.unwrap_or_else(|| if kind == "internal" { "phase" } else { "no answer" }.to_owned());
             let line = format!(
                 "{service} · {kind} · {} · {status} · {}",
                 text(span, "name"),
@@ -117,6 +118,15 @@ pub(super) fn tree(id: &str, answer: &Value) -> String {
         open.extend(children.get(span).into_iter().flatten().rev().map(|&(_, child)| (child, depth + 1)));
     }
     page
+}
+
+/// The attributes of the first span of a kind.
+pub(super) fn attributes(answer: &Value, kind: &str) -> Vec<(String, String)> {
+    let resources = answer.pointer("/trace/resourceSpans").and_then(Value::as_array).into_iter().flatten();
+    let mut spans = resources.flat_map(|resource| list(resource, "scopeSpans")).flat_map(|scope| list(scope, "spans"));
+    let Some(span) = spans.find(|span| text(span, "kind") == kind) else { return Vec::new() };
+    let keys = list(span, "attributes").map(|pair| text(pair, "key"));
+    keys.filter_map(|key| Some((key.clone(), attribute(span, &key)?))).collect()
 }
 
 fn milliseconds(nanoseconds: u64) -> String {

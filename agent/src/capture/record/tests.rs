@@ -78,6 +78,13 @@ fn bytes_of(record: &Record) -> Vec<u8> {
             bytes.extend(payload);
             bytes
         }
+        Record::Tail(tail, payload) => {
+            let mut bytes = vec![0; size_of::<Tail>()];
+            lay!(bytes, 0, Tail, tail, [connection, exchange, payload_len, reserved], []);
+            lay_header(&mut bytes, &tail.header);
+            bytes.extend(payload);
+            bytes
+        }
         Record::End(end) => {
             let mut bytes = vec![0; size_of::<End>()];
             lay!(bytes, 0, End, end, [connection, exchange, reason], []);
@@ -167,6 +174,12 @@ fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
         begin(),
         data(),
+        (header(Kind::Tail), any::<u64>(), any::<[u16; 2]>(), vec(any::<u8>(), 0..64)).prop_map(
+            |(header, connection, [exchange, reserved], payload)| {
+                let (exchange, payload_len) = (exchange.into(), payload.len() as u16);
+                Record::Tail(Tail { header, connection, exchange, payload_len, reserved }, payload)
+            }
+        ),
         (header(Kind::End), any::<u64>(), any::<[u32; 2]>(), totals()).prop_map(
             |(header, connection, [exchange, reason], totals)| {
                 Record::End(End { header, connection, exchange, reason, totals })

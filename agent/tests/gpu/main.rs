@@ -1,0 +1,4 @@
+//! GPUs as NVML shows them, without a GPU: see `tests/fake-nvml`.
+
+#[cfg(test)]
+mod sampler;
