@@ -186,7 +186,7 @@ const QUERIES: &[&str] = &[
 fn coati_answers_as_prometheus_does(prometheus: &Prometheus, backend: &Backend) -> Result<()> {
     let own = format!("http://{}/prometheus", backend.api);
     // Every sample until then has arrived.
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(6));
     let end = otlp::now_ns() as f64 / 1e9 - 2.0;
     let mut answered = 0;
     for query in QUERIES {
