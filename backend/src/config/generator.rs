@@ -97,6 +97,7 @@ pub struct SpanMetricsConfig {
 /// Requests from service to service.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct ServiceGraphsConfig {
     /// How long one end of a request waits for the other.
     #[serde(deserialize_with = "text")]

@@ -124,7 +124,7 @@ fn json(value: &Value) -> String {
             write!(text, "{{{}}}", pairs.values.iter().map(pair).collect::<Vec<_>>().join(","))
         }
         Value::BytesValue(bytes) => bytes.iter().try_for_each(|byte| write!(text, "{byte:02x}")),
-        _ => Ok(()),
+        Value::StringValueStrindex(_) => Ok(()),
     };
     text
 }

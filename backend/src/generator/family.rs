@@ -127,18 +127,11 @@ impl Family {
 
     /// Puts a series in its place that is not there.
     pub(super) fn insert(&mut self, key: Arc<[u8]>, series: Series) -> usize {
-        let place = match self.free.pop() {
-            Some(place) => {
-                if let Some(slot) = self.series.get_mut(place) {
-                    *slot = series;
-                }
-                place
-            }
-            None => {
-                self.series.push(series);
-                self.series.len() - 1
-            }
-        };
+        let place = self.free.pop().unwrap_or(self.series.len());
+        match self.series.get_mut(place) {
+            Some(slot) => *slot = series,
+            None => self.series.push(series),
+        }
         self.places.insert(key, place);
         place
     }

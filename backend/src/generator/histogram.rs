@@ -120,6 +120,8 @@ fn bound(index: i32, schema: i32) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "sums of whole numbers are exact")]
+
     use super::*;
     use proptest::prelude::*;
     use rstest::rstest;

@@ -1,4 +1,5 @@
 //! Spans in, series out: names, labels and values are those of Tempo's metrics-generator.
+#![expect(clippy::float_cmp, reason = "sums of whole numbers are exact")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -444,6 +445,26 @@ fn series_that_are_called_otherwise_begin_anew() {
     let text = shown(&changed.collect(NOW_MS + 2_000), "_total");
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("traces_service_graph_request_total"), "{text}");
+}
+
+/// The file of `docs/format/generator.md`, as version 1 has it for ever.
+#[test]
+fn the_state_of_version_1_is_read() {
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/generator-state-1");
+    let generator = generator("generate_native_histograms: both");
+    assert!(generator.restore(&fixture).unwrap());
+    assert_eq!((generator.counted_below(), generator.counted_to()), (5, 8));
+    let collected = generator.collect(NOW_MS + 2_000);
+    assert_eq!(collected.tenants[0].edges.len(), 1);
+    insta::assert_snapshot!(shown(&collected, "_total"), @"
+    traces_service_graph_request_failed_total{client=user, connection_type=virtual_node, server=shop} 0
+    traces_service_graph_request_total{client=user, connection_type=virtual_node, server=shop} 2
+    traces_spanmetrics_calls_total{service=shop, span_kind=SPAN_KIND_CLIENT, span_name=span 3, status_code=STATUS_CODE_ERROR} 1
+    traces_spanmetrics_calls_total{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 2
+    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_CLIENT, span_name=span 3, status_code=STATUS_CODE_ERROR} 78
+    traces_spanmetrics_size_total{service=shop, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 112
+    ");
+    assert!(shown(&collected, "latency_sum").ends_with("STATUS_CODE_UNSET} 0.703"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{Labels, NAME, Sample, Value};
 pub(super) fn aggregate(
     operator: &str,
     modifier: Option<&LabelModifier>,
-    parameter: Option<Value>,
+    parameter: Option<&Value>,
     samples: Vec<Sample>,
 ) -> Result<Vec<Sample>, EvalError> {
     let mut groups: BTreeMap<Labels, Vec<Sample>> = BTreeMap::new();
@@ -18,7 +18,7 @@ pub(super) fn aggregate(
         groups.entry(group_of(&sample.labels, modifier)).or_default().push(sample);
     }
     let number = match parameter {
-        Some(Value::Scalar(number)) => Some(number),
+        Some(Value::Scalar(number)) => Some(*number),
         Some(_) => return Err(EvalError::Unsupported(format!("{operator} with a parameter that is no number"))),
         None => None,
     };
@@ -54,8 +54,8 @@ fn group_of(labels: &Labels, modifier: Option<&LabelModifier>) -> Labels {
     match modifier {
         None => Labels::new(),
         Some(LabelModifier::Include(names)) => {
-            let named = names.labels.iter().filter_map(|name| labels.get_key_value(name));
-            named.map(|(name, value)| (name.clone(), value.clone())).collect()
+            let kept = names.labels.iter().filter_map(|name| labels.get_key_value(name));
+            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
         }
         Some(LabelModifier::Exclude(names)) => {
             let left = labels.iter().filter(|(name, _)| *name != NAME && !names.labels.contains(name));

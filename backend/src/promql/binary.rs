@@ -1,4 +1,5 @@
 //! Operators between two expressions.
+#![expect(clippy::float_cmp, reason = "equal is what PromQL calls equal")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,25 +133,22 @@ fn vectors(
         // Of a comparison the left side stays.
         let value = if filters { a } else { computed };
         let mut labels = if filters { sample.labels } else { without_name(sample.labels) };
-        match include {
-            Some(names) => {
-                for name in &names.labels {
-                    match other.labels.get(name).filter(|value| !value.is_empty()) {
-                        Some(value) => labels.insert(name.clone(), value.clone()),
-                        None => labels.remove(name),
-                    };
-                }
+        if let Some(names) = include {
+            for name in &names.labels {
+                match other.labels.get(name).filter(|value| !value.is_empty()) {
+                    Some(value) => labels.insert(name.clone(), value.clone()),
+                    None => labels.remove(name),
+                };
             }
-            None => {
-                if modifier.is_some_and(|modifier| modifier.matching.is_some()) {
-                    labels.retain(|name, _| signature.contains_key(name));
-                }
-                if !seen.insert(signature) {
-                    return Err(EvalError::Matching(
-                        "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
-                            .to_owned(),
-                    ));
-                }
+        } else {
+            if modifier.is_some_and(|modifier| modifier.matching.is_some()) {
+                labels.retain(|name, _| signature.contains_key(name));
+            }
+            if !seen.insert(signature) {
+                return Err(EvalError::Matching(
+                    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+                        .to_owned(),
+                ));
             }
         }
         result.push(Sample { labels, value });

@@ -90,6 +90,13 @@ pub(super) fn passes(name: Option<&str>, matchers: &Matchers, labels: &Labels) -
 
 type Fetched = Arc<Vec<(Labels, Samples)>>;
 
+/// Samples from one time to another.
+pub(super) struct Matrix {
+    pub(super) series: Vec<(Labels, Samples)>,
+    pub(super) from: i64,
+    pub(super) to: i64,
+}
+
 pub(super) struct Evaluator<'a> {
     history: &'a History,
     tenant: &'a str,
@@ -120,7 +127,7 @@ impl Evaluator<'_> {
             Expr::Aggregate(inner) => {
                 let samples = self.vector(&inner.expr, time, depth)?;
                 let parameter = inner.param.as_ref().map(|parameter| self.value(parameter, time, depth)).transpose()?;
-                aggregate::aggregate(&inner.op.to_string(), inner.modifier.as_ref(), parameter, samples)
+                aggregate::aggregate(&inner.op.to_string(), inner.modifier.as_ref(), parameter.as_ref(), samples)
                     .map(Value::Vector)
             }
             Expr::Binary(inner) => {
@@ -163,11 +170,7 @@ impl Evaluator<'_> {
     }
 
     /// The samples of each series within a range, and from when to when it is.
-    pub(super) fn matrix(
-        &mut self,
-        selector: &MatrixSelector,
-        time: i64,
-    ) -> Result<(Vec<(Labels, Samples)>, i64, i64), EvalError> {
+    pub(super) fn matrix(&mut self, selector: &MatrixSelector, time: i64) -> Result<Matrix, EvalError> {
         let end = shifted(&selector.vs, time, self.range)?;
         let range = millis(selector.range);
         let fetched = self.fetch(&selector.vs, range)?;
@@ -178,7 +181,7 @@ impl Evaluator<'_> {
             let samples: Samples = samples.filter(|(_, value)| value.to_bits() != STALE.to_bits()).collect();
             (!samples.is_empty()).then(|| (labels.clone(), samples))
         });
-        Ok((found.collect(), end - range, end))
+        Ok(Matrix { series: found.collect(), from: end - range, to: end })
     }
 
     /// All samples that a selector may need at any of the moments.

@@ -1,11 +1,12 @@
 //! Functions of PromQL.
+#![expect(clippy::float_cmp, reason = "equal is what PromQL calls equal")]
 
 use std::collections::BTreeMap;
 
 use promql_parser::parser::Expr;
 
 use super::aggregate::{quantile, sum};
-use super::eval::{EvalError, Evaluator, without_name};
+use super::eval::{EvalError, Evaluator, Matrix, without_name};
 use super::{Labels, NAME, Sample, Samples, Value};
 
 pub(super) fn call(
@@ -41,7 +42,7 @@ pub(super) fn call(
             [q, _] => Some(evaluator.scalar(q, time, depth)?),
             _ => None,
         };
-        let (series, from, to) = evaluator.matrix(selector, time)?;
+        let Matrix { series, from, to } = evaluator.matrix(selector, time)?;
         let keeps_name = name == "last_over_time";
         let mut result = Vec::new();
         for (mut labels, samples) in series {
@@ -118,7 +119,7 @@ fn over_time(name: &str, q: Option<f64>, samples: &Samples, from: i64, to: i64) 
         "max_over_time" => Some(values().fold(f64::NAN, f64::max)),
         "count_over_time" => Some(count),
         "present_over_time" => Some(1.0),
-        "last_over_time" => values().last(),
+        "last_over_time" => values().next_back(),
         "quantile_over_time" => Some(quantile(q.unwrap_or(f64::NAN), values().collect())),
         other => return Err(EvalError::Unsupported(format!("{other}() of a range"))),
     })
@@ -139,17 +140,17 @@ fn extrapolated(samples: &Samples, from: i64, to: i64, is_counter: bool) -> Opti
         }
     }
     let seconds = |millis: i64| millis as f64 / 1e3;
-    let sampled = seconds(last_time - first_time);
-    let mean = sampled / (samples.len() - 1) as f64;
+    let covered = seconds(last_time - first_time);
+    let mean = covered / (samples.len() - 1) as f64;
     let mut to_start = seconds(first_time - from);
     let to_end = seconds(to - last_time);
     if is_counter && rise > 0.0 && first >= 0.0 {
         // It cannot have been below zero.
-        to_start = to_start.min(sampled * (first / rise));
+        to_start = to_start.min(covered * (first / rise));
     }
     let reach = mean * 1.1;
     let more = |gap: f64| if gap < reach { gap } else { mean / 2.0 };
-    Some(rise * ((sampled + more(to_start) + more(to_end)) / sampled))
+    Some(rise * ((covered + more(to_start) + more(to_end)) / covered))
 }
 
 fn histogram_quantile(q: f64, samples: Vec<Sample>) -> Vec<Sample> {

@@ -214,15 +214,12 @@ impl Window {
         let before = self.changes.len();
         // The lowest bit says how the value is written.
         let gap = (number - self.changed) << 1;
-        match small_step(self.last, value) {
-            Some(step) => {
-                write(gap, &mut self.changes);
-                write(step, &mut self.changes);
-            }
-            None => {
-                write(gap | 1, &mut self.changes);
-                self.changes.extend(value.to_le_bytes());
-            }
+        if let Some(step) = small_step(self.last, value) {
+            write(gap, &mut self.changes);
+            write(step, &mut self.changes);
+        } else {
+            write(gap | 1, &mut self.changes);
+            self.changes.extend(value.to_le_bytes());
         }
         (self.last, self.changed) = (value, number);
         self.changes.len() - before
@@ -255,7 +252,7 @@ impl Window {
 fn small_step(from: f64, to: f64) -> Option<u64> {
     const WHOLE: f64 = (1_u64 << 53) as f64;
     let whole = from.fract() == 0.0 && to.fract() == 0.0 && from >= 0.0 && to > from && to < WHOLE;
-    whole.then(|| (to - from) as u64)
+    whole.then_some((to - from) as u64)
 }
 
 fn write(mut value: u64, bytes: &mut Vec<u8>) {

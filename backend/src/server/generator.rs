@@ -125,7 +125,7 @@ fn remove_others(folder: &Path, known: &[String]) {
         }
         match fs::remove_dir_all(entry.path()) {
             Ok(()) => {
-                info!(folder = %entry.path().display(), "queue of a server that is not configured any more removed")
+                info!(folder = %entry.path().display(), "queue of a server that is not configured any more removed");
             }
             Err(error) => warn!(folder = %entry.path().display(), %error, "old queue stays"),
         }

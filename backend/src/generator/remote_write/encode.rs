@@ -72,7 +72,7 @@ impl Encoding {
                     write_sample(series, if gone { STALE } else { value }.to_bits(), time)?;
                 }
                 PointValue::Native { .. } if point.state == SeriesState::Gone => {
-                    write_sample(series, STALE.to_bits(), time)?
+                    write_sample(series, STALE.to_bits(), time)?;
                 }
                 PointValue::Native { histogram, sum } => {
                     if begins {
