@@ -188,34 +188,49 @@ impl Source {
     /// or found.
     #[inline(always)]
     pub fn copy_end(&self, slot: Slot, moved: u64) -> u64 {
-        let len = at_most::<{ PAYLOAD_BYTES as u64 }>(moved);
-        match self.kind {
-            kind::BUFFER => {
-                let Some(payload) = slot.payload() else { return 0 };
-                // SAFETY: `len` is at most half the size of `payload`.
-                if unsafe { user_bytes(payload.as_mut_ptr(), len, self.address + moved - len) } { len } else { 0 }
-            }
-            kind::VECTOR | kind::ITERATOR => {
-                let Some(walk) = slot.walk() else { return 0 };
-                *walk = Walk {
-                    vector: self.address,
-                    count: self.count,
-                    in_kernel: u64::from(self.kind == kind::ITERATOR),
-                    skip: u64::from(self.skip) + moved - len,
-                    left: len,
-                    copied: 0,
-                    room: len,
-                    last: [0; 2],
-                    before: [0; 2],
-                    unreadable: 0,
-                };
-                copy_vector(slot.number());
-                let Some(walk) = slot.walk() else { return 0 };
-                if walk.left == 0 && walk.unreadable == 0 { at_most::<{ PAYLOAD_BYTES as u64 }>(walk.copied) } else { 0 }
-            }
-            _ => 0,
-        }
+        let Some(walk) = slot.walk() else { return 0 };
+        *walk = Walk {
+            vector: self.address,
+            count: self.count,
+            in_kernel: u64::from(self.kind == kind::ITERATOR),
+            skip: u64::from(self.skip),
+            left: moved,
+            copied: 0,
+            room: 0,
+            last: [0; 2],
+            before: [0; 2],
+            unreadable: 0,
+        };
+        copy_end(slot.number(), self.kind.into())
     }
+}
+
+/// Takes the [`Walk`] of a slot, of a [`Source`] of this kind: copies the last of the bytes in `left` to its payload; how
+/// many.
+///
+/// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_end(slot: u64, kind: u64) -> u64 {
+    let number = slot;
+    let slot = Slot::numbered(number);
+    let Some(walk) = slot.walk() else { return 0 };
+    let moved = walk.left;
+    let len = at_most::<{ PAYLOAD_BYTES as u64 }>(moved);
+    if kind == u64::from(kind::BUFFER) {
+        let Some(payload) = slot.payload() else { return 0 };
+        // SAFETY: `len` is at most half the size of `payload`.
+        return if unsafe { user_bytes(payload.as_mut_ptr(), len, walk.vector + moved - len) } { len } else { 0 };
+    }
+    if kind != u64::from(kind::VECTOR) && kind != u64::from(kind::ITERATOR) {
+        return 0;
+    }
+    walk.skip += moved - len;
+    walk.left = len;
+    walk.room = len;
+    copy_vector(number);
+    let Some(walk) = slot.walk() else { return 0 };
+    if walk.left == 0 && walk.unreadable == 0 { walk.copied } else { 0 }
 }
 
 /// A `struct iov_iter`.

@@ -12,7 +12,7 @@ use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::iov::{Source, end_of};
-use crate::kread::{at_most, own_bytes};
+use crate::kread::{at_most, opaque, own_bytes};
 use crate::scratch::{Payload, Record, Slot};
 
 /// `POST `, as eight bytes are read in.
@@ -63,7 +63,12 @@ pub struct Moved<'a> {
 /// Tells or keeps the end of what a call moved. Uses the slot's record, so the one that tells of the call comes later.
 #[inline(always)]
 pub fn take(slot: Slot, connection: &Connection, moved: &Moved<'_>) -> Option<()> {
-    if connection.flags & connection_flags::KEEPS_END == 0 || moved.carried.is_some_and(|carried| carried >= moved.len) {
+    if connection.flags & connection_flags::KEEPS_END == 0 {
+        return None;
+    }
+    // A comparison of the two would teach the verifier of Linux 6.1 a bound that contradicts a later one, on a way that no
+    // call takes.
+    if moved.carried.is_some_and(|carried| opaque(moved.len.wrapping_sub(carried)).cast_signed() <= 0) {
         return None;
     }
     let len = moved.source.copy_end(slot, moved.len);
@@ -71,17 +76,26 @@ pub fn take(slot: Slot, connection: &Connection, moved: &Moved<'_>) -> Option<()
         return None;
     }
     if moved.carried.is_some() {
-        tell(slot.record::<Tail>()?, connection.connection, connection.exchange, len, moved.time_ns);
-        return Some(());
+        tell_end(slot.number(), connection.connection, connection.exchange.into(), len, moved.time_ns);
+    } else if keep(moved.socket, connection.connection, connection.exchange.into(), slot.number(), len) != 0 {
+        tell_kept(moved.socket, moved.time_ns);
     }
-    let is_last = end_of(slot.payload()?, len) & LAST_CHUNK_MASK == LAST_CHUNK;
-    keep(moved.socket, connection.connection, connection.exchange.into(), slot.number(), len);
-    if is_last { tell_kept(moved.socket, moved.time_ns) } else { None }
+    Some(())
 }
 
-/// Appends the first `len` bytes of a slot's payload to what is kept of the response on `socket`.
+/// Tells the first `len` bytes of a slot's payload.
 ///
-/// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
+/// Exported, as the others here, and with numbers for arguments only, so that the verifier checks it once for all calls.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_end(slot: u64, connection: u64, exchange: u64, len: u64, time_ns: u64) -> u64 {
+    let Some(record) = Slot::numbered(slot).record::<Tail>() else { return 0 };
+    tell(record, connection, exchange as u32, len, time_ns);
+    1
+}
+
+/// Appends the first `len` bytes of a slot's payload to what is kept of the response on `socket`; 1 if they end like a
+/// chunked body.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, len: u64) -> u64 {
@@ -114,7 +128,7 @@ pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, l
     } else {
         kept.len[1] = append(&mut kept.halves[1], kept.len[1], len, payload);
     }
-    1
+    u64::from(end_of(payload, len) & LAST_CHUNK_MASK == LAST_CHUNK)
 }
 
 /// The length of the half with `len` bytes more.
@@ -129,21 +143,31 @@ fn append(half: &mut Record<Tail>, used: u64, len: u64, payload: &Payload) -> u6
 
 /// Tells what is kept of the response on `socket`, the older half first.
 #[inline(always)]
-fn tell_kept(socket: u64, time_ns: u64) -> Option<()> {
-    let kept = KEPT.get_ptr_mut(&socket)?;
+fn tell_kept(socket: u64, time_ns: u64) {
+    let older = tell_half(socket, 1, time_ns);
+    if older != 0 {
+        tell_half(socket, 0, time_ns);
+    }
+}
+
+/// Tells the half that is being filled, or the other one (`is_other` is 1).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_half(socket: u64, is_other: u64, time_ns: u64) -> u64 {
+    let Some(kept) = KEPT.get_ptr_mut(&socket) else { return 0 };
     // SAFETY: as in `keep`.
     let kept = unsafe { &mut *kept };
     let (connection, exchange) = (kept.connection, kept.exchange as u32);
-    let [first, second] = &mut kept.halves;
-    if kept.current == 0 {
-        tell(second, connection, exchange, kept.len[1], time_ns);
-        tell(first, connection, exchange, kept.len[0], time_ns);
+    if opaque(kept.current ^ is_other) == 0 {
+        let len = kept.len[0];
+        kept.len[0] = 0;
+        tell(&mut kept.halves[0], connection, exchange, len, time_ns);
     } else {
-        tell(first, connection, exchange, kept.len[0], time_ns);
-        tell(second, connection, exchange, kept.len[1], time_ns);
+        let len = kept.len[1];
+        kept.len[1] = 0;
+        tell(&mut kept.halves[1], connection, exchange, len, time_ns);
     }
-    kept.len = [0; 2];
-    Some(())
+    1
 }
 
 #[inline(always)]

