@@ -7,9 +7,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::maps::HashMap;
-use aya_log_ebpf::debug;
 use coati_common::event::end_reason::{CLOSED, RESET};
-use coati_common::event::{Begin, Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
+use coati_common::event::{Connection, End, Kind, connection_flags, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 use coati_common::sniff::Sniff;
@@ -20,6 +19,7 @@ use crate::iov::Source;
 use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket};
+use crate::tell::{Moved, tell, tell_eof};
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
 /// was entered.
@@ -67,12 +67,12 @@ impl Caller {
     }
 
     #[inline(always)]
-    const fn tgid(self) -> u32 {
+    pub const fn tgid(self) -> u32 {
         (self.pid_tgid >> 32) as u32
     }
 
     #[inline(always)]
-    const fn tid(self) -> u32 {
+    pub const fn tid(self) -> u32 {
         self.pid_tgid as u32
     }
 
@@ -122,11 +122,12 @@ fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8)
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
-        if !sniff.may_begin() || caller.is_skipped() {
+        let Some(meaning) = Meaning::first(&sniff) else { return Found::Nothing };
+        if caller.is_skipped() {
             return Found::Nothing;
         }
         return match follow(socket.address, new_role) {
-            Some(connection) => Found::Bytes(connection, Meaning::Begin),
+            Some(connection) => Found::Bytes(connection, meaning),
             None => Found::Nothing,
         };
     };
@@ -134,7 +135,7 @@ fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8)
     let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Some(Sniff::default()) };
     let Some(sniff) = sniff else { return Found::Unreadable };
     let meaning = connection.meaning(towards, &sniff);
-    if meaning == Meaning::Begin && caller.is_skipped() {
+    if meaning.begins() && caller.is_skipped() {
         return Found::Nothing;
     }
     Found::Bytes(connection, meaning)
@@ -221,7 +222,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
         }
     }
     let meaning = Meaning::from_u32(call.meaning)?;
-    let exchange = call.before.exchange + u32::from(meaning == Meaning::Begin);
+    let exchange = call.before.exchange + u32::from(meaning.begins());
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
     let connection = match followed(call.socket).filter(is_same) {
         Some(connection) => connection,
@@ -293,7 +294,7 @@ pub fn received<C: EbpfContext>(
     connection.enter(meaning, time_ns);
     connection.count(meaning, len, time_ns, time_ns);
     // What this call took is already behind the receive position, and so is the peer's close if it came with that.
-    let (Positions { send, receive, known }, close) = if meaning == Meaning::Begin {
+    let (Positions { send, receive, known }, close) = if meaning.begins() {
         (sock::positions(socket), u32::from(sock::has_read_close(socket)))
     } else {
         (Positions { send: 0, receive: 0, known: 0 }, 0)
@@ -308,129 +309,6 @@ pub fn received<C: EbpfContext>(
         positions_known: known,
     };
     tell(ctx, slot, caller, connection, &moved, &source, &previous)
-}
-
-/// What one call moved.
-struct Moved {
-    socket: u64,
-    meaning: Meaning,
-    len: u64,
-    time_ns: u64,
-    client_position: u32,
-    server_position: u32,
-    positions_known: u32,
-}
-
-/// Writes the record that user space gets of a call, if it gets one.
-#[inline(always)]
-fn tell<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
-    if moved.meaning == Meaning::Begin {
-        return tell_begin(ctx, slot, caller, connection, moved, source, previous);
-    }
-    let tells = connection.tells(moved.meaning);
-    if !tells && moved.meaning.direction() == direction::REQUEST {
-        return None;
-    }
-    let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    let copied = source.copy(slot, moved.len, room);
-    connection.keep_tail(moved.meaning, moved.len, copied.last);
-    if !tells {
-        return None;
-    }
-    connection.copied(moved.meaning, copied.len as u16);
-    let mut flags = moved.meaning.flags();
-    if !copied.readable {
-        flags |= data_flags::UNREADABLE;
-        emit::lost(Loss::PayloadUnreadable);
-    }
-    let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, moved.time_ns),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: copied.len as u16,
-        direction: moved.meaning.direction(),
-        flags,
-        len: moved.len,
-        last: copied.last,
-        totals: connection.totals,
-    };
-    emit::record(record, copied.len, Loss::RingFullData);
-    Some(())
-}
-
-#[inline(always)]
-fn tell_begin<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
-    let copied = source.copy(slot, moved.len, connection.room(moved.meaning) as u64);
-    connection.copied(moved.meaning, copied.len as u16);
-    if !copied.readable {
-        emit::lost(Loss::PayloadUnreadable);
-    }
-    let record = slot.record::<Begin>()?;
-    let head = &mut record.head;
-    head.header = emit::header(Kind::Begin, moved.time_ns);
-    head.connection = connection.connection;
-    head.socket = moved.socket;
-    head.exchange = connection.exchange;
-    head.tgid = caller.tgid();
-    head.tid = caller.tid();
-    head.client_position = moved.client_position;
-    head.server_position = moved.server_position;
-    head.role = connection.role;
-    head.positions_known = moved.positions_known as u8;
-    head.payload_len = copied.len as u16;
-    head.len = moved.len;
-    head.last = copied.last;
-    head.previous = *previous;
-    sock::describe(moved.socket, head);
-    emit::begun();
-    if globals::debug() {
-        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
-    }
-    emit::record(record, copied.len, Loss::RingFullBegin);
-    Some(())
-}
-
-/// The peer of a client will send nothing more.
-#[inline(always)]
-fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Option<()> {
-    if connection.role != role::CLIENT || !connection.tells_eof() {
-        return None;
-    }
-    let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, now()),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: 0,
-        direction: direction::RESPONSE,
-        flags: data_flags::EOF,
-        len: 0,
-        last: [0; 8],
-        totals: connection.totals,
-    };
-    emit::record(record, 0, Loss::RingFullData);
-    Some(())
 }
 
 /// This end of the connection at `socket` was closed: nothing of a server's response is to come. A client may still
@@ -483,8 +361,9 @@ fn tell_end(connection: &mut Connection, reason: u32) {
     emit::plain(&record, Loss::RingFullEnd);
 }
 
+/// The time, nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: the helper has no requirements.
     unsafe { bpf_ktime_get_ns() }
 }

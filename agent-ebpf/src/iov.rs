@@ -5,7 +5,7 @@ use coati_common::sniff::{SNIFF_BYTES, Sniff};
 
 use crate::globals as at;
 use crate::kread::{Head, at_most, field, opaque, user, user_bytes};
-use crate::scratch::{Payload, Slot, Walk};
+use crate::scratch::{Payload, Slot};
 
 /// Buffers of one call that are walked; bytes beyond are counted, not read.
 const BUFFERS: u64 = 16;
@@ -15,7 +15,7 @@ const FIRST_BUFFERS: u64 = 4;
 const FILLED_BUFFERS: u64 = 64;
 /// `struct user_msghdr`, part of the system call interface: where `msg_iov` and `msg_iovlen` lie.
 const MSGHDR_IOV: u64 = 16;
-const IOVEC_SIZE: u64 = 16;
+pub const IOVEC_SIZE: u64 = 16;
 /// Words of a `struct iov_iter` that are read at once: all that there are.
 const ITERATOR_WORDS: usize = 5;
 
@@ -161,18 +161,16 @@ impl Source {
             }
             kind::VECTOR | kind::ITERATOR => {
                 let Some(walk) = slot.walk() else { return NOTHING };
-                *walk = Walk {
-                    vector: self.address,
-                    count: self.count,
-                    in_kernel: u64::from(self.kind == kind::ITERATOR),
-                    skip: u64::from(self.skip),
-                    left: moved,
-                    copied: 0,
-                    room,
-                    last: [0; 2],
-                    before: [0; 2],
-                    unreadable: 0,
-                };
+                walk.vector = self.address;
+                walk.count = self.count;
+                walk.in_kernel = u64::from(self.kind == kind::ITERATOR);
+                walk.skip = u64::from(self.skip);
+                walk.left = moved;
+                walk.copied = 0;
+                walk.room = room;
+                walk.last = [0; 2];
+                walk.before = [0; 2];
+                walk.unreadable = 0;
                 let last = copy_vector(slot.number());
                 let Some(walk) = slot.walk() else { return NOTHING };
                 Copied { len: walk.copied, readable: walk.unreadable == 0, last: last.to_be_bytes() }
@@ -209,7 +207,7 @@ impl Iterator {
 
 /// The `struct iovec` at `address`.
 #[inline(always)]
-fn iovec(address: u64, in_kernel: bool) -> Option<[u64; 2]> {
+pub fn iovec(address: u64, in_kernel: bool) -> Option<[u64; 2]> {
     if in_kernel { field(address, 0) } else { user(address) }
 }
 

@@ -34,7 +34,7 @@ pub mod resource {
     pub const CONTAINER_ID: &str = "container.id";
 }
 
-/// Attributes of an HTTP span.
+/// Attributes of a span of HTTP or gRPC.
 pub mod span {
     /// Method, `_OTHER` if it is not a known one.
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
@@ -68,7 +68,7 @@ pub mod span {
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
     /// Peer's port on the wire, client spans only.
     pub const NETWORK_PEER_PORT: &str = "network.peer.port";
-    /// `1.0` or `1.1`.
+    /// `1.0`, `1.1` or `2`.
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     /// Low-cardinality reason of a failure: a status code or one of ours (`timeout`, `connection_closed`).
     pub const ERROR_TYPE: &str = "error.type";
@@ -78,8 +78,16 @@ pub mod span {
     pub const COATI_TIME_TO_FIRST_BYTE: &str = "coati.http.time_to_first_byte";
     /// Seconds from the response's first byte to its last.
     pub const COATI_RESPONSE_DURATION: &str = "coati.http.response.duration";
-    /// System calls that moved the response.
+    /// System calls that moved the response; of HTTP/2 its frames.
     pub const COATI_RESPONSE_CHUNKS: &str = "coati.http.response.chunks";
+    /// `grpc`.
+    pub const RPC_SYSTEM: &str = "rpc.system";
+    /// Full name of the service, package included.
+    pub const RPC_SERVICE: &str = "rpc.service";
+    /// Name of the method.
+    pub const RPC_METHOD: &str = "rpc.method";
+    /// Status code of gRPC.
+    pub const RPC_GRPC_STATUS_CODE: &str = "rpc.grpc.status_code";
     /// What is not known of the exchange: `response`, `end`, `head`.
     pub const COATI_INCOMPLETE: &str = "coati.incomplete";
 }

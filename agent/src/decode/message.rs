@@ -2,7 +2,8 @@
 
 use super::{
     body::{Body, Moved, Tail},
-    http1::{HEAD_LIMIT, Head, HeadError, Method, RequestHead, ResponseHead},
+    http1::{HEAD_LIMIT, Head, HeadError, RequestHead, ResponseHead},
+    method::Method,
 };
 
 /// Puts a head together that comes in pieces.

@@ -11,7 +11,9 @@ mod connection;
 mod counters;
 mod exchange;
 mod http1;
+mod http2;
 mod message;
+mod method;
 mod open;
 mod table;
 mod target;
@@ -22,8 +24,12 @@ pub(crate) mod testing;
 mod tests;
 
 pub use counters::DecodeCounters;
-pub use exchange::{Exchange, ExchangeId, Failure, Incomplete, Key, Origin, Role};
-pub use http1::{Framing, Head, HeadError, Method, RequestHead, ResponseHead, Version};
+pub use exchange::{Exchange, ExchangeId, Failure, Grpc, Incomplete, Key, Origin, Role};
+pub use http1::{Framing, Head, HeadError, RequestHead, ResponseHead, Upgrade};
+#[doc(hidden)]
+pub use http2::fuzz::fuzz_http2;
+pub use http2::hpack::{HeaderDecoder, HeaderField, HpackError};
+pub use method::{Method, Version};
 pub use table::{DecodeConfig, Decoder, LongRunning};
 
 /// What becomes of an exchange. `Opened` is only told of requests whose head comes in pieces; every exchange that was

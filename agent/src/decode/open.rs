@@ -5,8 +5,9 @@ use coati_common::event::Totals;
 use super::{
     DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
     body::Moved,
-    http1::{Head, HeadError, Method},
+    http1::{Head, HeadError},
     message::{RequestStream, ResponseStream},
+    method::Method,
 };
 
 /// Where results go.
@@ -182,6 +183,7 @@ impl Open {
             response_first_ns: (self.first_ns > 0).then_some(self.first_ns),
             response_chunks: self.chunks,
             longest_gap_ns: self.longest_gap_ns,
+            grpc: None,
             incomplete,
             failure,
         };

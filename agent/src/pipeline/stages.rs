@@ -26,7 +26,7 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    records: [Counter; 5],
+    records: [Counter; 6],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
     ticked_ns: u64,
@@ -75,8 +75,8 @@ impl Stages {
         out: Out,
         since_ns: u64,
     ) -> Self {
-        let records =
-            [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit].map(|kind| out.telemetry.records(kind));
+        let records = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2]
+            .map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
     }
@@ -84,8 +84,9 @@ impl Stages {
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, end, exec, exit] = &self.records;
+            let [begin, data, end, exec, exit, http2] = &self.records;
             match &record {
+                Record::Begin(it, _) if it.header.kind == Kind::Http2 as u32 => http2,
                 Record::Begin(..) => begin,
                 Record::Data(..) => data,
                 Record::End(_) => end,
@@ -176,6 +177,7 @@ impl Stages {
             ("evicted", decoded.evicted),
             ("pipelined", decoded.pipelined),
             ("pipelined_unseen", decoded.pipelined_unseen),
+            ("http2_gap", decoded.http2_gaps),
         ] {
             mirror(&telemetry.losses(cause), total);
         }

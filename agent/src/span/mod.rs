@@ -1,9 +1,10 @@
 //! A finished exchange as an OpenTelemetry span.
 //!
-//! Names, attributes and status follow the semantic conventions for HTTP; what is not known is left out.
+//! Names, attributes and status follow the semantic conventions for HTTP and for gRPC; what is not known is left out.
 
 mod address;
 mod clock;
+mod grpc;
 mod redact;
 mod route;
 
@@ -29,7 +30,7 @@ use crate::{
 use address::Authority;
 
 /// Attributes that a span has at most, so that their vector grows only once.
-const ATTRIBUTES: usize = 20;
+const ATTRIBUTES: usize = 24;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -80,14 +81,18 @@ impl SpanBuilder {
         let role = exchange.origin.role;
         let status_code = exchange.response.as_ref().map(|response| response.status);
         let path = request.path();
-        let route = path.and_then(|path| {
+        let call = exchange.grpc.and(path).and_then(grpc::names);
+        let route = path.filter(|_| exchange.grpc.is_none()).and_then(|path| {
             // Paths that the server does not know would use up the words that it does.
             let is_known = status_code != Some(404);
             self.routes.route(&process.service_name, role, path, is_known)
         });
         let error = Error::of(exchange);
         let span = Span {
-            name: name(request, route.as_deref()),
+            name: match call {
+                Some((service, method)) => format!("{service}/{method}"),
+                None => name(request, route.as_deref()),
+            },
             kind: match role {
                 Role::Server => SpanKind::Server.into(),
                 Role::Client => SpanKind::Client.into(),
@@ -117,6 +122,16 @@ impl SpanBuilder {
         let host = request.host().map(Authority::parse);
         let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
 
+        if let Some(call) = exchange.grpc {
+            attributes.text(key::RPC_SYSTEM, "grpc");
+            if let Some((service, method)) = path.and_then(grpc::names) {
+                attributes.text(key::RPC_SERVICE, service);
+                attributes.text(key::RPC_METHOD, method);
+            }
+            if let Some(status) = call.status {
+                attributes.int(key::RPC_GRPC_STATUS_CODE, status);
+            }
+        }
         attributes.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
         if request.method == Method::Other {
             attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
@@ -236,6 +251,8 @@ fn flags(ids: &Ids) -> u32 {
 enum Error {
     /// The status code says so.
     Status(u16),
+    /// The status of gRPC does.
+    Grpc(u32),
     /// There was no whole answer.
     Failure(Failure),
 }
@@ -248,7 +265,9 @@ impl Error {
             // The server refused what the client asked for: its caller has failed.
             Role::Client => 400,
         };
+        let grpc = exchange.grpc.and_then(|call| call.status);
         match (status, exchange.failure) {
+            _ if grpc.is_some_and(|status| grpc::is_error(status, exchange.origin.role)) => grpc.map(Self::Grpc),
             (Some(status), _) if status >= limit => Some(Self::Status(status)),
             (_, failure) => failure.map(Self::Failure),
         }
@@ -257,6 +276,7 @@ impl Error {
     fn text(self) -> Cow<'static, str> {
         match self {
             Self::Status(status) => status.to_string().into(),
+            Self::Grpc(status) => grpc::status_name(status).map_or_else(|| status.to_string().into(), Cow::Borrowed),
             Self::Failure(failure) => failure.as_str().into(),
         }
     }
@@ -264,9 +284,11 @@ impl Error {
     fn status(self) -> Status {
         let message = match self {
             // The code says all there is to say.
-            Self::Status(_) => "",
+            Self::Status(_) | Self::Grpc(_) => "",
             Self::Failure(Failure::ConnectionClosed) => "connection closed before the response was complete",
             Self::Failure(Failure::ConnectionReset) => "connection reset before the response was complete",
+            Self::Failure(Failure::StreamReset) => "stream reset before the response was complete",
+            Self::Failure(Failure::StreamRefused) => "stream refused: the server went away",
         };
         Status { message: message.to_owned(), code: StatusCode::Error.into() }
     }

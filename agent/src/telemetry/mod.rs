@@ -49,7 +49,7 @@ pub enum TelemetryError {
 
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
 /// and those of the decoder.
-pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
+pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
     let [a, b, c, d, e, f, g, h, i] = Loss::ALL;
     [
         a.name(),
@@ -66,11 +66,12 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
         "evicted",
         "pipelined",
         "pipelined_unseen",
+        "http2_gap",
     ]
 };
 
 /// Every kind of record.
-const RECORD_KINDS: [Kind; 5] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit];
+const RECORD_KINDS: [Kind; 6] = [Kind::Begin, Kind::Data, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {
@@ -80,6 +81,7 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::End => "end",
         Kind::Exec => "exec",
         Kind::Exit => "exit",
+        Kind::Http2 => "http2",
     }
 }
 

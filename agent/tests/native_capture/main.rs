@@ -11,6 +11,8 @@ mod functions;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod loss;
 #[cfg(test)]
 mod processes;
