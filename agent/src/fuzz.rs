@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::capture::Record;
-use crate::decode::{Head, HeaderDecoder, RequestHead, ResponseHead, fuzz_http2};
+use crate::decode::{Head, HeaderDecoder, RequestHead, ResponseHead, fuzz_http2, fuzz_websocket};
 use crate::discover::elf::{ReadAt, toolchain};
 use crate::kernel::btf::Btf;
 use crate::stitch::TraceParent;
@@ -22,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http2", http2),
     ("record", record),
     ("traceparent", traceparent),
+    ("websocket", websocket),
 ];
 
 /// The kernel's type information.
@@ -100,4 +101,9 @@ pub fn traceparent(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = TraceParent::parse(text);
     }
+}
+
+/// What moves on a connection that was switched to WebSocket.
+pub fn websocket(bytes: &[u8]) {
+    fuzz_websocket(bytes);
 }

@@ -80,6 +80,22 @@ pub mod span {
     pub const COATI_RESPONSE_DURATION: &str = "coati.http.response.duration";
     /// System calls that moved the response; of HTTP/2 its frames.
     pub const COATI_RESPONSE_CHUNKS: &str = "coati.http.response.chunks";
+    /// Messages that this end of a WebSocket has sent.
+    pub const COATI_WEBSOCKET_MESSAGES_SENT: &str = "coati.websocket.messages_sent";
+    /// Messages that it has received.
+    pub const COATI_WEBSOCKET_MESSAGES_RECEIVED: &str = "coati.websocket.messages_received";
+    /// Bytes of frames that it has sent.
+    pub const COATI_WEBSOCKET_BYTES_SENT: &str = "coati.websocket.bytes_sent";
+    /// Bytes of frames that it has received.
+    pub const COATI_WEBSOCKET_BYTES_RECEIVED: &str = "coati.websocket.bytes_received";
+    /// Code with which it was closed.
+    pub const COATI_WEBSOCKET_CLOSE_CODE: &str = "coati.websocket.close_code";
+    /// Bytes of the request so far; of an event `progress`.
+    pub const COATI_PROGRESS_REQUEST_BYTES: &str = "coati.progress.request_bytes";
+    /// Bytes of the response so far; of an event `progress`.
+    pub const COATI_PROGRESS_RESPONSE_BYTES: &str = "coati.progress.response_bytes";
+    /// System calls that have moved the response so far, of HTTP/2 frames; of an event `progress`.
+    pub const COATI_PROGRESS_CHUNKS: &str = "coati.progress.chunks";
     /// `grpc`.
     pub const RPC_SYSTEM: &str = "rpc.system";
     /// Full name of the service, package included.

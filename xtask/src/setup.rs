@@ -50,6 +50,7 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("nghttp2-client", Need::Test, "/usr/bin/nghttp"),
     ("nghttp2-server", Need::Test, "/usr/sbin/nghttpd"),
     ("nghttp2-proxy", Need::Test, "/usr/sbin/nghttpx"),
+    ("python3-websockets", Need::Test, "/usr/lib/python3/dist-packages/websockets"),
     ("python3-grpcio", Need::Test, "/usr/lib/python3/dist-packages/grpc"),
     ("ceph-common", Need::Test, "/usr/bin/ceph"),
     ("ceph-mon", Need::Test, "/usr/bin/ceph-mon"),

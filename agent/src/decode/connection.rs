@@ -1,5 +1,7 @@
 //! The exchanges of one connection: hands every byte to the message that it belongs to.
 
+mod switched;
+
 use std::collections::VecDeque;
 
 use coati_common::{
@@ -8,10 +10,12 @@ use coati_common::{
 };
 
 use super::{
-    Failure, Method, Origin, Role, Upgrade,
+    Event, Failure, Method, Origin, Role, Upgrade,
     body::Moved,
     http2::{Http2, StreamEnd},
     open::{Ending, Moment, Open, Out},
+    progress,
+    websocket::Session,
 };
 
 /// Pipelined requests that may wait on one connection.
@@ -53,6 +57,10 @@ pub(super) struct Connection {
     is_deaf: bool,
     /// The kernel did not know the socket when it was last asked.
     is_missing: bool,
+    /// What the kernel had counted of the newest exchange when it was last asked.
+    counted: Option<Totals>,
+    /// Set once the connection was switched to WebSocket.
+    websocket: Option<Box<Session>>,
     /// Set once the connection speaks HTTP/2.
     http2: Option<Box<Http2>>,
 }
@@ -65,7 +73,9 @@ impl Connection {
 
     /// A new exchange, later than all before.
     pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
-        if self.http2.is_some() {
+        if self.websocket.is_some() {
+            self.abandon_switched(out);
+        } else if self.http2.is_some() {
             // Switched by an answer whose exchange goes on as a stream.
         } else if begin.exchange == self.number.saturating_add(1) {
             self.settle(&begin.previous, out);
@@ -79,6 +89,7 @@ impl Connection {
         self.followers = 0;
         self.is_request_lost = false;
         (self.is_shared, self.is_deaf, self.is_missing) = (false, false, false);
+        self.counted = None;
         if begin.header.kind == Kind::Http2 as u32 {
             self.abandon_http1(out);
             let http2 = match &mut self.http2 {
@@ -110,6 +121,13 @@ impl Connection {
             }
             if data.flags & data_flags::EOF != 0 {
                 self.close(time_ns, Failure::ConnectionClosed, out);
+            }
+            return;
+        }
+        if let Some(session) = &mut self.websocket {
+            let is_over = session.data(data, payload, out);
+            if is_over || data.flags & data_flags::EOF != 0 {
+                self.close_websocket(time_ns, out);
             }
             return;
         }
@@ -148,7 +166,7 @@ impl Connection {
     /// The connection is over.
     pub(super) fn end(&mut self, end: &End, out: &mut Out<'_>) {
         self.last_ns = self.last_ns.max(end.header.time_ns);
-        if self.http2.is_none() {
+        if self.http2.is_none() && self.websocket.is_none() {
             self.catch_up(&end.totals, [0; 8], out);
         }
         let failure =
@@ -156,8 +174,7 @@ impl Connection {
         self.is_closed = true;
         self.closing = Some((end.header.time_ns, failure));
         let is_whole = |open: &Open| open.response.has_begun() && !open.response.is_surely_incomplete();
-        let is_multiplexed = self.http2.as_ref().is_some_and(|http2| http2.open() > 0);
-        if !is_multiplexed && self.pending.front().is_none_or(|front| is_whole(front)) {
+        if self.switched_exchanges() == 0 && self.pending.front().is_none_or(|front| is_whole(front)) {
             self.close_pending(out);
         }
     }
@@ -175,11 +192,12 @@ impl Connection {
             Some(state) => {
                 self.is_missing = false;
                 self.last_ns = self.last_ns.max(state.last_ns.min(now_ns));
-                if self.http2.is_none()
-                    && state.exchange == self.number
-                    && now_ns.saturating_sub(state.last_ns) >= QUIET_NS
-                {
-                    self.catch_up(&state.totals, state.response_tail, out);
+                if state.exchange == self.number {
+                    self.counted = Some(state.totals);
+                    let is_switched = self.http2.is_some() || self.websocket.is_some();
+                    if !is_switched && now_ns.saturating_sub(state.last_ns) >= QUIET_NS {
+                        self.catch_up(&state.totals, state.response_tail, out);
+                    }
                 }
             }
         }
@@ -213,9 +231,7 @@ impl Connection {
     /// Ends what is open without knowing how it went on.
     pub(super) fn abandon(&mut self, out: &mut Out<'_>) {
         self.close_pending(out);
-        if let Some(http2) = &mut self.http2 {
-            http2.finish(StreamEnd::Unknown, out);
-        }
+        self.abandon_switched(out);
         self.abandon_http1(out);
     }
 
@@ -227,10 +243,7 @@ impl Connection {
 
     /// Gives up what is open; gives the number of exchanges.
     pub(super) fn evict(&mut self, out: &mut Out<'_>) -> u64 {
-        let mut evicted = self.pending.len() as u64;
-        if let Some(http2) = &mut self.http2 {
-            evicted += http2.evict(out);
-        }
+        let evicted = self.pending.len() as u64 + self.evict_switched(out);
         for open in self.pending.drain(..) {
             open.give_up(out);
         }
@@ -239,7 +252,8 @@ impl Connection {
 
     /// The oldest exchange that is open and the bytes that are still to come, where that is known.
     pub(super) fn oldest(&self) -> Option<(&Origin, Option<u64>)> {
-        let stream = || Some((self.http2.as_ref()?.oldest()?, None));
+        let session = || Some((&self.websocket.as_ref()?.open.origin, None));
+        let stream = || Some((self.http2.as_ref()?.oldest()?, None)).or_else(session);
         self.pending.front().map(|front| (&front.origin, front.response.left())).or_else(stream)
     }
 
@@ -250,7 +264,7 @@ impl Connection {
 
     /// Exchanges that are open.
     pub(super) fn open_exchanges(&self) -> usize {
-        self.pending.len() + self.http2.as_ref().map_or(0, |http2| http2.open())
+        self.pending.len() + self.switched_exchanges()
     }
 
     /// The kernel gives no more records of this response, only totals.
@@ -328,25 +342,12 @@ impl Connection {
                     return;
                 }
             }
-            let Some(mut front) = self.pending.pop_front() else { return };
+            let Some(front) = self.pending.pop_front() else { return };
             match outcome {
-                Ok(())
-                    if front.response.head.as_ref().is_some_and(|head| head.upgrade == Some(Upgrade::H2c))
-                        && front.response.head.as_ref().is_some_and(|head| head.status == 101) =>
-                {
-                    let start = front.response.bytes;
-                    self.http2 = Http2::upgraded(&mut front, start).map(Box::new);
-                    if let Some(http2) = &mut self.http2 {
-                        http2.switched(start, moved.len(), moved.known(), at.first_ns, out);
-                    }
-                    return;
-                }
-                Ok(()) => {
-                    let status = front.response.head.as_ref().map_or(0, |head| head.status);
-                    let is_tunnel = front.method() == Method::Connect && matches!(status, 200..=299);
-                    self.is_deaf |= status == 101 || is_tunnel;
-                    front.finish(Ending::Framing, out);
-                }
+                Ok(()) => match self.switch(front, &moved, at, out) {
+                    Some(front) => front.finish(Ending::Framing, out),
+                    None => return,
+                },
                 Err(error) => {
                     // Its response cannot be told from the others.
                     self.is_deaf = true;
@@ -470,6 +471,7 @@ impl Connection {
         if let Some(http2) = &mut self.http2 {
             http2.finish(StreamEnd::Failed { time_ns, failure }, out);
         }
+        self.close_websocket(time_ns, out);
         while let Some(open) = self.pending.pop_front() {
             let response = &open.response;
             let hides_others = response.has_begun() && !response.is_surely_incomplete() && !response.is_last();

@@ -41,6 +41,8 @@ pub struct DecodeCounters {
     pub http2_missed_bytes: u64,
     /// Connections that were taken for HTTP/2 by one frame, and are not.
     pub http2_refused: u64,
+    /// Places where frames of WebSocket are missing: from there on messages are not counted.
+    pub websocket_gaps: u64,
     /// Bytes moved behind a response that was taken for complete: its end may be wrong.
     pub response_excess: u64,
 }
@@ -52,7 +54,7 @@ impl DecodeCounters {
     }
 
     /// Everything that was lost or is flawed, each with its value for the `cause` label.
-    pub fn causes(&self) -> [(&'static str, u64); 16] {
+    pub fn causes(&self) -> [(&'static str, u64); 17] {
         [
             ("request_malformed", self.request_malformed),
             ("request_unreadable", self.request_unreadable),
@@ -70,6 +72,7 @@ impl DecodeCounters {
             ("http2_gap", self.http2_gaps),
             ("http2_missed_bytes", self.http2_missed_bytes),
             ("http2_refused", self.http2_refused),
+            ("websocket_gap", self.websocket_gaps),
         ]
     }
 }

@@ -160,6 +160,39 @@ pub struct Grpc {
     pub status: Option<u32>,
 }
 
+/// What moved on a connection that was switched to WebSocket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WebSocket {
+    /// Of the client.
+    pub requests: WebSocketSide,
+    /// Of the server.
+    pub responses: WebSocketSide,
+    /// Code of the close frame; `None` if there was none, or it gave none.
+    pub close_code: Option<u16>,
+}
+
+/// What one end has sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WebSocketSide {
+    /// Messages; `None` if some may have been missed.
+    pub messages: Option<u64>,
+    /// Bytes on the wire behind the heads.
+    pub bytes: u64,
+}
+
+/// How far an exchange had come while it ran.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Progress {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Bytes of the request by then.
+    pub request_bytes: u64,
+    /// Bytes of the response by then.
+    pub response_bytes: u64,
+    /// System calls that had moved the response; of HTTP/2 frames.
+    pub chunks: u32,
+}
+
 /// A request and its response. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Debug)]
 pub struct Exchange {
@@ -183,6 +216,10 @@ pub struct Exchange {
     pub response_body_bytes: Option<u64>,
     /// Set if it is a call of gRPC.
     pub grpc: Option<Grpc>,
+    /// Set if the connection was switched to WebSocket: then it is over with the connection.
+    pub websocket: Option<WebSocket>,
+    /// How far it had come, every ten seconds of its response, oldest first.
+    pub progress: Vec<Progress>,
     /// What is not known.
     pub incomplete: Option<Incomplete>,
     /// What went wrong on the wire.

@@ -160,6 +160,11 @@ impl RequestHead {
         }
     }
 
+    /// The target is not known at all (HTTP/2).
+    pub const fn is_target_unknown(&self) -> bool {
+        matches!(self.target, Target::Unknown { .. })
+    }
+
     /// Query of the target, without the question mark.
     pub fn query(&self) -> Option<&str> {
         match self.target {

@@ -3,11 +3,12 @@
 use coati_common::event::Totals;
 
 use super::{
-    DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
+    DecodeCounters, Event, Exchange, Failure, Incomplete, Origin, Progress, WebSocket,
     body::Moved,
     http1::{Head, HeadError},
     message::{RequestStream, ResponseStream},
     method::Method,
+    progress::{Notes, Recorder},
 };
 
 /// Where results go.
@@ -63,6 +64,8 @@ pub(super) struct Open {
     pub(super) last_ns: u64,
     pub(super) chunks: u32,
     longest_gap_ns: u64,
+    pub(super) progress: Notes,
+    pub(super) websocket: Option<WebSocket>,
 }
 
 impl Open {
@@ -77,7 +80,29 @@ impl Open {
             last_ns: 0,
             chunks: 0,
             longest_gap_ns: 0,
+            progress: Notes::default(),
+            websocket: None,
         }
+    }
+
+    /// Notes how far the response has come, if it is time; of one that is alone on its connection the kernel may have
+    /// counted more.
+    pub(super) fn note_progress(&mut self, now_ns: u64, counted: Option<&Totals>) {
+        if self.first_ns == 0 || self.response.is_complete() {
+            return;
+        }
+        let mut progress = Progress {
+            time_ns: now_ns,
+            request_bytes: self.request.bytes,
+            response_bytes: self.response.bytes,
+            chunks: self.chunks,
+        };
+        if let Some(totals) = counted {
+            progress.request_bytes = progress.request_bytes.max(totals.request_bytes);
+            progress.response_bytes = progress.response_bytes.max(totals.response_bytes);
+            progress.chunks = progress.chunks.max(totals.response_chunks);
+        }
+        Recorder::of(&mut self.progress, self.first_ns).note(progress);
     }
 
     pub(super) fn announce(&mut self, out: &mut Out<'_>) {
@@ -184,6 +209,8 @@ impl Open {
             response_chunks: self.chunks,
             longest_gap_ns: self.longest_gap_ns,
             grpc: None,
+            websocket: self.websocket,
+            progress: self.progress.all,
             incomplete,
             failure,
         };

@@ -287,6 +287,7 @@ impl Run {
                 Event::Opened(origin) => ("opened", origin),
                 Event::Began(origin, _) => ("began", origin),
                 Event::Answered(origin, _) => ("answered", origin),
+                Event::Upgraded(origin) => ("upgraded", origin),
                 Event::Ended(exchange) => {
                     exchanges.push(exchange.clone());
                     ("ended", &exchange.origin)

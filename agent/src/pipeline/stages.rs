@@ -191,6 +191,7 @@ impl Stages {
             mirror(&telemetry.links(by), total);
         }
         telemetry.open_exchanges.set(self.decoder.open_exchanges() as i64);
+        telemetry.open_streams.set(self.decoder.long_streams() as i64);
         telemetry.processes.set(self.rest.processes.len() as i64);
     }
 
@@ -214,7 +215,9 @@ impl Stages {
 impl Rest {
     fn event(&mut self, event: Event<'_>) {
         let (origin, now_ns) = match event {
-            Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
+            Event::Opened(origin) | Event::Began(origin, _) | Event::Upgraded(origin) | Event::Dropped(origin) => {
+                (origin, origin.begin_ns)
+            }
             Event::Answered(origin, first_ns) => (origin, first_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
@@ -236,6 +239,7 @@ impl Rest {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => self.stitcher.began(origin, head),
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
+            Event::Upgraded(origin) => self.stitcher.upgraded(origin),
             Event::Dropped(origin) => self.stitcher.dropped(origin),
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);

@@ -16,14 +16,18 @@ use std::{borrow::Cow, sync::Arc};
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
-    trace::v1::{Span, SpanFlags, Status, span::SpanKind, status::StatusCode},
+    trace::v1::{
+        Span, SpanFlags, Status,
+        span::{Event, SpanKind},
+        status::StatusCode,
+    },
 };
 
 pub use clock::Clock;
 pub use route::{RouteConfig, Routes};
 
 use crate::{
-    decode::{Exchange, Failure, Method, RequestHead, Role},
+    decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
     discover::Process,
     stitch::Ids,
 };
@@ -100,6 +104,7 @@ impl SpanBuilder {
             start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
             end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
             attributes: self.attributes(exchange, path, route, error.as_ref()),
+            events: exchange.progress.iter().map(|it| self.progress(it)).collect(),
             status: error.map(Error::status),
             flags: flags(&ids),
             trace_id: ids.trace_id.to_vec(),
@@ -155,7 +160,7 @@ impl SpanBuilder {
                 origin.local
             }
             Role::Client => {
-                if request.method != Method::Connect {
+                if request.method != Method::Connect && !request.is_target_unknown() {
                     attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
                 }
                 attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
@@ -191,10 +196,27 @@ impl SpanBuilder {
             attributes.seconds(key::COATI_RESPONSE_DURATION, exchange.end_ns.saturating_sub(first_ns));
             attributes.int(key::COATI_RESPONSE_CHUNKS, exchange.response_chunks);
         }
+        if let Some(websocket) = &exchange.websocket {
+            attributes.websocket(websocket, origin.role);
+        }
         if let Some(incomplete) = exchange.incomplete {
             attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
         }
         attributes.0
+    }
+
+    /// How far a long response had come.
+    fn progress(&self, progress: &Progress) -> Event {
+        let mut attributes = Attributes(Vec::with_capacity(3));
+        attributes.count(key::COATI_PROGRESS_REQUEST_BYTES, progress.request_bytes);
+        attributes.count(key::COATI_PROGRESS_RESPONSE_BYTES, progress.response_bytes);
+        attributes.int(key::COATI_PROGRESS_CHUNKS, progress.chunks);
+        Event {
+            time_unix_nano: self.clock.unix_ns(progress.time_ns),
+            name: "progress".to_owned(),
+            attributes: attributes.0,
+            dropped_attributes_count: 0,
+        }
     }
 
     fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
@@ -308,6 +330,22 @@ impl Attributes {
 
     fn count(&mut self, key: &str, value: u64) {
         self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn websocket(&mut self, websocket: &WebSocket, role: Role) {
+        let WebSocket { requests, responses, close_code } = *websocket;
+        let (sent, received) = if role == Role::Client { (requests, responses) } else { (responses, requests) };
+        if let Some(messages) = sent.messages {
+            self.count(key::COATI_WEBSOCKET_MESSAGES_SENT, messages);
+        }
+        if let Some(messages) = received.messages {
+            self.count(key::COATI_WEBSOCKET_MESSAGES_RECEIVED, messages);
+        }
+        self.count(key::COATI_WEBSOCKET_BYTES_SENT, sent.bytes);
+        self.count(key::COATI_WEBSOCKET_BYTES_RECEIVED, received.bytes);
+        if let Some(code) = close_code {
+            self.int(key::COATI_WEBSOCKET_CLOSE_CODE, code);
+        }
     }
 
     fn seconds(&mut self, key: &str, ns: u64) {

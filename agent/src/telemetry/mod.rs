@@ -174,6 +174,8 @@ pub struct Telemetry {
     pub exchanges: Counter,
     /// Requests that are under way.
     pub open_exchanges: Gauge,
+    /// Responses that have run for ten seconds and are not over.
+    pub open_streams: Gauge,
     /// Exchanges of processes that are not observed, or begun before all programs were attached.
     pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
@@ -211,6 +213,7 @@ impl Default for Telemetry {
             exchanges_begun: Counter::default(),
             exchanges: Counter::default(),
             open_exchanges: Gauge::default(),
+            open_streams: Gauge::default(),
             ignored_exchanges: Counter::default(),
             links: Family::default(),
             spans: Counter::default(),
@@ -316,6 +319,8 @@ impl Telemetry {
         let help = "Requests of processes that are not observed, or under way when the agent started";
         agent.register("exchanges_ignored", help, self.ignored_exchanges.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
+        let help = "Responses that have run for ten seconds and are not over";
+        agent.register("open_streams", help, self.open_streams.clone());
         agent.register("spans", "Spans made", self.spans.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());
         agent.register("spans_dropped", "Spans that did not reach the destination", self.spans_dropped.clone());

@@ -5,111 +5,18 @@
 
 use std::io::{IoSlice, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use coati_agent::capture::Record;
-use coati_agent::decode::{DecodeConfig, DecodeCounters, Decoder, Event, Exchange, Role};
+use coati_agent::decode::Role;
 use coati_agent::kernel::features::HookSet;
 
+use crate::software::{Decoded, Running, has, run, start, wait};
 use crate::watch::{Watch, connect, read_until};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 /// Ends a test's connection: PING.
 const LAST: &[u8] = b"\0\0\x08\x06\0\0\0\0\0the last";
-/// How long software of others may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What was decoded of the connections of one server.
-#[derive(Default)]
-struct Decoded {
-    exchanges: Vec<Exchange>,
-    counters: DecodeCounters,
-}
-
-impl Decoded {
-    fn of(records: &[Record], port: u16) -> Self {
-        let mut decoder = Decoder::new(DecodeConfig::default());
-        let mut exchanges = Vec::new();
-        let mut emit = |event: Event<'_>| {
-            if let Event::Ended(exchange) = event {
-                let server =
-                    if exchange.origin.role == Role::Server { exchange.origin.local } else { exchange.origin.remote };
-                if server.port() == port {
-                    exchanges.push(exchange.clone());
-                }
-            }
-        };
-        let mut records = records.to_vec();
-        records.sort_by_key(|record| record.header().time_ns);
-        for record in records {
-            decoder.record(record, &mut emit);
-        }
-        let counters = *decoder.counters();
-        Self { exchanges, counters }
-    }
-
-    /// The exchanges of one end: `METHOD path status request body → response body`, sorted.
-    fn lines(&self, role: Role) -> Vec<String> {
-        let line = |it: &Exchange| {
-            format!(
-                "{} {} {:?} {:?}→{:?}{}{}{}",
-                it.request.method_text(),
-                it.request.path().unwrap_or("?"),
-                it.response.as_ref().map(|head| head.status).unwrap_or_default(),
-                it.request_body_bytes.unwrap_or(u64::MAX),
-                it.response_body_bytes.unwrap_or(u64::MAX),
-                it.grpc.map(|grpc| format!(" grpc {:?}", grpc.status)).unwrap_or_default(),
-                it.failure.map(|failure| format!(" {}", failure.as_str())).unwrap_or_default(),
-                it.incomplete.map(|what| format!(" incomplete {}", what.as_str())).unwrap_or_default(),
-            )
-        };
-        let mut lines: Vec<_> = self.exchanges.iter().filter(|it| it.origin.role == role).map(line).collect();
-        lines.sort();
-        lines
-    }
-
-    /// Both ends name each stream in the same way.
-    fn assert_paired(&self) {
-        let keys = |role| {
-            let of_role = self.exchanges.iter().filter(move |it| it.origin.role == role);
-            let mut keys: Vec<_> = of_role
-                .map(|it| {
-                    let key = it.origin.key.expect("the positions are known");
-                    (key.server_position, key.client_position, it.request.path().unwrap_or_default().to_owned())
-                })
-                .collect();
-            keys.sort();
-            keys
-        };
-        assert_eq!(keys(Role::Client), keys(Role::Server));
-    }
-}
-
-/// Waits until `count` exchanges of each end of the server at `port` are there.
-fn wait(watch: &mut Watch, port: u16, count: usize) -> Decoded {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let _ = watch.now(port);
-        let decoded = Decoded::of(watch.records(), port);
-        let has = |role| decoded.exchanges.iter().filter(|it| it.origin.role == role).count() >= count;
-        if has(Role::Client) && has(Role::Server) {
-            return decoded;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "client {:#?}, server {:#?}, {:?}",
-            decoded.lines(Role::Client),
-            decoded.lines(Role::Server),
-            decoded.counters
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
     [&[a, b, c, kind, flags, 0, 0, 0, stream], payload].concat()
@@ -198,46 +105,6 @@ fn a_connection_from_before_is_joined() {
         assert_eq!(decoded.lines(Role::Server), ["POST /a 200 0→0"]);
         decoded.assert_paired();
     }
-}
-
-/// A program of others, that is ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a server and waits until it listens; its port.
-fn start(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> (Running, u16) {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let mut command = Command::new(program);
-    command.args(arguments(port)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-    let server = Running(command.spawn().unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(Instant::now() < deadline, "{program} does not listen");
-        thread::sleep(Duration::from_millis(20));
-    }
-    (server, port)
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// Whether all of `programs` are installed, and a line if not.
-fn has(programs: &[&str], covers: &str) -> bool {
-    let missing: Vec<_> = programs.iter().filter(|program| !Path::new(program).exists()).collect();
-    if !missing.is_empty() {
-        println!("SKIPPED: {missing:?} not installed (`cargo xtask setup`); not covered: {covers}");
-    }
-    missing.is_empty()
 }
 
 const NGHTTPD: &str = "/usr/sbin/nghttpd";

@@ -17,6 +17,10 @@ mod loss;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod software;
+#[cfg(test)]
 mod system_calls;
 #[cfg(test)]
 mod watch;
+#[cfg(test)]
+mod websocket;

@@ -133,6 +133,12 @@ impl Http2 {
         out.counters.http2_missed_bytes += missed;
     }
 
+    /// Notes how far the streams have come; gives how many have run for long.
+    pub(super) fn note_progress(&mut self, now_ns: u64) -> usize {
+        self.streams.open.values_mut().for_each(|stream| stream.note_progress(now_ns));
+        self.streams.open.values().filter(|stream| stream.is_long(now_ns)).count()
+    }
+
     /// Ends what only the time that has passed tells to be over.
     pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
         let is_over =

@@ -2,9 +2,10 @@
 
 use super::{
     super::{
-        Event, Exchange, Failure, Grpc, Incomplete, Origin,
+        Event, Exchange, Failure, Grpc, Incomplete, Origin, Progress,
         http1::{RequestHead, ResponseHead},
         open::Out,
+        progress::{self, Notes, Recorder},
     },
     head::Fields,
 };
@@ -47,6 +48,7 @@ pub(super) struct Stream {
     longest_gap_ns: u64,
     is_grpc: bool,
     grpc_status: Option<u32>,
+    progress: Notes,
     /// Its end may have been missed.
     pub(super) is_end_uncertain: bool,
     /// A header block of the response was missed, or could not be read.
@@ -74,6 +76,7 @@ impl Stream {
             longest_gap_ns: 0,
             is_grpc,
             grpc_status: None,
+            progress: Notes::default(),
             is_end_uncertain: false,
             is_block_missing: false,
         }
@@ -82,6 +85,23 @@ impl Stream {
     /// When something was last heard of it.
     pub(super) fn heard_ns(&self) -> u64 {
         self.last_ns.max(self.request_last_ns)
+    }
+
+    /// Notes how far the response has come, if it is time.
+    pub(super) fn note_progress(&mut self, now_ns: u64) {
+        if self.first_ns > 0 {
+            Recorder::of(&mut self.progress, self.first_ns).note(Progress {
+                time_ns: now_ns,
+                request_bytes: self.request_bytes.unwrap_or_default(),
+                response_bytes: self.response_bytes.unwrap_or_default(),
+                chunks: self.chunks,
+            });
+        }
+    }
+
+    /// The response has run for long.
+    pub(super) const fn is_long(&self, now_ns: u64) -> bool {
+        progress::is_long(self.first_ns, now_ns)
     }
 
     /// Bytes of the request's body.
@@ -173,6 +193,8 @@ impl Stream {
             longest_gap_ns: self.longest_gap_ns,
             request_body_bytes: self.request_bytes,
             response_body_bytes: self.response_bytes.filter(|_| has_response),
+            websocket: None,
+            progress: self.progress.all,
             grpc: self.is_grpc.then_some(Grpc { status: self.grpc_status }),
             incomplete: incomplete.into_iter().flatten().max(),
             failure,
