@@ -143,7 +143,7 @@ scratch!(
     call, CALL, Call
 );
 scratch!(
-    /// A [`Connection`] whose entry is gone.
+    /// A [`Connection`] whose entry is gone, or not there yet.
     connection, CONNECTION, Connection
 );
 scratch!(
