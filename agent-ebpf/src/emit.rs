@@ -5,14 +5,15 @@ use core::mem::size_of;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ringbuf_output};
 use aya_ebpf::maps::PerCpuArray;
 use coati_common::counter;
-use coati_common::event::{Header, Kind};
-use coati_common::limits::PAYLOAD_BYTES;
+use coati_common::event::{Header, Kind, Tail};
+use coati_common::limits::{PAYLOAD_BYTES, TAIL_BYTES};
 use coati_common::loss::Loss;
 
 use crate::globals;
 use crate::kread::at_most;
 use crate::maps::{COUNTERS, LOSSES, RECORDS};
 use crate::scratch::Record;
+use crate::tail::Half;
 
 const RING_AVAILABLE: u64 = 0;
 const RING_NO_WAKEUP: u64 = 1;
@@ -63,6 +64,13 @@ pub fn header(kind: Kind, time_ns: u64) -> Header {
 #[inline(always)]
 pub fn record<H>(record: &Record<H>, payload_len: u64, cause: Loss) {
     let len = size_of::<H>() as u64 + at_most::<{ PAYLOAD_BYTES as u64 }>(payload_len);
+    write((&raw const *record).cast(), len, cause);
+}
+
+/// Writes a record of the end of a response, with `payload_len` bytes of it.
+#[inline(always)]
+pub fn kept(record: &Half, payload_len: u64, cause: Loss) {
+    let len = size_of::<Tail>() as u64 + at_most::<{ TAIL_BYTES as u64 }>(payload_len);
     write((&raw const *record).cast(), len, cause);
 }
 

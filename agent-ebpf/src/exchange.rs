@@ -7,9 +7,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::maps::HashMap;
-use aya_log_ebpf::debug;
 use coati_common::event::end_reason::{CLOSED, RESET};
-use coati_common::event::{Begin, Connection, Data, End, Kind, Totals, connection_flags, data_flags, direction, role};
+use coati_common::event::{Connection, End, Kind, connection_flags, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 use coati_common::sniff::Sniff;
@@ -20,7 +19,7 @@ use crate::iov::Source;
 use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket};
-use crate::tail;
+use crate::tell::{Moved, tell, tell_eof};
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
 /// was entered.
@@ -68,12 +67,12 @@ impl Caller {
     }
 
     #[inline(always)]
-    const fn tgid(self) -> u32 {
+    pub const fn tgid(self) -> u32 {
         (self.pid_tgid >> 32) as u32
     }
 
     #[inline(always)]
-    const fn tid(self) -> u32 {
+    pub const fn tid(self) -> u32 {
         self.pid_tgid as u32
     }
 
@@ -96,8 +95,11 @@ fn followed(socket: u64) -> Option<&'static mut Connection> {
 
 /// Begins to follow the connection at `socket`.
 #[inline(always)]
-fn follow(socket: u64, role: u8) -> Option<&'static mut Connection> {
-    if CONNECTIONS.insert(socket, Connection::idle(emit::new_connection(), role), NEW).is_err() {
+fn follow(slot: Slot, socket: u64, role: u8) -> Option<&'static mut Connection> {
+    // Not on the stack: it is a quarter of that, and Linux 6.1 counts the functions that are called with it.
+    let connection = slot.connection()?;
+    *connection = Connection::idle(emit::new_connection(), role);
+    if CONNECTIONS.insert(socket, &*connection, NEW).is_err() {
         emit::lost(Loss::ConnectionsFull);
         return None;
     }
@@ -117,17 +119,18 @@ enum Found {
 /// Looks at the first of `len` bytes that move on `socket`. Where a connection begins to be followed by them, this end
 /// is a `new_role`.
 #[inline(always)]
-fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
+fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
     let Some(connection) = followed(socket.address) else {
         if !socket.is_tcp() {
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
-        if !sniff.may_begin() || caller.is_skipped() {
+        let Some(meaning) = Meaning::first(&sniff) else { return Found::Nothing };
+        if caller.is_skipped() {
             return Found::Nothing;
         }
-        return match follow(socket.address, new_role) {
-            Some(connection) => Found::Bytes(connection, Meaning::Begin),
+        return match follow(slot, socket.address, new_role) {
+            Some(connection) => Found::Bytes(connection, meaning),
             None => Found::Nothing,
         };
     };
@@ -135,7 +138,7 @@ fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8)
     let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Some(Sniff::default()) };
     let Some(sniff) = sniff else { return Found::Unreadable };
     let meaning = connection.meaning(towards, &sniff);
-    if meaning == Meaning::Begin && caller.is_skipped() {
+    if meaning.begins() && caller.is_skipped() {
         return Found::Nothing;
     }
     Found::Bytes(connection, meaning)
@@ -144,7 +147,7 @@ fn find(caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8)
 /// A call that sends from `source` through `socket` was entered.
 #[inline(always)]
 pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Option<()> {
-    let found = find(caller, socket, &source, u64::MAX, role::CLIENT);
+    let found = find(slot, caller, socket, &source, u64::MAX, role::CLIENT);
     let time_ns = now();
     let call = slot.call()?;
     call.socket = socket.address;
@@ -208,7 +211,7 @@ pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64) -> Option<()> {
 fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64) -> Option<()> {
     if call.meaning == 0 {
         // The kernel has read the bytes in the meantime, so now they are there.
-        match find(caller, Socket::tcp(call.socket), &call.source, len, role::CLIENT) {
+        match find(slot, caller, Socket::tcp(call.socket), &call.source, len, role::CLIENT) {
             Found::Nothing => return None,
             Found::Unreadable => {
                 emit::lost(Loss::PayloadUnreadable);
@@ -222,7 +225,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
         }
     }
     let meaning = Meaning::from_u32(call.meaning)?;
-    let exchange = call.before.exchange + u32::from(meaning == Meaning::Begin);
+    let exchange = call.before.exchange + u32::from(meaning.begins());
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
     let connection = match followed(call.socket).filter(is_same) {
         Some(connection) => connection,
@@ -279,7 +282,7 @@ pub fn received<C: EbpfContext>(
     if len == 0 {
         return tell_eof(slot, caller, followed(socket.address)?);
     }
-    let (connection, meaning) = match find(caller, socket, &source, len, role::SERVER) {
+    let (connection, meaning) = match find(slot, caller, socket, &source, len, role::SERVER) {
         Found::Nothing => return None,
         Found::Unreadable => {
             emit::lost(Loss::PayloadUnreadable);
@@ -294,7 +297,7 @@ pub fn received<C: EbpfContext>(
     connection.enter(meaning, time_ns);
     connection.count(meaning, len, time_ns, time_ns);
     // What this call took is already behind the receive position, and so is the peer's close if it came with that.
-    let (Positions { send, receive, known }, close) = if meaning == Meaning::Begin {
+    let (Positions { send, receive, known }, close) = if meaning.begins() {
         (sock::positions(socket), u32::from(sock::has_read_close(socket)))
     } else {
         (Positions { send: 0, receive: 0, known: 0 }, 0)
@@ -309,135 +312,6 @@ pub fn received<C: EbpfContext>(
         positions_known: known,
     };
     tell(ctx, slot, caller, connection, &moved, &source, &previous)
-}
-
-/// What one call moved.
-struct Moved {
-    socket: u64,
-    meaning: Meaning,
-    len: u64,
-    time_ns: u64,
-    client_position: u32,
-    server_position: u32,
-    positions_known: u32,
-}
-
-/// Writes the record that user space gets of a call, if it gets one.
-#[inline(always)]
-fn tell<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
-    if moved.meaning == Meaning::Begin {
-        return tell_begin(ctx, slot, caller, connection, moved, source, previous);
-    }
-    let tells = connection.tells(moved.meaning);
-    if !tells && moved.meaning.direction() == direction::REQUEST {
-        return None;
-    }
-    let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    if moved.meaning.direction() == direction::RESPONSE {
-        let (socket, len, time_ns) = (moved.socket, moved.len, moved.time_ns);
-        let carried = if tells { Some(room) } else { None };
-        tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
-    }
-    let copied = source.copy(slot, moved.len, room);
-    connection.keep_tail(moved.meaning, moved.len, copied.last);
-    if !tells {
-        return None;
-    }
-    connection.copied(moved.meaning, copied.len as u16);
-    let mut flags = moved.meaning.flags();
-    if !copied.readable {
-        flags |= data_flags::UNREADABLE;
-        emit::lost(Loss::PayloadUnreadable);
-    }
-    let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, moved.time_ns),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: copied.len as u16,
-        direction: moved.meaning.direction(),
-        flags,
-        len: moved.len,
-        last: copied.last,
-        totals: connection.totals,
-    };
-    emit::record(record, copied.len, Loss::RingFullData);
-    Some(())
-}
-
-#[inline(always)]
-fn tell_begin<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
-    let copied = source.copy(slot, moved.len, connection.room(moved.meaning) as u64);
-    connection.copied(moved.meaning, copied.len as u16);
-    if !copied.readable {
-        emit::lost(Loss::PayloadUnreadable);
-    }
-    tail::mark(connection, slot.payload()?, copied.len);
-    let record = slot.record::<Begin>()?;
-    let head = &mut record.head;
-    head.header = emit::header(Kind::Begin, moved.time_ns);
-    head.connection = connection.connection;
-    head.socket = moved.socket;
-    head.exchange = connection.exchange;
-    head.tgid = caller.tgid();
-    head.tid = caller.tid();
-    head.client_position = moved.client_position;
-    head.server_position = moved.server_position;
-    head.role = connection.role;
-    head.positions_known = moved.positions_known as u8;
-    head.payload_len = copied.len as u16;
-    head.len = moved.len;
-    head.last = copied.last;
-    head.previous = *previous;
-    sock::describe(moved.socket, head);
-    emit::begun();
-    if globals::debug() {
-        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
-    }
-    emit::record(record, copied.len, Loss::RingFullBegin);
-    Some(())
-}
-
-/// The peer of a client will send nothing more.
-#[inline(always)]
-fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Option<()> {
-    if connection.role != role::CLIENT || !connection.tells_eof() {
-        return None;
-    }
-    let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, now()),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: 0,
-        direction: direction::RESPONSE,
-        flags: data_flags::EOF,
-        len: 0,
-        last: [0; 8],
-        totals: connection.totals,
-    };
-    emit::record(record, 0, Loss::RingFullData);
-    Some(())
 }
 
 /// This end of the connection at `socket` was closed: nothing of a server's response is to come. A client may still
@@ -490,8 +364,9 @@ fn tell_end(connection: &mut Connection, reason: u32) {
     emit::plain(&record, Loss::RingFullEnd);
 }
 
+/// The time, nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: the helper has no requirements.
     unsafe { bpf_ktime_get_ns() }
 }

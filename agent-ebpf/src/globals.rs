@@ -65,6 +65,12 @@ offsets! {
     TCP_COPIED_SEQ,
     /// `tcp_sock.rcv_nxt`
     TCP_RCV_NXT,
+    /// `tcp_sock.bytes_received`
+    TCP_BYTES_RECEIVED,
+    /// `tcp_sock.snd_una`
+    TCP_SND_UNA,
+    /// `tcp_sock.bytes_acked`
+    TCP_BYTES_ACKED,
     /// `msghdr.msg_iter`
     MSGHDR_ITER,
     /// `iov_iter.iter_type`

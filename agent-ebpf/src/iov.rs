@@ -1,6 +1,6 @@
 //! The bytes of a call: one buffer, several, or none that can be read.
 
-use coati_common::limits::PAYLOAD_BYTES;
+use coati_common::limits::{PAYLOAD_BYTES, TAIL_BYTES};
 use coati_common::sniff::{SNIFF_BYTES, Sniff};
 
 use crate::globals as at;
@@ -15,7 +15,7 @@ const FIRST_BUFFERS: u64 = 4;
 const FILLED_BUFFERS: u64 = 64;
 /// `struct user_msghdr`, part of the system call interface: where `msg_iov` and `msg_iovlen` lie.
 const MSGHDR_IOV: u64 = 16;
-const IOVEC_SIZE: u64 = 16;
+pub const IOVEC_SIZE: u64 = 16;
 /// Words of a `struct iov_iter` that are read at once: all that there are.
 const ITERATOR_WORDS: usize = 5;
 
@@ -161,18 +161,7 @@ impl Source {
             }
             kind::VECTOR | kind::ITERATOR => {
                 let Some(walk) = slot.walk() else { return NOTHING };
-                *walk = Walk {
-                    vector: self.address,
-                    count: self.count,
-                    in_kernel: u64::from(self.kind == kind::ITERATOR),
-                    skip: u64::from(self.skip),
-                    left: moved,
-                    copied: 0,
-                    room,
-                    last: [0; 2],
-                    before: [0; 2],
-                    unreadable: 0,
-                };
+                self.start(walk, moved, room);
                 let last = copy_vector(slot.number());
                 let Some(walk) = slot.walk() else { return NOTHING };
                 Copied { len: walk.copied, readable: walk.unreadable == 0, last: last.to_be_bytes() }
@@ -184,23 +173,27 @@ impl Source {
 }
 
 impl Source {
-    /// Copies the last of the `moved` bytes, as many as fit, to the payload of `slot`; how many, 0 if they cannot be read
+    /// Sets a walk over the `moved` bytes to its start; `room` of them are to be copied.
+    #[inline(always)]
+    fn start(&self, walk: &mut Walk, moved: u64, room: u64) {
+        walk.vector = self.address;
+        walk.count = self.count;
+        walk.in_kernel = u64::from(self.kind == kind::ITERATOR);
+        walk.skip = u64::from(self.skip);
+        walk.left = moved;
+        walk.copied = 0;
+        walk.room = room;
+        walk.last = [0; 2];
+        walk.before = [0; 2];
+        walk.unreadable = 0;
+    }
+
+    /// Copies the last of the `moved` bytes, [`TAIL_BYTES`] at most, to the payload of `slot`; how many, 0 if they cannot be read
     /// or found.
     #[inline(always)]
     pub fn copy_end(&self, slot: Slot, moved: u64) -> u64 {
         let Some(walk) = slot.walk() else { return 0 };
-        *walk = Walk {
-            vector: self.address,
-            count: self.count,
-            in_kernel: u64::from(self.kind == kind::ITERATOR),
-            skip: u64::from(self.skip),
-            left: moved,
-            copied: 0,
-            room: 0,
-            last: [0; 2],
-            before: [0; 2],
-            unreadable: 0,
-        };
+        self.start(walk, moved, 0);
         copy_end(slot.number(), self.kind.into())
     }
 }
@@ -216,7 +209,7 @@ pub extern "C" fn copy_end(slot: u64, kind: u64) -> u64 {
     let slot = Slot::numbered(number);
     let Some(walk) = slot.walk() else { return 0 };
     let moved = walk.left;
-    let len = at_most::<{ PAYLOAD_BYTES as u64 }>(moved);
+    let len = at_most::<{ TAIL_BYTES as u64 }>(moved);
     if kind == u64::from(kind::BUFFER) {
         let Some(payload) = slot.payload() else { return 0 };
         // SAFETY: `len` is at most half the size of `payload`.
@@ -259,7 +252,7 @@ impl Iterator {
 
 /// The `struct iovec` at `address`.
 #[inline(always)]
-fn iovec(address: u64, in_kernel: bool) -> Option<[u64; 2]> {
+pub fn iovec(address: u64, in_kernel: bool) -> Option<[u64; 2]> {
     if in_kernel { field(address, 0) } else { user(address) }
 }
 

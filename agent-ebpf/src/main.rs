@@ -1,8 +1,8 @@
 //! Coati's kernel programs: filter, recognise, count, tell.
 //!
 //! `hooks` are the programs; what they share lies in the other modules, in the order in which a call's bytes
-//! pass them: [`sock`] finds the connection, [`iov`] reads the bytes, [`exchange`] changes the connection's state,
-//! [`emit`] writes the record.
+//! pass them: [`sock`] finds the connection, [`iov`] and [`frames`] read the bytes, [`exchange`] changes the connection's state,
+//! [`tell`] makes the record, [`emit`] writes it.
 #![no_std]
 #![no_main]
 // One instruction and the hiding of one value from the optimiser; see `emit` and `kread`.
@@ -10,6 +10,7 @@
 
 mod emit;
 mod exchange;
+mod frames;
 mod globals;
 mod hooks {
     pub mod kprobes;
@@ -24,6 +25,7 @@ mod maps;
 mod scratch;
 mod sock;
 mod tail;
+mod tell;
 
 /// The helpers that read kernel memory are lent to programs under the GPL only.
 #[unsafe(link_section = "license")]

@@ -48,6 +48,18 @@ pub struct Walk {
     pub before: [u64; 2],
     /// 1 if a buffer could not be read.
     pub unreadable: u64,
+    /// Of a walk over frames: how many buffers were begun.
+    pub index: u64,
+    /// What is left of the current buffer.
+    pub address: u64,
+    pub len: u64,
+    /// The fields of [`coati_common::event::Frames`]; room for a header's nine bytes at any of the first eight.
+    pub frame_left: u64,
+    pub state: u64,
+    pub have: u64,
+    pub header: [u64; 4],
+    /// 1 if a frame ended.
+    pub ended: u64,
 }
 
 /// The memory of one program.
@@ -131,7 +143,7 @@ scratch!(
     call, CALL, Call
 );
 scratch!(
-    /// A [`Connection`] whose entry is gone.
+    /// A [`Connection`] whose entry is gone, or not there yet.
     connection, CONNECTION, Connection
 );
 scratch!(

@@ -1,6 +1,6 @@
 //! TCP connections: from a file descriptor to one, and what the kernel knows of it.
 
-use coati_common::event::Begin;
+use coati_common::event::{Begin, role};
 
 use crate::globals as at;
 use crate::kread::{Head, Typed, field, pointer};
@@ -99,6 +99,26 @@ pub fn positions(sk: u64) -> Positions {
         (Some(send), Some(receive)) => Positions { send, receive, known: 1 },
         _ => UNKNOWN,
     }
+}
+
+/// Sequence number of the first byte that the server ever sent on the connection, of which this end is a `role`: the
+/// same at both ends, whenever it is asked for.
+///
+/// Where the stream stands and how far it has come are counted together (net/ipv4/tcp_input.c, `tcp_rcv_nxt_update` and
+/// `tcp_snd_una_update`), for what is received by who has not called us, so it may change in between.
+#[inline(always)]
+pub fn server_start(sk: u64, role: u8) -> Option<u32> {
+    let (position, count) = if role == role::CLIENT {
+        (at::TCP_RCV_NXT.load(), at::TCP_BYTES_RECEIVED.load())
+    } else {
+        (at::TCP_SND_UNA.load(), at::TCP_BYTES_ACKED.load())
+    };
+    if position == at::ABSENT || count == at::ABSENT {
+        return None;
+    }
+    let before: u64 = field(sk, count)?;
+    let start = field::<u32>(sk, position)?.wrapping_sub(before as u32);
+    (field::<u64>(sk, count)? == before).then_some(start)
 }
 
 /// Whether something has arrived that the process has not read, the peer's close included.

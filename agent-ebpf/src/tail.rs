@@ -7,13 +7,13 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use coati_common::event::{Connection, Kind, Tail, connection_flags};
-use coati_common::limits::{PAYLOAD_BYTES, TAILS};
+use coati_common::limits::{TAIL_BYTES, TAILS};
 use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::iov::{Source, end_of};
 use crate::kread::{at_most, opaque, own_bytes};
-use crate::scratch::{Payload, Record, Slot};
+use crate::scratch::{Payload, Slot};
 
 /// `POST `, as eight bytes are read in.
 const POST: [u8; 5] = *b"POST ";
@@ -21,10 +21,17 @@ const POST: [u8; 5] = *b"POST ";
 const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\0\x000\r\n\r\n");
 const LAST_CHUNK_MASK: u64 = 0xff_ffff_ffff;
 
+/// A record of kept bytes as it goes into the ring buffer, with twice the room, as [`crate::scratch::Payload`].
+#[repr(C)]
+pub struct Half {
+    head: Tail,
+    payload: [u8; 2 * TAIL_BYTES],
+}
+
 /// The last bytes of a long response.
 #[repr(C)]
 pub struct Kept {
-    halves: [Record<Tail>; 2],
+    halves: [Half; 2],
     /// Of which connection and exchange.
     connection: u64,
     exchange: u64,
@@ -90,7 +97,11 @@ pub fn take(slot: Slot, connection: &Connection, moved: &Moved<'_>) -> Option<()
 #[inline(never)]
 pub extern "C" fn tell_end(slot: u64, connection: u64, exchange: u64, len: u64, time_ns: u64) -> u64 {
     let Some(record) = Slot::numbered(slot).record::<Tail>() else { return 0 };
-    tell(record, connection, exchange as u32, len, time_ns);
+    let len = at_most::<{ TAIL_BYTES as u64 }>(len);
+    if len > 0 {
+        record.head = head(connection, exchange as u32, len, time_ns);
+        emit::record(record, len, Loss::RingFullData);
+    }
     1
 }
 
@@ -117,9 +128,9 @@ pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, l
         kept.len = [0; 2];
         kept.current = 0;
     }
-    let len = at_most::<{ PAYLOAD_BYTES as u64 }>(len);
+    let len = at_most::<{ TAIL_BYTES as u64 }>(len);
     let used = if kept.current == 0 { kept.len[0] } else { kept.len[1] };
-    if used + len > PAYLOAD_BYTES as u64 {
+    if used + len > TAIL_BYTES as u64 {
         kept.current ^= 1;
         if kept.current == 0 { kept.len[0] = 0 } else { kept.len[1] = 0 }
     }
@@ -133,8 +144,8 @@ pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, l
 
 /// The length of the half with `len` bytes more.
 #[inline(always)]
-fn append(half: &mut Record<Tail>, used: u64, len: u64, payload: &Payload) -> u64 {
-    let used = at_most::<{ PAYLOAD_BYTES as u64 }>(used);
+fn append(half: &mut Half, used: u64, len: u64, payload: &Payload) -> u64 {
+    let used = at_most::<{ TAIL_BYTES as u64 }>(used);
     // SAFETY: offset and length are each at most half the size of the payload.
     let to = unsafe { half.payload.as_mut_ptr().add(used as usize) };
     // SAFETY: as above.
@@ -171,12 +182,15 @@ pub extern "C" fn tell_half(socket: u64, is_other: u64, time_ns: u64) -> u64 {
 }
 
 #[inline(always)]
-fn tell(record: &mut Record<Tail>, connection: u64, exchange: u32, len: u64, time_ns: u64) {
-    let len = at_most::<{ PAYLOAD_BYTES as u64 }>(len);
-    if len == 0 {
-        return;
+fn tell(half: &mut Half, connection: u64, exchange: u32, len: u64, time_ns: u64) {
+    let len = at_most::<{ TAIL_BYTES as u64 }>(len);
+    if len > 0 {
+        half.head = head(connection, exchange, len, time_ns);
+        emit::kept(half, len, Loss::RingFullData);
     }
-    record.head =
-        Tail { header: emit::header(Kind::Tail, time_ns), connection, exchange, payload_len: len as u16, reserved: 0 };
-    emit::record(record, len, Loss::RingFullData);
+}
+
+#[inline(always)]
+fn head(connection: u64, exchange: u32, len: u64, time_ns: u64) -> Tail {
+    Tail { header: emit::header(Kind::Tail, time_ns), connection, exchange, payload_len: len as u16, reserved: 0 }
 }

@@ -13,6 +13,9 @@ use crate::config::{Config, ConfigError, set_flag};
 ///
 /// Every flag has an environment variable, COATI_AGENT_ and its name in capitals; flags win over variables, variables
 /// over the file. OTEL_EXPORTER_OTLP_… variables are understood, and Beyla's where they mean the same.
+///
+/// `coati-agent doctor`, with the same flags, says what capture there would be on this node, and what the agent that runs on
+/// it has lost; it ends with 0 if capture would work.
 #[derive(Debug, Parser)]
 #[command(name = "coati-agent", version)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help, where Markdown is noise")]
@@ -43,11 +46,16 @@ struct Flags {
     kernel_debug: bool,
 }
 
+/// The word behind the program's name that asks how capture would be.
+const DOCTOR: &str = "doctor";
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     /// To run.
     Run(Box<Config>),
+    /// To say how capture would be, and end.
+    Doctor(Box<Config>),
     /// To print this text, help or version, and end.
     Print(String),
 }
@@ -57,6 +65,11 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Command, ConfigError> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_doctor = arguments.get(1).is_some_and(|word| word == DOCTOR);
+    if is_doctor {
+        arguments.remove(1);
+    }
     let flags = match Flags::try_parse_from(arguments) {
         Ok(flags) => flags,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -74,7 +87,8 @@ pub fn parse(
     set_flag(&mut config.print, "print", print.as_deref())?;
     set_flag(&mut config.log_level, "log-level", log_level.as_deref())?;
     config.kernel_debug |= kernel_debug;
-    Ok(Command::Run(Box::new(config)))
+    let config = Box::new(config);
+    Ok(if is_doctor { Command::Doctor(config) } else { Command::Run(config) })
 }
 
 /// The parser's own text has several lines and a hint to `--help`.
@@ -116,6 +130,7 @@ mod tests {
         let arguments = [&["coati-agent"], arguments].concat().into_iter().map(OsString::from);
         match parse(arguments, &|name| variables.get(name).map(|value| (*value).to_owned())) {
             Ok(Command::Run(config)) => Ok(*config),
+            Ok(Command::Doctor(_)) => panic!("the doctor was asked for"),
             Ok(Command::Print(text)) => panic!("{text}"),
             Err(error) => Err(error.to_string()),
         }
@@ -170,6 +185,14 @@ mod tests {
     #[case::no_file(&["--config", "/no/such/file"], "/no/such/file: No such file or directory (os error 2)")]
     fn bad_command_lines(#[case] arguments: &[&str], #[case] expected: &str) {
         assert_eq!(run(arguments, &[]).unwrap_err(), expected);
+    }
+
+    #[test]
+    fn the_doctor_takes_the_same_flags() {
+        let arguments = ["coati-agent", "doctor", "--hooks", "kprobe"].map(OsString::from);
+        let Ok(Command::Doctor(config)) = parse(arguments, &|_| None) else { panic!() };
+        assert_eq!(config.hooks, Hooks::Only(HookSet::Kprobe));
+        assert!(run(&["--hooks", "auto", "doctor"], &[]).unwrap_err().starts_with("doctor: no such flag"));
     }
 
     #[rstest]

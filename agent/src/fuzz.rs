@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::capture::Record;
-use crate::decode::{Head, RequestHead, ResponseHead};
+use crate::decode::{Head, HeaderDecoder, RequestHead, ResponseHead, fuzz_http2, fuzz_websocket};
 use crate::discover::elf::{ReadAt, toolchain};
 use crate::kernel::btf::Btf;
 use crate::stitch::TraceParent;
@@ -16,11 +16,14 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("btf", btf),
     ("elf", elf),
+    ("hpack", hpack),
     ("http1_request", http1_request),
     ("http1_response", http1_response),
+    ("http2", http2),
     ("inference", inference),
     ("record", record),
     ("traceparent", traceparent),
+    ("websocket", websocket),
 ];
 
 /// The kernel's type information.
@@ -74,6 +77,26 @@ pub fn inference(bytes: &[u8]) {
     crate::inference::read_any(bytes);
 }
 
+/// Header blocks, each behind its length in two bytes, for who has seen all of them and for who has not.
+pub fn hpack(bytes: &[u8]) {
+    for mut decoder in [HeaderDecoder::new(), HeaderDecoder::joined()] {
+        let mut rest = bytes;
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            let length = usize::from(u16::from_be_bytes(*length)).min(behind.len());
+            let (block, behind) = behind.split_at(length);
+            let mut fields = 0;
+            let _ = decoder.decode(block, &mut |_| fields += 1);
+            assert!(fields <= block.len(), "a field takes a byte at least");
+            rest = behind;
+        }
+    }
+}
+
+/// The records of a connection that speaks HTTP/2: what moved, and how much of it is told.
+pub fn http2(bytes: &[u8]) {
+    fuzz_http2(bytes);
+}
+
 /// A record of the kernel programs.
 pub fn record(bytes: &[u8]) {
     let _ = Record::parse(bytes);
@@ -84,4 +107,9 @@ pub fn traceparent(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = TraceParent::parse(text);
     }
+}
+
+/// What moves on a connection that was switched to WebSocket.
+pub fn websocket(bytes: &[u8]) {
+    fuzz_websocket(bytes);
 }

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod discover;
+pub mod doctor;
 pub mod ebpf;
 pub mod export;
 #[doc(hidden)]

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use coati_agent::{
     cli::{self, Command},
     config::Config,
+    doctor::{self, Report},
     pipeline::{self, PipelineError},
 };
 use tracing::{Level, level_filters::LevelFilter};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into(), WRONG_CONFIGURATION),
     };
     let result = match command {
+        Command::Doctor(config) => return examine(&config),
         Command::Print(text) => std::io::stdout().write_all(text.as_bytes()).context("cannot print"),
         Command::Run(config) => run(&config),
     };
@@ -44,6 +46,14 @@ fn main() -> ExitCode {
 fn run(config: &Config) -> anyhow::Result<()> {
     log(config)?;
     Ok(pipeline::run(config)?)
+}
+
+/// Exit code 0 if capture would work, 1 if not.
+fn examine(config: &Config) -> ExitCode {
+    let Report { text, works } = doctor::examine(config);
+    // Who closed standard output still has the exit code.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if works { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 /// Logs to standard error: standard output is for spans.

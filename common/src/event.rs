@@ -25,6 +25,8 @@ pub enum Kind {
     Exit = 5,
     /// A [`Tail`], followed by its payload.
     Tail = 6,
+    /// A [`Begin`], followed by its payload: from here on the connection speaks HTTP/2.
+    Http2 = 7,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             4 => Some(Self::Exec),
             5 => Some(Self::Exit),
             6 => Some(Self::Tail),
+            7 => Some(Self::Http2),
             _ => None,
         }
     }
@@ -95,10 +98,13 @@ pub struct Totals {
 }
 
 /// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.
+///
+/// As a [`Kind::Http2`]: all that moves on the connection from here on, which is many exchanges. Then `last` is a
+/// [`Frames::mark`], and `server_position` is that of the first byte that the server ever sent.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Begin {
-    /// `kind` is [`Kind::Begin`]; `time_ns` is the first byte of the request.
+    /// `kind` is [`Kind::Begin`] or [`Kind::Http2`]; `time_ns` is the first byte of the request.
     pub header: Header,
     /// Identity of the connection: never used again while the agent runs.
     pub connection: u64,
@@ -148,6 +154,8 @@ pub mod data_flags {
     pub const EOF: u8 = 4;
     /// The payload could not be read although there was room for it.
     pub const UNREADABLE: u8 = 8;
+    /// The payload is HTTP/2 frames without the content of DATA frames; `last` is a [`super::Frames::mark`].
+    pub const FRAMES: u8 = 16;
 }
 
 /// Bytes of an exchange that has begun.
@@ -271,6 +279,36 @@ pub struct Connection {
     pub reserved: [u8; 5],
     /// The last bytes of the response so far.
     pub response_tail: [u8; 8],
+    /// HTTP/2 only: where the two directions stand, requests first.
+    pub frames: [Frames; 2],
+}
+
+/// Where one direction of an HTTP/2 connection stands between two system calls.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Frames {
+    /// Bytes of the current frame's payload that are still to come.
+    pub left: u32,
+    /// One of [`frame_state`].
+    pub state: u8,
+    /// Bytes of the next frame's header that have moved; less than 9.
+    pub have: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 2],
+    /// Those bytes, zeros behind.
+    pub header: [u8; 8],
+}
+
+/// What the next byte of a direction is.
+pub mod frame_state {
+    /// Not known: no frame was recognised yet, or a call moved more of them than are walked.
+    pub const UNKNOWN: u8 = 0;
+    /// Of a frame's header.
+    pub const HEADER: u8 = 1;
+    /// Of the payload of a DATA frame: not copied.
+    pub const DATA: u8 = 2;
+    /// Of the payload of another frame, or of the connection's preface: copied.
+    pub const OTHER: u8 = 3;
 }
 
 /// Where a connection stands.
@@ -279,8 +317,10 @@ pub mod phase {
     pub const REQUEST: u8 = 1;
     /// The response is moving, or has ended: the kernel does not know which.
     pub const RESPONSE: u8 = 2;
-    /// `101 Switching Protocols`: what follows is not HTTP, it is only counted.
+    /// `101 Switching Protocols`: what follows is not HTTP/1. The start of what each call moves is told.
     pub const UPGRADED: u8 = 3;
+    /// HTTP/2: frames are told without the content of DATA frames.
+    pub const HTTP2: u8 = 4;
 }
 
 /// Flags of a [`Connection`].
@@ -311,6 +351,7 @@ mod tests {
         assert_eq!(size_of::<Tail>(), 24 + 8 + 4 + 2 + 2);
         assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);
         assert_eq!(size_of::<Exit>(), 24 + 8);
-        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8);
+        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8 + 2 * 16);
+        assert_eq!(size_of::<Frames>(), 4 + 1 + 1 + 2 + 8);
     }
 }

@@ -6,7 +6,7 @@
 
 #![expect(clippy::inline_always, reason = "called by kernel programs: a call costs stack and a frame of the verifier")]
 
-use crate::event::{Connection, Totals, connection_flags, data_flags, direction, phase, role};
+use crate::event::{Connection, Frames, Totals, connection_flags, data_flags, direction, frame_state, phase, role};
 use crate::limits::{CHUNK_RECORDS, HEAD_BYTES};
 use crate::sniff::{Sniff, Status};
 
@@ -26,6 +26,10 @@ pub enum Meaning {
     Interim = 5,
     /// More of a response.
     Response = 6,
+    /// The preface of HTTP/2.
+    Preface = 7,
+    /// A request of HTTP/2, on a connection that is older than the agent.
+    Joined = 8,
 }
 
 impl Meaning {
@@ -39,15 +43,37 @@ impl Meaning {
             4 => Some(Self::Upgrade),
             5 => Some(Self::Interim),
             6 => Some(Self::Response),
+            7 => Some(Self::Preface),
+            8 => Some(Self::Joined),
             _ => None,
         }
+    }
+
+    /// What bytes are that begin with `sniff`, on a connection that is not followed yet; `None` if they are no HTTP.
+    #[inline(always)]
+    pub fn first(sniff: &Sniff) -> Option<Self> {
+        if sniff.may_begin() {
+            Some(Self::Begin)
+        } else if sniff.is_preface() {
+            Some(Self::Preface)
+        } else if sniff.is_request_frame() {
+            Some(Self::Joined)
+        } else {
+            None
+        }
+    }
+
+    /// They are told by a [`crate::event::Begin`].
+    #[inline(always)]
+    pub const fn begins(self) -> bool {
+        matches!(self, Self::Begin | Self::Preface | Self::Joined)
     }
 
     /// One of [`direction`].
     #[inline(always)]
     pub const fn direction(self) -> u8 {
         match self {
-            Self::Begin | Self::Request => direction::REQUEST,
+            Self::Begin | Self::Request | Self::Preface | Self::Joined => direction::REQUEST,
             Self::First | Self::Upgrade | Self::Interim | Self::Response => direction::RESPONSE,
         }
     }
@@ -58,7 +84,7 @@ impl Meaning {
         match self {
             Self::First | Self::Upgrade => data_flags::FIRST,
             Self::Interim => data_flags::INTERIM,
-            Self::Begin | Self::Request | Self::Response => 0,
+            Self::Begin | Self::Request | Self::Response | Self::Preface | Self::Joined => 0,
         }
     }
 }
@@ -79,6 +105,7 @@ impl Connection {
             flags: 0,
             reserved: [0; 5],
             response_tail: [0; 8],
+            frames: [Frames::UNKNOWN; 2],
         }
     }
 
@@ -101,7 +128,7 @@ impl Connection {
             return false;
         }
         match direction {
-            direction::REQUEST => self.takes_request(),
+            direction::REQUEST => self.takes_request() || self.phase == phase::UPGRADED,
             _ => self.phase == phase::REQUEST,
         }
     }
@@ -110,7 +137,13 @@ impl Connection {
     #[inline(always)]
     pub fn meaning(&self, direction: u8, sniff: &Sniff) -> Meaning {
         if direction == direction::REQUEST {
-            let begins = self.must_sniff(direction)
+            if !self.must_sniff(direction) {
+                return Meaning::Request;
+            }
+            if sniff.is_preface() {
+                return Meaning::Preface;
+            }
+            let begins = self.takes_request()
                 && (sniff.is_method() || self.phase == phase::RESPONSE && sniff.is_method_prefix());
             return if begins { Meaning::Begin } else { Meaning::Request };
         }
@@ -128,14 +161,14 @@ impl Connection {
     #[inline(always)]
     pub const fn enter(&mut self, meaning: Meaning, time_ns: u64) {
         match meaning {
-            Meaning::Begin => {
-                self.totals = Totals::ZERO;
-                self.exchange = self.exchange.wrapping_add(1);
-                self.request_copied = 0;
-                self.response_copied = 0;
-                self.phase = phase::REQUEST;
-                self.flags = 0;
-                self.response_tail = [0; 8];
+            Meaning::Begin => self.begin(phase::REQUEST),
+            Meaning::Preface => {
+                self.begin(phase::HTTP2);
+                self.frames = [Frames::PREFACE, Frames::UNKNOWN];
+            }
+            Meaning::Joined => {
+                self.begin(phase::HTTP2);
+                self.frames = [Frames::HEADER, Frames::UNKNOWN];
             }
             Meaning::First => self.phase = phase::RESPONSE,
             Meaning::Upgrade => self.phase = phase::UPGRADED,
@@ -145,11 +178,22 @@ impl Connection {
         self.last_ns = time_ns;
     }
 
+    #[inline(always)]
+    const fn begin(&mut self, phase: u8) {
+        self.totals = Totals::ZERO;
+        self.exchange = self.exchange.wrapping_add(1);
+        self.request_copied = 0;
+        self.response_copied = 0;
+        self.phase = phase;
+        self.flags = 0;
+        self.response_tail = [0; 8];
+    }
+
     /// Adds `len` bytes; `first_ns` is when the first of them moved, `last_ns` when the last did.
     #[inline(always)]
     pub const fn count(&mut self, meaning: Meaning, len: u64, first_ns: u64, last_ns: u64) {
         match meaning {
-            Meaning::Begin | Meaning::Request => {
+            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined => {
                 self.totals.request_bytes += len;
                 // A thread that lost its CPU in the call looks as if it had waited. But what was answered had been sent.
                 let answered_ns = self.totals.response_first_ns;
@@ -171,13 +215,14 @@ impl Connection {
         }
     }
 
-    /// Whether user space gets a record of such bytes; asked after [`Self::count`].
+    /// Whether user space gets a record of such bytes; asked after [`Self::count`], and not of HTTP/2.
     #[inline(always)]
     pub const fn tells(&self, meaning: Meaning) -> bool {
+        let is_upgraded = self.phase == phase::UPGRADED;
         match meaning {
-            Meaning::Begin | Meaning::First | Meaning::Upgrade | Meaning::Interim => true,
-            Meaning::Request => !self.is_over() && (self.request_copied as usize) < HEAD_BYTES,
-            Meaning::Response => !self.is_over() && self.totals.response_chunks <= CHUNK_RECORDS,
+            Meaning::Request => !self.is_over() && (is_upgraded || (self.request_copied as usize) < HEAD_BYTES),
+            Meaning::Response => !self.is_over() && (is_upgraded || self.totals.response_chunks <= CHUNK_RECORDS),
+            _ => true,
         }
     }
 
@@ -185,7 +230,8 @@ impl Connection {
     #[inline(always)]
     pub const fn room(&self, meaning: Meaning) -> usize {
         match meaning {
-            Meaning::Begin | Meaning::Interim => HEAD_BYTES,
+            Meaning::Begin | Meaning::Interim | Meaning::Preface | Meaning::Joined => HEAD_BYTES,
+            Meaning::Request | Meaning::Response if self.phase == phase::UPGRADED => HEAD_BYTES,
             Meaning::Request => HEAD_BYTES.saturating_sub(self.request_copied as usize),
             Meaning::First | Meaning::Upgrade | Meaning::Response => {
                 HEAD_BYTES.saturating_sub(self.response_copied as usize)
@@ -197,7 +243,9 @@ impl Connection {
     #[inline(always)]
     pub const fn copied(&mut self, meaning: Meaning, len: u16) {
         match meaning {
-            Meaning::Begin | Meaning::Request => self.request_copied = self.request_copied.saturating_add(len),
+            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined => {
+                self.request_copied = self.request_copied.saturating_add(len);
+            }
             Meaning::First | Meaning::Upgrade | Meaning::Response => {
                 self.response_copied = self.response_copied.saturating_add(len);
             }
@@ -236,13 +284,39 @@ impl Connection {
     /// A request may begin: the one before it is being answered, or its answer may have come with an interim one.
     #[inline(always)]
     const fn takes_request(&self) -> bool {
-        self.phase == phase::RESPONSE || self.flags & connection_flags::INTERIM != 0
+        self.phase == phase::RESPONSE || self.phase == phase::REQUEST && self.flags & connection_flags::INTERIM != 0
     }
 
     /// No exchange begins or ends here any more: bytes are only counted.
     #[inline(always)]
     const fn is_over(&self) -> bool {
-        self.phase == phase::UPGRADED || self.flags & connection_flags::ENDED != 0
+        self.flags & connection_flags::ENDED != 0
+    }
+}
+
+impl Frames {
+    /// Nothing is known of the next byte.
+    pub const UNKNOWN: Self = Self::at(frame_state::UNKNOWN, 0);
+    /// A frame begins.
+    pub const HEADER: Self = Self::at(frame_state::HEADER, 0);
+    /// The preface of HTTP/2 begins, which is told like a frame.
+    pub const PREFACE: Self = Self::at(frame_state::OTHER, 24);
+
+    const fn at(state: u8, left: u32) -> Self {
+        Self { left, state, have: 0, reserved: [0; 2], header: [0; 8] }
+    }
+
+    /// What a record says of where its first byte stands.
+    #[inline(always)]
+    pub const fn mark(&self) -> [u8; 8] {
+        let [a, b, c, d] = self.left.to_be_bytes();
+        [a, b, c, d, self.state, self.have, 0, 0]
+    }
+
+    /// What a [`Self::mark`] says; the bytes of a header that had moved before are not in it.
+    pub const fn of_mark(mark: [u8; 8]) -> Self {
+        let [a, b, c, d, state, have, ..] = mark;
+        Self { left: u32::from_be_bytes([a, b, c, d]), state, have, reserved: [0; 2], header: [0; 8] }
     }
 }
 
@@ -344,7 +418,7 @@ mod tests {
     #[test]
     fn an_upgrade_ends_the_exchanges() {
         use Meaning::{Begin, Request, Response, Upgrade};
-        let (found, connection) = meanings(&[
+        let (found, mut connection) = meanings(&[
             (REQUEST, b"GET / HTTP/1.1\r\n"),
             (RESPONSE, b"HTTP/1.1 101 Switching"),
             (REQUEST, b"GET / HTTP/1.1\r\n"),
@@ -352,7 +426,62 @@ mod tests {
         ]);
         assert_eq!(found, [Begin, Upgrade, Request, Response]);
         assert_eq!((connection.totals.request_bytes, connection.totals.response_bytes), (32, 37));
-        assert!(!connection.tells(Request) && !connection.tells(Response) && !connection.tells_eof());
+        // Whatever it is, the start of each call is told, however many there are.
+        connection.copied(Request, 2000);
+        connection.totals.response_chunks = CHUNK_RECORDS + 1;
+        assert!(connection.tells(Request) && connection.tells(Response) && connection.tells_eof());
+        assert_eq!((connection.room(Request), connection.room(Response)), (HEAD_BYTES, HEAD_BYTES));
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    #[test]
+    fn http2_begins_with_its_preface_also_behind_http1() {
+        use Meaning::{Begin, First, Preface, Request, Response, Upgrade};
+        for (calls, expected) in [
+            (
+                &[(REQUEST, PREFACE), (RESPONSE, b"\0\0\0\x04"), (REQUEST, b"GET / HTTP/1.1\r\n")][..],
+                &[Preface, Response, Request][..],
+            ),
+            (
+                &[(REQUEST, b"GET / HTTP/1.1\r\n"), (RESPONSE, b"HTTP/1.1 101 Switching"), (REQUEST, PREFACE)],
+                &[Begin, Upgrade, Preface],
+            ),
+            (
+                &[(REQUEST, b"GET / HTTP/1.1\r\n"), (RESPONSE, b"HTTP/1.1 200 OK"), (REQUEST, PREFACE)],
+                &[Begin, First, Preface],
+            ),
+            // Not where a request waits for its answer: that is a body.
+            (&[(REQUEST, b"POST / HTTP/1.1\r\n"), (REQUEST, PREFACE)], &[Begin, Request]),
+        ] {
+            let (found, connection) = meanings(calls);
+            assert_eq!(found, expected);
+            if found.contains(&Preface) {
+                assert_eq!(connection.phase, phase::HTTP2);
+                assert_eq!(connection.frames, [Frames::PREFACE, Frames::UNKNOWN]);
+            }
+        }
+        assert_eq!(Meaning::first(&sniff(PREFACE)), Some(Preface));
+    }
+
+    #[test]
+    fn http2_is_joined_at_a_request() {
+        let request = b"\0\0\x20\x01\x05\0\0\0\x01\x82\x86\x84\x41\x8c\xf1\xe3";
+        assert_eq!(Meaning::first(&sniff(request)), Some(Meaning::Joined));
+        assert_eq!(Meaning::first(&sniff(b"\0\0\x04\x08\0\0\0\0\0\0\0\x10\0\0\0\0")), None);
+        let mut connection = Connection::idle(1, role::CLIENT);
+        connection.enter(Meaning::Joined, 5);
+        assert_eq!((connection.exchange, connection.phase, connection.last_ns), (1, phase::HTTP2, 5));
+        assert_eq!(connection.frames, [Frames::HEADER, Frames::UNKNOWN]);
+    }
+
+    #[test]
+    fn a_mark_says_where_a_direction_stands() {
+        for frames in [Frames::UNKNOWN, Frames::HEADER, Frames::PREFACE, Frames { left: 0x12_3456, ..Frames::HEADER }] {
+            assert_eq!(Frames::of_mark(frames.mark()), frames);
+        }
+        let within = Frames { have: 5, header: [1; 8], ..Frames::HEADER };
+        assert_eq!(Frames::of_mark(within.mark()), Frames { have: 5, ..Frames::HEADER });
     }
 
     #[test]

@@ -3,8 +3,17 @@
 /// Bytes of one direction of an exchange that the kernel copies at most (request head, response head).
 pub const HEAD_BYTES: usize = 1024;
 
-/// Largest payload of one record; one system call never contributes more than what is left of [`HEAD_BYTES`].
-pub const PAYLOAD_BYTES: usize = HEAD_BYTES;
+/// Bytes of HTTP/2 frames, the content of DATA frames left out, that one system call contributes at most.
+pub const FRAMES_BYTES: usize = 8192;
+
+/// Largest payload of one record.
+pub const PAYLOAD_BYTES: usize = FRAMES_BYTES;
+
+/// Bytes of the end of a response that one record carries at most.
+pub const TAIL_BYTES: usize = 1024;
+
+/// Steps of the walk over HTTP/2 frames in one system call. A frame takes two (header and payload), a buffer one.
+pub const FRAME_STEPS: u32 = 512;
 
 /// Response chunks of an exchange that get a record each; later ones are only counted in the connection's state.
 pub const CHUNK_RECORDS: u32 = 64;

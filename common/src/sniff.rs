@@ -1,4 +1,4 @@
-//! Recognising HTTP/1 from the first bytes that one system call moves.
+//! Recognising HTTP from the first bytes that one system call moves.
 //!
 //! The kernel programs call this, so it is branches on two words and no loop over bytes.
 
@@ -33,6 +33,9 @@ macro_rules! any_other {
 
 /// `HTTP/1.` and then any minor version.
 const VERSION: u64 = word(*b"HTTP/1.\0");
+
+/// Bytes of the header of an HTTP/2 frame.
+const FRAME_HEADER: u32 = 9;
 
 const fn word(bytes: [u8; 8]) -> u64 {
     u64::from_be_bytes(bytes)
@@ -124,6 +127,61 @@ impl Sniff {
         }
         let unused = 64 - 8 * self.len;
         self.first >> unused == method.first >> unused
+    }
+
+    /// The bytes begin with the first line of the preface that a client of HTTP/2 sends (RFC 9113 §3.4).
+    #[inline(always)]
+    pub const fn is_preface(&self) -> bool {
+        self.first == word(*b"PRI * HT") && self.second == word(*b"TP/2.0\r\n")
+    }
+
+    /// The bytes look like the header of an HTTP/2 frame (RFC 9113 §4.1): a type that there is, flags and a stream that
+    /// it may have, and no more bytes than nobody has to ask for.
+    #[inline(always)]
+    pub const fn is_frame(&self) -> bool {
+        if self.len < FRAME_HEADER {
+            return false;
+        }
+        let length = self.first >> 40;
+        let kind = self.first >> 32 & 0xff;
+        let flags = self.first >> 24 & 0xff;
+        // The reserved bit is 0, and so are the next seven: connections with that many streams are rare.
+        let stream = (self.first & 0xff_ffff) << 8 | self.second >> 56;
+        if length > 16_384 || stream >> 24 != 0 {
+            return false;
+        }
+        let (known_flags, is_size, is_stream) = match kind {
+            0 => (0x09, true, stream != 0),
+            1 => (0x2d, true, stream != 0),
+            2 => (0, length == 5, stream != 0),
+            3 => (0, length == 4, stream != 0),
+            4 => (0x01, length.is_multiple_of(6), stream == 0),
+            5 => (0x0c, length >= 4, stream != 0),
+            6 => (0x01, length == 8, stream == 0),
+            7 => (0, length >= 8, stream == 0),
+            8 => (0, length == 4, true),
+            9 => (0x04, true, stream != 0),
+            _ => return false,
+        };
+        flags & !known_flags == 0 && is_size && is_stream
+    }
+
+    /// The bytes look like a HEADERS frame that is a whole request: what begins to be seen of a connection that is
+    /// older than the agent. Of its first header field it must be `:method`, `:path`, `:scheme` or `:authority`.
+    #[inline(always)]
+    pub const fn is_request_frame(&self) -> bool {
+        const END_HEADERS: u64 = 0x04;
+        const PADDED: u64 = 0x08;
+        const PRIORITY: u64 = 0x20;
+        let kind = self.first >> 32 & 0xff;
+        let flags = self.first >> 24 & 0xff;
+        let is_odd = self.second >> 56 & 1 == 1;
+        if self.len < SNIFF_BYTES as u32 || !self.is_frame() || kind != 1 || flags & END_HEADERS == 0 || !is_odd {
+            return false;
+        }
+        let before = if flags & PADDED != 0 { 8 } else { 0 } + if flags & PRIORITY != 0 { 40 } else { 0 };
+        let field = (self.second << 8 << before) >> 56;
+        matches!(field, 0x82..=0x87 | 0x01 | 0x04 | 0x11 | 0x14 | 0x41 | 0x44)
     }
 
     /// What the bytes say if they are the beginning of a response.
@@ -218,6 +276,61 @@ mod tests {
     fn other_short_reads_are_no_prefix() {
         for bytes in [&b"x"[..], b"g", b"GX", b"LX", b"\r\n", b"0\r\n\r\n", b"\0"] {
             assert!(!sniff(bytes).is_method_prefix(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_preface_is_recognised_at_its_full_length_only() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for len in 0..=preface.len() {
+            assert_eq!(sniff(&preface[..len]).is_preface(), len >= SNIFF_BYTES, "{len} bytes");
+        }
+        assert!(!sniff(b"PRI * HTTP/1.1\r\n").is_preface());
+        assert!(!sniff(preface).may_begin() && !sniff(preface).is_frame());
+    }
+
+    #[test]
+    fn frames_are_told_from_other_bytes() {
+        let cases: [(&[u8], bool); 15] = [
+            (b"\0\0\x12\x04\0\0\0\0\0", true),
+            (b"\0\0\0\x04\x01\0\0\0\0", true),
+            (b"\0\x40\0\0\0\0\0\0\x01", true),
+            (b"\0\0\x04\x08\0\0\0\0\0", true),
+            (b"\0\0\x08\x06\x01\0\0\0\0abcdefgh", true),
+            (b"\0\0\x04\x03\0\0\0\0\x07\0\0\0\x08", true),
+            // Cut; too long; an unknown type; a flag that SETTINGS do not have; SETTINGS of a stream.
+            (b"\0\0\x12\x04\0\0\0\0", false),
+            (b"\0\x40\x01\0\0\0\0\0\x01", false),
+            (b"\0\0\x12\x0a\0\0\0\0\0", false),
+            (b"\0\0\x12\x04\x02\0\0\0\0", false),
+            (b"\0\0\x12\x04\0\0\0\0\x01", false),
+            // SETTINGS of no whole number; DATA of no stream; the reserved bit; all zeros.
+            (b"\0\0\x11\x04\0\0\0\0\0", false),
+            (b"\0\0\x05\0\0\0\0\0\0", false),
+            (b"\0\0\x05\0\0\x80\0\0\x01", false),
+            (&[0; 16], false),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(sniff(bytes).is_frame(), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_from_other_header_blocks() {
+        let cases: [(&[u8], bool); 9] = [
+            (b"\0\0\x20\x01\x05\0\0\0\x01\x82\x86\x84\x41\x8c\xf1\xe3", true),
+            (b"\0\0\x20\x01\x04\0\0\0\x03\x83\x86\x44\x41\x8c\xf1\xe3", true),
+            (b"\0\0\x20\x01\x25\0\0\0\x03\x80\0\0\0\x0f\x82\x86", true),
+            (b"\0\0\x20\x01\x2d\0\0\0\x03\x05\0\0\0\0\x0f\x82", true),
+            // A response; trailers of a dynamic name; no END_HEADERS; an even stream; too few bytes.
+            (b"\0\0\x20\x01\x04\0\0\0\x01\x88\x86\x84\x41\x8c\xf1\xe3", false),
+            (b"\0\0\x20\x01\x05\0\0\0\x01\xbe\x86\x84\x41\x8c\xf1\xe3", false),
+            (b"\0\0\x20\x01\x01\0\0\0\x01\x82\x86\x84\x41\x8c\xf1\xe3", false),
+            (b"\0\0\x20\x01\x05\0\0\0\x02\x82\x86\x84\x41\x8c\xf1\xe3", false),
+            (b"\0\0\x20\x01\x05\0\0\0\x01\x82\x86\x84\x41\x8c\xf1", false),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(sniff(bytes).is_request_frame(), expected, "{bytes:?}");
         }
     }
 

@@ -34,7 +34,7 @@ pub mod resource {
     pub const CONTAINER_ID: &str = "container.id";
 }
 
-/// Attributes of an HTTP span.
+/// Attributes of a span of HTTP or gRPC.
 pub mod span {
     /// Method, `_OTHER` if it is not a known one.
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
@@ -68,7 +68,7 @@ pub mod span {
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
     /// Peer's port on the wire, client spans only.
     pub const NETWORK_PEER_PORT: &str = "network.peer.port";
-    /// `1.0` or `1.1`.
+    /// `1.0`, `1.1` or `2`.
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     /// Low-cardinality reason of a failure: a status code or one of ours (`timeout`, `connection_closed`).
     pub const ERROR_TYPE: &str = "error.type";
@@ -78,8 +78,32 @@ pub mod span {
     pub const COATI_TIME_TO_FIRST_BYTE: &str = "coati.http.time_to_first_byte";
     /// Seconds from the response's first byte to its last.
     pub const COATI_RESPONSE_DURATION: &str = "coati.http.response.duration";
-    /// System calls that moved the response.
+    /// System calls that moved the response; of HTTP/2 its frames.
     pub const COATI_RESPONSE_CHUNKS: &str = "coati.http.response.chunks";
+    /// Messages that this end of a WebSocket has sent.
+    pub const COATI_WEBSOCKET_MESSAGES_SENT: &str = "coati.websocket.messages_sent";
+    /// Messages that it has received.
+    pub const COATI_WEBSOCKET_MESSAGES_RECEIVED: &str = "coati.websocket.messages_received";
+    /// Bytes of frames that it has sent.
+    pub const COATI_WEBSOCKET_BYTES_SENT: &str = "coati.websocket.bytes_sent";
+    /// Bytes of frames that it has received.
+    pub const COATI_WEBSOCKET_BYTES_RECEIVED: &str = "coati.websocket.bytes_received";
+    /// Code with which it was closed.
+    pub const COATI_WEBSOCKET_CLOSE_CODE: &str = "coati.websocket.close_code";
+    /// Bytes of the request so far; of an event `progress`.
+    pub const COATI_PROGRESS_REQUEST_BYTES: &str = "coati.progress.request_bytes";
+    /// Bytes of the response so far; of an event `progress`.
+    pub const COATI_PROGRESS_RESPONSE_BYTES: &str = "coati.progress.response_bytes";
+    /// System calls that have moved the response so far, of HTTP/2 frames; of an event `progress`.
+    pub const COATI_PROGRESS_CHUNKS: &str = "coati.progress.chunks";
+    /// `grpc`.
+    pub const RPC_SYSTEM: &str = "rpc.system";
+    /// Full name of the service, package included.
+    pub const RPC_SERVICE: &str = "rpc.service";
+    /// Name of the method.
+    pub const RPC_METHOD: &str = "rpc.method";
+    /// Status code of gRPC.
+    pub const RPC_GRPC_STATUS_CODE: &str = "rpc.grpc.status_code";
     /// What is not known of the exchange: `response`, `end`, `head`.
     pub const COATI_INCOMPLETE: &str = "coati.incomplete";
 }

@@ -6,7 +6,7 @@ use coati_common::limits::PATH_BYTES;
 /// A record of the kernel programs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
-    /// An exchange has begun; the first bytes of its request. On the heap: most records are much smaller.
+    /// An exchange has begun, or HTTP/2 on a connection; the first bytes of its request. On the heap: most records are much smaller.
     Begin(Box<Begin>, Vec<u8>),
     /// Bytes of an exchange, the first of them included.
     Data(Data, Vec<u8>),
@@ -38,7 +38,7 @@ impl Record {
         let mut fields = Fields { bytes, at: 0 };
         let header = Header { kind: fields.u32()?, cpu: fields.u32()?, cpu_seq: fields.u64()?, time_ns: fields.u64()? };
         match Kind::from_u32(header.kind).ok_or(RecordError::Kind { found: header.kind })? {
-            Kind::Begin => fields.begin(header),
+            Kind::Begin | Kind::Http2 => fields.begin(header),
             Kind::Data => fields.data(header),
             Kind::Tail => fields.tail(header),
             Kind::End => fields.end(header).map(Self::End),

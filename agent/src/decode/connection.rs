@@ -1,16 +1,21 @@
 //! The exchanges of one connection: hands every byte to the message that it belongs to.
 
+mod switched;
+
 use std::collections::VecDeque;
 
 use coati_common::{
-    event::{self, Begin, Data, End, Totals, data_flags, direction, end_reason},
+    event::{self, Begin, Data, End, Kind, Totals, data_flags, direction, end_reason},
     limits::CHUNK_RECORDS,
 };
 
 use super::{
-    Failure, Method, Origin, Role,
+    Event, Failure, Method, Origin, Role, Upgrade,
     body::Moved,
+    http2::{Http2, StreamEnd},
     open::{Ending, Moment, Open, Out},
+    progress,
+    websocket::Session,
 };
 
 /// Pipelined requests that may wait on one connection.
@@ -52,6 +57,12 @@ pub(super) struct Connection {
     is_deaf: bool,
     /// The kernel did not know the socket when it was last asked.
     is_missing: bool,
+    /// What the kernel had counted of the newest exchange when it was last asked.
+    counted: Option<Totals>,
+    /// Set once the connection was switched to WebSocket.
+    websocket: Option<Box<Session>>,
+    /// Set once the connection speaks HTTP/2.
+    http2: Option<Box<Http2>>,
 }
 
 impl Connection {
@@ -62,7 +73,11 @@ impl Connection {
 
     /// A new exchange, later than all before.
     pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
-        if begin.exchange == self.number.saturating_add(1) {
+        if self.websocket.is_some() {
+            self.abandon_switched(out);
+        } else if self.http2.is_some() {
+            // Switched by an answer whose exchange goes on as a stream.
+        } else if begin.exchange == self.number.saturating_add(1) {
             self.settle(&begin.previous, out);
         } else {
             self.abandon(out);
@@ -74,6 +89,18 @@ impl Connection {
         self.followers = 0;
         self.is_request_lost = false;
         (self.is_shared, self.is_deaf, self.is_missing) = (false, false, false);
+        self.counted = None;
+        if begin.header.kind == Kind::Http2 as u32 {
+            self.abandon_http1(out);
+            let http2 = match &mut self.http2 {
+                Some(http2) => {
+                    http2.preface(begin);
+                    http2
+                }
+                None => self.http2.insert(Box::new(Http2::new(begin))),
+            };
+            return http2.begin(begin, payload, out);
+        }
         // The body of an upload may have lines that begin like a request.
         let is_body = self.pending.back().is_some_and(|open| open.request.is_surely_incomplete());
         out.counters.begin_in_body += u64::from(is_body);
@@ -87,6 +114,28 @@ impl Connection {
     pub(super) fn data(&mut self, data: &Data, payload: &[u8], out: &mut Out<'_>) {
         let time_ns = data.header.time_ns;
         self.last_ns = self.last_ns.max(time_ns);
+        if let Some(http2) = &mut self.http2 {
+            // Between the two heads of a switch the client is not followed: it has nothing to say.
+            if data.len > 0 && (data.direction == direction::RESPONSE || data.flags & data_flags::FRAMES != 0) {
+                http2.data(data, payload, out);
+            }
+            if data.flags & data_flags::EOF != 0 {
+                self.close(time_ns, Failure::ConnectionClosed, out);
+            }
+            return;
+        }
+        if let Some(session) = &mut self.websocket {
+            let is_over = session.data(data, payload, out);
+            if is_over || data.flags & data_flags::EOF != 0 {
+                self.close_websocket(time_ns, out);
+            }
+            return;
+        }
+        if data.flags & data_flags::FRAMES != 0 {
+            // The record that would say whose they are is lost.
+            out.counters.http2_missed_bytes += data.len;
+            return;
+        }
         let moved = Moved::new(data.len, payload, &data.last);
         if data.direction == direction::REQUEST {
             let start = data.totals.request_bytes.saturating_sub(data.len);
@@ -126,13 +175,15 @@ impl Connection {
     /// The connection is over.
     pub(super) fn end(&mut self, end: &End, out: &mut Out<'_>) {
         self.last_ns = self.last_ns.max(end.header.time_ns);
-        self.catch_up(&end.totals, [0; 8], out);
+        if self.http2.is_none() && self.websocket.is_none() {
+            self.catch_up(&end.totals, [0; 8], out);
+        }
         let failure =
             if end.reason == end_reason::RESET { Failure::ConnectionReset } else { Failure::ConnectionClosed };
         self.is_closed = true;
         self.closing = Some((end.header.time_ns, failure));
         let is_whole = |open: &Open| open.response.has_begun() && !open.response.is_surely_incomplete();
-        if self.pending.front().is_none_or(|front| is_whole(front)) {
+        if self.switched_exchanges() == 0 && self.pending.front().is_none_or(|front| is_whole(front)) {
             self.close_pending(out);
         }
     }
@@ -150,8 +201,12 @@ impl Connection {
             Some(state) => {
                 self.is_missing = false;
                 self.last_ns = self.last_ns.max(state.last_ns.min(now_ns));
-                if state.exchange == self.number && now_ns.saturating_sub(state.last_ns) >= QUIET_NS {
-                    self.catch_up(&state.totals, state.response_tail, out);
+                if state.exchange == self.number {
+                    self.counted = Some(state.totals);
+                    let is_switched = self.http2.is_some() || self.websocket.is_some();
+                    if !is_switched && now_ns.saturating_sub(state.last_ns) >= QUIET_NS {
+                        self.catch_up(&state.totals, state.response_tail, out);
+                    }
                 }
             }
         }
@@ -161,6 +216,9 @@ impl Connection {
     pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
         if self.closing.is_some_and(|(time_ns, _)| now_ns.saturating_sub(time_ns) >= CLOSE_NS) {
             self.close_pending(out);
+        }
+        if let Some(http2) = &mut self.http2 {
+            http2.settle_silent(now_ns, out);
         }
         let is_over =
             |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;
@@ -182,6 +240,11 @@ impl Connection {
     /// Ends what is open without knowing how it went on.
     pub(super) fn abandon(&mut self, out: &mut Out<'_>) {
         self.close_pending(out);
+        self.abandon_switched(out);
+        self.abandon_http1(out);
+    }
+
+    fn abandon_http1(&mut self, out: &mut Out<'_>) {
         for open in self.pending.drain(..) {
             open.finish(Ending::Unknown, out);
         }
@@ -189,7 +252,7 @@ impl Connection {
 
     /// Gives up what is open; gives the number of exchanges.
     pub(super) fn evict(&mut self, out: &mut Out<'_>) -> u64 {
-        let evicted = self.pending.len() as u64;
+        let evicted = self.pending.len() as u64 + self.evict_switched(out);
         for open in self.pending.drain(..) {
             open.give_up(out);
         }
@@ -198,7 +261,9 @@ impl Connection {
 
     /// The oldest exchange that is open and the bytes that are still to come, where that is known.
     pub(super) fn oldest(&self) -> Option<(&Origin, Option<u64>)> {
-        self.pending.front().map(|front| (&front.origin, front.response.left()))
+        let session = || Some((&self.websocket.as_ref()?.open.origin, None));
+        let stream = || Some((self.http2.as_ref()?.oldest()?, None)).or_else(session);
+        self.pending.front().map(|front| (&front.origin, front.response.left())).or_else(stream)
     }
 
     /// Whatever still comes is late.
@@ -208,7 +273,7 @@ impl Connection {
 
     /// Exchanges that are open.
     pub(super) fn open_exchanges(&self) -> usize {
-        self.pending.len()
+        self.pending.len() + self.switched_exchanges()
     }
 
     /// The kernel gives no more records of this response, only totals.
@@ -288,12 +353,10 @@ impl Connection {
             }
             let Some(front) = self.pending.pop_front() else { return };
             match outcome {
-                Ok(()) => {
-                    let status = front.response.head.as_ref().map_or(0, |head| head.status);
-                    let is_tunnel = front.method() == Method::Connect && matches!(status, 200..=299);
-                    self.is_deaf |= status == 101 || is_tunnel;
-                    front.finish(Ending::Framing, out);
-                }
+                Ok(()) => match self.switch(front, &moved, at, out) {
+                    Some(front) => front.finish(Ending::Framing, out),
+                    None => return,
+                },
                 Err(error) => {
                     // Its response cannot be told from the others.
                     self.is_deaf = true;
@@ -414,6 +477,10 @@ impl Connection {
     }
 
     fn close(&mut self, time_ns: u64, failure: Failure, out: &mut Out<'_>) {
+        if let Some(http2) = &mut self.http2 {
+            http2.finish(StreamEnd::Failed { time_ns, failure }, out);
+        }
+        self.close_websocket(time_ns, out);
         while let Some(open) = self.pending.pop_front() {
             let response = &open.response;
             let hides_others = response.has_begun() && !response.is_surely_incomplete() && !response.is_last();

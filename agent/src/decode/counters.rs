@@ -34,6 +34,15 @@ pub struct DecodeCounters {
     pub end_missing: u64,
     /// Not used: records of exchanges that were already over.
     pub data_late: u64,
+    /// Places where frames of HTTP/2 are missing: a record was lost, or a call moved more of them than are told. Header
+    /// blocks may have been among them, so later fields may be unknown, and streams may have ended unseen.
+    pub http2_gaps: u64,
+    /// Bytes of HTTP/2 connections that were not followed: before a frame was recognised, and in those gaps.
+    pub http2_missed_bytes: u64,
+    /// Connections that were taken for HTTP/2 by one frame, and are not.
+    pub http2_refused: u64,
+    /// Places where frames of WebSocket are missing: from there on messages are not counted.
+    pub websocket_gaps: u64,
     /// Bytes moved behind a response that was taken for complete: its end may be wrong.
     pub response_excess: u64,
 }
@@ -45,7 +54,7 @@ impl DecodeCounters {
     }
 
     /// Everything that was lost or is flawed, each with its value for the `cause` label.
-    pub fn causes(&self) -> [(&'static str, u64); 13] {
+    pub fn causes(&self) -> [(&'static str, u64); 17] {
         [
             ("request_malformed", self.request_malformed),
             ("request_unreadable", self.request_unreadable),
@@ -60,6 +69,10 @@ impl DecodeCounters {
             ("end_missing", self.end_missing),
             ("data_late", self.data_late),
             ("response_excess", self.response_excess),
+            ("http2_gap", self.http2_gaps),
+            ("http2_missed_bytes", self.http2_missed_bytes),
+            ("http2_refused", self.http2_refused),
+            ("websocket_gap", self.websocket_gaps),
         ]
     }
 }

@@ -22,7 +22,7 @@ pub struct ExchangeId {
     pub connection: u64,
     /// The kernel's number of the exchange on the connection.
     pub number: u32,
-    /// Place among the pipelined requests that the kernel takes for one exchange, from 0.
+    /// Place among the pipelined requests that the kernel takes for one exchange, from 0; of HTTP/2 the stream.
     pub place: u32,
 }
 
@@ -31,7 +31,8 @@ pub struct ExchangeId {
 pub struct Key {
     /// TCP sequence number of the request's first byte.
     pub client_position: u32,
-    /// TCP sequence number of the byte that the server sends next.
+    /// TCP sequence number of the byte that the server sends next; of HTTP/2, where that may be another one at each
+    /// end, of the first byte that it ever sent.
     pub server_position: u32,
 }
 
@@ -75,6 +76,17 @@ impl Origin {
             remote: socket_address(begin.remote_address, begin.remote_port),
             begin_ns: begin.header.time_ns,
         }
+    }
+
+    /// The request on stream `stream` of the HTTP/2 connection that this is: its HEADERS frame begins at byte `at` of
+    /// what the client has sent since.
+    pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, thread: (u32, u32)) -> Self {
+        (self.id.place, self.begin_ns) = (stream, begin_ns);
+        (self.tgid, self.tid) = thread;
+        if let Some(key) = &mut self.key {
+            key.client_position = key.client_position.wrapping_add(at as u32);
+        }
+        self
     }
 
     /// The request that follows this one, `request_bytes` long, before this one was answered.
@@ -123,6 +135,10 @@ pub enum Failure {
     ConnectionClosed,
     /// The connection was reset first.
     ConnectionReset,
+    /// One side gave up the stream (HTTP/2).
+    StreamReset,
+    /// The server went away before it looked at the stream (HTTP/2).
+    StreamRefused,
 }
 
 impl Failure {
@@ -131,8 +147,50 @@ impl Failure {
         match self {
             Self::ConnectionClosed => "connection_closed",
             Self::ConnectionReset => "connection_reset",
+            Self::StreamReset => "stream_reset",
+            Self::StreamRefused => "stream_refused",
         }
     }
+}
+
+/// What makes an exchange a call of gRPC.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grpc {
+    /// `grpc-status`; `None` if there was none, or it is not known.
+    pub status: Option<u32>,
+}
+
+/// What moved on a connection that was switched to WebSocket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WebSocket {
+    /// Of the client.
+    pub requests: WebSocketSide,
+    /// Of the server.
+    pub responses: WebSocketSide,
+    /// Code of the close frame; `None` if there was none, or it gave none.
+    pub close_code: Option<u16>,
+}
+
+/// What one end has sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WebSocketSide {
+    /// Messages; `None` if some may have been missed.
+    pub messages: Option<u64>,
+    /// Bytes on the wire behind the heads.
+    pub bytes: u64,
+}
+
+/// How far an exchange had come while it ran.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Progress {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Bytes of the request by then.
+    pub request_bytes: u64,
+    /// Bytes of the response by then.
+    pub response_bytes: u64,
+    /// System calls that had moved the response; of HTTP/2 frames.
+    pub chunks: u32,
 }
 
 /// A request and its response. Times are nanoseconds of `CLOCK_MONOTONIC`.
@@ -156,6 +214,12 @@ pub struct Exchange {
     pub request_body_bytes: Option<u64>,
     /// Bytes on the wire behind the response's head, chunk framing included; `None` as above or without a response.
     pub response_body_bytes: Option<u64>,
+    /// Set if it is a call of gRPC.
+    pub grpc: Option<Grpc>,
+    /// Set if the connection was switched to WebSocket: then it is over with the connection.
+    pub websocket: Option<WebSocket>,
+    /// How far it had come, every ten seconds of its response, oldest first.
+    pub progress: Vec<Progress>,
     /// What is not known.
     pub incomplete: Option<Incomplete>,
     /// What went wrong on the wire.

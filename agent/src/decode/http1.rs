@@ -8,7 +8,10 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Request, Response, Status};
 
-use super::target::Target;
+use super::{
+    method::{Method, Version},
+    target::Target,
+};
 
 /// Longest head that is put together, bytes. The kernel copies far less; this only bounds memory.
 pub(super) const HEAD_LIMIT: usize = 16 * 1024;
@@ -48,87 +51,6 @@ pub trait Head: Sized {
 
     /// Bytes of the head on the wire; at least so many if it is cut.
     fn size(&self) -> usize;
-}
-
-/// `HTTP/1.0` or `HTTP/1.1`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Version {
-    /// `HTTP/1.0`: a connection carries one exchange unless `keep-alive` was agreed on.
-    Http10,
-    /// `HTTP/1.1`.
-    Http11,
-}
-
-impl Version {
-    /// The value of `network.protocol.version`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http10 => "1.0",
-            Self::Http11 => "1.1",
-        }
-    }
-
-    const fn from_minor(minor: u8) -> Self {
-        if minor == 0 { Self::Http10 } else { Self::Http11 }
-    }
-}
-
-/// Request methods that the semantic conventions know.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Method {
-    /// `CONNECT`
-    Connect,
-    /// `DELETE`
-    Delete,
-    /// `GET`
-    Get,
-    /// `HEAD`
-    Head,
-    /// `OPTIONS`
-    Options,
-    /// `PATCH`
-    Patch,
-    /// `POST`
-    Post,
-    /// `PUT`
-    Put,
-    /// `TRACE`
-    Trace,
-    /// Any other one; the head has its text.
-    Other,
-}
-
-impl Method {
-    /// The value of `http.request.method`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "CONNECT",
-            Self::Delete => "DELETE",
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-            Self::Patch => "PATCH",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Trace => "TRACE",
-            Self::Other => "_OTHER",
-        }
-    }
-
-    fn from_text(text: &str) -> Self {
-        match text {
-            "CONNECT" => Self::Connect,
-            "DELETE" => Self::Delete,
-            "GET" => Self::Get,
-            "HEAD" => Self::Head,
-            "OPTIONS" => Self::Options,
-            "PATCH" => Self::Patch,
-            "POST" => Self::Post,
-            "PUT" => Self::Put,
-            "TRACE" => Self::Trace,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// What a head says about the length of its message's body.
@@ -178,15 +100,26 @@ impl Field {
     /// Where `part`, a piece of `whole`, lies in it.
     pub(super) fn of(whole: &[u8], part: &[u8]) -> Self {
         let start = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
-        let end = start + part.len();
         // HEAD_LIMIT is below 64 Ki, so this cannot fail; an empty field is harmless.
+        Self::at(start, start + part.len())
+    }
+
+    /// From byte `start` to before byte `end`.
+    pub(super) fn at(start: usize, end: usize) -> Self {
         match (u16::try_from(start), u16::try_from(end)) {
             (Ok(start), Ok(end)) => Self { start, end },
             _ => Self::default(),
         }
     }
 
-    fn text(self, whole: &str) -> &str {
+    /// Its parts before and behind the first `separator` in `text`, which is its text.
+    pub(super) fn split(self, text: &str, separator: char) -> (Self, Option<Self>) {
+        let Some((before, behind)) = text.split_once(separator) else { return (self, None) };
+        let (start, end) = (usize::from(self.start), usize::from(self.end));
+        (Self::at(start, start + before.len()), Some(Self::at(end.saturating_sub(behind.len()), end)))
+    }
+
+    pub(super) fn text(self, whole: &str) -> &str {
         whole.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
     }
 }
@@ -194,14 +127,14 @@ impl Field {
 /// Head of a request. Bytes that are not UTF-8 are given as `_`.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    text: Box<str>,
-    method_text: Field,
-    target: Target,
-    host: Option<Field>,
-    user_agent: Option<Field>,
-    traceparent: Option<Field>,
-    traceparents: u8,
-    tracestate: Vec<Field>,
+    pub(super) text: Box<str>,
+    pub(super) method_text: Field,
+    pub(super) target: Target,
+    pub(super) host: Option<Field>,
+    pub(super) user_agent: Option<Field>,
+    pub(super) traceparent: Option<Field>,
+    pub(super) traceparents: u8,
+    pub(super) tracestate: Vec<Field>,
     /// Method.
     pub method: Method,
     /// Version; `None` if the request line is cut.
@@ -223,15 +156,20 @@ impl RequestHead {
         match self.target {
             Target::Path { path: Some(path), .. } => Some(path.text(&self.text)),
             Target::Path { path: None, .. } => Some("/"),
-            Target::Authority(_) | Target::Asterisk => None,
+            Target::Authority(_) | Target::Asterisk | Target::Unknown { .. } => None,
         }
+    }
+
+    /// The target is not known at all (HTTP/2).
+    pub const fn is_target_unknown(&self) -> bool {
+        matches!(self.target, Target::Unknown { .. })
     }
 
     /// Query of the target, without the question mark.
     pub fn query(&self) -> Option<&str> {
         match self.target {
             Target::Path { query, .. } => query.map(|query| query.text(&self.text)),
-            Target::Authority(_) | Target::Asterisk => None,
+            Target::Authority(_) | Target::Asterisk | Target::Unknown { .. } => None,
         }
     }
 
@@ -239,14 +177,14 @@ impl RequestHead {
     pub fn scheme(&self) -> Option<&str> {
         match self.target {
             Target::Path { scheme, .. } => scheme.map(|scheme| scheme.text(&self.text)),
-            Target::Authority(_) | Target::Asterisk => None,
+            Target::Authority(_) | Target::Asterisk | Target::Unknown { .. } => None,
         }
     }
 
     /// Authority that the request is for: that of the target if it has one (RFC 9112 §3.2.2), else the `Host` header.
     pub fn host(&self) -> Option<&str> {
         let of_target = match self.target {
-            Target::Path { authority, .. } => authority,
+            Target::Path { authority, .. } | Target::Unknown { authority } => authority,
             Target::Authority(authority) => Some(authority),
             Target::Asterisk => None,
         };
@@ -376,9 +314,35 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// The end of the head was not captured: headers may be missing, and where the body starts is unknown.
     pub cut: bool,
+    /// What a connection becomes with a 101.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// Protocols that a connection can be switched to and that are followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Upgrade {
+    /// HTTP/2 in clear text.
+    H2c,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl Upgrade {
+    fn parse(value: &[u8]) -> Option<Self> {
+        match value.trim_ascii() {
+            value if value.eq_ignore_ascii_case(b"h2c") => Some(Self::H2c),
+            value if value.eq_ignore_ascii_case(b"websocket") => Some(Self::WebSocket),
+            _ => None,
+        }
+    }
 }
 
 impl ResponseHead {
+    /// Of a response by HTTP/2.
+    pub(super) fn http2(status: u16) -> Self {
+        Self { size: 0, status, version: Version::Http2, framing: Framing::default(), cut: false, upgrade: None }
+    }
+
     /// Another response to the same request follows.
     pub const fn is_interim(&self) -> bool {
         self.status >= 100 && self.status < 200 && self.status != 101
@@ -391,10 +355,12 @@ impl ResponseHead {
             version: Version::from_minor(response.version.unwrap_or(1)),
             framing: Framing::default(),
             cut: false,
+            upgrade: None,
         };
         for Header { name, value } in response.headers.iter() {
             let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
             match name.len() {
+                7 if is("upgrade") => head.upgrade = Upgrade::parse(value),
                 14 if is("content-length") => head.framing.content_length(value),
                 17 if is("transfer-encoding") => head.framing.transfer_encoding(value),
                 _ => {}
@@ -457,7 +423,7 @@ fn parse_response<const N: usize>(bytes: &[u8]) -> Result<Option<ResponseHead>, 
 }
 
 /// `bytes` as text in which everything stands where it did: what is not UTF-8 becomes `_`, byte by byte.
-fn text(bytes: &[u8]) -> Box<str> {
+pub(super) fn text(bytes: &[u8]) -> Box<str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.into();
     }

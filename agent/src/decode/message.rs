@@ -4,7 +4,8 @@ use coati_common::limits::HEAD_BYTES;
 
 use super::{
     body::{Body, Moved, Tail},
-    http1::{HEAD_LIMIT, Head, HeadError, Method, RequestHead, ResponseHead},
+    http1::{HEAD_LIMIT, Head, HeadError, RequestHead, ResponseHead},
+    method::Method,
 };
 use crate::inference::recognise;
 

@@ -11,10 +11,14 @@ mod connection;
 mod counters;
 mod exchange;
 mod http1;
+mod http2;
 mod message;
+mod method;
 mod open;
+mod progress;
 mod table;
 mod target;
+mod websocket;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,9 +26,17 @@ pub(crate) mod testing;
 mod tests;
 
 pub use counters::DecodeCounters;
-pub use exchange::{Bodies, Exchange, ExchangeId, Failure, Incomplete, Key, Origin, Role};
-pub use http1::{Framing, Head, HeadError, Method, RequestHead, ResponseHead, Version};
+pub use exchange::{
+    Bodies, Exchange, ExchangeId, Failure, Grpc, Incomplete, Key, Origin, Progress, Role, WebSocket, WebSocketSide,
+};
+pub use http1::{Framing, Head, HeadError, RequestHead, ResponseHead, Upgrade};
+#[doc(hidden)]
+pub use http2::fuzz::fuzz_http2;
+pub use http2::hpack::{HeaderDecoder, HeaderField, HpackError};
+pub use method::{Method, Version};
 pub use table::{DecodeConfig, Decoder, LongRunning};
+#[doc(hidden)]
+pub use websocket::fuzz_websocket;
 
 /// What becomes of an exchange. `Opened` is only told of requests whose head comes in pieces; every exchange that was
 /// opened or has begun gives exactly one `Ended` or `Dropped`.
@@ -37,6 +49,8 @@ pub enum Event<'a> {
     /// The first byte of a response was seen, at this time, and more of it must come. Told again where that turns out to
     /// have been an interim response.
     Answered(&'a Origin, u64),
+    /// The connection was switched to WebSocket: what its process does from now on is not done for this request.
+    Upgraded(&'a Origin),
     /// Nothing more will be known of the exchange.
     Ended(&'a Exchange),
     /// The exchange is lost; a counter says why.

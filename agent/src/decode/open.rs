@@ -3,10 +3,12 @@
 use coati_common::event::Totals;
 
 use super::{
-    Bodies, DecodeCounters, Event, Exchange, Failure, Incomplete, Origin,
+    Bodies, DecodeCounters, Event, Exchange, Failure, Incomplete, Origin, Progress, WebSocket,
     body::Moved,
-    http1::{Head, HeadError, Method},
+    http1::{Head, HeadError},
     message::{RequestStream, ResponseStream},
+    method::Method,
+    progress::{Notes, Recorder},
 };
 
 /// Where results go.
@@ -66,6 +68,8 @@ pub(super) struct Open {
     body_first_ns: u64,
     /// The end of the response so far, where it is wanted.
     response_end: Vec<u8>,
+    pub(super) progress: Notes,
+    pub(super) websocket: Option<WebSocket>,
 }
 
 /// Bytes of the end of a response that are kept.
@@ -85,7 +89,29 @@ impl Open {
             longest_gap_ns: 0,
             body_first_ns: 0,
             response_end: Vec::new(),
+            progress: Notes::default(),
+            websocket: None,
         }
+    }
+
+    /// Notes how far the response has come, if it is time; of one that is alone on its connection the kernel may have
+    /// counted more.
+    pub(super) fn note_progress(&mut self, now_ns: u64, counted: Option<&Totals>) {
+        if self.first_ns == 0 || self.response.is_complete() {
+            return;
+        }
+        let mut progress = Progress {
+            time_ns: now_ns,
+            request_bytes: self.request.bytes,
+            response_bytes: self.response.bytes,
+            chunks: self.chunks,
+        };
+        if let Some(totals) = counted {
+            progress.request_bytes = progress.request_bytes.max(totals.request_bytes);
+            progress.response_bytes = progress.response_bytes.max(totals.response_bytes);
+            progress.chunks = progress.chunks.max(totals.response_chunks);
+        }
+        Recorder::of(&mut self.progress, self.first_ns).note(progress);
     }
 
     pub(super) fn announce(&mut self, out: &mut Out<'_>) {
@@ -223,6 +249,9 @@ impl Open {
             response_first_ns: (self.first_ns > 0).then_some(self.first_ns),
             response_chunks: self.chunks,
             longest_gap_ns: self.longest_gap_ns,
+            grpc: None,
+            websocket: self.websocket,
+            progress: self.progress.all,
             incomplete,
             failure,
             bodies,

@@ -66,6 +66,8 @@ pub struct Decoder {
     /// Connections with an exchange that the kernel must be asked about.
     polled: HashSet<u64>,
     counters: DecodeCounters,
+    /// Responses that have run for ten seconds, at the last look.
+    long_streams: usize,
     /// The latest time that was heard of.
     now_ns: u64,
     swept_ns: u64,
@@ -80,6 +82,7 @@ impl Decoder {
             held: VecDeque::new(),
             polled: HashSet::new(),
             counters: DecodeCounters::default(),
+            long_streams: 0,
             now_ns: 0,
             swept_ns: 0,
         }
@@ -159,6 +162,11 @@ impl Decoder {
     /// Exchanges that are open now.
     pub fn open_exchanges(&self) -> usize {
         (self.counters.exchanges - self.counters.ended - self.counters.dropped()) as usize
+    }
+
+    /// Responses that have run for ten seconds and are not over.
+    pub const fn long_streams(&self) -> usize {
+        self.long_streams
     }
 
     /// Connections that are followed now.
@@ -261,9 +269,11 @@ impl Decoder {
     fn sweep(&mut self, now_ns: u64, emit: &mut dyn FnMut(Event<'_>)) {
         let audit_ns = self.config.audit_after.as_nanos() as u64;
         let mut out = Out { counters: &mut self.counters, emit };
-        let polled = &mut self.polled;
+        let (polled, long_streams) = (&mut self.polled, &mut self.long_streams);
+        *long_streams = 0;
         self.connections.retain(|id, connection| {
             connection.settle_silent(now_ns, &mut out);
+            *long_streams += connection.note_progress(now_ns);
             if connection.open_exchanges() == 0 {
                 polled.remove(id);
             } else if !connection.is_closed && now_ns.saturating_sub(connection.last_ns) >= audit_ns {

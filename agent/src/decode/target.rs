@@ -2,7 +2,7 @@
 
 use super::http1::Field;
 
-/// The four forms of a target; `origin` and `absolute` differ only in what is there.
+/// The forms of a target; `origin` and `absolute` differ only in what is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Target {
     /// `/path?query` or `scheme://authority/path?query`.
@@ -20,6 +20,11 @@ pub(super) enum Target {
     Authority(Field),
     /// `*`, only in `OPTIONS`.
     Asterisk,
+    /// Of HTTP/2: the path is not known.
+    Unknown {
+        /// Authority, if it is.
+        authority: Option<Field>,
+    },
 }
 
 impl Target {

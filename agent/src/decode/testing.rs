@@ -2,14 +2,14 @@
 
 use coati_common::{
     event::{
-        Begin, Connection, Data, End, Header, Kind, Tail, Totals, connection_flags, data_flags, direction, end_reason,
-        role,
+        Begin, Connection, Data, End, Frames, Header, Kind, Tail, Totals, connection_flags, data_flags, direction,
+        end_reason, phase, role,
     },
     follow::Meaning,
     sniff::{SNIFF_BYTES, Sniff},
 };
 
-use super::{DecodeConfig, DecodeCounters, Decoder, Event, Exchange};
+use super::{DecodeConfig, DecodeCounters, Decoder, Event, Exchange, http2::told};
 use crate::capture::Record;
 
 /// One millisecond: every call on a [`Wire`] takes place that much after the one before.
@@ -25,6 +25,8 @@ pub(crate) struct Wire {
     pub(crate) client_position: u32,
     pub(crate) server_position: u32,
     pub(crate) positions_known: bool,
+    /// Bytes of frames that are copied in one call.
+    pub(crate) frames_room: usize,
     pub(crate) local: ([u8; 16], u16),
     pub(crate) remote: ([u8; 16], u16),
     /// The end of what no record carried, as the kernel keeps it.
@@ -42,6 +44,7 @@ impl Wire {
             client_position: 1_000,
             server_position: 5_000,
             positions_known: true,
+            frames_room: usize::MAX,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
             kept: Vec::new(),
@@ -113,10 +116,18 @@ impl Wire {
     fn moved(&mut self, towards: u8, bytes: &[u8], len: u64, last: [u8; 8], wait_ns: u64) -> &mut Self {
         self.time_ns += MS;
         let first_ns = self.time_ns;
-        let meaning = self.state.meaning(towards, &sniff(bytes));
+        let sniffed = sniff(bytes);
+        // What is not followed yet.
+        let first = Meaning::first(&sniffed).filter(|_| self.state.exchange == 0);
+        let meaning = first.unwrap_or_else(|| self.state.meaning(towards, &sniffed));
         let previous = self.state.totals;
         self.state.enter(meaning, first_ns);
         self.state.count(meaning, len, first_ns, first_ns + wait_ns);
+        if self.state.phase == phase::HTTP2 {
+            self.frames(meaning, bytes, previous);
+            self.move_on(towards, len);
+            return self;
+        }
         let room = bytes.len().min(self.state.room(meaning));
         let payload = bytes[..room].to_vec();
         self.state.keep_tail(meaning, len, last);
@@ -127,7 +138,7 @@ impl Wire {
                 self.state.flags |= connection_flags::KEEPS_END;
             }
             self.kept.clear();
-            self.begin(len, last, payload, previous);
+            self.begin(Kind::Begin, len, last, payload, previous);
             return self.went(towards, len, wait_ns);
         }
         if meaning.direction() == direction::RESPONSE && self.state.flags & connection_flags::KEEPS_END != 0 {
@@ -167,15 +178,40 @@ impl Wire {
 
     fn went(&mut self, towards: u8, len: u64, wait_ns: u64) -> &mut Self {
         self.time_ns += wait_ns;
-        let position =
-            if towards == direction::REQUEST { &mut self.client_position } else { &mut self.server_position };
-        *position = position.wrapping_add(len as u32);
+        self.move_on(towards, len);
         self
     }
 
-    fn begin(&mut self, len: u64, last: [u8; 8], payload: Vec<u8>, previous: Totals) {
+    /// A call on an HTTP/2 connection.
+    fn frames(&mut self, meaning: Meaning, bytes: &[u8], previous: Totals) {
+        let towards = meaning.direction();
+        let frames = &mut self.state.frames[usize::from(towards)];
+        if frames.state == Frames::UNKNOWN.state {
+            if !sniff(bytes).is_frame() {
+                return;
+            }
+            *frames = Frames::HEADER;
+        }
+        let mark = frames.mark();
+        let payload = told(frames, bytes, self.frames_room);
+        let ended = *frames == Frames::HEADER;
+        self.state.last_ns = self.time_ns;
+        if meaning.begins() {
+            self.begin(Kind::Http2, bytes.len() as u64, mark, payload, previous);
+        } else if !payload.is_empty() || ended {
+            self.tell(towards, data_flags::FRAMES, bytes.len() as u64, mark, payload);
+        }
+    }
+
+    fn move_on(&mut self, towards: u8, len: u64) {
+        let position =
+            if towards == direction::REQUEST { &mut self.client_position } else { &mut self.server_position };
+        *position = position.wrapping_add(len as u32);
+    }
+
+    fn begin(&mut self, kind: Kind, len: u64, last: [u8; 8], payload: Vec<u8>, previous: Totals) {
         let begin = Begin {
-            header: self.header(Kind::Begin),
+            header: self.header(kind),
             connection: self.state.connection,
             socket: self.state.connection << 8,
             exchange: self.state.exchange,
@@ -293,6 +329,7 @@ impl Run {
                 Event::Opened(origin) => ("opened", origin),
                 Event::Began(origin, _) => ("began", origin),
                 Event::Answered(origin, _) => ("answered", origin),
+                Event::Upgraded(origin) => ("upgraded", origin),
                 Event::Ended(exchange) => {
                     exchanges.push(exchange.clone());
                     ("ended", &exchange.origin)

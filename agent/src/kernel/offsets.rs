@@ -64,6 +64,7 @@ const fn useful(global: &'static str, name: &'static str, path: &'static str, wi
 }
 
 const POSITIONS: &str = "positions in the TCP streams: both ends of a connection on this node are not paired";
+const STREAMS: &str = "where TCP streams began: both ends of an HTTP/2 connection on this node are not paired";
 const UNREAD: &str = "unread bytes: what a client reads after its connection was closed is not seen";
 const CLOSE: &str = "states of sockets: a request that comes with its client's close is not paired with the client's";
 const NAMESPACE: &str = "network namespaces";
@@ -71,7 +72,7 @@ const THREADS: &str = "the count of a process's threads: one that outlives its f
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
-const FIELDS: [Field; 26] = [
+const FIELDS: [Field; 29] = [
     needed("TASK_FILES", "task_struct", "files"),
     needed("FILES_FDT", "files_struct", "fdt"),
     needed("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
@@ -95,6 +96,9 @@ const FIELDS: [Field; 26] = [
     useful("TCP_WRITE_SEQ", "tcp_sock", "write_seq", POSITIONS),
     useful("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", POSITIONS),
     useful("TCP_RCV_NXT", "tcp_sock", "rcv_nxt", UNREAD),
+    useful("TCP_BYTES_RECEIVED", "tcp_sock", "bytes_received", STREAMS),
+    useful("TCP_SND_UNA", "tcp_sock", "snd_una", STREAMS),
+    useful("TCP_BYTES_ACKED", "tcp_sock", "bytes_acked", STREAMS),
     useful("TASK_SIGNAL", "task_struct", "signal", THREADS),
     useful("SIGNAL_LIVE", "signal_struct", "live", THREADS),
     useful("BINPRM_FILENAME", "linux_binprm", "filename", "paths of programs that start"),

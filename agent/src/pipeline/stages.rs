@@ -28,7 +28,7 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    records: [Counter; 6],
+    records: [Counter; 7],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
     ticked_ns: u64,
@@ -79,7 +79,7 @@ impl Stages {
         out: Out,
         since_ns: u64,
     ) -> Self {
-        let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit]
+        let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2]
             .map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
         Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
@@ -88,8 +88,9 @@ impl Stages {
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, tail, end, exec, exit] = &self.records;
+            let [begin, data, tail, end, exec, exit, http2] = &self.records;
             match &record {
+                Record::Begin(it, _) if it.header.kind == Kind::Http2 as u32 => http2,
                 Record::Begin(..) => begin,
                 Record::Data(..) => data,
                 Record::Tail(..) => tail,
@@ -184,6 +185,7 @@ impl Stages {
             ("evicted", decoded.evicted),
             ("pipelined", decoded.pipelined),
             ("pipelined_unseen", decoded.pipelined_unseen),
+            ("http2_gap", decoded.http2_gaps),
         ] {
             mirror(&telemetry.losses(cause), total);
         }
@@ -197,6 +199,7 @@ impl Stages {
             mirror(&telemetry.links(by), total);
         }
         telemetry.open_exchanges.set(self.decoder.open_exchanges() as i64);
+        telemetry.open_streams.set(self.decoder.long_streams() as i64);
         telemetry.processes.set(self.rest.processes.len() as i64);
     }
 
@@ -220,7 +223,9 @@ impl Stages {
 impl Rest {
     fn event(&mut self, event: Event<'_>) {
         let (origin, now_ns) = match event {
-            Event::Opened(origin) | Event::Began(origin, _) | Event::Dropped(origin) => (origin, origin.begin_ns),
+            Event::Opened(origin) | Event::Began(origin, _) | Event::Upgraded(origin) | Event::Dropped(origin) => {
+                (origin, origin.begin_ns)
+            }
             Event::Answered(origin, first_ns) => (origin, first_ns),
             Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
@@ -245,6 +250,7 @@ impl Rest {
                 self.gpu.began(origin, recognise(head).is_some());
             }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
+            Event::Upgraded(origin) => self.stitcher.upgraded(origin),
             Event::Dropped(origin) => {
                 self.stitcher.dropped(origin);
                 self.gpu.ended(origin.id);

@@ -1,9 +1,10 @@
 //! A finished exchange as an OpenTelemetry span.
 //!
-//! Names, attributes and status follow the semantic conventions for HTTP; what is not known is left out.
+//! Names, attributes and status follow the semantic conventions for HTTP and for gRPC; what is not known is left out.
 
 mod address;
 mod clock;
+mod grpc;
 mod redact;
 mod route;
 
@@ -15,21 +16,25 @@ use std::{borrow::Cow, sync::Arc};
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
-    trace::v1::{Span, SpanFlags, Status, span::SpanKind, status::StatusCode},
+    trace::v1::{
+        Span, SpanFlags, Status,
+        span::{Event, SpanKind},
+        status::StatusCode,
+    },
 };
 
 pub use clock::Clock;
 pub use route::{RouteConfig, Routes};
 
 use crate::{
-    decode::{Exchange, Failure, Method, RequestHead, Role},
+    decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
     discover::Process,
     stitch::Ids,
 };
 use address::Authority;
 
 /// Attributes that a span has at most, so that their vector grows only once.
-const ATTRIBUTES: usize = 20;
+const ATTRIBUTES: usize = 24;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -85,14 +90,18 @@ impl SpanBuilder {
         let role = exchange.origin.role;
         let status_code = exchange.response.as_ref().map(|response| response.status);
         let path = request.path();
-        let route = path.and_then(|path| {
+        let call = exchange.grpc.and(path).and_then(grpc::names);
+        let route = path.filter(|_| exchange.grpc.is_none()).and_then(|path| {
             // Paths that the server does not know would use up the words that it does.
             let is_known = status_code != Some(404);
             self.routes.route(&process.service_name, role, path, is_known)
         });
         let error = Error::of(exchange);
         let span = Span {
-            name: name(request, route.as_deref()),
+            name: match call {
+                Some((service, method)) => format!("{service}/{method}"),
+                None => name(request, route.as_deref()),
+            },
             kind: match role {
                 Role::Server => SpanKind::Server.into(),
                 Role::Client => SpanKind::Client.into(),
@@ -100,6 +109,7 @@ impl SpanBuilder {
             start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
             end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
             attributes: self.attributes(exchange, path, route, error.as_ref()),
+            events: exchange.progress.iter().map(|it| self.progress(it)).collect(),
             status: error.map(Error::status),
             flags: flags(&ids),
             trace_id: ids.trace_id.to_vec(),
@@ -122,6 +132,16 @@ impl SpanBuilder {
         let host = request.host().map(Authority::parse);
         let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
 
+        if let Some(call) = exchange.grpc {
+            attributes.text(key::RPC_SYSTEM, "grpc");
+            if let Some((service, method)) = path.and_then(grpc::names) {
+                attributes.text(key::RPC_SERVICE, service);
+                attributes.text(key::RPC_METHOD, method);
+            }
+            if let Some(status) = call.status {
+                attributes.int(key::RPC_GRPC_STATUS_CODE, status);
+            }
+        }
         attributes.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
         if request.method == Method::Other {
             attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
@@ -145,7 +165,7 @@ impl SpanBuilder {
                 origin.local
             }
             Role::Client => {
-                if request.method != Method::Connect {
+                if request.method != Method::Connect && !request.is_target_unknown() {
                     attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
                 }
                 attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
@@ -181,10 +201,27 @@ impl SpanBuilder {
             attributes.seconds(key::COATI_RESPONSE_DURATION, exchange.end_ns.saturating_sub(first_ns));
             attributes.int(key::COATI_RESPONSE_CHUNKS, exchange.response_chunks);
         }
+        if let Some(websocket) = &exchange.websocket {
+            attributes.websocket(websocket, origin.role);
+        }
         if let Some(incomplete) = exchange.incomplete {
             attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
         }
         attributes.0
+    }
+
+    /// How far a long response had come.
+    fn progress(&self, progress: &Progress) -> Event {
+        let mut attributes = Attributes(Vec::with_capacity(3));
+        attributes.count(key::COATI_PROGRESS_REQUEST_BYTES, progress.request_bytes);
+        attributes.count(key::COATI_PROGRESS_RESPONSE_BYTES, progress.response_bytes);
+        attributes.int(key::COATI_PROGRESS_CHUNKS, progress.chunks);
+        Event {
+            time_unix_nano: self.clock.unix_ns(progress.time_ns),
+            name: "progress".to_owned(),
+            attributes: attributes.0,
+            dropped_attributes_count: 0,
+        }
     }
 
     fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
@@ -241,6 +278,8 @@ fn flags(ids: &Ids) -> u32 {
 enum Error {
     /// The status code says so.
     Status(u16),
+    /// The status of gRPC does.
+    Grpc(u32),
     /// There was no whole answer.
     Failure(Failure),
 }
@@ -253,7 +292,9 @@ impl Error {
             // The server refused what the client asked for: its caller has failed.
             Role::Client => 400,
         };
+        let grpc = exchange.grpc.and_then(|call| call.status);
         match (status, exchange.failure) {
+            _ if grpc.is_some_and(|status| grpc::is_error(status, exchange.origin.role)) => grpc.map(Self::Grpc),
             (Some(status), _) if status >= limit => Some(Self::Status(status)),
             (_, failure) => failure.map(Self::Failure),
         }
@@ -262,6 +303,7 @@ impl Error {
     fn text(self) -> Cow<'static, str> {
         match self {
             Self::Status(status) => status.to_string().into(),
+            Self::Grpc(status) => grpc::status_name(status).map_or_else(|| status.to_string().into(), Cow::Borrowed),
             Self::Failure(failure) => failure.as_str().into(),
         }
     }
@@ -269,9 +311,11 @@ impl Error {
     fn status(self) -> Status {
         let message = match self {
             // The code says all there is to say.
-            Self::Status(_) => "",
+            Self::Status(_) | Self::Grpc(_) => "",
             Self::Failure(Failure::ConnectionClosed) => "connection closed before the response was complete",
             Self::Failure(Failure::ConnectionReset) => "connection reset before the response was complete",
+            Self::Failure(Failure::StreamReset) => "stream reset before the response was complete",
+            Self::Failure(Failure::StreamRefused) => "stream refused: the server went away",
         };
         Status { message: message.to_owned(), code: StatusCode::Error.into() }
     }
@@ -291,6 +335,22 @@ impl Attributes {
 
     pub(crate) fn count(&mut self, key: &str, value: u64) {
         self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn websocket(&mut self, websocket: &WebSocket, role: Role) {
+        let WebSocket { requests, responses, close_code } = *websocket;
+        let (sent, received) = if role == Role::Client { (requests, responses) } else { (responses, requests) };
+        if let Some(messages) = sent.messages {
+            self.count(key::COATI_WEBSOCKET_MESSAGES_SENT, messages);
+        }
+        if let Some(messages) = received.messages {
+            self.count(key::COATI_WEBSOCKET_MESSAGES_RECEIVED, messages);
+        }
+        self.count(key::COATI_WEBSOCKET_BYTES_SENT, sent.bytes);
+        self.count(key::COATI_WEBSOCKET_BYTES_RECEIVED, received.bytes);
+        if let Some(code) = close_code {
+            self.int(key::COATI_WEBSOCKET_CLOSE_CODE, code);
+        }
     }
 
     pub(crate) fn seconds(&mut self, key: &str, ns: u64) {

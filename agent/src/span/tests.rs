@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     capture::Record,
     decode::{
-        DecodeConfig, Decoder, Event,
+        DecodeConfig, Decoder, Event, Progress,
         testing::{MS, Wire},
     },
 };
@@ -304,4 +304,114 @@ fn clocks_may_be_set_again() {
     let mut builder = SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0));
     builder.set_clock(Clock::new(0, EPOCH_NS));
     assert_eq!(builder.clock.unix_ns(1), EPOCH_NS + 1);
+}
+
+fn http2(wire: &mut Wire, content_type: &str, path: &str, trailers: &[(&str, &str)]) {
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
+        [&[a, b, c, kind, flags, 0, 0, 0, 1], payload].concat()
+    };
+    let block = |fields: &[(&str, &str)]| -> Vec<u8> {
+        let part = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        fields.iter().flat_map(|(name, value)| [vec![0], part(name), part(value)].concat()).collect()
+    };
+    let head = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "shop:50051"),
+        ("content-type", content_type),
+        ("user-agent", "grpc-c/9"),
+    ];
+    wire.request(
+        &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(1, 4, &block(&head)), frame(0, 1, b"12345")].concat(),
+    );
+    wire.response(&[frame(4, 0, b""), frame(1, 4, &block(&[(":status", "200")])), frame(0, 0, b"123")].concat());
+    wire.response(&frame(1, 5, &block(trailers)));
+}
+
+#[test]
+fn a_call_of_grpc() {
+    let mut wire = Wire::server(7);
+    http2(&mut wire, "application/grpc", "/shop.v1.Cart/Add", &[("grpc-status", "0")]);
+    let span = span(&wire);
+    assert_eq!((span.name.as_str(), span.kind(), &span.status), ("shop.v1.Cart/Add", SpanKind::Server, &None));
+    let texts = ["rpc.system", "rpc.service", "rpc.method", "network.protocol.version", "server.address"];
+    assert_eq!(texts.map(|key| text(&span, key).unwrap()), ["grpc", "shop.v1.Cart", "Add", "2", "shop"]);
+    assert_eq!(attribute(&span, "rpc.grpc.status_code"), Some(&Value::IntValue(0)));
+    assert_eq!(attribute(&span, "http.route"), None);
+    assert_eq!(attribute(&span, "http.request.body.size"), Some(&Value::IntValue(5)));
+}
+
+#[rstest]
+#[case::not_found_is_the_callers_error("5", None, Some("NOT_FOUND"))]
+#[case::unavailable_is_an_error_of_both("14", Some("UNAVAILABLE"), Some("UNAVAILABLE"))]
+#[case::no_such_status("99", None, Some("99"))]
+#[case::success("0", None, None)]
+fn statuses_of_grpc(#[case] status: &str, #[case] server: Option<&str>, #[case] client: Option<&str>) {
+    for (mut wire, expected) in [(Wire::server(7), server), (Wire::client(7), client)] {
+        http2(&mut wire, "application/grpc+proto", "/shop.v1.Cart/Add", &[("grpc-status", status)]);
+        let span = span(&wire);
+        assert_eq!(text(&span, "error.type"), expected);
+        assert_eq!(span.status.map(|status| status.code()), expected.map(|_| StatusCode::Error));
+    }
+}
+
+#[test]
+fn http2_without_grpc() {
+    let mut wire = Wire::client(7);
+    http2(&mut wire, "text/plain", "/orders/17?a=b", &[("x", "y")]);
+    let span = span(&wire);
+    let texts = ["http.request.method", "url.full", "network.protocol.version"];
+    assert_eq!(texts.map(|key| text(&span, key).unwrap()), ["POST", "http://shop:50051/orders/17?a=REDACTED", "2"]);
+    assert_eq!(attribute(&span, "rpc.system"), None);
+}
+
+#[test]
+fn a_websocket() {
+    let mut wire = Wire::client(7);
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    wire.request(b"GET /chat HTTP/1.1\r\nHost: shop\r\n\r\n").response(switch);
+    wire.request(b"\x81\x81\0\0\0\0x").response(b"\x81\x02hi").response(b"\x88\x02\x03\xe9").close();
+    let span = span(&wire);
+    let numbers = ["messages_sent", "messages_received", "bytes_sent", "bytes_received", "close_code"];
+    let found = numbers.map(|name| attribute(&span, &format!("coati.websocket.{name}")).cloned());
+    assert_eq!(found, [1, 1, 7, 8, 1001].map(|number| Some(Value::IntValue(number))));
+}
+
+#[test]
+fn progress_is_an_event() {
+    let mut wire = Wire::server(7);
+    wire.request(b"GET /events HTTP/1.1\r\n\r\n").response(OK5);
+    let mut decoder = Decoder::new(DecodeConfig::default());
+    let mut exchanges = Vec::new();
+    for record in wire.records {
+        decoder.record(record, &mut |event| {
+            if let Event::Ended(exchange) = event {
+                exchanges.push(exchange.clone());
+            }
+        });
+    }
+    let mut exchange = exchanges.remove(0);
+    exchange.progress.push(Progress { time_ns: 10_000 * MS, request_bytes: 1, response_bytes: 2, chunks: 3 });
+    let process = Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default() });
+    let span = SpanBuilder::new(SpanConfig::default(), Clock::new(0, EPOCH_NS)).build(&exchange, ids(), &process).span;
+    let [event] = span.events.as_slice() else { panic!("{:?}", span.events) };
+    assert_eq!((event.name.as_str(), event.time_unix_nano), ("progress", EPOCH_NS + 10_000 * MS));
+    let keys: Vec<_> = event.attributes.iter().map(|it| it.key.as_str()).collect();
+    assert_eq!(keys, ["coati.progress.request_bytes", "coati.progress.response_bytes", "coati.progress.chunks"]);
+}
+
+/// A connection that was joined: path and authority were sent before.
+#[test]
+fn what_is_unknown_is_left_out() {
+    for mut wire in [Wire::server(7), Wire::client(7)] {
+        wire.request(&[0, 0, 7, 1, 5, 0, 0, 0, 9, 0x82, 0x86, 0xbe, 0xbf, 0x0f, 0x01, 0x00]);
+        wire.response(&[0, 0, 1, 1, 5, 0, 0, 0, 9, 0x88]);
+        let span = span(&wire);
+        assert_eq!((span.name.as_str(), text(&span, "coati.incomplete")), ("GET", Some("head")));
+        let keys = ["url.path", "url.full", "http.route"];
+        assert_eq!(keys.map(|key| attribute(&span, key)), [None; 3]);
+        assert_eq!(attribute(&span, "http.response.status_code"), Some(&Value::IntValue(200)));
+    }
 }

@@ -145,6 +145,14 @@ impl Stitcher {
         }
     }
 
+    /// The connection of an exchange was switched to another protocol: what its process does from now on is not done for
+    /// this request, although that is not over.
+    pub fn upgraded(&mut self, origin: &Origin) {
+        if let Some(servers) = self.servers.get_mut(&origin.tgid) {
+            servers.retain(|id| *id != origin.id);
+        }
+    }
+
     /// An exchange is over; gives its ids.
     pub fn ended(&mut self, exchange: &Exchange) -> Ids {
         let origin = &exchange.origin;

@@ -30,6 +30,7 @@ impl Run {
             Event::Began(origin, head) => stitcher.began(origin, head),
             Event::Answered(origin, first_ns) => stitcher.answered(origin, first_ns),
             Event::Ended(exchange) => spans.push((exchange.origin.id.connection, stitcher.ended(exchange))),
+            Event::Upgraded(origin) => stitcher.upgraded(origin),
             Event::Dropped(origin) => stitcher.dropped(origin),
         };
         for record in records {
@@ -337,6 +338,24 @@ fn a_call_behind_the_start_of_the_response_is_a_root() {
     assert_root(run.span(3));
     assert!(run.is_empty());
     assert_eq!(run.stitcher.counters().ambiguous, 0);
+}
+
+/// A WebSocket stays open as long, and no call is made on behalf of it: it does not make others ambiguous.
+#[test]
+fn a_call_beside_a_websocket_belongs_to_the_other_request() {
+    let mut socket = wire(Wire::server(2), SHOP, 0);
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    socket.request(GET).response(switch).wait(200 * MS).response(b"\x81\x01x").close();
+    let mut server = wire(Wire::server(3), SHOP, 20);
+    server.client_position = 77;
+    server.request(GET).wait(50 * MS).response(OK);
+    let mut client = wire(Wire::client(1), SHOP, 30);
+    client.client_position = 78;
+    client.request(GET).response(OK);
+    let run = Run::new(&[&socket, &server, &client]);
+    assert_child(run.span(1), run.span(3));
+    assert_root(run.span(2));
+    assert!(run.is_empty());
 }
 
 /// Its record may come behind that of the response: the call's own time counts.

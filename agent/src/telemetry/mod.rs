@@ -50,7 +50,7 @@ pub enum TelemetryError {
 
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
 /// and those of the decoder.
-pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
+pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
     let [a, b, c, d, e, f, g, h, i] = Loss::ALL;
     [
         a.name(),
@@ -67,11 +67,12 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 5] = {
         "evicted",
         "pipelined",
         "pipelined_unseen",
+        "http2_gap",
     ]
 };
 
 /// Every kind of record.
-const RECORD_KINDS: [Kind; 6] = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit];
+const RECORD_KINDS: [Kind; 7] = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {
@@ -82,6 +83,7 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::End => "end",
         Kind::Exec => "exec",
         Kind::Exit => "exit",
+        Kind::Http2 => "http2",
     }
 }
 
@@ -174,6 +176,8 @@ pub struct Telemetry {
     pub exchanges: Counter,
     /// Requests that are under way.
     pub open_exchanges: Gauge,
+    /// Responses that have run for ten seconds and are not over.
+    pub open_streams: Gauge,
     /// Exchanges of processes that are not observed, or begun before all programs were attached.
     pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
@@ -213,6 +217,7 @@ impl Default for Telemetry {
             exchanges_begun: Counter::default(),
             exchanges: Counter::default(),
             open_exchanges: Gauge::default(),
+            open_streams: Gauge::default(),
             ignored_exchanges: Counter::default(),
             links: Family::default(),
             spans: Counter::default(),
@@ -320,6 +325,8 @@ impl Telemetry {
         let help = "Requests of processes that are not observed, or under way when the agent started";
         agent.register("exchanges_ignored", help, self.ignored_exchanges.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
+        let help = "Responses that have run for ten seconds and are not over";
+        agent.register("open_streams", help, self.open_streams.clone());
         agent.register("spans", "Spans made", self.spans.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());
         agent.register("spans_dropped", "Spans that did not reach the destination", self.spans_dropped.clone());

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(500);
 
 /// What runs in the guest: what differs between hooks and between kernels, and not what takes long when every
 /// instruction is interpreted.
-const TESTS: [&str; 15] = [
+const TESTS: [&str; 17] = [
     "functions::",
     "system_calls::several_buffers",
     "system_calls::peeking",
@@ -34,6 +34,8 @@ const TESTS: [&str; 15] = [
     "exchanges::a_connection_from_before",
     "exchanges::long_responses",
     "exchanges::other_protocols",
+    "http2::frames_are_told",
+    "http2::a_connection_from_before",
     "closing::resets",
     "closing::half_a_close",
     "processes::the_end_of_a_thread",

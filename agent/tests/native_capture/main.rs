@@ -11,12 +11,18 @@ mod functions;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod loss;
 #[cfg(test)]
 mod processes;
+#[cfg(test)]
+mod software;
 #[cfg(test)]
 mod system_calls;
 #[cfg(test)]
 mod tails;
 #[cfg(test)]
 mod watch;
+#[cfg(test)]
+mod websocket;

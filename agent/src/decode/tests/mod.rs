@@ -2,6 +2,7 @@
 
 mod loss;
 mod properties;
+mod streams;
 
 use coati_common::event::Totals;
 use rstest::rstest;
@@ -211,7 +212,8 @@ fn long_head(status_and_headers: &str, filler: usize) -> Vec<u8> {
         w.request(b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
         w.response(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x05hello").response(b"\x81\x05hello").close();
     }),
-    &["GET /ws 101 11..12..12 0→0 in 1"]
+    // It is over with the connection.
+    &["GET /ws 101 11..12..14 0→0 in 1"]
 )]
 #[case::connect(
     server(|w| {

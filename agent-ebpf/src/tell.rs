@@ -1,0 +1,207 @@
+//! The records that user space gets of calls.
+
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::debug;
+use coati_common::event::{
+    Begin, Connection, Data, Frames, Kind, Totals, data_flags, direction, frame_state, phase, role,
+};
+use coati_common::follow::Meaning;
+use coati_common::loss::Loss;
+
+use crate::emit;
+use crate::exchange::{Caller, now};
+use crate::frames::{self, Told};
+use crate::globals;
+use crate::iov::Source;
+use crate::scratch::Slot;
+use crate::sock;
+use crate::tail;
+
+/// What one call moved.
+pub struct Moved {
+    pub socket: u64,
+    pub meaning: Meaning,
+    pub len: u64,
+    pub time_ns: u64,
+    pub client_position: u32,
+    pub server_position: u32,
+    pub positions_known: u32,
+}
+
+/// Writes the record that user space gets of a call, if it gets one.
+#[inline(always)]
+pub fn tell<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    caller: Caller,
+    connection: &mut Connection,
+    moved: &Moved,
+    source: &Source,
+    previous: &Totals,
+) -> Option<()> {
+    if moved.meaning.begins() {
+        return tell_begin(ctx, slot, caller, connection, moved, source, previous);
+    }
+    if connection.phase == phase::HTTP2 {
+        return tell_frames(slot, caller, connection, moved, source);
+    }
+    let tells = connection.tells(moved.meaning);
+    if !tells && moved.meaning.direction() == direction::REQUEST {
+        return None;
+    }
+    let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
+    if moved.meaning.direction() == direction::RESPONSE {
+        let (socket, len, time_ns) = (moved.socket, moved.len, moved.time_ns);
+        let carried = if tells { Some(room) } else { None };
+        tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
+    }
+    let copied = source.copy(slot, moved.len, room);
+    connection.keep_tail(moved.meaning, moved.len, copied.last);
+    if !tells {
+        return None;
+    }
+    connection.copied(moved.meaning, copied.len as u16);
+    let mut flags = moved.meaning.flags();
+    if !copied.readable {
+        flags |= data_flags::UNREADABLE;
+        emit::lost(Loss::PayloadUnreadable);
+    }
+    let record = slot.record::<Data>()?;
+    record.head = Data {
+        header: emit::header(Kind::Data, moved.time_ns),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        tgid: caller.tgid(),
+        tid: caller.tid(),
+        payload_len: copied.len as u16,
+        direction: moved.meaning.direction(),
+        flags,
+        len: moved.len,
+        last: copied.last,
+        totals: connection.totals,
+    };
+    emit::record(record, copied.len, Loss::RingFullData);
+    Some(())
+}
+
+#[inline(always)]
+fn tell_begin<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    caller: Caller,
+    connection: &mut Connection,
+    moved: &Moved,
+    source: &Source,
+    previous: &Totals,
+) -> Option<()> {
+    let is_http2 = connection.phase == phase::HTTP2;
+    let (len, readable, last) = if is_http2 {
+        let [requests, _] = &mut connection.frames;
+        let mark = requests.mark();
+        let Told { len, readable, .. } = frames::copy(source, slot, moved.len, requests);
+        (len, readable, mark)
+    } else {
+        let copied = source.copy(slot, moved.len, connection.room(moved.meaning) as u64);
+        connection.copied(moved.meaning, copied.len as u16);
+        tail::mark(connection, slot.payload()?, copied.len);
+        (copied.len, copied.readable, copied.last)
+    };
+    if !readable {
+        emit::lost(Loss::PayloadUnreadable);
+    }
+    let record = slot.record::<Begin>()?;
+    let head = &mut record.head;
+    head.header = emit::header(if is_http2 { Kind::Http2 } else { Kind::Begin }, moved.time_ns);
+    head.connection = connection.connection;
+    head.socket = moved.socket;
+    head.exchange = connection.exchange;
+    head.tgid = caller.tgid();
+    head.tid = caller.tid();
+    head.client_position = moved.client_position;
+    head.server_position = moved.server_position;
+    head.role = connection.role;
+    head.positions_known = moved.positions_known as u8;
+    if is_http2 {
+        match sock::server_start(moved.socket, connection.role) {
+            Some(start) => head.server_position = start,
+            None => head.positions_known = 0,
+        }
+    }
+    head.payload_len = len as u16;
+    head.len = moved.len;
+    head.last = last;
+    head.previous = *previous;
+    sock::describe(moved.socket, head);
+    emit::begun();
+    if globals::debug() {
+        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
+    }
+    emit::record(record, len, Loss::RingFullBegin);
+    Some(())
+}
+
+/// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.
+#[inline(always)]
+fn tell_frames(
+    slot: Slot,
+    caller: Caller,
+    connection: &mut Connection,
+    moved: &Moved,
+    source: &Source,
+) -> Option<()> {
+    let [requests, responses] = &mut connection.frames;
+    let direction = moved.meaning.direction();
+    let frames = if direction == direction::REQUEST { requests } else { responses };
+    let before = *frames;
+    let Told { len, readable, is_news } = frames::copy(source, slot, moved.len, frames);
+    if !is_news {
+        return None;
+    }
+    // What was recognised just now stands where a frame begins.
+    let mark = if before.state == frame_state::UNKNOWN { Frames::HEADER } else { before }.mark();
+    let mut flags = data_flags::FRAMES;
+    if !readable {
+        flags |= data_flags::UNREADABLE;
+        emit::lost(Loss::PayloadUnreadable);
+    }
+    let record = slot.record::<Data>()?;
+    record.head = Data {
+        header: emit::header(Kind::Data, moved.time_ns),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        tgid: caller.tgid(),
+        tid: caller.tid(),
+        payload_len: len as u16,
+        direction,
+        flags,
+        len: moved.len,
+        last: mark,
+        totals: connection.totals,
+    };
+    emit::record(record, len, Loss::RingFullData);
+    Some(())
+}
+
+/// The peer of a client will send nothing more.
+#[inline(always)]
+pub fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Option<()> {
+    if connection.role != role::CLIENT || !connection.tells_eof() {
+        return None;
+    }
+    let record = slot.record::<Data>()?;
+    record.head = Data {
+        header: emit::header(Kind::Data, now()),
+        connection: connection.connection,
+        exchange: connection.exchange,
+        tgid: caller.tgid(),
+        tid: caller.tid(),
+        payload_len: 0,
+        direction: direction::RESPONSE,
+        flags: data_flags::EOF,
+        len: 0,
+        last: [0; 8],
+        totals: connection.totals,
+    };
+    emit::record(record, 0, Loss::RingFullData);
+    Some(())
+}
