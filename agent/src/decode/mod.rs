@@ -10,6 +10,7 @@ mod body;
 mod connection;
 mod counters;
 mod exchange;
+mod export;
 mod http1;
 mod http2;
 mod message;

@@ -258,6 +258,11 @@ impl Rest {
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
+                if exchange.request.exports_telemetry() {
+                    self.out.telemetry.ignored_exchanges.inc();
+                    self.gpu.ended(origin.id);
+                    return;
+                }
                 let mut span = self.spans.build(exchange, ids, &process);
                 let inference = Inference::of(exchange, &process);
                 if let Some(inference) = &inference {

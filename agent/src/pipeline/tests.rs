@@ -196,6 +196,17 @@ fn a_process_that_is_not_selected_makes_no_spans_and_is_left_alone() {
     assert_eq!(telemetry.spans.get(), 1);
 }
 
+#[test]
+fn requests_that_export_telemetry_make_no_spans() {
+    let mut server = Wire::server(2);
+    server.request(b"POST /v1/traces HTTP/1.1\r\nuser-agent: OTel OTLP Exporter Rust/1\r\ncontent-length: 2\r\n\r\nab");
+    server.response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    let mut script = Script { drains: [server.records].into(), ..Script::default() };
+    let (spans, telemetry) = run_script(&mut script, Selection::default());
+    assert_eq!(spans.len(), 0);
+    assert_eq!((telemetry.exchanges.get(), telemetry.ignored_exchanges.get()), (1, 1));
+}
+
 #[rstest]
 #[case::running(200, &[], &[], &[200])]
 #[case::no_room(200, &[200], &[], &[])]

@@ -178,7 +178,7 @@ pub struct Telemetry {
     pub open_exchanges: Gauge,
     /// Responses that have run for ten seconds and are not over.
     pub open_streams: Gauge,
-    /// Exchanges of processes that are not observed, or begun before all programs were attached.
+    /// Exchanges of processes that are not observed, begun before all programs were attached, or that export telemetry.
     pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
     /// Spans made.
@@ -322,7 +322,8 @@ impl Telemetry {
         agent.register("exchanges_begun", "Requests that the kernel programs saw begin", self.exchanges_begun.clone());
         agent.register("exchanges", "Requests seen in the records", self.exchanges.clone());
         agent.register("links", "Requests by how they found their place in a trace", self.links.clone());
-        let help = "Requests of processes that are not observed, or under way when the agent started";
+        let help =
+            "Requests of processes that are not observed, under way when the agent started, or that export telemetry";
         agent.register("exchanges_ignored", help, self.ignored_exchanges.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
         let help = "Responses that have run for ten seconds and are not over";
