@@ -43,6 +43,8 @@ pub(super) fn call(
             _ => None,
         };
         let Matrix { series, from, to } = evaluator.matrix(selector, time)?;
+        // What is not there is not there without data either: nothing would be a wrong answer.
+        over_time(name, q, &Samples::default(), from, to)?;
         let keeps_name = name == "last_over_time";
         let mut result = Vec::new();
         for (mut labels, samples) in series {

@@ -177,6 +177,7 @@ async fn a_query_may_be_posted_as_a_form() {
 #[rstest]
 #[case::syntax("query?query=sum(", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::unsupported("query?query=absent(x)", StatusCode::UNPROCESSABLE_ENTITY, "execution")]
+#[case::unsupported_of_nothing("query?query=absent_over_time(x[5m])", StatusCode::UNPROCESSABLE_ENTITY, "execution")]
 #[case::step("query_range?query=1&start=0&end=9&step=0", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::order("query_range?query=1&start=9&end=0&step=1", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::points("query_range?query=1&start=0&end=20000&step=1", StatusCode::BAD_REQUEST, "bad_data")]
