@@ -4,7 +4,7 @@
 //! the corpus there are (41,000, about 717,000 spans), `COATI_BENCH_BLOCKS` in how many blocks they lie (8), and
 //! `COATI_BENCH_SMALL_BLOCKS` how many blocks a trace is looked for in by its id (1,000, of 20 traces each). `COATI_BENCH_RUNS`
 //! is how often each query is run (3; the fastest one counts), and `COATI_BENCH_ONLY` what the names of those begin with that
-//! are to be run, nothing else then.
+//! are to be run, nothing else then (`tags`: the queries of tags and all that follow).
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;

@@ -243,6 +243,9 @@ impl Rest {
             self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
             return;
         }
+        if is_last {
+            self.gpu.ended(origin.id);
+        }
         match event {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
@@ -251,16 +254,12 @@ impl Rest {
             }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Upgraded(origin) => self.stitcher.upgraded(origin),
-            Event::Dropped(origin) => {
-                self.stitcher.dropped(origin);
-                self.gpu.ended(origin.id);
-            }
+            Event::Dropped(origin) => self.stitcher.dropped(origin),
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
                 if exchange.request.exports_telemetry() {
                     self.out.telemetry.ignored_exchanges.inc();
-                    self.gpu.ended(origin.id);
                     return;
                 }
                 let mut span = self.spans.build(exchange, ids, &process);
@@ -272,7 +271,6 @@ impl Rest {
                         self.out.push(phase);
                     }
                 }
-                self.gpu.ended(origin.id);
                 let interval = Interval { start_ns: origin.begin_ns, end_ns: exchange.end_ns };
                 let finished = Finished {
                     tgid: origin.tgid,

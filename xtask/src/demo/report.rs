@@ -112,12 +112,17 @@ pub(super) fn tree(id: &str, answer: &Value) -> String {
         siblings.sort_unstable();
     }
     let mut page = format!("\ntrace {id}, {} spans\n", nodes.len());
-    let mut open: Vec<(&str, usize)> =
-        children.get("").into_iter().flatten().rev().map(|&(_, span)| (span, 0)).collect();
-    while let Some((span, depth)) = open.pop() {
+    // Each with what stands before its line, and before the lines below it.
+    let mut open: Vec<(&str, String, String)> = Vec::new();
+    open.extend(children.get("").into_iter().flatten().rev().map(|&(_, span)| (span, String::new(), String::new())));
+    while let Some((span, before, below)) = open.pop() {
         let line = nodes.get(span).map_or("", |node| node.line.as_str());
-        let _ = writeln!(page, "{}{line}", if depth == 0 { String::new() } else { "   ".repeat(depth - 1) + "└─ " });
-        open.extend(children.get(span).into_iter().flatten().rev().map(|&(_, child)| (child, depth + 1)));
+        let _ = writeln!(page, "{before}{line}");
+        let nested = children.get(span).into_iter().flatten().rev().enumerate();
+        open.extend(nested.map(|(place, &(_, child))| {
+            let (branch, trunk) = if place == 0 { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            (child, format!("{below}{branch}"), format!("{below}{trunk}"))
+        }));
     }
     page
 }
