@@ -2,14 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::InstrumentationScope,
-    trace::v1::{ResourceSpans, ScopeSpans},
+use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, trace::v1::ScopeSpans};
+use prost::{
+    Message as _,
+    bytes::Bytes,
+    encoding::{WireType, encode_key, encode_varint},
 };
-use prost::{Message as _, bytes::Bytes};
 
-use crate::{discover::Process, span::FinishedSpan};
+use super::queue::{EncodedSpan, Spans};
+use crate::discover::Process;
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -25,33 +26,44 @@ pub(super) struct Limits {
 /// Spans grouped by process, in the order in which processes and their spans came.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    groups: Vec<ResourceSpans>,
+    groups: Vec<Group>,
     /// Group of a process, by the address of its description: two descriptions of one process id are two resources.
     group_of: HashMap<usize, usize>,
-    /// Keeps the addresses in `group_of` from being used again.
-    processes: Vec<Arc<Process>>,
     spans: usize,
     bytes: usize,
 }
 
+/// The spans of one process.
+#[derive(Debug)]
+struct Group {
+    /// Also keeps its address from being used again.
+    process: Arc<Process>,
+    /// `ScopeSpans`, encoded.
+    scope_spans: Vec<u8>,
+}
+
 impl Batch {
+    /// Adds spans that wait, until it is full or none is left.
+    pub(super) fn fill(&mut self, spans: &mut Spans, limits: &Limits) {
+        while !self.is_full(limits)
+            && let Some(span) = spans.next()
+        {
+            self.add(span);
+        }
+    }
+
     /// Adds a span.
-    pub(super) fn add(&mut self, finished: FinishedSpan) {
-        let FinishedSpan { process, span } = finished;
+    pub(super) fn add(&mut self, span: EncodedSpan) {
+        let EncodedSpan { process, bytes } = span;
         self.spans += 1;
-        self.bytes += span.encoded_len();
-        let address = Arc::as_ptr(&process).addr();
-        let group = *self.group_of.entry(address).or_insert_with(|| {
-            self.groups.push(ResourceSpans {
-                resource: Some(process.resource.clone()),
-                scope_spans: vec![ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }],
-                ..ResourceSpans::default()
-            });
-            self.processes.push(process);
+        self.bytes += bytes.len();
+        let group = *self.group_of.entry(Arc::as_ptr(&process).addr()).or_insert_with(|| {
+            let scope_spans = ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }.encode_to_vec();
+            self.groups.push(Group { process, scope_spans });
             self.groups.len() - 1
         });
-        if let Some(scope) = self.groups.get_mut(group).and_then(|group| group.scope_spans.first_mut()) {
-            scope.spans.push(span);
+        if let Some(group) = self.groups.get_mut(group) {
+            field(&mut group.scope_spans, tag::SPANS, &bytes);
         }
     }
 
@@ -65,10 +77,32 @@ impl Batch {
         self.spans >= limits.spans || self.bytes >= limits.bytes
     }
 
-    /// The encoded request: encoded once, however often it is sent.
+    /// The encoded `ExportTraceServiceRequest`: encoded once, however often it is sent.
     pub(super) fn encode(self) -> Bytes {
-        ExportTraceServiceRequest { resource_spans: self.groups }.encode_to_vec().into()
+        let mut request = Vec::with_capacity(self.bytes + self.bytes / 8);
+        for Group { process, scope_spans } in self.groups {
+            let mut resource_spans = Vec::with_capacity(scope_spans.len() + 1024);
+            field(&mut resource_spans, tag::RESOURCE, &process.resource.encode_to_vec());
+            field(&mut resource_spans, tag::SCOPE_SPANS, &scope_spans);
+            field(&mut request, tag::RESOURCE_SPANS, &resource_spans);
+        }
+        request.into()
     }
+}
+
+/// Numbers of the fields of `opentelemetry/proto/trace/v1/trace.proto` and `…/collector/trace/v1/trace_service.proto`.
+mod tag {
+    pub(super) const RESOURCE_SPANS: u32 = 1;
+    pub(super) const RESOURCE: u32 = 1;
+    pub(super) const SCOPE_SPANS: u32 = 2;
+    pub(super) const SPANS: u32 = 2;
+}
+
+/// Appends a field that is a message.
+fn field(buffer: &mut Vec<u8>, number: u32, message: &[u8]) {
+    encode_key(number, WireType::LengthDelimited, buffer);
+    encode_varint(message.len() as u64, buffer);
+    buffer.extend_from_slice(message);
 }
 
 fn scope() -> InstrumentationScope {
@@ -81,8 +115,10 @@ fn scope() -> InstrumentationScope {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
     use super::*;
-    use crate::export::tests::{process, span};
+    use crate::export::tests::{encoded, process, span};
 
     const LIMITS: Limits = Limits { spans: 3, bytes: 10_000, delay: Duration::ZERO };
 
@@ -91,7 +127,7 @@ mod tests {
         let (shop, cart) = (process(1, "shop"), process(2, "cart"));
         let mut batch = Batch::default();
         for (process, number) in [(&shop, 1), (&cart, 2), (&shop, 3)] {
-            batch.add(span(process, number));
+            batch.add(encoded(span(process, number)));
         }
         assert_eq!(batch.len(), 3);
         let request = ExportTraceServiceRequest::decode(batch.encode()).unwrap();
@@ -111,8 +147,8 @@ mod tests {
     #[test]
     fn a_new_program_in_a_process_is_another_resource() {
         let mut batch = Batch::default();
-        batch.add(span(&process(1, "sh"), 1));
-        batch.add(span(&process(1, "nginx"), 2));
+        batch.add(encoded(span(&process(1, "sh"), 1)));
+        batch.add(encoded(span(&process(1, "nginx"), 2)));
         assert_eq!(ExportTraceServiceRequest::decode(batch.encode()).unwrap().resource_spans.len(), 2);
     }
 
@@ -122,14 +158,14 @@ mod tests {
         let mut batch = Batch::default();
         for number in 1..=3 {
             assert!(!batch.is_full(&LIMITS));
-            batch.add(span(&shop, number));
+            batch.add(encoded(span(&shop, number)));
         }
         assert!(batch.is_full(&LIMITS));
 
         let mut large = span(&shop, 1);
         large.span.name = "x".repeat(10_000);
         let mut batch = Batch::default();
-        batch.add(large);
+        batch.add(encoded(large));
         assert!(batch.is_full(&LIMITS));
     }
 }

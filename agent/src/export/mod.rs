@@ -1,7 +1,7 @@
 //! Finished spans on their way to an OTLP endpoint.
 //!
 //! ```text
-//! SpanQueue ──bounded──► Exporter: batch ──► encode once ──► send, and again after a pause while the endpoint is away
+//! SpanQueue: encode ──bounded──► Exporter: batch ──► send, and again after a pause while the endpoint is away
 //! ```
 //!
 //! The queue never blocks who fills it: while the endpoint is away it keeps the oldest spans and counts the newer ones
@@ -107,7 +107,7 @@ pub fn exporter(
         Protocol::Grpc => worker::Transport::Grpc(Box::new(grpc::Grpc::new(settings)?)),
         Protocol::HttpProtobuf => worker::Transport::Http(Box::new(http::Http::new(settings)?)),
     };
-    let (queue, spans) = queue::bounded(settings.queue_spans, telemetry.clone());
+    let (queue, spans) = queue::bounded(settings.queue_spans, settings.batch_spans, telemetry.clone());
     let limits =
         batch::Limits { spans: settings.batch_spans, bytes: settings.batch_bytes, delay: settings.batch_delay };
     Ok((queue, Exporter::new(spans, limits, transport, backoff::Backoff::new(random), telemetry.clone())))

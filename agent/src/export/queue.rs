@@ -1,39 +1,98 @@
 //! The bounded queue between the thread that makes spans and the task that sends them.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
+
+use prost::Message as _;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
+    discover::Process,
     span::FinishedSpan,
     telemetry::{DropCause, Telemetry},
 };
 
+/// A span as it is sent.
+///
+/// It is encoded by the thread that made it, so that its many small parts are freed where they were allocated, and what
+/// waits takes little memory.
+#[derive(Debug)]
+pub(crate) struct EncodedSpan {
+    /// Whose resource it is sent under.
+    pub(crate) process: Arc<Process>,
+    /// `opentelemetry.proto.trace.v1.Span`.
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// Where finished spans are put. Dropping it lets the exporter send what is left and end.
 #[derive(Debug)]
 pub struct SpanQueue {
-    sender: mpsc::Sender<FinishedSpan>,
+    sender: mpsc::Sender<EncodedSpan>,
+    many: Arc<Notify>,
+    /// When so many wait, they are taken at once.
+    many_spans: usize,
     telemetry: Telemetry,
 }
 
-/// Both ends of a queue for so many spans.
-pub(crate) fn bounded(spans: usize, telemetry: Telemetry) -> (SpanQueue, mpsc::Receiver<FinishedSpan>) {
+/// What takes spans out of the queue.
+#[derive(Debug)]
+pub(crate) struct Spans {
+    receiver: mpsc::Receiver<EncodedSpan>,
+    many: Arc<Notify>,
+}
+
+/// Both ends of a queue for `spans` spans, of which `batch` are worth to be sent at once.
+pub(crate) fn bounded(spans: usize, batch: usize, telemetry: Telemetry) -> (SpanQueue, Spans) {
     let (sender, receiver) = mpsc::channel(spans);
-    (SpanQueue { sender, telemetry }, receiver)
+    let many = Arc::new(Notify::new());
+    let many_spans = batch.min(spans / 2).max(1);
+    (SpanQueue { sender, many: Arc::clone(&many), many_spans, telemetry }, Spans { receiver, many })
 }
 
 impl SpanQueue {
     /// Puts a span into the queue, or drops and counts it. Never blocks.
     pub fn push(&self, span: FinishedSpan) {
-        match self.sender.try_send(span) {
-            Ok(()) => {
+        let FinishedSpan { process, span } = span;
+        let dropped = match self.sender.try_reserve() {
+            Ok(place) => {
                 self.telemetry.queue_length.inc();
+                place.send(EncodedSpan { process, bytes: span.encode_to_vec() });
+                if self.sender.max_capacity() - self.sender.capacity() >= self.many_spans {
+                    self.many.notify_one();
+                }
+                return;
             }
+            Err(mpsc::error::TrySendError::Full(())) => DropCause::QueueFull,
             // Closed only when the exporter has ended before its time.
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.telemetry.spans_dropped(DropCause::QueueFull).inc();
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.telemetry.spans_dropped(DropCause::Shutdown).inc();
-            }
-        }
+            Err(mpsc::error::TrySendError::Closed(())) => DropCause::Shutdown,
+        };
+        self.telemetry.spans_dropped(dropped).inc();
+    }
+}
+
+impl Drop for SpanQueue {
+    fn drop(&mut self) {
+        self.many.notify_one();
+    }
+}
+
+impl Spans {
+    /// Waits for a span. `None` when the queue is dropped and empty.
+    pub(crate) async fn wait(&mut self) -> Option<EncodedSpan> {
+        self.receiver.recv().await
+    }
+
+    /// A span that is there already.
+    pub(crate) fn next(&mut self) -> Option<EncodedSpan> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Lets spans come until `end`, until many are there, or until none can come any more.
+    ///
+    /// The task sleeps meanwhile: to be woken for each span would cost its maker a system call each.
+    pub(crate) async fn gather(&self, end: Instant) {
+        let _ = timeout_at(end, self.many.notified()).await;
     }
 }

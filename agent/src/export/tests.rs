@@ -53,6 +53,10 @@ pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {
     FinishedSpan { process: Arc::clone(process), span }
 }
 
+pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpan {
+    queue::EncodedSpan { process: finished.process, bytes: finished.span.encode_to_vec() }
+}
+
 /// What a server is to do with the next request; when the script is over it accepts.
 #[derive(Clone, Debug)]
 enum Step {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prost::bytes::Bytes;
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -13,12 +13,10 @@ use super::{
     batch::{Batch, Limits},
     grpc::Grpc,
     http::Http,
+    queue::Spans,
     response::Answer,
 };
-use crate::{
-    span::FinishedSpan,
-    telemetry::{DropCause, RequestOutcome, Telemetry},
-};
+use crate::telemetry::{DropCause, RequestOutcome, Telemetry};
 
 /// How often the same kind of failure is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
@@ -44,7 +42,7 @@ impl Transport {
 /// Sends spans until the queue is dropped and empty.
 #[derive(Debug)]
 pub struct Exporter {
-    spans: mpsc::Receiver<FinishedSpan>,
+    spans: Spans,
     limits: Limits,
     transport: Transport,
     backoff: Backoff,
@@ -54,7 +52,7 @@ pub struct Exporter {
 
 impl Exporter {
     pub(super) fn new(
-        spans: mpsc::Receiver<FinishedSpan>,
+        spans: Spans,
         limits: Limits,
         transport: Transport,
         backoff: Backoff,
@@ -97,13 +95,12 @@ impl Exporter {
     /// Waits for a span, and a little for others. `None` when the queue is dropped and empty.
     async fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
-        batch.add(self.spans.recv().await?);
+        batch.add(self.spans.wait().await?);
         let end = Instant::now() + self.limits.delay;
-        while !batch.is_full(&self.limits) {
-            match timeout_at(end, self.spans.recv()).await {
-                Ok(Some(span)) => batch.add(span),
-                Ok(None) | Err(_) => break,
-            }
+        batch.fill(&mut self.spans, &self.limits);
+        if !batch.is_full(&self.limits) {
+            self.spans.gather(end).await;
+            batch.fill(&mut self.spans, &self.limits);
         }
         Some(batch)
     }

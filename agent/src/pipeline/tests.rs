@@ -14,10 +14,11 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    trace::v1::span::SpanKind,
+    trace::v1::{Span, span::SpanKind},
 };
+use prost::Message as _;
 use rstest::rstest;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -26,7 +27,10 @@ use crate::{
     capture::{Health, Record},
     decode::testing::{MS, Wire},
     discover::{Rule, Selection, exe_pattern},
-    export,
+    export::{
+        self,
+        queue::{EncodedSpan, Spans},
+    },
     print::Format,
     span::{FinishedSpan, SpanConfig},
     telemetry::DropCause,
@@ -121,14 +125,19 @@ fn both_ends() -> (Wire, Wire) {
     (client, server)
 }
 
-fn spans(mut received: mpsc::Receiver<FinishedSpan>) -> Vec<FinishedSpan> {
-    std::iter::from_fn(|| received.try_recv().ok()).collect()
+fn next(received: &mut Spans) -> Option<FinishedSpan> {
+    let EncodedSpan { process, bytes } = received.next()?;
+    Some(FinishedSpan { process, span: Span::decode(&bytes[..]).unwrap() })
+}
+
+fn spans(mut received: Spans) -> Vec<FinishedSpan> {
+    std::iter::from_fn(|| next(&mut received)).collect()
 }
 
 /// Runs a script to its end.
 fn run_script(script: &mut Script, selection: Selection) -> (Vec<FinishedSpan>, Telemetry) {
     let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, telemetry.clone());
+    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
     let node = Node::new();
     let mut stages = node.stages(queue, &telemetry, selection);
     let stop = Arc::clone(&script.stop);
@@ -265,7 +274,7 @@ fn exec_and_exit_records_reach_the_processes() {
 #[case::never(&[0, 0, 0], 0)]
 fn a_record_is_missing_only_if_it_stays_missing(#[case] readings: &[u64], #[case] expected: u64) {
     let telemetry = Telemetry::default();
-    let (queue, _received) = export::queue::bounded(100, telemetry.clone());
+    let (queue, _received) = export::queue::bounded(100, 100, telemetry.clone());
     let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
     let mut script = Script::default();
     script.health.losses[Loss::ConnectionsFull as usize] = 5;
@@ -287,14 +296,14 @@ fn a_response_that_is_only_counted_ends_when_the_kernel_has_counted_it() {
         server.response(&[b'x'; 10]);
     }
     let telemetry = Telemetry::default();
-    let (queue, mut received) = export::queue::bounded(100, telemetry.clone());
+    let (queue, mut received) = export::queue::bounded(100, 100, telemetry.clone());
     let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
     let mut script = Script::default();
     stages.take(&mut server.records, &mut script).unwrap();
-    assert!(received.try_recv().is_err(), "the records do not tell the end");
+    assert!(next(&mut received).is_none(), "the records do not tell the end");
     script.connections.insert(2 << 8, server.state);
     stages.tick(server.time_ns + 1000 * MS, Clock::new(0, 0), &mut script).unwrap();
-    let span = received.try_recv().unwrap().span;
+    let span = next(&mut received).unwrap().span;
     assert_eq!(span.end_time_unix_nano - 1_000_000_000, server.state.totals.response_last_ns);
 }
 
@@ -315,7 +324,7 @@ impl Write for Broken<'_> {
 #[test]
 fn spans_are_exported_when_they_cannot_be_printed() {
     let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, telemetry.clone());
+    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
     let writes: &'static Cell<u32> = Box::leak(Box::new(Cell::new(0)));
     let node = Node::new();
     let mut stages = Stages::new(
