@@ -4,6 +4,7 @@ pub mod agent;
 pub mod backend;
 pub mod fault;
 pub mod front;
+pub mod guest;
 pub mod http;
 pub mod inference;
 pub mod load;

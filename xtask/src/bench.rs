@@ -8,6 +8,7 @@ use crate::commands::{cargo, execute};
 use crate::{ebpf, setup};
 
 mod agent;
+mod guest;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -19,6 +20,8 @@ pub(crate) struct Options {
 enum What {
     /// CPU per request and memory of the agent, beside an nginx under an open-loop load.
     Agent(agent::Options),
+    /// Instructions per request of the agent, in guests where they can be counted, with each set of hooks.
+    Guest(guest::Options),
     /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
     Ingest,
     /// CPU per span of the metrics that are made of them, and memory with many series.
@@ -31,22 +34,12 @@ enum What {
 
 /// Builds for release and measures.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run_for(setup::Need::Demo)?;
     match &options.what {
         What::Agent(options) => {
-            ebpf::build()?;
-            execute(cargo().args([
-                "build",
-                "--release",
-                "--quiet",
-                "--bins",
-                "-p",
-                "coati-agent",
-                "-p",
-                "coati-backend",
-            ]))?;
+            build()?;
             agent::run(options, &target().join("release"))
         }
+        What::Guest(options) => guest::run(options),
         What::Ingest => bench("ingest"),
         What::Generator => bench("generator"),
         What::Storage => bench("storage"),
@@ -54,6 +47,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
+fn build() -> Result<()> {
+    setup::run_for(setup::Need::Demo)?;
+    ebpf::build()?;
+    let packages = ["-p", "coati-agent", "-p", "coati-backend"];
+    execute(cargo().args(["build", "--release", "--quiet", "--bins"]).args(packages))
+}
+
 fn bench(name: &str) -> Result<()> {
+    setup::run_for(setup::Need::Demo)?;
     execute(cargo().args(["bench", "--quiet", "-p", "coati-backend", "--bench", name]))
 }

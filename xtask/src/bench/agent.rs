@@ -28,9 +28,6 @@ pub(crate) struct Options {
     server: String,
 }
 
-/// Clock ticks per second of `/proc/PID/stat`: fixed by the kernel's user interface on every Linux.
-const TICKS: f64 = 100.0;
-
 /// Where the kernel counts the run time of BPF programs when told to.
 const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -57,33 +54,14 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
 
     let backend = Backend::start_from(binaries, &folder, &[])?;
     let agent = Agent::start_from(binaries, &folder, &format!("http://{}", backend.grpc), &[])?;
-    fs::write(BPF_STATS, "1").with_context(|| BPF_STATS.to_owned())?;
-    thread::sleep(Duration::from_secs(1));
-    let (cpu, probes, captured) =
-        (cpu_seconds(agent.process.id())?, probe_seconds(agent.process.id())?, begun(&agent)?);
-    let with = load(&plan)?;
-    thread::sleep(Duration::from_secs(1));
-    let cpu = cpu_seconds(agent.process.id())? - cpu;
-    let probes = probe_seconds(agent.process.id())? - probes;
-    let captured = begun(&agent)? - captured;
-    fs::write(BPF_STATS, "0")?;
-    ensure!(with.statuses.iter().all(|status| *status == 200), "not every answer was a 200");
+    let (with, cost) = measure(&plan, &agent)?;
 
     // The load client is on this node too, so each request gives two exchanges: its own and the server's.
-    let requests = options.requests as f64;
     println!("{} requests at {}/s to {}, 8 connections", options.requests, options.rate, options.server);
-    println!("exchanges captured: {captured} (server and client side: {} expected)", 2.0 * requests);
-    println!("lost: {}", agent.metric("coati_agent_losses_total", &[])?);
-    println!(
-        "agent CPU per request: {:.2} µs; probes (BPF run time): {:.2} µs",
-        cpu / requests * 1e6,
-        probes / requests * 1e6
-    );
-    println!(
-        "agent RSS: {:.1} MB now, {:.1} MB at its peak",
-        status_mb(agent.process.id(), "VmRSS:")?,
-        status_mb(agent.process.id(), "VmHWM:")?
-    );
+    println!("exchanges captured: {} (server and client side: {} expected)", cost.captured, 2 * options.requests);
+    println!("lost: {}", cost.lost);
+    println!("agent CPU per request: {:.2} µs; probes (BPF run time): {:.2} µs", cost.agent_us, cost.probes_us);
+    println!("agent RSS: {:.1} MB now, {:.1} MB at its peak", cost.resident_mb, cost.peak_mb);
     let row = |name: &str, outcome: &Outcome| {
         let quantiles = [0.5, 0.9, 0.99].map(|q| format!("{:.0}", outcome.latency_us(q)));
         std::iter::once(name.to_owned()).chain(quantiles).collect::<Vec<_>>()
@@ -95,16 +73,59 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What capturing a load cost.
+pub(super) struct Cost {
+    /// Exchanges that the kernel programs saw begin.
+    pub(super) captured: f64,
+    /// Losses of any cause, since the agent's start.
+    pub(super) lost: f64,
+    /// CPU time per request of the agent's process.
+    pub(super) agent_us: f64,
+    /// The same of the kernel programs.
+    pub(super) probes_us: f64,
+    /// Resident memory.
+    pub(super) resident_mb: f64,
+    /// The same at its peak.
+    pub(super) peak_mb: f64,
+}
+
+/// Runs a load while `agent` watches.
+pub(super) fn measure(plan: &Plan, agent: &Agent) -> Result<(Outcome, Cost)> {
+    let process = agent.process.id();
+    fs::write(BPF_STATS, "1").with_context(|| BPF_STATS.to_owned())?;
+    thread::sleep(Duration::from_secs(1));
+    let before = (cpu_seconds(process)?, probe_seconds(process)?, begun(agent)?);
+    let outcome = load(plan)?;
+    thread::sleep(Duration::from_secs(1));
+    let after = (cpu_seconds(process)?, probe_seconds(process)?, begun(agent)?);
+    fs::write(BPF_STATS, "0")?;
+    ensure!(outcome.statuses.iter().all(|status| *status == 200), "not every answer was a 200");
+    let per_request = |seconds: f64| seconds / plan.requests as f64 * 1e6;
+    let cost = Cost {
+        captured: after.2 - before.2,
+        lost: agent.metric("coati_agent_losses_total", &[])?,
+        agent_us: per_request(after.0 - before.0),
+        probes_us: per_request(after.1 - before.1),
+        resident_mb: status_mb(process, "VmRSS:")?,
+        peak_mb: status_mb(process, "VmHWM:")?,
+    };
+    Ok((outcome, cost))
+}
+
 fn begun(agent: &Agent) -> Result<f64> {
     agent.metric("coati_agent_records_total", &["kind=\"begin\""])
 }
 
-/// User and system time of a process so far.
-fn cpu_seconds(process: u32) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields: Vec<&str> = text.rsplit_once(") ").context("no command in stat")?.1.split(' ').collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-    Ok((ticks(11) + ticks(12)) / TICKS)
+/// User and system time of all threads of a process so far.
+pub(super) fn cpu_seconds(process: u32) -> Result<f64> {
+    let mut nanoseconds = 0.0;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        // One that has just ended.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        nanoseconds +=
+            text.split(' ').next().and_then(|run| run.parse::<f64>().ok()).context("no time in schedstat")?;
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 /// Run time of all BPF programs that a process holds, from the kernel's own statistics.

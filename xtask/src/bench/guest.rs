@@ -1,0 +1,123 @@
+//! What the agent costs, counted: in a guest whose time is the number of its instructions, whatever else this machine does.
+//!
+//! This very program is started in the guest too (`--inside`): it runs the server, the agent and the load there.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use coati_tests::agent::Agent;
+use coati_tests::backend::Backend;
+use coati_tests::guest::{self, Files, Processors};
+use coati_tests::load::{Plan, run as load};
+use coati_tests::process::{Running, free_port};
+use coati_tests::sample::{Sample, Server};
+use coati_tests::tools::target;
+
+use super::agent::{cpu_seconds, measure};
+use crate::setup;
+use crate::table::columns;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Kernel of the guest.
+    #[arg(long, value_parser = ["6.1", "6.12"], default_value = "6.12")]
+    kernel: String,
+    /// Hooks, each in a guest of its own.
+    #[arg(long, value_delimiter = ',', default_value = "fentry,kprobe,syscall")]
+    hooks: Vec<String>,
+    /// Requests of each run, at 1,000 a second.
+    #[arg(long, default_value_t = 3000)]
+    requests: usize,
+    /// Run the load here.
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Interpreting a run takes a minute or two when there is a processor for it.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// How long the server may take until it listens.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.inside {
+        return inside(options);
+    }
+    setup::run_for(setup::Need::Test)?;
+    super::build()?;
+    let image = guest::kernel(&options.kernel)?;
+    // Starting it builds it.
+    Sample::start_only(&target().join("bench/guest"), &[Server::Go])?;
+    for hooks in &options.hooks {
+        let Options { kernel, requests, .. } = options;
+        let script = format!(
+            "mkdir /tmp/bench\nmount -t tracefs tracefs /sys/kernel/tracing\n\
+             /bin/xtask bench guest --inside --kernel {kernel} --hooks {hooks} --requests {requests}\n"
+        );
+        let mut files = Files::new(&script)?;
+        files.program("bin/xtask", &std::env::current_exe()?)?;
+        for name in ["coati-agent", "coati-backend"] {
+            files.program(&format!("bin/{name}"), &target().join("release").join(name))?;
+        }
+        files.program("bin/stock", &target().join("sample/stock"))?;
+        print!("{}", guest::run(&image, files, Processors::Counted, PATIENCE)?);
+    }
+    Ok(())
+}
+
+/// In the guest: the load without an agent, with one that watches the server only, and with one that watches both ends.
+fn inside(options: &Options) -> Result<()> {
+    let folder = Path::new("/tmp/bench");
+    let hooks = options.hooks.first().context("no hooks")?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let mut stock = Command::new("/bin/stock");
+    let mut server = Running::start("stock", folder, stock.env("SAMPLE_PORT", address.port().to_string()))?;
+    server.wait_for_port(address, STARTS_WITHIN)?;
+    let backend = Backend::start_from(Path::new("/bin"), folder, &[])?;
+    let endpoint = format!("http://{}", backend.grpc);
+    let paths = vec!["/stock/1".to_owned()];
+    let plan = Plan { address, paths, requests: options.requests, rate: 1000.0, connections: 8 };
+    load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
+
+    let before = cpu_seconds(server.id())?;
+    let without = load(&plan)?;
+    let alone = (cpu_seconds(server.id())? - before) / options.requests as f64 * 1e9;
+
+    let only_server = folder.join("server.yaml");
+    fs::write(&only_server, "discovery:\n  include:\n    - exe_path: stock\n")?;
+    let only_server = only_server.to_string_lossy();
+    let thousands = |microseconds: f64| format!("{microseconds:.1}");
+    let latencies = |outcome: &coati_tests::load::Outcome| [0.5, 0.99].map(|q| format!("{:.0}", outcome.latency_us(q)));
+    let mut rows = Vec::new();
+    rows.push(row("no agent", [String::new(), String::new(), String::new(), String::new()], latencies(&without)));
+    for (name, arguments) in [("server only", &["--config", &only_server][..]), ("both ends", &[])] {
+        let arguments = [arguments, &["--hooks", hooks]].concat();
+        let mut agent = Agent::start_from(Path::new("/bin"), folder, &endpoint, &arguments)?;
+        // Processes that no rule selects are known by their first requests.
+        load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
+        let (with, cost) = measure(&plan, &agent)?;
+        let figures = [
+            format!("{:.0} ({:.0} lost)", cost.captured, cost.lost),
+            thousands(cost.agent_us),
+            thousands(cost.probes_us),
+            format!("{:.1} / {:.1}", cost.resident_mb, cost.peak_mb),
+        ];
+        rows.push(row(name, figures, latencies(&with)));
+        agent.stop()?;
+    }
+    println!("{} requests at 1,000/s on {} connections, hooks: {hooks}", options.requests, plan.connections);
+    println!("the server itself: {:.1} thousand instructions a request", alone / 1000.0);
+    let heads =
+        ["watched", "exchanges", "agent, 1000 instr./request", "probes", "RSS now / peak, MB", "p50, µs", "p99, µs"];
+    print!("{}", columns(&heads, &rows));
+    Ok(())
+}
+
+fn row(name: &str, figures: [String; 4], latencies: [String; 2]) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(figures).chain(latencies).collect()
+}
