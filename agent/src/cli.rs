@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::config::{Config, ConfigError, set_flag};
+use crate::config::{Config, ConfigError, from_alloy, from_beyla, schema, set_flag};
 
 /// Turns the HTTP requests of a Linux node into OpenTelemetry spans, by eBPF, without touching the services.
 ///
@@ -16,6 +16,10 @@ use crate::config::{Config, ConfigError, set_flag};
 ///
 /// `coati-agent doctor`, with the same flags, says what capture there would be on this node, and what the agent that runs on
 /// it has lost; it ends with 0 if capture would work.
+///
+/// `coati-agent config check FILE` says in one line what is wrong with a file, or that it is fine; `config print [FILE]`
+/// gives what file and environment make together, without secrets; `config schema` a JSON Schema for editors; `config
+/// from-beyla FILE` and `config from-alloy FILE` translate a file of Beyla or of Grafana Alloy, secrets included.
 #[derive(Debug, Parser)]
 #[command(name = "coati-agent", version)]
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help, where Markdown is noise")]
@@ -48,6 +52,11 @@ struct Flags {
 
 /// The word behind the program's name that asks how capture would be.
 const DOCTOR: &str = "doctor";
+/// The one that asks for something about configurations.
+const CONFIG: &str = "config";
+/// What can be asked then.
+const CONFIG_COMMANDS: &str =
+    "config: expected `check FILE`, `print [FILE]`, `schema`, `from-beyla FILE` or `from-alloy FILE`";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -56,8 +65,13 @@ pub enum Command {
     Run(Box<Config>),
     /// To say how capture would be, and end.
     Doctor(Box<Config>),
-    /// To print this text, help or version, and end.
-    Print(String),
+    /// To print this text, and end.
+    Print {
+        /// For standard output: help, version, a configuration.
+        text: String,
+        /// For standard error: what was asked for in it and is not done.
+        warnings: Vec<String>,
+    },
 }
 
 /// Understands the command line (the program's name first) and the environment.
@@ -66,6 +80,11 @@ pub fn parse(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Command, ConfigError> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some((word, words)) = arguments.get(1..).and_then(<[_]>::split_first)
+        && word == CONFIG
+    {
+        return about_configuration(words, variable);
+    }
     let is_doctor = arguments.get(1).is_some_and(|word| word == DOCTOR);
     if is_doctor {
         arguments.remove(1);
@@ -73,12 +92,12 @@ pub fn parse(
     let flags = match Flags::try_parse_from(arguments) {
         Ok(flags) => flags,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            return Ok(Command::Print(error.to_string()));
+            return Ok(Command::Print { text: error.to_string(), warnings: Vec::new() });
         }
         Err(error) => return Err(ConfigError::Flag(one_line(&error))),
     };
     let Flags { config, otlp_endpoint, otlp_protocol, listen, hooks, print, log_level, kernel_debug } = flags;
-    let file = config.or_else(|| variable("COATI_AGENT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+    let file = config.or_else(|| file_of_environment(variable));
     let mut config = Config::read(file.as_deref(), variable)?;
     set_flag(&mut config.export.endpoint, "otlp-endpoint", otlp_endpoint.as_deref())?;
     set_flag(&mut config.export.protocol, "otlp-protocol", otlp_protocol.as_deref())?;
@@ -89,6 +108,33 @@ pub fn parse(
     config.kernel_debug |= kernel_debug;
     let config = Box::new(config);
     Ok(if is_doctor { Command::Doctor(config) } else { Command::Run(config) })
+}
+
+/// The file that a variable names.
+fn file_of_environment(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let names = ["COATI_AGENT_CONFIG", "OTEL_EBPF_CONFIG_PATH", "BEYLA_CONFIG_PATH"];
+    names.into_iter().find_map(|name| variable(name).filter(|path| !path.is_empty())).map(PathBuf::from)
+}
+
+/// `coati-agent config …`.
+fn about_configuration(words: &[OsString], variable: &dyn Fn(&str) -> Option<String>) -> Result<Command, ConfigError> {
+    let (command, rest) = words.split_first().ok_or_else(|| ConfigError::Flag(CONFIG_COMMANDS.to_owned()))?;
+    let file = rest.first().map(PathBuf::from);
+    let translated = |config: Config| Command::Print { text: config.to_yaml(), warnings: config.warnings };
+    match (command.to_str(), &file, rest.len()) {
+        (Some("schema"), None, 0) => Ok(Command::Print { text: schema(), warnings: Vec::new() }),
+        (Some("check"), Some(file), 1) => {
+            let Config { warnings, .. } = Config::of_file(file, variable)?;
+            Ok(Command::Print { text: format!("{}: fine\n", file.display()), warnings })
+        }
+        (Some("print"), _, 0 | 1) => {
+            let file = file.or_else(|| file_of_environment(variable));
+            Ok(translated(Config::read(file.as_deref(), variable)?.redacted()))
+        }
+        (Some("from-beyla"), Some(file), 1) => from_beyla(file, variable).map(translated),
+        (Some("from-alloy"), Some(file), 1) => from_alloy(file, variable).map(translated),
+        _ => Err(ConfigError::Flag(CONFIG_COMMANDS.to_owned())),
+    }
 }
 
 /// The parser's own text has several lines and a hint to `--help`.
@@ -114,93 +160,5 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::HashMap, fs};
-
-    use rstest::rstest;
-
-    use super::*;
-    use crate::{
-        config::{Hooks, LogLevel},
-        kernel::features::HookSet,
-    };
-
-    fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
-        let variables: HashMap<_, _> = variables.iter().copied().collect();
-        let arguments = [&["coati-agent"], arguments].concat().into_iter().map(OsString::from);
-        match parse(arguments, &|name| variables.get(name).map(|value| (*value).to_owned())) {
-            Ok(Command::Run(config)) => Ok(*config),
-            Ok(Command::Doctor(_)) => panic!("the doctor was asked for"),
-            Ok(Command::Print(text)) => panic!("{text}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    #[test]
-    fn flags_win_over_variables_and_variables_over_the_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&file, "listen: 127.0.0.1:1\nlog_level: warn\nhooks: syscall\nexport:\n  endpoint: http://file:1\n")
-            .unwrap();
-        let path = file.path().to_str().unwrap();
-        let variables = [
-            ("COATI_AGENT_LISTEN", "127.0.0.1:2"),
-            ("BEYLA_LOG_LEVEL", "DEBUG"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:1"),
-        ];
-        let config =
-            run(&["--config", path, "--listen", "127.0.0.1:3", "--otlp-endpoint=http://flag:1"], &variables).unwrap();
-        assert_eq!(config.listen.port(), 3);
-        assert_eq!(config.log_level, LogLevel::Debug);
-        assert_eq!(config.hooks, Hooks::Only(HookSet::Syscall));
-        assert_eq!(config.export_settings().endpoint, "http://flag:1");
-
-        let variables = [("COATI_AGENT_CONFIG", path), ("COATI_AGENT_LISTEN", "127.0.0.1:2")];
-        assert_eq!(run(&[], &variables).unwrap().listen.port(), 2);
-        assert_eq!(run(&[], &[("COATI_AGENT_CONFIG", path)]).unwrap().listen.port(), 1);
-    }
-
-    #[rstest]
-    #[case::unknown(
-        &["--hook", "auto"],
-        "--hook: no such flag, expected one of --config, --otlp-endpoint, --otlp-protocol, --listen, --hooks, --print, \
-         --log-level, --kernel-debug"
-    )]
-    #[case::no_value(&["--listen"], "--listen <ADDRESS>: expected a value")]
-    #[case::twice(&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2"], "--listen <ADDRESS>: expected at most once")]
-    #[case::word(
-        &["serve"],
-        "serve: no such flag, expected one of --config, --otlp-endpoint, --otlp-protocol, --listen, --hooks, --print, \
-         --log-level, --kernel-debug"
-    )]
-    #[case::bad_address(
-        &["--listen", "9400"],
-        "--listen: expected an address with a port such as `127.0.0.1:9400`, found `9400`"
-    )]
-    #[case::unknown_hooks(
-        &["--hooks", "xdp"],
-        "--hooks: expected `auto`, `fentry`, `kprobe` or `syscall`, found `xdp`"
-    )]
-    #[case::bad_protocol(&["--otlp-protocol", "http/json"], "--otlp-protocol: expected `grpc` or `http/protobuf`, found `http/json`")]
-    #[case::bad_format(&["--print", "xml"], "--print: expected `text`, `json` or `disabled`, found `xml`")]
-    #[case::no_file(&["--config", "/no/such/file"], "/no/such/file: No such file or directory (os error 2)")]
-    fn bad_command_lines(#[case] arguments: &[&str], #[case] expected: &str) {
-        assert_eq!(run(arguments, &[]).unwrap_err(), expected);
-    }
-
-    #[test]
-    fn the_doctor_takes_the_same_flags() {
-        let arguments = ["coati-agent", "doctor", "--hooks", "kprobe"].map(OsString::from);
-        let Ok(Command::Doctor(config)) = parse(arguments, &|_| None) else { panic!() };
-        assert_eq!(config.hooks, Hooks::Only(HookSet::Kprobe));
-        assert!(run(&["--hooks", "auto", "doctor"], &[]).unwrap_err().starts_with("doctor: no such flag"));
-    }
-
-    #[rstest]
-    #[case::help("--help", "Usage: coati-agent")]
-    #[case::version("--version", concat!("coati-agent ", env!("CARGO_PKG_VERSION")))]
-    fn help_and_version_are_printed(#[case] flag: &str, #[case] expected: &str) {
-        let arguments = ["coati-agent", flag].map(OsString::from);
-        let Ok(Command::Print(text)) = parse(arguments, &|_| None) else { panic!() };
-        assert!(text.contains(expected), "{text}");
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

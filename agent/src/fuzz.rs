@@ -14,6 +14,8 @@ pub type Target = fn(&[u8]);
 
 /// Every parser, with the name of its fuzz target and of its folder in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("alloy", alloy),
+    ("beyla", beyla),
     ("btf", btf),
     ("elf", elf),
     ("hpack", hpack),
@@ -25,6 +27,20 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("traceparent", traceparent),
     ("websocket", websocket),
 ];
+
+/// A configuration of Grafana Alloy.
+pub fn alloy(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        crate::config::translate_any(text, "x.alloy");
+    }
+}
+
+/// A configuration, of Beyla or of ours.
+pub fn beyla(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        crate::config::translate_any(text, "x.yaml");
+    }
+}
 
 /// The kernel's type information.
 pub fn btf(bytes: &[u8]) {

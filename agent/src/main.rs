@@ -27,7 +27,12 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Doctor(config) => return examine(&config),
-        Command::Print(text) => std::io::stdout().write_all(text.as_bytes()).context("cannot print"),
+        Command::Print { text, warnings } => {
+            for warning in warnings {
+                say(&format!("warning: {warning}"));
+            }
+            std::io::stdout().write_all(text.as_bytes()).context("cannot print")
+        }
         Command::Run(config) => run(&config),
     };
     match result {
@@ -41,7 +46,12 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     log(config)?;
-    Ok(pipeline::run(config)?)
+    // The same words as at the start, and what file and environment say by then.
+    let reread = || match cli::parse(env::args_os(), &|name: &str| env::var(name).ok())? {
+        Command::Run(config) => Ok(*config),
+        Command::Doctor(_) | Command::Print { .. } => Ok(config.clone()),
+    };
+    Ok(pipeline::run(config, &reread)?)
 }
 
 /// Exit code 0 if capture would work, 1 if not.
@@ -67,8 +77,11 @@ fn log(config: &Config) -> anyhow::Result<()> {
 
 /// One line, causes and all.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let line = format!("{error:#}").replace('\n', " ");
+    say(&format!("{error:#}").replace('\n', " "));
+    ExitCode::from(code)
+}
+
+fn say(line: &str) {
     // Without standard error there is nobody to tell that there is none.
     let _ = writeln!(std::io::stderr(), "coati-agent: {line}");
-    ExitCode::from(code)
 }

@@ -9,6 +9,7 @@
 //! The end is ordered: the capture thread takes what the kernel still has, ends what is open and drops the queue; the
 //! exporter sends what is in it, until four seconds after the signal.
 
+mod reload;
 mod stages;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
     },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,12 +27,12 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, interval, timeout_at},
 };
 
 use crate::{
     capture::{Capture, CaptureError, Source},
-    config::Config,
+    config::{Config, ConfigError, Reload},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
@@ -41,6 +43,7 @@ use crate::{
     stitch::{RandomIds, StitchConfig, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
 };
+use reload::Reloader;
 pub use stages::{Out, Stages};
 
 /// How long the agent takes to end at most; who manages it kills it a little later.
@@ -52,6 +55,9 @@ const AFTER_EXPORT: Duration = Duration::from_millis(500);
 const WAIT: Duration = Duration::from_millis(20);
 /// How long it lets records gather when there are some: it costs less to take many at once.
 const GATHER: Duration = Duration::from_millis(10);
+
+/// How often it is looked whether the configuration's file has changed.
+const LOOK_AT_FILE: Duration = Duration::from_secs(2);
 
 /// Programs of ours on this node: their traffic is not the node's.
 const OWN_PROGRAMS: [&str; 2] = ["coati-agent", "coati-backend"];
@@ -82,18 +88,25 @@ pub enum PipelineError {
     Panicked,
 }
 
-/// Runs the agent until it is told to end by SIGTERM or SIGINT.
-pub fn run(config: &Config) -> Result<(), PipelineError> {
+/// Runs the agent until it is told to end by SIGTERM or SIGINT. On SIGHUP, and when its file has changed, the
+/// configuration is read again by `reread`.
+pub fn run(config: &Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<(), PipelineError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(PipelineError::Start)?;
-    let result = runtime.block_on(run_until_signal(config));
+    let result = runtime.block_on(run_until_signal(config, reread));
     runtime.shutdown_timeout(Duration::ZERO);
     result
 }
 
-async fn run_until_signal(config: &Config) -> Result<(), PipelineError> {
+async fn run_until_signal(
+    config: &Config,
+    reread: &dyn Fn() -> Result<Config, ConfigError>,
+) -> Result<(), PipelineError> {
     let telemetry = Telemetry::default();
     let mut terminate = signal(SignalKind::terminate()).map_err(PipelineError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(PipelineError::Start)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(PipelineError::Start)?;
+    reload::tell(config);
+    let (mut reloader, reloads) = Reloader::new(config, reread);
     let mut server = Server::bind(config.listen, telemetry.clone()).await?;
     let settings = config.export_settings();
     let (queue, exporter) = exporter(&settings, &telemetry, fastrand::f64)?;
@@ -116,7 +129,8 @@ async fn run_until_signal(config: &Config) -> Result<(), PipelineError> {
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, mut capture_ended) = oneshot::channel();
-    let capture = CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, stop: Arc::clone(&stop) };
+    let capture =
+        CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, reloads, stop: Arc::clone(&stop) };
     thread::Builder::new()
         .name("capture".to_owned())
         .spawn(move || {
@@ -132,10 +146,15 @@ async fn run_until_signal(config: &Config) -> Result<(), PipelineError> {
         "coati-agent starts"
     );
 
-    let early = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        result = &mut capture_ended => Some(result),
+    let mut look = interval(LOOK_AT_FILE);
+    let early = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            result = &mut capture_ended => break Some(result),
+            _ = hangup.recv() => reloader.reload(),
+            _ = look.tick(), if reloader.file().is_some() => reloader.look(),
+        }
     };
     let end = Instant::now() + END_WITHIN;
     if deadline.send(Some(end - AFTER_EXPORT)).is_err() {
@@ -172,12 +191,13 @@ struct CaptureThread {
     queue: SpanQueue,
     telemetry: Telemetry,
     gpu: Option<Gpu>,
+    reloads: Receiver<Reload>,
     stop: Arc<AtomicBool>,
 }
 
 impl CaptureThread {
     fn run(self) -> Result<(), PipelineError> {
-        let Self { config, tree, queue, telemetry, gpu, stop } = self;
+        let Self { config, tree, queue, telemetry, gpu, reloads, stop } = self;
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
         let options = Options { skip, hooks: config.hooks.into(), debug: config.kernel_debug, ..Options::default() };
         let mut source = Capture::new(Programs::load(&options)?);
@@ -186,16 +206,18 @@ impl CaptureThread {
         let printer =
             config.print.map(|format| Printer::new(Box::new(BufWriter::new(io::stdout())) as Box<dyn Write>, format));
         let seed = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
+        let spans = config.span_config();
+        let decoding = DecodeConfig { keeps_headers: spans.headers.wants_any(), ..DecodeConfig::default() };
         let mut stages = Stages::new(
-            Decoder::new(DecodeConfig::default()),
+            Decoder::new(decoding),
             Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
             Processes::new(tree, config.selection()),
-            SpanBuilder::new(config.span_config(), clock()),
+            SpanBuilder::new(spans, clock()),
             GpuSpans::new(gpu),
             Out { queue, printer, telemetry },
             since_ns,
         );
-        capture(&mut source, &mut stages, &stop, thread::sleep)?;
+        capture(&mut source, &mut stages, &reloads, &stop, thread::sleep)?;
         Ok(())
     }
 }
@@ -204,6 +226,7 @@ impl CaptureThread {
 fn capture(
     source: &mut dyn Source,
     stages: &mut Stages,
+    reloads: &Receiver<Reload>,
     stop: &AtomicBool,
     sleep: impl Fn(Duration),
 ) -> Result<(), CaptureError> {
@@ -213,6 +236,10 @@ fn capture(
         let has_gathered = !records.is_empty();
         stages.take(&mut records, source)?;
         stages.tick(monotonic_ns(), clock(), source)?;
+        if let Some(reload) = reloads.try_iter().last() {
+            stages.reload(reload, source);
+            tracing::info!("the configuration was read again, and is in force");
+        }
         if has_gathered {
             sleep(GATHER);
         }

@@ -181,7 +181,7 @@ mod tests {
     fn finished(kind: SpanKind, attributes: Vec<KeyValue>) -> FinishedSpan {
         let resource = Resource { attributes: vec![pair("service.name", string("shop"))], ..Resource::default() };
         FinishedSpan {
-            process: Arc::new(Process { tgid: 1, service_name: "shop".to_owned(), resource }),
+            process: Arc::new(Process { tgid: 1, service_name: "shop".to_owned(), resource, sampler: None }),
             span: Span {
                 name: "GET /cart/{id}".to_owned(),
                 kind: kind.into(),

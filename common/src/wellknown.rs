@@ -48,6 +48,10 @@ pub mod span {
     pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
     /// Bytes of the response's body.
     pub const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+    /// What the keys of captured request headers begin with: a dot and the header's name follow.
+    pub const HTTP_REQUEST_HEADER: &str = "http.request.header";
+    /// The same of responses.
+    pub const HTTP_RESPONSE_HEADER: &str = "http.response.header";
     /// Path of the request.
     pub const URL_PATH: &str = "url.path";
     /// Query of the request, values redacted.

@@ -1,23 +1,70 @@
 //! The environment: the agent's own variables, those of OpenTelemetry, and Beyla's where they mean the same.
 
-use std::time::Duration;
+mod beyla;
 
-use globset::GlobMatcher;
+use std::{net::SocketAddr, time::Duration};
+
 use percent_encoding::percent_decode_str;
 
-use super::{Config, ConfigError, Endpoint, RuleConfig, value::Value};
-use crate::discover::Ports;
+use super::{
+    Config, ConfigError, Endpoint, RuleConfig,
+    discovery::{Executable, Globs, Regexes, Text},
+    value::Value,
+};
+use crate::{
+    discover::{Pids, Ports},
+    print::Format,
+    span::{Ratio, SamplerName},
+};
 
 /// Applies the variables that are set and not empty.
 pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     let environment = Environment { variable };
-    let Config { log_level, listen, hooks, print, kernel_debug, export, discovery, spans, routes: _, gpu, telemetry } =
-        config;
+    let Config {
+        log_level,
+        listen,
+        hooks,
+        print,
+        kernel_debug,
+        export,
+        discovery,
+        spans,
+        routes: _,
+        gpu,
+        telemetry,
+        warnings,
+        file: _,
+    } = config;
+    warnings.extend(beyla::warnings(&environment));
 
     environment.set(log_level, &["COATI_AGENT_LOG_LEVEL", "OTEL_EBPF_LOG_LEVEL", "BEYLA_LOG_LEVEL"])?;
+    let ports = [
+        "OTEL_EBPF_INTERNAL_METRICS_PROMETHEUS_PORT",
+        "BEYLA_INTERNAL_METRICS_PROMETHEUS_PORT",
+        "OTEL_EBPF_PROMETHEUS_PORT",
+        "BEYLA_PROMETHEUS_PORT",
+    ];
+    // The metrics of the services win over those of the agent: there is one port for both.
+    for name in ports {
+        if let Some(Port(port)) = environment.get(&[name])? {
+            *listen = SocketAddr::from(([0, 0, 0, 0], port));
+        }
+    }
     environment.set(listen, &["COATI_AGENT_LISTEN"])?;
     environment.set(hooks, &["COATI_AGENT_HOOKS"])?;
-    environment.set(print, &["COATI_AGENT_PRINT", "OTEL_EBPF_TRACE_PRINTER", "BEYLA_TRACE_PRINTER"])?;
+    if let Some((name, Printer(format))) = environment.named(&["OTEL_EBPF_TRACE_PRINTER", "BEYLA_TRACE_PRINTER"])? {
+        match format.as_str() {
+            "counter" => {
+                warnings.push(format!("environment variable {name}: `counter` is not supported: see `/metrics`"));
+            }
+            "json_indent" => {
+                *print = Some(Format::Json);
+                warnings.push(format!("environment variable {name}: `json_indent` is not supported: it is `json`"));
+            }
+            _ => *print = Value::from_text(&format).unwrap_or_default(),
+        }
+    }
+    environment.set(print, &["COATI_AGENT_PRINT"])?;
     environment.set(kernel_debug, &["COATI_AGENT_KERNEL_DEBUG", "OTEL_EBPF_BPF_DEBUG", "BEYLA_BPF_DEBUG"])?;
 
     let own = environment.get::<Endpoint>(&["COATI_AGENT_OTLP_ENDPOINT"])?;
@@ -48,19 +95,68 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut export.timeout, &["COATI_AGENT_OTLP_TIMEOUT"])?;
     environment.set(&mut export.queue_spans, &["COATI_AGENT_EXPORT_QUEUE_SPANS"])?;
 
-    let executables = ["COATI_AGENT_INCLUDE_EXE_PATH", "OTEL_EBPF_AUTO_TARGET_EXE", "BEYLA_AUTO_TARGET_EXE"];
-    let exe_path = environment.get::<GlobMatcher>(&executables)?;
-    let part_of_path = environment.get::<PartOfPath>(&["OTEL_EBPF_EXECUTABLE_NAME", "BEYLA_EXECUTABLE_NAME"])?;
-    let exe_path = exe_path.or(part_of_path.map(|PartOfPath(pattern)| pattern));
+    let executables = [
+        "COATI_AGENT_INCLUDE_EXE_PATH",
+        "OTEL_EBPF_AUTO_TARGET_EXE",
+        "BEYLA_AUTO_TARGET_EXE",
+        "OTEL_GO_AUTO_TARGET_EXE",
+    ];
+    let languages = ["OTEL_EBPF_AUTO_TARGET_LANGUAGE", "BEYLA_AUTO_TARGET_LANGUAGE"];
+    let part_of_path = ["OTEL_EBPF_EXECUTABLE_NAME", "BEYLA_EXECUTABLE_NAME"];
+    let names = ["OTEL_EBPF_SERVICE_NAME", "BEYLA_SERVICE_NAME", "OTEL_SERVICE_NAME"];
+    let exe_path = environment.get::<Executable<Globs>>(&executables)?;
+    let languages = environment.get::<Text<Globs>>(&languages)?;
     let open_ports =
         environment.get::<Ports>(&["COATI_AGENT_INCLUDE_OPEN_PORTS", "OTEL_EBPF_OPEN_PORT", "BEYLA_OPEN_PORT"])?;
-    if exe_path.is_some() || open_ports.is_some() {
-        discovery.include = vec![RuleConfig { exe_path, open_ports }];
+    let target_pids = environment.get::<Pids>(&["OTEL_EBPF_TARGET_PID", "BEYLA_TARGET_PID"])?;
+    let regex = environment.get::<Executable<Regexes>>(&part_of_path)?;
+    let name = environment.named::<String>(&names)?;
+    let is_target = exe_path.is_some() || languages.is_some() || open_ports.is_some() || target_pids.is_some();
+    if is_target || regex.is_some() {
+        discovery.instrument.clear();
+        discovery.services.clear();
+        let name = name.map(|(_, name)| name);
+        // Both notations can only be in rules of their own: a path is asked for by one of them.
+        match (exe_path, regex) {
+            (None, Some(regex)) => {
+                if let Some(languages) = languages {
+                    let instead = "not used together with a regular expression of the executable";
+                    warnings.push(format!(
+                        "environment variable BEYLA_AUTO_TARGET_LANGUAGE={}: {instead}",
+                        languages.to_text()
+                    ));
+                }
+                let exe_path = Some(regex);
+                let rule = RuleConfig { name, exe_path, open_ports, target_pids, ..RuleConfig::default() };
+                discovery.services.push(rule);
+            }
+            (exe_path, _) => {
+                let rule = RuleConfig { name, exe_path, languages, open_ports, target_pids, ..RuleConfig::default() };
+                discovery.instrument.push(rule);
+            }
+        }
+    } else if let Some((name, _)) = name {
+        let instead = "names the one service that is observed: give a rule of `discovery.instrument` a `name`";
+        warnings.push(format!("environment variable {name}: {instead}"));
     }
-    if let Some(pattern) = environment.get::<GlobMatcher>(&["COATI_AGENT_EXCLUDE_EXE_PATH"])? {
-        discovery.exclude = vec![RuleConfig { exe_path: Some(pattern), open_ports: None }];
+    if let Some(pattern) = environment.get::<Executable<Globs>>(&["COATI_AGENT_EXCLUDE_EXE_PATH"])? {
+        discovery.exclude_instrument = vec![RuleConfig { exe_path: Some(pattern), ..RuleConfig::default() }];
     }
 
+    let sampling = &mut spans.sampling;
+    environment.set(&mut sampling.sampler, &["COATI_AGENT_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER"])?;
+    // OpenTelemetry's argument is one of OpenTelemetry's sampler.
+    let is_sampler_set = environment.get::<SamplerName>(&["OTEL_TRACES_SAMPLER"])?.is_some();
+    if is_sampler_set {
+        environment.set(&mut sampling.ratio, &["OTEL_TRACES_SAMPLER_ARG"])?;
+    } else if environment.get::<String>(&["OTEL_TRACES_SAMPLER_ARG"])?.is_some() {
+        warnings.push("environment variable OTEL_TRACES_SAMPLER_ARG: not used without OTEL_TRACES_SAMPLER".to_owned());
+    }
+    environment.set(&mut sampling.ratio, &["COATI_AGENT_TRACES_SAMPLER_ARG"])?;
+    if !sampling.sampler.has_ratio() && sampling.ratio != Ratio::ALL {
+        let name = sampling.sampler.as_str();
+        warnings.push(format!("spans.sampling.ratio: not used by the sampler `{name}`"));
+    }
     environment.set(&mut spans.redact_query, &["COATI_AGENT_REDACT_QUERY"])?;
 
     environment.set(&mut gpu.enabled, &["COATI_AGENT_GPU"])?;
@@ -88,15 +184,20 @@ struct Environment<'a> {
 impl Environment<'_> {
     /// The value of the first of these variables that is set.
     fn get<T: Value>(&self, names: &[&str]) -> Result<Option<T>, ConfigError> {
+        Ok(self.named(names)?.map(|(_, value)| value))
+    }
+
+    /// The same, and which one that is.
+    fn named<'n, T: Value>(&self, names: &[&'n str]) -> Result<Option<(&'n str, T)>, ConfigError> {
         // OpenTelemetry wants an empty variable to be one that is not set.
-        let set = names.iter().find_map(|name| Some((name, (self.variable)(name).filter(|text| !text.is_empty())?)));
+        let set = names.iter().find_map(|name| Some((*name, (self.variable)(name).filter(|text| !text.is_empty())?)));
         let Some((name, text)) = set else { return Ok(None) };
         let value = T::from_text(&text).ok_or_else(|| ConfigError::Value {
             place: format!("environment variable {name}"),
             expected: T::EXPECTED,
             found: T::shown(&text),
         })?;
-        Ok(Some(value))
+        Ok(Some((name, value)))
     }
 
     fn set<T: Value>(&self, target: &mut T, names: &[&str]) -> Result<(), ConfigError> {
@@ -122,6 +223,10 @@ impl Value for Headers {
         pairs.collect::<Option<_>>().map(Self)
     }
 
+    fn to_text(&self) -> String {
+        String::new()
+    }
+
     /// Headers hold tokens.
     fn shown(_: &str) -> String {
         "***".to_owned()
@@ -137,16 +242,51 @@ impl Value for Milliseconds {
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok().filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis).map(Self)
     }
+
+    fn to_text(&self) -> String {
+        self.0.as_millis().to_string()
+    }
 }
 
-/// Beyla has a regular expression here, which matches anywhere in the path; a plain word means the same as a pattern.
-struct PartOfPath(GlobMatcher);
+/// A port, 0 for none in Beyla.
+struct Port(u16);
 
-impl Value for PartOfPath {
-    const EXPECTED: &'static str = "a part of an executable's path (for a pattern use COATI_AGENT_INCLUDE_EXE_PATH)";
+impl Value for Port {
+    const EXPECTED: &'static str = "a port";
 
     fn from_text(text: &str) -> Option<Self> {
-        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '/' | '_' | '-');
-        if text.chars().all(is_plain) { GlobMatcher::from_text(&format!("*{text}*")).map(Self) } else { None }
+        text.parse().ok().map(Self)
+    }
+
+    fn to_text(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// How Beyla prints spans.
+struct Printer(String);
+
+impl Value for Printer {
+    const EXPECTED: &'static str = "`text`, `json`, `json_indent`, `counter` or `disabled`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        matches!(text, "text" | "json" | "json_indent" | "counter" | "disabled").then(|| Self(text.to_owned()))
+    }
+
+    fn to_text(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A name.
+impl Value for String {
+    const EXPECTED: &'static str = "a text";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        self.clone()
     }
 }

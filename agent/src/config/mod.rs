@@ -3,9 +3,14 @@
 //! Nothing is guessed and nothing is ignored: an unknown key, a wrong type or a bad value is an error that names where
 //! it stands and what is expected there.
 
+mod discovery;
 mod environment;
 mod error;
 mod file;
+mod foreign;
+mod reload;
+mod schema;
+mod spans;
 mod value;
 
 use std::{
@@ -15,40 +20,49 @@ use std::{
     time::Duration,
 };
 
-use globset::GlobMatcher;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+pub use discovery::{DiscoveryConfig, RuleConfig};
 pub use error::ConfigError;
+pub use foreign::{from_alloy, from_beyla};
+pub use reload::{FileWatch, Reload};
+use schema::Of;
+pub use schema::schema;
+pub use spans::{RoutesConfig, SamplingSection, SpansConfig};
 use value::Value;
 
 use crate::{
-    discover::{Ports, Rule, Selection},
     export::{Compression, Protocol, Settings},
     gpu::GpuConfig,
     kernel::features::HookSet,
     print::Format,
-    span::{RouteConfig, SpanConfig},
     telemetry::{OtlpMetricsSettings, Server},
 };
 
 /// The whole configuration. The names of the fields are the keys of the file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Least severe messages that are logged to standard error.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<LogLevel>")]
     pub log_level: LogLevel,
     /// Where `/metrics`, `/healthz` and `/readyz` are; port 0 chooses a free one, which is logged.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<SocketAddr>")]
     pub listen: SocketAddr,
     /// Which kernel hooks are used.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Hooks>")]
     pub hooks: Hooks,
     /// Whether and how spans are also printed to standard output.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Option<Format>>")]
     pub print: Option<Format>,
     /// Whether the kernel programs log what they do: for their developers.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
     pub kernel_debug: bool,
     /// Where spans are sent.
     pub export: ExportConfig,
@@ -62,6 +76,12 @@ pub struct Config {
     pub gpu: GpuSection,
     /// What the agent tells of itself.
     pub telemetry: TelemetryConfig,
+    /// What was asked for and is not done, one line each: it comes from another program's file or variables.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -78,39 +98,49 @@ impl Default for Config {
             routes: RoutesConfig::default(),
             gpu: GpuSection::default(),
             telemetry: TelemetryConfig::default(),
+            warnings: Vec::new(),
+            file: None,
         }
     }
 }
 
 /// Section `export`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExportConfig {
     /// Address of the OTLP endpoint; absent, port 4317 (gRPC) or 4318 (HTTP) of this node.
-    #[serde(deserialize_with = "value::optional")]
+    #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Of<Endpoint>>")]
     pub endpoint: Option<Endpoint>,
     /// How OTLP is spoken.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<ProtocolChoice>")]
     pub protocol: ProtocolChoice,
     /// Whether requests are compressed.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Compression>")]
     pub compression: Compression,
     /// Headers of every request, such as `X-Scope-OrgID` or `Authorization`.
     pub headers: BTreeMap<String, String>,
     /// How long one request may take.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Duration>")]
     pub timeout: Duration,
     /// Spans that wait at most, for example while the endpoint is away.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<usize>")]
     pub queue_spans: usize,
     /// Spans of one request at most.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<usize>")]
     pub batch_spans: usize,
     /// Bytes of the spans of one request, before compression.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<usize>")]
     pub batch_bytes: usize,
     /// How long a span waits for others to share its request with.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Duration>")]
     pub batch_delay: Duration,
 }
 
@@ -130,81 +160,29 @@ impl Default for ExportConfig {
     }
 }
 
-/// Section `discovery`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DiscoveryConfig {
-    /// Observe only processes that one of these rules matches; every one if there are none.
-    #[serde(alias = "instrument")]
-    pub include: Vec<RuleConfig>,
-    /// Do not observe processes that one of these rules matches.
-    #[serde(alias = "exclude_instrument")]
-    pub exclude: Vec<RuleConfig>,
-}
-
-/// One rule of [`DiscoveryConfig`]; all its conditions must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RuleConfig {
-    /// Shell pattern of the executable's path; without a slash, of its name.
-    #[serde(deserialize_with = "value::optional")]
-    pub exe_path: Option<GlobMatcher>,
-    /// Ports of which the process listens on one.
-    #[serde(deserialize_with = "value::optional")]
-    pub open_ports: Option<Ports>,
-}
-
-/// Section `spans`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SpansConfig {
-    /// Whether the values in queries are replaced, because they may be secret.
-    #[serde(deserialize_with = "value::text")]
-    pub redact_query: bool,
-}
-
-impl Default for SpansConfig {
-    fn default() -> Self {
-        Self { redact_query: SpanConfig::default().redact_query }
-    }
-}
-
-/// Section `routes`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RoutesConfig {
-    /// Routes that are known, such as `/api/{id}` or `/v1/:name`; the first that fits a path wins.
-    pub patterns: Vec<String>,
-    /// Words that a place in the path may have before further ones become `{id}`.
-    #[serde(deserialize_with = "value::text")]
-    pub max_words: usize,
-}
-
-impl Default for RoutesConfig {
-    fn default() -> Self {
-        let RouteConfig { patterns, max_words } = RouteConfig::default();
-        Self { patterns, max_words }
-    }
-}
-
 /// Section `gpu`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GpuSection {
     /// Whether GPUs are looked at.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
     pub enabled: bool,
     /// Path of NVIDIA's management library; absent, it is looked for where drivers put it.
-    #[serde(deserialize_with = "value::optional")]
+    #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Of<PathBuf>>")]
     pub library: Option<PathBuf>,
     /// Time between two samples while a request runs in a process that uses a GPU.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Duration>")]
     pub interval: Duration,
     /// The same while none does.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Duration>")]
     pub idle_interval: Duration,
     /// Whether `/metrics` also has the names of NVIDIA's DCGM exporter.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
     pub dcgm_names: bool,
 }
 
@@ -216,7 +194,7 @@ impl Default for GpuSection {
 }
 
 /// Section `telemetry`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// The agent's own metrics by OTLP.
@@ -224,17 +202,20 @@ pub struct TelemetryConfig {
 }
 
 /// Section `telemetry.otlp_metrics`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OtlpMetricsConfig {
     /// Whether they are sent. Off, because most nodes have something that scrapes `/metrics`.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
     pub enabled: bool,
     /// Address of an OTLP gRPC endpoint; absent, that of the spans.
-    #[serde(deserialize_with = "value::optional")]
+    #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Of<Endpoint>>")]
     pub endpoint: Option<Endpoint>,
     /// Time between two exports.
-    #[serde(deserialize_with = "value::text")]
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Duration>")]
     pub interval: Duration,
 }
 
@@ -312,11 +293,17 @@ impl Config {
     /// Reads the file, if there is one, and then the environment, through `variable`.
     pub fn read(file: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut config = match file {
-            Some(path) => file::read(path)?,
+            Some(path) => file::read(path, variable)?,
             None => Self::default(),
         };
         environment::apply(&mut config, variable)?;
+        config.file = file.map(Path::to_owned);
         Ok(config)
+    }
+
+    /// Reads a file only.
+    pub fn of_file(file: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        file::read(file, variable)
     }
 
     /// What the exporter is told.
@@ -356,31 +343,24 @@ impl Config {
         }
     }
 
-    /// What spans are made of.
-    pub fn span_config(&self) -> SpanConfig {
-        let RoutesConfig { patterns, max_words } = &self.routes;
-        let routes = RouteConfig { patterns: patterns.clone(), max_words: *max_words };
-        SpanConfig { redact_query: self.spans.redact_query, routes }
-    }
-
     /// How GPUs are looked at.
     pub fn gpu_config(&self) -> GpuConfig {
         let GpuSection { enabled, library, interval, idle_interval, dcgm_names } = self.gpu.clone();
         GpuConfig { enabled, library, interval, idle_interval, dcgm_names }
     }
 
-    /// Which processes are observed.
-    pub fn selection(&self) -> Selection {
-        let rules = |rules: &[RuleConfig]| {
-            rules
-                .iter()
-                .map(|RuleConfig { exe_path, open_ports }| Rule {
-                    exe_path: exe_path.clone(),
-                    open_ports: open_ports.clone(),
-                })
-                .collect()
-        };
-        Selection { include: rules(&self.discovery.include), exclude: rules(&self.discovery.exclude) }
+    /// As a file that says the same.
+    pub fn to_yaml(&self) -> String {
+        // What is read can be written.
+        serde_saphyr::to_string(self).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    /// The same without what is secret.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let mut redacted = self.clone();
+        redacted.export.headers.values_mut().for_each(|value| "***".clone_into(value));
+        redacted
     }
 
     /// Where the agent's own metrics are sent, if they are.
@@ -408,6 +388,15 @@ impl Endpoint {
         const PATH: &str = "/v1/traces";
         let url = self.url.trim_end_matches('/');
         if self.is_whole || url.ends_with(PATH) { self.url.clone() } else { format!("{url}{PATH}") }
+    }
+}
+
+/// Reads a file of any kind, and what comes of it again, for the fuzzer.
+pub(crate) fn translate_any(text: &str, name: &str) {
+    if let Ok(config) = file::of_text(text, Path::new(name), &|name| Some(name.to_owned())) {
+        let yaml = config.to_yaml();
+        let again = file::parse(&yaml, Path::new(name));
+        assert!(again.is_ok_and(|again| again.to_yaml() == yaml), "what is written is read as the same");
     }
 }
 

@@ -3,6 +3,10 @@ use std::collections::HashMap;
 use rstest::rstest;
 
 use super::*;
+use crate::discover::Ports;
+
+#[path = "schema_tests.rs"]
+mod schema_tests;
 
 const FILE: &str = "agent.yaml";
 
@@ -23,87 +27,46 @@ fn what_a_file_does_not_say_has_its_default(#[case] text: &str) {
     assert_eq!(format!("{:?}", of_file(text).unwrap()), format!("{:?}", Config::default()));
 }
 
+const EXAMPLE: &str = include_str!("../../../deploy/agent.yaml");
+
+/// What has no default stands in a comment; with the marks taken away it must be valid too.
+fn example_with_everything() -> String {
+    EXAMPLE.replace("#~ ", "").replace(": {}\n", ":\n").replace(": []\n", ":\n")
+}
+
 #[test]
 fn the_example_file_has_every_key_and_its_default() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/agent.yaml"));
-    let text = std::fs::read_to_string(path).unwrap();
-    assert_eq!(format!("{:?}", of_file(&text).unwrap()), format!("{:?}", Config::default()));
-    // What has no default stands in a comment; with the marks taken away it must be valid too.
-    let everything = text.replace("#~ ", "").replace(": {}\n", ":\n").replace(": []\n", ":\n");
-    let everything = of_file(&everything).unwrap();
-    assert!(everything.export.endpoint.is_some() && !everything.export.headers.is_empty());
-    assert!(everything.telemetry.otlp_metrics.endpoint.is_some());
-    assert!(everything.gpu.library.is_some());
-    let [rule] = &everything.discovery.include[..] else { panic!("{everything:?}") };
-    assert!(rule.exe_path.is_some() && rule.open_ports.is_some());
-    assert_eq!(everything.discovery.exclude.len(), 1);
-    for key in keys(&everything) {
-        assert!(text.contains(&format!("{key}:")), "{key} is not in the example");
+    assert_eq!(format!("{:?}", of_file(EXAMPLE).unwrap()), format!("{:?}", Config::default()));
+    let text = example_with_everything();
+    let everything = of_file(&text).unwrap();
+    let [rule] = &everything.discovery.instrument[..] else { panic!("{everything:?}") };
+    assert!(rule.k8s_pod_labels.len() == 1 && rule.sampler.is_some());
+    // Every key is set: what is written of it has as many keys as the schema.
+    let written = serde_json::to_value(&everything).unwrap();
+    for path in schema_tests::keys(&schema_tests::schema()) {
+        let pointer = format!("/{}", path.replace('.', "/")).replace("[]", "/0");
+        assert!(
+            schema_tests::is_regex_rule(&path) || written.pointer(&pointer).is_some(),
+            "{path} is not in the example"
+        );
     }
 }
 
-/// The names of the fields. A new one breaks the patterns, so that it is not forgotten here.
-fn keys(config: &Config) -> [&'static str; 33] {
-    let Config {
-        log_level: _,
-        listen: _,
-        hooks: _,
-        print: _,
-        kernel_debug: _,
-        export,
-        discovery: _,
-        spans: SpansConfig { redact_query: _ },
-        routes: RoutesConfig { patterns: _, max_words: _ },
-        gpu: GpuSection { enabled: _, library: _, interval: _, idle_interval: _, dcgm_names: _ },
-        telemetry,
-    } = config;
-    let ExportConfig {
-        endpoint: _,
-        protocol: _,
-        compression: _,
-        headers: _,
-        timeout: _,
-        queue_spans: _,
-        batch_spans: _,
-        batch_bytes: _,
-        batch_delay: _,
-    } = export;
-    let OtlpMetricsConfig { enabled: _, endpoint: _, interval: _ } = &telemetry.otlp_metrics;
-    [
-        "log_level",
-        "listen",
-        "hooks",
-        "print",
-        "kernel_debug",
-        "export",
-        "endpoint",
-        "protocol",
-        "compression",
-        "headers",
-        "timeout",
-        "queue_spans",
-        "batch_spans",
-        "batch_bytes",
-        "batch_delay",
-        "discovery",
-        "include",
-        "exclude",
-        "exe_path",
-        "open_ports",
-        "spans",
-        "redact_query",
-        "routes",
-        "patterns",
-        "max_words",
-        "gpu",
-        "library",
-        "idle_interval",
-        "dcgm_names",
-        "telemetry",
-        "otlp_metrics",
-        "enabled",
-        "interval",
-    ]
+#[test]
+fn what_is_written_is_read_as_the_same() {
+    for text in ["", &example_with_everything()] {
+        let yaml = of_file(text).unwrap().to_yaml();
+        assert_eq!(of_file(&yaml).unwrap().to_yaml(), yaml);
+    }
+    assert_eq!(format!("{:?}", of_file(&Config::default().to_yaml()).unwrap()), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = of_file("export: {headers: {authorization: Bearer abc}}").unwrap();
+    assert!(config.to_yaml().contains("Bearer abc"));
+    let shown = config.redacted().to_yaml();
+    assert!(shown.contains("authorization: \"***\"") && !shown.contains("abc"), "{shown}");
 }
 
 #[rstest]
@@ -151,6 +114,51 @@ fn keys(config: &Config) -> [&'static str; 33] {
     "agent.yaml:3: discovery.include[0].exe_path: expected a shell pattern such as `nginx`, `/usr/bin/python*` or \
      `*{ollama,immich}*`, found `a{b`"
 )]
+#[case::unbalanced_expression(
+    "discovery:\n  services:\n    - k8s_pod_labels: {app: '(a'}\n",
+    "agent.yaml:3: discovery.services[0].k8s_pod_labels.app: expected a regular expression such as `nginx`, `/python3?$` or \
+     `ollama|immich`, found `(a`"
+)]
+#[case::process_ids(
+    "discovery:\n  services:\n    - target_pids: [1, x]\n",
+    "agent.yaml:3: discovery.services[0].target_pids: expected process ids such as `17` or `17,4711`, found `1,x`"
+)]
+#[case::unknown_condition(
+    "discovery:\n  instrument:\n    - exe: nginx\n",
+    "agent.yaml:3: discovery.instrument[0].exe: unknown field `exe`, expected one of name, namespace, exe_path, "
+)]
+#[case::sampler(
+    "spans:\n  sampling: {sampler: ratio}\n",
+    "agent.yaml:2: spans.sampling.sampler: expected `always_on`, `always_off`, `traceidratio`, `parentbased_always_on`, \
+     `parentbased_always_off` or `parentbased_traceidratio`, found `ratio`"
+)]
+#[case::ratio(
+    "spans: {sampling: {ratio: 10}}",
+    "agent.yaml:1: spans.sampling.ratio: expected a number from 0 to 1, found `10`"
+)]
+#[case::sampler_of_a_rule(
+    "discovery:\n  services:\n    - sampler: {name: traceidratio, arg: 7}\n",
+    "agent.yaml:3: discovery.services[0].sampler.arg: expected a number from 0 to 1, found `7`"
+)]
+#[case::exports("discovery:\n  services:\n    - exports: [logs]\n", "agent.yaml:3: discovery.services[0].exports[0]: ")]
+#[case::header_pattern(
+    "spans: {request_headers: ['{']}",
+    "agent.yaml:1: spans.request_headers[0]: expected a shell pattern such as `nginx`, `/usr/bin/python*` or \
+     `*{ollama,immich}*`, found `{`"
+)]
+#[case::ignore_mode(
+    "routes: {ignore_mode: none}",
+    "agent.yaml:1: routes.ignore_mode: expected `all`, `traces` or `metrics`, found `none`"
+)]
+#[case::unmatched(
+    "routes: {unmatched: guess}",
+    "agent.yaml:1: routes.unmatched: expected `heuristic`, `wildcard`, `path`, `unset` or `low-cardinality`, found `guess`"
+)]
+#[case::wildcard(
+    "routes: {wildcard_char: a/b}",
+    "agent.yaml:1: routes.wildcard_char: expected a text of 1 to 16 characters without a slash such as `{id}` or `*`, \
+     found `a/b`"
+)]
 #[case::list_for_a_value("listen: [1]\n", "agent.yaml:1: listen: expected string scalar")]
 #[case::value_for_a_section("export: 3\n", "agent.yaml:1: export: expected mapping start")]
 #[case::value_for_a_list("discovery:\n  include: nginx\n", "agent.yaml:2: discovery.include: expected sequence start")]
@@ -181,8 +189,8 @@ fn mistakes_in_a_file_are_named(#[case] text: &str, #[case] expected: &str) {
 )]
 #[case::beyla(
     "BEYLA_TRACE_PRINTER",
-    "counter",
-    "environment variable BEYLA_TRACE_PRINTER: expected `text`, `json` or `disabled`, found `counter`"
+    "xml",
+    "environment variable BEYLA_TRACE_PRINTER: expected `text`, `json`, `json_indent`, `counter` or `disabled`, found `xml`"
 )]
 #[case::headers(
     "OTEL_EXPORTER_OTLP_HEADERS",
@@ -191,8 +199,8 @@ fn mistakes_in_a_file_are_named(#[case] text: &str, #[case] expected: &str) {
 )]
 #[case::regular_expression(
     "BEYLA_EXECUTABLE_NAME",
-    "(a|b)",
-    "environment variable BEYLA_EXECUTABLE_NAME: expected a part of an executable's path"
+    "(a|b",
+    "environment variable BEYLA_EXECUTABLE_NAME: expected a regular expression"
 )]
 fn mistakes_in_the_environment_are_named(#[case] name: &str, #[case] value: &str, #[case] expected: &str) {
     let error = of_environment(&[(name, value)]).unwrap_err();
@@ -268,6 +276,7 @@ fn variables_of_beyla() {
     ])
     .unwrap();
     let [rule] = &config.selection().include[..] else { panic!("{config:?}") };
+    assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(rule.open_ports, Ports::parse("80,8000-8999"));
     assert!(rule.exe_path.as_ref().unwrap().is_match("/usr/sbin/nginx-debug"));
     assert_eq!(config.print, Some(Format::Json));
@@ -275,12 +284,69 @@ fn variables_of_beyla() {
     assert!(config.kernel_debug);
 }
 
+/// What is set, what comes of it, and what is said.
+#[rstest]
+#[case::glob(&[("BEYLA_AUTO_TARGET_EXE", "*/ollama")], "exe_path: \"*/ollama\"", None)]
+#[case::go(&[("OTEL_GO_AUTO_TARGET_EXE", "/app/shop")], "exe_path: /app/shop", None)]
+#[case::regex(&[("BEYLA_EXECUTABLE_NAME", "ollama|ntfy")], "exe_path: ollama|ntfy", None)]
+#[case::language(&[("OTEL_EBPF_AUTO_TARGET_LANGUAGE", "{go,java}")], "languages: \"{go,java}\"", None)]
+#[case::process(&[("BEYLA_TARGET_PID", "17,18")], "target_pids: 17,18", None)]
+#[case::name(&[("BEYLA_OPEN_PORT", "80"), ("OTEL_SERVICE_NAME", "shop")], "name: shop", None)]
+#[case::name_of_nobody(&[("OTEL_SERVICE_NAME", "shop")], "instrument: []", Some("OTEL_SERVICE_NAME: names the one service"))]
+#[case::sampler(&[("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")], "sampler: parentbased_traceidratio", None)]
+#[case::ratio(&[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.25")], "ratio: 0.25", None)]
+#[case::own_ratio(&[("COATI_AGENT_TRACES_SAMPLER_ARG", "0.25")], "ratio: 0.25", None)]
+#[case::ratio_of_nothing(&[("OTEL_TRACES_SAMPLER_ARG", "0.25")], "ratio: 1.0", Some("not used without OTEL_TRACES_SAMPLER"))]
+#[case::no_ratio(
+    &[("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_TRACES_SAMPLER_ARG", "0.25")],
+    "sampler: always_on",
+    Some("spans.sampling.ratio: not used by the sampler `always_on`")
+)]
+#[case::port(&[("BEYLA_PROMETHEUS_PORT", "9090")], "listen: 0.0.0.0:9090", None)]
+#[case::ports(
+    &[("BEYLA_PROMETHEUS_PORT", "9090"), ("BEYLA_INTERNAL_METRICS_PROMETHEUS_PORT", "6060")],
+    "listen: 0.0.0.0:9090",
+    None
+)]
+#[case::printer(&[("BEYLA_TRACE_PRINTER", "counter")], "print: disabled", Some("`counter` is not supported"))]
+#[case::printer_json(&[("BEYLA_TRACE_PRINTER", "json_indent")], "print: json", Some("it is `json`"))]
+#[case::unsupported(&[("BEYLA_BPF_WAKEUP_LEN", "500")], "", Some("BEYLA_BPF_WAKEUP_LEN: not needed"))]
+#[case::unsupported_here_too(&[("OTEL_EBPF_NETWORK_METRICS", "true")], "", Some("OTEL_EBPF_NETWORK_METRICS: not supported"))]
+#[case::cloud(&[("GRAFANA_CLOUD_ZONE", "eu")], "", Some("GRAFANA_CLOUD_ZONE: not supported"))]
+fn more_variables_of_beyla(#[case] variables: &[(&str, &str)], #[case] written: &str, #[case] warning: Option<&str>) {
+    let config = of_environment(variables).unwrap();
+    let yaml = config.to_yaml();
+    assert!(yaml.contains(written), "{yaml}");
+    match (&config.warnings[..], warning) {
+        ([], None) => {}
+        ([one], Some(expected)) => assert!(one.contains(expected), "{one}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[rstest]
+#[case::set("listen: ${ADDRESS}:1", "listen: 10.0.0.1:1", &[])]
+#[case::twice("listen: ${ADDRESS}:${PORT:-7}", "listen: 10.0.0.1:7", &[])]
+#[case::default_not_used("listen: ${ADDRESS:-x}:1", "listen: 10.0.0.1:1", &[])]
+#[case::unset("a\nx${NAME}y\n", "a\nxy\n", &["agent.yaml:2: the variable NAME is not set"])]
+#[case::comment("# ${NAME}\n  # ${NAME}", "# ${NAME}\n  # ${NAME}", &[])]
+#[case::open("a: ${NAME", "a: ${NAME", &[])]
+#[case::dollars("a: $NAME $$ {b}", "a: $NAME $$ {b}", &[])]
+fn variables_in_a_file(#[case] text: &str, #[case] expected: &str, #[case] unset: &[&str]) {
+    let variable = |name: &str| (name == "ADDRESS").then(|| "10.0.0.1".to_owned());
+    let (expanded, warnings) = file::expand(text, Path::new(FILE), &variable);
+    assert_eq!(
+        (expanded.as_str(), &warnings[..]),
+        (expected, &unset.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>()[..])
+    );
+}
+
 #[test]
 fn beylas_names_of_the_rules_are_understood() {
     let config =
         of_file("discovery:\n  instrument: [{open_ports: 80}]\n  exclude_instrument: [{exe_path: '*beyla*'}]\n");
     let selection = config.unwrap().selection();
-    assert_eq!((selection.include.len(), selection.exclude.len()), (1, 1));
+    assert_eq!((selection.include.len(), selection.exclude.len()), (1, 2), "one rule is there by itself");
 }
 
 #[rstest]

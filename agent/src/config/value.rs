@@ -1,18 +1,13 @@
 //! Values as text: the same notation in a file, in the environment and on the command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use globset::GlobMatcher;
 use http::Uri;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serializer, de, ser};
+use serde_json::{Value as Json, json};
 
 use super::{Endpoint, Hooks, LogLevel, ProtocolChoice};
-use crate::{
-    discover::{Ports, exe_pattern},
-    export::Compression,
-    kernel::features::HookSet,
-    print::Format,
-};
+use crate::{export::Compression, kernel::features::HookSet, print::Format};
 
 /// Something that a setting can be set to.
 pub(crate) trait Value: Sized {
@@ -22,25 +17,125 @@ pub(crate) trait Value: Sized {
     /// Reads the notation, `None` if it is none.
     fn from_text(text: &str) -> Option<Self>;
 
+    /// The notation of this value.
+    fn to_text(&self) -> String;
+
+    /// The JSON Schema of the notation.
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+
     /// A text that is not this notation, as a message shows it: without secrets.
     fn shown(text: &str) -> String {
         text.to_owned()
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`: a scalar of a file, read as everywhere else.
-pub(super) fn text<'de, D: Deserializer<'de>, T: Value>(deserializer: D) -> Result<T, D::Error> {
-    parsed(&String::deserialize(deserializer)?)
+fn parsed<T: Value, E: de::Error>(text: &str) -> Result<T, E> {
+    T::from_text(text).ok_or_else(|| E::custom(format_args!("expected {}, found `{}`", T::EXPECTED, T::shown(text))))
+}
+
+/// What is a number or a truth value in the schema is written as one.
+fn write<S: Serializer, T: Value>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = value.to_text();
+    match T::schema().get("type").and_then(Json::as_str) {
+        Some("boolean") => serializer.serialize_bool(text == "true"),
+        Some("integer") => text.parse().map_or(Err(ser::Error::custom(&text)), |it| serializer.serialize_u64(it)),
+        Some("number") => text.parse().map_or(Err(ser::Error::custom(&text)), |it| serializer.serialize_f64(it)),
+        _ => serializer.serialize_str(&text),
+    }
+}
+
+/// For `#[serde(with = …)]`: a scalar of a file, read as everywhere else.
+pub(super) mod text {
+    use super::{Deserialize as _, Deserializer, Serializer, Value, parsed, write};
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: Value>(from: D) -> Result<T, D::Error> {
+        parsed(&String::deserialize(from)?)
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Value>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        write(value, to)
+    }
 }
 
 /// The same for a setting that may be absent.
-pub(super) fn optional<'de, D: Deserializer<'de>, T: Value>(deserializer: D) -> Result<Option<T>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    parsed(&text).map(Some)
+pub(super) mod optional {
+    use super::{Deserialize as _, Deserializer, Serializer, Value, parsed, write};
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: Value>(from: D) -> Result<Option<T>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        parsed(&text).map(Some)
+    }
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(in crate::config) fn serialize<S: Serializer, T: Value>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => write(value, to),
+            None => to.serialize_none(),
+        }
+    }
 }
 
-fn parsed<T: Value, E: de::Error>(text: &str) -> Result<T, E> {
-    T::from_text(text).ok_or_else(|| E::custom(format_args!("expected {}, found `{}`", T::EXPECTED, T::shown(text))))
+/// The same for a setting that is a list: `[80, 8000-8999]` is `80,8000-8999`.
+pub(super) mod joined {
+    use super::{Deserialize as _, Deserializer, OneOrMany, Serializer, Value, parsed};
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: Value>(from: D) -> Result<Option<T>, D::Error> {
+        let Some(OneOrMany(texts)) = Option::<OneOrMany>::deserialize(from)? else { return Ok(None) };
+        parsed(&texts.join(",")).map(Some)
+    }
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(in crate::config) fn serialize<S: Serializer, T: Value>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        super::optional::serialize(value, to)
+    }
+}
+
+/// A scalar, or a list of some.
+struct OneOrMany(Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = OneOrMany;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a scalar or a list of scalars")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = items.next_element()? {
+                    texts.push(text);
+                }
+                Ok(OneOrMany(texts))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// The schema of what one of several names stands for.
+fn names(names: &[&str]) -> Json {
+    json!({ "type": "string", "enum": names })
 }
 
 impl Value for bool {
@@ -48,6 +143,14 @@ impl Value for bool {
 
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "boolean" })
     }
 }
 
@@ -58,6 +161,14 @@ impl Value for usize {
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok().filter(|number| *number > 0)
     }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": 1 })
+    }
 }
 
 impl Value for SocketAddr {
@@ -65,6 +176,10 @@ impl Value for SocketAddr {
 
     fn from_text(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -74,6 +189,14 @@ impl Value for PathBuf {
     fn from_text(text: &str) -> Option<Self> {
         Some(Self::from(text)).filter(|path| path.is_absolute())
     }
+
+    fn to_text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^/" })
+    }
 }
 
 impl Value for Option<PathBuf> {
@@ -81,6 +204,14 @@ impl Value for Option<PathBuf> {
 
     fn from_text(text: &str) -> Option<Self> {
         PathBuf::from_text(text).map(Some)
+    }
+
+    fn to_text(&self) -> String {
+        self.as_ref().map(Value::to_text).unwrap_or_default()
+    }
+
+    fn schema() -> Json {
+        PathBuf::schema()
     }
 }
 
@@ -99,6 +230,19 @@ impl Value for Duration {
         // An hour is longer than any setting makes sense, and keeps sums of times from overflowing.
         (!duration.is_zero() && duration <= Self::from_hours(1)).then_some(duration)
     }
+
+    fn to_text(&self) -> String {
+        let (ms, seconds) = (self.as_millis(), self.as_secs());
+        match (ms.is_multiple_of(1000), seconds.is_multiple_of(60)) {
+            (true, true) => format!("{}m", seconds / 60),
+            (true, false) => format!("{seconds}s"),
+            (false, _) => format!("{ms}ms"),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m)$" })
+    }
 }
 
 impl Value for LogLevel {
@@ -114,6 +258,21 @@ impl Value for LogLevel {
             _ => return None,
         })
     }
+
+    fn to_text(&self) -> String {
+        let name = match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        };
+        name.to_owned()
+    }
+
+    fn schema() -> Json {
+        names(&["error", "warn", "info", "debug", "trace"])
+    }
 }
 
 impl Value for Hooks {
@@ -125,6 +284,17 @@ impl Value for Hooks {
         }
         let sets = [HookSet::Fentry, HookSet::Kprobe, HookSet::Syscall];
         sets.into_iter().find(|set| set.name() == text).map(Self::Only)
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::Only(set) => set.name().to_owned(),
+        }
+    }
+
+    fn schema() -> Json {
+        names(&["auto", "fentry", "kprobe", "syscall"])
     }
 }
 
@@ -139,6 +309,19 @@ impl Value for Option<Format> {
             _ => return None,
         })
     }
+
+    fn to_text(&self) -> String {
+        let name = match self {
+            Some(Format::Text) => "text",
+            Some(Format::Json) => "json",
+            None => "disabled",
+        };
+        name.to_owned()
+    }
+
+    fn schema() -> Json {
+        names(&["text", "json", "disabled"])
+    }
 }
 
 impl Value for Endpoint {
@@ -152,6 +335,14 @@ impl Value for Endpoint {
         (is_plain && !has_user && uri.query().is_none()).then(|| Self { url: text.to_owned(), is_whole: false })
     }
 
+    fn to_text(&self) -> String {
+        self.url.clone()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "format": "uri" })
+    }
+
     fn shown(text: &str) -> String {
         text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"))
     }
@@ -163,6 +354,14 @@ impl Value for Option<Endpoint> {
 
     fn from_text(text: &str) -> Option<Self> {
         Endpoint::from_text(text).map(Some)
+    }
+
+    fn to_text(&self) -> String {
+        self.as_ref().map(Value::to_text).unwrap_or_default()
+    }
+
+    fn schema() -> Json {
+        Endpoint::schema()
     }
 
     fn shown(text: &str) -> String {
@@ -181,6 +380,19 @@ impl Value for ProtocolChoice {
             _ => None,
         }
     }
+
+    fn to_text(&self) -> String {
+        let name = match self {
+            Self::Auto => "auto",
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        };
+        name.to_owned()
+    }
+
+    fn schema() -> Json {
+        names(&["auto", "grpc", "http/protobuf"])
+    }
 }
 
 impl Value for Compression {
@@ -194,21 +406,18 @@ impl Value for Compression {
             _ => None,
         }
     }
-}
 
-impl Value for GlobMatcher {
-    const EXPECTED: &'static str = "a shell pattern such as `nginx`, `/usr/bin/python*` or `*{ollama,immich}*`";
-
-    fn from_text(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| exe_pattern(text).ok()).flatten()
+    fn to_text(&self) -> String {
+        let name = match self {
+            Self::Auto => "auto",
+            Self::Gzip => "gzip",
+            Self::None => "none",
+        };
+        name.to_owned()
     }
-}
 
-impl Value for Ports {
-    const EXPECTED: &'static str = "ports such as `80`, `80,443` or `8000-8999`";
-
-    fn from_text(text: &str) -> Option<Self> {
-        Self::parse(text)
+    fn schema() -> Json {
+        names(&["auto", "gzip", "none"])
     }
 }
 
@@ -262,11 +471,15 @@ mod tests {
 
     proptest! {
         #[test]
+        fn durations_are_written_as_they_are_read(ms in 1..3_600_000_u64) {
+            let duration = Duration::from_millis(ms);
+            prop_assert_eq!(Duration::from_text(&duration.to_text()), Some(duration));
+        }
+
+        #[test]
         fn takes_any_text(text in ".*") {
             let _ = Duration::from_text(&text);
             let _ = Endpoint::from_text(&text);
-            let _ = GlobMatcher::from_text(&text);
-            let _ = Ports::from_text(&text);
         }
     }
 }

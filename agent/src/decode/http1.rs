@@ -51,6 +51,19 @@ pub trait Head: Sized {
 
     /// Bytes of the head on the wire; at least so many if it is cut.
     fn size(&self) -> usize;
+
+    /// Keeps the headers of the head at the start of `bytes`, which this head was read from. Of a request they are kept
+    /// anyway.
+    fn keep_headers(&mut self, _bytes: &[u8]) {}
+}
+
+/// Names and values of the headers in the lines behind the first one. A value that goes on in the next line is cut there.
+pub(super) fn headers(lines: &str) -> impl Iterator<Item = (&str, &str)> {
+    lines.split('\n').skip(1).filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        is_name.then(|| (name, value.trim()))
+    })
 }
 
 /// What a head says about the length of its message's body.
@@ -128,6 +141,8 @@ impl Field {
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     pub(super) text: Box<str>,
+    /// Where the line before the first header begins.
+    pub(super) headers_from: usize,
     pub(super) method_text: Field,
     pub(super) target: Target,
     pub(super) host: Option<Field>,
@@ -191,6 +206,11 @@ impl RequestHead {
         of_target.or(self.host).map(|host| host.text(&self.text)).filter(|host| !host.is_empty())
     }
 
+    /// Names and values of the headers that were captured. Of HTTP/2 only if the decoder was told to keep them.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        headers(self.text.get(self.headers_from..).unwrap_or_default())
+    }
+
     /// `User-Agent`.
     pub fn user_agent(&self) -> Option<&str> {
         self.user_agent.map(|field| field.text(&self.text))
@@ -220,6 +240,8 @@ impl RequestHead {
         let target = Target::parse(request.path.unwrap_or_default(), method_text, |part| Field::of(bytes, part));
         let mut head = Self {
             text: text(bytes.get(..size).unwrap_or(bytes)),
+            // Empty lines may come first.
+            headers_from: usize::from(Field::of(bytes, method_text.as_bytes()).start),
             method_text: Field::of(bytes, method_text.as_bytes()),
             target,
             host: None,
@@ -306,6 +328,8 @@ impl Head for RequestHead {
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
     size: usize,
+    /// The head, if its headers are kept.
+    text: Option<Box<str>>,
     /// Status code.
     pub status: u16,
     /// Version.
@@ -338,9 +362,14 @@ impl Upgrade {
 }
 
 impl ResponseHead {
-    /// Of a response by HTTP/2.
-    pub(super) fn http2(status: u16) -> Self {
-        Self { size: 0, status, version: Version::Http2, framing: Framing::default(), cut: false, upgrade: None }
+    /// Of a response by HTTP/2; `text` is an empty line and one for each header, if they are kept.
+    pub(super) fn http2(status: u16, text: Option<Box<str>>) -> Self {
+        Self { size: 0, text, status, version: Version::Http2, framing: Framing::default(), cut: false, upgrade: None }
+    }
+
+    /// Names and values of the headers that were captured, if the decoder was told to keep them.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        headers(self.text.as_deref().unwrap_or_default())
     }
 
     /// Another response to the same request follows.
@@ -351,6 +380,7 @@ impl ResponseHead {
     fn new(size: usize, response: &Response<'_, '_>) -> Self {
         let mut head = Self {
             size,
+            text: None,
             status: response.code.unwrap_or_default(),
             version: Version::from_minor(response.version.unwrap_or(1)),
             framing: Framing::default(),
@@ -393,6 +423,12 @@ impl Head for ResponseHead {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn keep_headers(&mut self, bytes: &[u8]) {
+        // Of a cut head the last line may be a piece of one.
+        let end = if self.cut { bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0) } else { self.size };
+        self.text = Some(text(bytes.get(..end).unwrap_or(bytes)));
     }
 }
 

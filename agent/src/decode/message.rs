@@ -21,11 +21,11 @@ pub(super) struct HeadBuffer(Vec<u8>);
 
 impl HeadBuffer {
     /// Takes bytes of `moved` up to the head's end, and gives the head once it is there or no more of it can come.
-    fn take<H: Head>(&mut self, moved: &mut Moved<'_>) -> Result<Option<H>, HeadError> {
+    fn take<H: Head>(&mut self, moved: &mut Moved<'_>, keeps: bool) -> Result<Option<H>, HeadError> {
         while !moved.is_empty() {
             let fresh = moved.known();
             if fresh.is_empty() || self.0.len() >= HEAD_LIMIT {
-                return self.cut().map(Some);
+                return self.cut(keeps).map(Some);
             }
             let before = self.0.len();
             let head = if before == 0 {
@@ -35,7 +35,10 @@ impl HeadBuffer {
                 // Byte by byte is a way to send a head too: only a line's end can complete it.
                 if fresh.contains(&b'\n') { H::parse(&self.0)? } else { None }
             };
-            if let Some(head) = head {
+            if let Some(mut head) = head {
+                if keeps {
+                    head.keep_headers(if before == 0 { fresh } else { &self.0 });
+                }
                 moved.skip_known(head.size().saturating_sub(before));
                 self.0 = Vec::new();
                 return Ok(Some(head));
@@ -49,8 +52,13 @@ impl HeadBuffer {
     }
 
     /// The head as far as it came.
-    fn cut<H: Head>(&mut self) -> Result<H, HeadError> {
-        H::parse_cut(&std::mem::take(&mut self.0))
+    fn cut<H: Head>(&mut self, keeps: bool) -> Result<H, HeadError> {
+        let bytes = std::mem::take(&mut self.0);
+        let mut head = H::parse_cut(&bytes)?;
+        if keeps {
+            head.keep_headers(&bytes);
+        }
+        Ok(head)
     }
 }
 
@@ -84,7 +92,7 @@ impl RequestStream {
     pub(super) fn take(&mut self, moved: &mut Moved<'_>) -> Result<(), HeadError> {
         let before = moved.len();
         if let Stage::Head(buffer) = &mut self.stage
-            && let Some(head) = buffer.take::<RequestHead>(moved)?
+            && let Some(head) = buffer.take::<RequestHead>(moved, false)?
         {
             self.set_head(head);
         }
@@ -101,7 +109,7 @@ impl RequestStream {
     /// Nothing more of the head will come.
     pub(super) fn cut(&mut self) -> Result<(), HeadError> {
         if let Stage::Head(buffer) = &mut self.stage {
-            let head = buffer.cut()?;
+            let head = buffer.cut(false)?;
             self.set_head(head);
         }
         Ok(())
@@ -134,6 +142,8 @@ pub(super) struct ResponseStream {
     pub(super) bytes: u64,
     /// What came first is not HTTP/1.
     pub(super) is_malformed: bool,
+    /// The head's headers are wanted.
+    pub(super) keeps_headers: bool,
     /// The start of the body, where it is wanted.
     pub(super) kept: Option<Vec<u8>>,
 }
@@ -145,7 +155,7 @@ impl ResponseStream {
         let mut interim = false;
         let mut before = moved.len();
         while let Stage::Head(buffer) = &mut self.stage {
-            match buffer.take::<ResponseHead>(moved) {
+            match buffer.take::<ResponseHead>(moved, self.keeps_headers) {
                 Ok(None) => break,
                 Ok(Some(head)) if head.is_interim() => {
                     interim = true;
@@ -186,7 +196,7 @@ impl ResponseStream {
     /// Takes the response's first bytes, which come behind later ones that were counted already.
     pub(super) fn take_late_start(&mut self, mut moved: Moved<'_>, method: Method) {
         let (bytes, tail) = (self.bytes, self.tail);
-        *self = Self::default();
+        *self = Self { keeps_headers: self.keeps_headers, ..Self::default() };
         self.take(&mut moved, method);
         let mut later = Moved::unknown(bytes.saturating_sub(self.bytes));
         self.take(&mut later, method);
@@ -231,7 +241,7 @@ impl ResponseStream {
     /// Nothing more of the head will come.
     pub(super) fn cut(&mut self, method: Method) {
         if let Stage::Head(buffer) = &mut self.stage {
-            match buffer.cut::<ResponseHead>() {
+            match buffer.cut::<ResponseHead>(self.keeps_headers) {
                 Ok(head) if !head.is_interim() => self.set_head(head, method),
                 _ => self.stage = Stage::Body(Body::Unknown),
             }

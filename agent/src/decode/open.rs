@@ -15,6 +15,8 @@ use super::{
 pub(super) struct Out<'a> {
     pub(super) counters: &'a mut DecodeCounters,
     pub(super) emit: &'a mut dyn FnMut(Event<'_>),
+    /// Headers that are not needed here are wanted all the same.
+    pub(super) keeps_headers: bool,
 }
 
 /// What was told of an exchange so far.
@@ -137,6 +139,7 @@ impl Open {
         if self.request.kept.is_some() && self.response.kept.is_none() {
             self.response.kept = Some(Vec::new());
         }
+        self.response.keeps_headers = out.keeps_headers;
         let interim = self.response.take(moved, self.method());
         if self.body_first_ns == 0 && self.response.has_body() {
             self.body_first_ns = at.first_ns;

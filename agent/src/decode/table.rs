@@ -27,11 +27,18 @@ pub struct DecodeConfig {
     pub hold: Duration,
     /// Silence after which the kernel is asked how an open exchange is doing.
     pub audit_after: Duration,
+    /// Whether the headers of responses, and those of HTTP/2 that have no place of their own, are kept.
+    pub keeps_headers: bool,
 }
 
 impl Default for DecodeConfig {
     fn default() -> Self {
-        Self { max_connections: 65_536, hold: Duration::from_secs(1), audit_after: Duration::from_secs(10) }
+        Self {
+            max_connections: 65_536,
+            hold: Duration::from_secs(1),
+            audit_after: Duration::from_secs(10),
+            keeps_headers: false,
+        }
     }
 }
 
@@ -88,6 +95,11 @@ impl Decoder {
         }
     }
 
+    /// Whether headers are kept, from now on.
+    pub const fn set_keeps_headers(&mut self, keeps: bool) {
+        self.config.keeps_headers = keeps;
+    }
+
     /// Takes a record. Records come in the order of their times; a small disorder does no harm.
     pub fn record(&mut self, record: Record, emit: &mut dyn FnMut(Event<'_>)) {
         self.now_ns = self.now_ns.max(record.header().time_ns);
@@ -138,7 +150,11 @@ impl Decoder {
         // The address of a socket is used again.
         let state = state.filter(|state| state.connection == connection);
         if let Some(found) = self.connections.get_mut(&connection) {
-            found.progress(state, now_ns, &mut Out { counters: &mut self.counters, emit });
+            found.progress(
+                state,
+                now_ns,
+                &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
+            );
             if found.open_exchanges() == 0 {
                 self.polled.remove(&connection);
             }
@@ -148,7 +164,11 @@ impl Decoder {
     /// Ends everything that is open, as far as it is known; for the agent's own end.
     pub fn finish(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
         for connection in self.connections.values_mut() {
-            connection.abandon(&mut Out { counters: &mut self.counters, emit });
+            connection.abandon(&mut Out {
+                counters: &mut self.counters,
+                emit,
+                keeps_headers: self.config.keeps_headers,
+            });
         }
         self.connections.clear();
         self.polled.clear();
@@ -186,7 +206,11 @@ impl Decoder {
         if !is_new {
             self.counters.begin_missing += u64::from(begin.exchange - connection.number - 1);
         }
-        connection.begin(begin, payload, &mut Out { counters: &mut self.counters, emit });
+        connection.begin(
+            begin,
+            payload,
+            &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
+        );
         if !self.held.is_empty() {
             self.replay(begin.connection, begin.exchange, is_new, emit);
         }
@@ -197,7 +221,11 @@ impl Decoder {
         match self.connections.get_mut(&id) {
             Some(connection) if exchange < connection.number || connection.is_over() => self.counters.data_late += 1,
             Some(connection) if exchange == connection.number => {
-                connection.data(&data, &payload, &mut Out { counters: &mut self.counters, emit });
+                connection.data(
+                    &data,
+                    &payload,
+                    &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
+                );
                 if connection.is_only_counted() {
                     self.polled.insert(id);
                 }
@@ -210,7 +238,10 @@ impl Decoder {
         match self.connections.get_mut(&end.connection) {
             Some(connection) if connection.is_closed => self.counters.data_late += 1,
             Some(connection) if end.exchange <= connection.number => {
-                connection.end(&end, &mut Out { counters: &mut self.counters, emit });
+                connection.end(
+                    &end,
+                    &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
+                );
             }
             _ => self.hold(end.connection, end.exchange, Record::End(end), emit),
         }
@@ -246,7 +277,7 @@ impl Decoder {
 
     /// A record's `Begin` will not come any more.
     fn expire(&mut self, held: &Held, emit: &mut dyn FnMut(Event<'_>)) {
-        let mut out = Out { counters: &mut self.counters, emit };
+        let mut out = Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers };
         match self.connections.entry(held.connection) {
             Entry::Occupied(mut entry) => {
                 let connection = entry.get_mut();
@@ -268,7 +299,7 @@ impl Decoder {
 
     fn sweep(&mut self, now_ns: u64, emit: &mut dyn FnMut(Event<'_>)) {
         let audit_ns = self.config.audit_after.as_nanos() as u64;
-        let mut out = Out { counters: &mut self.counters, emit };
+        let mut out = Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers };
         let (polled, long_streams) = (&mut self.polled, &mut self.long_streams);
         *long_streams = 0;
         self.connections.retain(|id, connection| {
@@ -294,7 +325,7 @@ impl Decoder {
         let share = ages.len() / EVICTED_SHARE;
         let (_, limit, _) = ages.select_nth_unstable(share);
         let (limit, mut room) = (*limit, share + 1);
-        let mut out = Out { counters: &mut self.counters, emit };
+        let mut out = Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers };
         self.connections.retain(|_, connection| {
             if room == 0 || age(connection) > limit {
                 return true;

@@ -8,6 +8,7 @@ mod container;
 pub(crate) mod elf;
 mod language;
 mod name;
+mod pattern;
 mod proc_tree;
 mod resource;
 mod selection;
@@ -20,9 +21,12 @@ use std::{
 
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
+pub use pattern::Pattern;
 pub use proc_tree::ProcTree;
 pub use resource::Host;
-pub use selection::{Ports, Rule, Selection, exe_pattern};
+pub use selection::{Pids, PodFacts, Ports, Rule, Selection, Subject, Treatment};
+
+use crate::span::Sampler;
 
 /// A process whose connections are observed.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub struct Process {
     pub service_name: String,
     /// Everything that its spans are sent under, `service.name` included.
     pub resource: Resource,
+    /// How its spans are sampled, if not as all others.
+    pub sampler: Option<Sampler>,
 }
 
 /// Processes that are kept at once; one more pushes out one that has ended, or any.
@@ -44,8 +50,8 @@ const KEEP_ENDED: Duration = Duration::from_secs(10);
 /// How often it is looked whether processes are still there; their exit records may be among the lost ones.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
-/// How long a process that no rule selects because of its ports is left alone before it is asked again.
-const PORTS_AGAIN: Duration = Duration::from_secs(5);
+/// How long a process that no rule selects because of what may change is left alone before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The processes of the node, by their id.
 ///
@@ -70,7 +76,7 @@ struct Entry {
 #[derive(Debug)]
 struct Known {
     process: Arc<Process>,
-    executable_path: Box<str>,
+    subject: Subject,
     selected: bool,
     selected_ns: u64,
 }
@@ -100,14 +106,28 @@ impl Processes {
         let asks_again = self.may_be_selected_later();
         let known = self.known(tgid, now_ns);
         let age = Duration::from_nanos(now_ns.saturating_sub(known.selected_ns));
-        if known.selected || !asks_again || age < PORTS_AGAIN {
+        if known.selected || !asks_again || age < ASK_AGAIN {
             return known.selected;
         }
         known.selected_ns = now_ns;
-        let path = known.executable_path.clone();
-        let selected = self.lookup.selects(tgid, &path);
-        self.known(tgid, now_ns).selected = selected;
-        selected
+        let subject = known.subject.clone();
+        if self.lookup.treatment(&subject).is_none() {
+            return false;
+        }
+        // The rule may give it another name.
+        if let Some(entry) = self.entries.get_mut(&tgid) {
+            entry.known = None;
+        }
+        self.known(tgid, now_ns).selected
+    }
+
+    /// Other rules. Every process is looked at anew when it is next asked for; of those that have ended what is known
+    /// stays, as there is nothing to look at any more.
+    pub fn set_selection(&mut self, selection: Selection) {
+        self.lookup.selection = selection;
+        for entry in self.entries.values_mut().filter(|entry| entry.ended_ns.is_none()) {
+            entry.known = None;
+        }
     }
 
     /// Whether there is a process with this id now.
@@ -117,7 +137,7 @@ impl Processes {
 
     /// Whether a process that is not selected may become so without running another program.
     pub fn may_be_selected_later(&self) -> bool {
-        self.lookup.selection.depends_on_ports()
+        self.lookup.selection.may_change()
     }
 
     /// The process has begun to run another program, by this path.
@@ -183,22 +203,23 @@ impl Processes {
 impl Lookup {
     fn process(&self, tgid: u32, executed: Option<&str>, now_ns: u64) -> Known {
         let facts = self.tree.read(tgid);
-        let executable_path =
-            facts.as_ref().and_then(|facts| facts.executable_path.as_deref()).or(executed).unwrap_or_default();
-        let process = match &facts {
-            Some(facts) => resource::describe(&self.host, tgid, facts),
-            None => resource::describe_gone(&self.host, tgid, executed),
+        let subject = match &facts {
+            Some(facts) => facts.subject(tgid, executed),
+            None => Subject { tgid, executable_path: executed.unwrap_or_default().into(), ..Subject::default() },
         };
-        Known {
-            process: Arc::new(process),
-            selected: self.selects(tgid, executable_path),
-            selected_ns: now_ns,
-            executable_path: executable_path.into(),
-        }
+        let treatment = self.treatment(&subject);
+        let selected = treatment.is_some();
+        let treatment = treatment.unwrap_or_default();
+        let process = match &facts {
+            Some(facts) => resource::describe(&self.host, tgid, facts, &treatment),
+            None => resource::describe_gone(&self.host, tgid, executed, &treatment),
+        };
+        Known { process: Arc::new(process), selected, selected_ns: now_ns, subject }
     }
 
-    fn selects(&self, tgid: u32, executable_path: &str) -> bool {
-        self.selection.selects(executable_path, || self.tree.listening_ports(tgid))
+    /// What the rules say of a process; `None` if it is not observed.
+    fn treatment(&self, subject: &Subject) -> Option<Treatment> {
+        self.selection.treatment(subject, || self.tree.listening_ports(subject.tgid), PodFacts::default)
     }
 }
 

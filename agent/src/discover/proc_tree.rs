@@ -16,10 +16,13 @@ use super::{
     attributes, container,
     elf::{self, Toolchain},
     language::{self, Language},
+    selection::Subject,
 };
 
 /// Bytes of `/proc/PID/environ` and `/proc/PID/maps` that are looked at.
 const MAX_FILE: u64 = 1 << 20;
+/// Bytes of a command line that rules look at: it is kept of every process.
+const MAX_ARGUMENTS: usize = 1024;
 /// Ancestors of a process that are looked for.
 const MAX_ANCESTORS: usize = 32;
 
@@ -56,6 +59,21 @@ pub(super) struct Declared {
     pub(super) service_name: Option<String>,
     /// The pairs of `OTEL_RESOURCE_ATTRIBUTES`.
     pub(super) attributes: Vec<(String, String)>,
+}
+
+impl Facts {
+    /// What rules ask of the process; `executed` is its path if that could not be read.
+    pub(super) fn subject(&self, tgid: u32, executed: Option<&str>) -> Subject {
+        let mut arguments = self.arguments.get(1..).unwrap_or_default().join(" ");
+        arguments.truncate(arguments.floor_char_boundary(MAX_ARGUMENTS));
+        Subject {
+            tgid,
+            executable_path: self.executable_path.as_deref().or(executed).unwrap_or_default().into(),
+            arguments: arguments.into(),
+            language: self.language.as_str(),
+            is_in_container: self.container_id.is_some(),
+        }
+    }
 }
 
 impl ProcTree {

@@ -12,6 +12,7 @@ use super::{
     Process,
     name::{self, Invocation},
     proc_tree::{Facts, ProcTree, file_name},
+    selection::Treatment,
 };
 
 /// What all processes of the node share.
@@ -35,11 +36,11 @@ impl Host {
 
 /// The process as its spans present it.
 ///
-/// `service.name` is `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else what the command line tells.
+/// `service.name` is that of the rule that selects it, else `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else what the command line tells.
 /// Other attributes of `OTEL_RESOURCE_ATTRIBUTES` win over what was found out, but not over who made the telemetry.
-pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts) -> Process {
+pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, treatment: &Treatment) -> Process {
     let executable_name = facts.executable_path.as_deref().map(file_name).filter(|name| !name.is_empty());
-    let service_name = declared_name(facts).unwrap_or_else(|| {
+    let service_name = treatment.name.clone().or_else(|| declared_name(facts)).unwrap_or_else(|| {
         let arguments = &facts.arguments[..];
         let directory = facts.directory.as_deref();
         executable_name
@@ -50,6 +51,7 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts) -> Process {
 
     let mut attributes = Attributes::default();
     attributes.text(names::SERVICE_NAME, &service_name);
+    attributes.optional(names::SERVICE_NAMESPACE, treatment.namespace.as_deref());
     attributes.text(names::TELEMETRY_SDK_LANGUAGE, facts.language.as_str());
     attributes.text(names::TELEMETRY_SDK_NAME, "coati");
     attributes.text(names::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION"));
@@ -63,21 +65,22 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts) -> Process {
     let command = facts.arguments.first().and_then(|argument| argument.split_whitespace().next());
     attributes.optional(names::PROCESS_COMMAND, command);
     attributes.optional(names::CONTAINER_ID, facts.container_id.as_deref());
-    Process { tgid, service_name, resource: attributes.into_resource() }
+    Process { tgid, service_name, resource: attributes.into_resource(), sampler: treatment.sampler }
 }
 
 /// A process that was gone before it could be looked at; `executable_path` is what it was started from, if that is known.
-pub(super) fn describe_gone(host: &Host, tgid: u32, executable_path: Option<&str>) -> Process {
+pub(super) fn describe_gone(host: &Host, tgid: u32, executable_path: Option<&str>, treatment: &Treatment) -> Process {
     let executable_name = executable_path.map(file_name).filter(|name| !name.is_empty());
-    let service_name = executable_name.unwrap_or(UNKNOWN).to_owned();
+    let service_name = treatment.name.as_deref().or(executable_name).unwrap_or(UNKNOWN).to_owned();
     let mut attributes = Attributes::default();
     attributes.text(names::SERVICE_NAME, &service_name);
+    attributes.optional(names::SERVICE_NAMESPACE, treatment.namespace.as_deref());
     attributes.text(names::TELEMETRY_SDK_NAME, "coati");
     attributes.text(names::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION"));
     attributes.of_process(host, tgid);
     attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
     attributes.optional(names::PROCESS_EXECUTABLE_PATH, executable_path);
-    Process { tgid, service_name, resource: attributes.into_resource() }
+    Process { tgid, service_name, resource: attributes.into_resource(), sampler: treatment.sampler }
 }
 
 /// `service.name` of a process of which nothing is known.

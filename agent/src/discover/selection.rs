@@ -1,58 +1,148 @@
-//! Which processes are observed.
+//! Which processes are observed, and what the rules say of them.
 
-use globset::{Glob, GlobMatcher};
+use std::collections::BTreeMap;
+
+use super::pattern::Pattern;
+use crate::span::Sampler;
 
 /// Which processes spans are made of: those that an `include` rule matches (every one if there are no such rules) and
 /// no `exclude` rule does.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
-    /// Rules of which one must match, if there are any.
+    /// Rules of which one must match, if there are any. The first that does says how the process is called and sampled.
     pub include: Vec<Rule>,
     /// Rules of which none may match.
     pub exclude: Vec<Rule>,
 }
 
 /// Conditions that must all hold; a rule without any matches nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
-    /// Shell pattern of the executable's path.
-    pub exe_path: Option<GlobMatcher>,
+    /// Path of the executable.
+    pub exe_path: Option<Pattern>,
+    /// The command line behind the program's name, words separated by spaces.
+    pub cmd_args: Option<Pattern>,
+    /// `telemetry.sdk.language`.
+    pub languages: Option<Pattern>,
     /// Ports of which the process listens on one.
     pub open_ports: Option<Ports>,
+    /// Process ids of which it has one.
+    pub target_pids: Option<Pids>,
+    /// It runs in a container.
+    pub containers_only: bool,
+    /// What is known of its pod and container, by attribute (`k8s.pod.name`).
+    pub metadata: Vec<(&'static str, Pattern)>,
+    /// Labels of its pod.
+    pub labels: BTreeMap<String, Pattern>,
+    /// Annotations of its pod.
+    pub annotations: BTreeMap<String, Pattern>,
+    /// Not a condition: what is done with the processes that it matches.
+    pub treatment: Treatment,
+}
+
+/// What a rule says of a process that it matches.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Treatment {
+    /// `service.name`, instead of what was found out.
+    pub name: Option<String>,
+    /// `service.namespace`.
+    pub namespace: Option<String>,
+    /// How its spans are sampled, if not as all others.
+    pub sampler: Option<Sampler>,
+    /// True if no spans are made of it.
+    pub is_without_traces: bool,
+}
+
+/// What is known of the pod and the container of a process. Empty where there is none, or nothing is known of it yet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodFacts {
+    /// By name of the attribute, such as `k8s.pod.name` and `container.name`.
+    pub attributes: BTreeMap<String, String>,
+    /// Labels of the pod.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pod.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What rules ask of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// Its id.
+    pub tgid: u32,
+    /// Path of its executable.
+    pub executable_path: Box<str>,
+    /// Its command line without the program's name.
+    pub arguments: Box<str>,
+    /// `telemetry.sdk.language`, empty if it is not known.
+    pub language: &'static str,
+    /// It runs in a container.
+    pub is_in_container: bool,
 }
 
 impl Selection {
-    /// True if rules ask for ports, which a process may open at any time: what is not selected now may be later.
-    pub fn depends_on_ports(&self) -> bool {
-        self.include.iter().chain(&self.exclude).any(|rule| rule.open_ports.is_some())
+    /// True if rules ask for what may change while a process runs: its ports, or what is known of its pod. What is not
+    /// selected now may be later.
+    pub fn may_change(&self) -> bool {
+        self.include.iter().chain(&self.exclude).any(|rule| {
+            let Rule { open_ports, metadata, labels, annotations, .. } = rule;
+            open_ports.is_some() || !(metadata.is_empty() && labels.is_empty() && annotations.is_empty())
+        })
     }
 
-    /// Whether the process is to be observed. `listening_on` is asked only if a rule needs it.
-    pub(super) fn selects(&self, executable_path: &str, listening_on: impl Fn() -> Vec<u16>) -> bool {
-        let matches = |rule: &Rule| rule.matches(executable_path, &listening_on);
-        (self.include.is_empty() || self.include.iter().any(matches)) && !self.exclude.iter().any(matches)
+    /// What is to be done with a process; `None` if it is not observed. `listening_on` and `pod` are asked only if a rule
+    /// needs them.
+    pub fn treatment(
+        &self,
+        subject: &Subject,
+        listening_on: impl Fn() -> Vec<u16>,
+        pod: impl Fn() -> PodFacts,
+    ) -> Option<Treatment> {
+        let matches = |rule: &&Rule| rule.matches(subject, &listening_on, &pod);
+        let treatment = match &self.include[..] {
+            [] => Treatment::default(),
+            rules => rules.iter().find(matches)?.treatment.clone(),
+        };
+        (!treatment.is_without_traces && !self.exclude.iter().any(|rule| matches(&rule))).then_some(treatment)
     }
 }
 
 impl Rule {
-    fn matches(&self, executable_path: &str, listening_on: &impl Fn() -> Vec<u16>) -> bool {
-        let Self { exe_path, open_ports } = self;
-        if exe_path.is_none() && open_ports.is_none() {
+    fn matches(&self, subject: &Subject, listening_on: &impl Fn() -> Vec<u16>, pod: &impl Fn() -> PodFacts) -> bool {
+        let Self {
+            exe_path,
+            cmd_args,
+            languages,
+            open_ports,
+            target_pids,
+            containers_only,
+            metadata,
+            labels,
+            annotations,
+            treatment: _,
+        } = self;
+        let asks_for_pod = !(metadata.is_empty() && labels.is_empty() && annotations.is_empty());
+        let texts =
+            [(exe_path, &*subject.executable_path), (cmd_args, &*subject.arguments), (languages, subject.language)];
+        let has_text = texts.iter().any(|(pattern, _)| pattern.is_some());
+        if !has_text && !asks_for_pod && open_ports.is_none() && target_pids.is_none() && !containers_only {
             return false;
         }
-        exe_path.as_ref().is_none_or(|pattern| pattern.is_match(executable_path))
+        // What costs least first.
+        texts.into_iter().all(|(pattern, text)| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
+            && target_pids.as_ref().is_none_or(|pids| pids.0.contains(&subject.tgid))
+            && (!containers_only || subject.is_in_container)
+            && (!asks_for_pod || self.matches_pod(&pod()))
             && open_ports.as_ref().is_none_or(|ports| listening_on().into_iter().any(|port| ports.contains(port)))
     }
-}
 
-/// A pattern for the path of an executable: `*` matches anything, slashes too, `?` one character, `{a,b}` alternatives.
-///
-/// A pattern without a slash is meant for the file name: `nginx` matches `/usr/sbin/nginx`.
-pub fn exe_pattern(text: &str) -> Result<GlobMatcher, globset::Error> {
-    if text.contains('/') || text.starts_with('*') {
-        Glob::new(text).map(|glob| glob.compile_matcher())
-    } else {
-        Glob::new(&format!("*/{text}")).map(|glob| glob.compile_matcher())
+    /// What is not known matches no pattern.
+    fn matches_pod(&self, pod: &PodFacts) -> bool {
+        let has = |of: &BTreeMap<String, String>, key: &str, pattern: &Pattern| {
+            of.get(key).is_some_and(|value| pattern.is_match(value))
+        };
+        self.metadata.iter().all(|(key, pattern)| has(&pod.attributes, key, pattern))
+            && self.labels.iter().all(|(key, pattern)| has(&pod.labels, key, pattern))
+            && self.annotations.iter().all(|(key, pattern)| has(&pod.annotations, key, pattern))
     }
 }
 
@@ -71,60 +161,35 @@ impl Ports {
         ranges.collect::<Option<_>>().map(Self)
     }
 
+    /// The notation.
+    pub fn text(&self) -> String {
+        let range = |(first, last): &(u16, u16)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        };
+        self.0.iter().map(range).collect::<Vec<_>>().join(",")
+    }
+
     fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|(first, last)| (*first..=*last).contains(&port))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
+/// A set of process ids, written `17,4711`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pids(Vec<u32>);
 
-    use super::*;
-
-    fn rule(exe_path: Option<&str>, ports: Option<&str>) -> Rule {
-        Rule {
-            exe_path: exe_path.map(|pattern| exe_pattern(pattern).unwrap()),
-            open_ports: ports.map(|ports| Ports::parse(ports).unwrap()),
-        }
+impl Pids {
+    /// Reads the notation, `None` if it is malformed or empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split(',').map(|pid| pid.trim().parse().ok().filter(|pid| *pid > 0)).collect::<Option<_>>().map(Self)
     }
 
-    #[rstest]
-    #[case::no_rules(vec![], vec![], true)]
-    #[case::included_by_name(vec![rule(Some("nginx"), None)], vec![], true)]
-    #[case::included_by_path(vec![rule(Some("/usr/*/nginx"), None)], vec![], true)]
-    #[case::included_by_alternatives(vec![rule(Some("{ollama,nginx}"), None)], vec![], true)]
-    #[case::included_by_port(vec![rule(None, Some("80"))], vec![], true)]
-    #[case::included_by_range(vec![rule(None, Some("1,70-90"))], vec![], true)]
-    #[case::both_conditions(vec![rule(Some("nginx"), Some("80"))], vec![], true)]
-    #[case::one_of_two_rules(vec![rule(Some("x"), None), rule(Some("nginx"), None)], vec![], true)]
-    #[case::other_name(vec![rule(Some("ngin"), None)], vec![], false)]
-    #[case::other_port(vec![rule(None, Some("8080"))], vec![], false)]
-    #[case::one_condition_fails(vec![rule(Some("nginx"), Some("8080"))], vec![], false)]
-    #[case::excluded(vec![], vec![rule(Some("*ngin*"), None)], false)]
-    #[case::exclusion_wins(vec![rule(None, Some("80"))], vec![rule(Some("nginx"), None)], false)]
-    #[case::excluded_another(vec![], vec![rule(Some("apache2"), None)], true)]
-    #[case::empty_rule_matches_nothing(vec![], vec![Rule::default()], true)]
-    fn selects(#[case] include: Vec<Rule>, #[case] exclude: Vec<Rule>, #[case] expected: bool) {
-        let selection = Selection { include, exclude };
-        assert_eq!(selection.selects("/usr/sbin/nginx", || vec![80, 443]), expected);
-    }
-
-    #[test]
-    fn ports_are_looked_up_only_if_a_rule_needs_them() {
-        let selection = Selection { include: vec![rule(Some("nginx"), None)], exclude: vec![] };
-        assert!(!selection.depends_on_ports());
-        assert!(selection.selects("/usr/sbin/nginx", || panic!("looked up")));
-    }
-
-    #[rstest]
-    #[case::empty("")]
-    #[case::word("http")]
-    #[case::too_large("65536")]
-    #[case::reversed("90-80")]
-    #[case::open_range("80-")]
-    #[case::empty_item("80,,81")]
-    fn refuses_malformed_ports(#[case] text: &str) {
-        assert_eq!(Ports::parse(text), None);
+    /// The notation.
+    pub fn text(&self) -> String {
+        self.0.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
     }
 }
+
+#[cfg(test)]
+#[path = "selection_tests.rs"]
+mod tests;

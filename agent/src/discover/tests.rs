@@ -158,7 +158,7 @@ fn rules_select_processes() {
     let fake = FakeTree::new();
     fake.add(42, "/usr/sbin/nginx", &["nginx"], &[]);
     fake.add(43, "/usr/bin/curl", &["curl"], &[]);
-    let exclude = vec![Rule { exe_path: Some(exe_pattern("curl").unwrap()), open_ports: None }];
+    let exclude = vec![Rule { exe_path: Pattern::executable("curl"), ..Rule::default() }];
     let mut processes = Processes::new(fake.tree(), Selection { include: vec![], exclude });
     assert!(processes.is_selected(42, 0));
     assert!(!processes.is_selected(43, 0));
@@ -169,7 +169,7 @@ fn rules_select_processes() {
 fn a_process_that_begins_to_listen_is_selected() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let include = vec![Rule { exe_path: None, open_ports: Ports::parse(&port.to_string()) }];
+    let include = vec![Rule { open_ports: Ports::parse(&port.to_string()), ..Rule::default() }];
     let mut processes = Processes::new(ProcTree::new("/proc"), Selection { include, exclude: vec![] });
     drop(listener);
     let me = std::process::id();
@@ -203,4 +203,46 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_rule_names_what_it_selects_and_says_how_it_is_sampled() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/python3.11", &["python3", "-m", "http.server", "8000"], &["OTEL_SERVICE_NAME=other"]);
+    let sampler = Some(Sampler { name: crate::span::SamplerName::AlwaysOff, ..Sampler::default() });
+    let rule = Rule {
+        cmd_args: Pattern::glob("*http.server 8000"),
+        languages: Pattern::glob("python"),
+        containers_only: true,
+        treatment: Treatment {
+            name: Some("files".into()),
+            namespace: Some("home".into()),
+            sampler,
+            ..Treatment::default()
+        },
+        ..Rule::default()
+    };
+    let mut processes = Processes::new(fake.tree(), Selection { include: vec![rule], exclude: vec![] });
+    assert!(processes.is_selected(42, 0));
+    let process = processes.get(42, 0);
+    assert_eq!((process.service_name.as_str(), process.sampler), ("files", sampler));
+    assert_eq!(attribute(&process, "service.name").as_deref(), Some("files"));
+    assert_eq!(attribute(&process, "service.namespace").as_deref(), Some("home"));
+}
+
+#[test]
+fn other_rules_count_from_then_on() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/curl", &["curl"], &[]);
+    fake.add(43, "/usr/bin/wget", &["wget"], &[]);
+    let only = |name: &str| Selection {
+        include: vec![Rule { exe_path: Pattern::executable(name), ..Rule::default() }],
+        exclude: vec![],
+    };
+    let mut processes = Processes::new(fake.tree(), only("curl"));
+    assert_eq!([42, 43].map(|tgid| processes.is_selected(tgid, 0)), [true, false]);
+    processes.ended(42, 1);
+    fake.remove(42);
+    processes.set_selection(only("wget"));
+    assert_eq!([42, 43].map(|tgid| processes.is_selected(tgid, 2)), [true, true], "what has ended stays what it was");
 }

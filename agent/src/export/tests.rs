@@ -45,7 +45,7 @@ use crate::{
 pub(super) fn process(tgid: u32, name: &str) -> Arc<Process> {
     let attribute = opentelemetry_proto::tonic::common::v1::KeyValue { key: name.to_owned(), ..Default::default() };
     let resource = Resource { attributes: vec![attribute], ..Resource::default() };
-    Arc::new(Process { tgid, service_name: name.to_owned(), resource })
+    Arc::new(Process { tgid, service_name: name.to_owned(), resource, sampler: None })
 }
 
 pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {

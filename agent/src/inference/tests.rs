@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn process(name: &str) -> Process {
-    Process { tgid: 1, service_name: name.to_owned(), resource: Resource::default() }
+    Process { tgid: 1, service_name: name.to_owned(), resource: Resource::default(), sampler: None }
 }
 
 /// The exchanges of a wire, as the decoder makes them.

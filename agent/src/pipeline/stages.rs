@@ -3,19 +3,21 @@
 use std::{fmt, io::Write};
 
 use coati_common::{event::Kind, loss::Loss};
+use foldhash::{HashSet, HashSetExt as _};
 use prometheus_client::metrics::counter::Counter;
 
 use crate::{
     capture::{CaptureError, Record, Source},
+    config::Reload,
     decode::{Decoder, Event},
     discover::Processes,
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
     inference::{Inference, recognise},
     print::Printer,
-    span::{Clock, FinishedSpan, SpanBuilder},
+    span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
     stitch::Stitcher,
-    telemetry::{Telemetry, mirror},
+    telemetry::{DropCause, Telemetry, mirror},
 };
 
 /// How often the stages look at the time.
@@ -33,6 +35,8 @@ pub struct Stages {
     unaccounted: u64,
     ticked_ns: u64,
     ticked_slowly_ns: u64,
+    /// Processes that the kernel leaves alone because no rule selects them.
+    skipped: HashSet<u32>,
     /// The first process that could not be skipped was worth a line; the others are like it.
     told_of_skip: bool,
 }
@@ -82,7 +86,29 @@ impl Stages {
         let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2]
             .map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
-        Self { decoder, rest, records, unaccounted: 0, ticked_ns: 0, ticked_slowly_ns: 0, told_of_skip: false }
+        Self {
+            decoder,
+            rest,
+            records,
+            unaccounted: 0,
+            ticked_ns: 0,
+            ticked_slowly_ns: 0,
+            skipped: HashSet::new(),
+            told_of_skip: false,
+        }
+    }
+
+    /// Another configuration, between two batches of records.
+    pub fn reload(&mut self, reload: Reload, source: &mut dyn Source) {
+        let Reload { selection, spans } = reload;
+        self.decoder.set_keeps_headers(spans.headers.wants_any());
+        self.rest.spans.set_config(spans);
+        self.rest.processes.set_selection(selection);
+        // A rule may select them now. If none does, their next request has them skipped again.
+        self.rest.unselected.clear();
+        for tgid in self.skipped.drain() {
+            source.unskip(tgid);
+        }
     }
 
     /// Takes records, in the order of their times, and leaves `records` empty.
@@ -104,6 +130,7 @@ impl Stages {
                 Record::Exit(exit) => {
                     self.rest.processes.ended(exit.tgid, exit.header.time_ns);
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
+                    self.skipped.remove(&exit.tgid);
                     source.unskip(exit.tgid);
                 }
                 Record::Begin(..) | Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
@@ -124,11 +151,15 @@ impl Stages {
             if !self.rest.processes.is_running(tgid) {
                 continue;
             }
-            if let Err(error) = source.skip(tgid)
-                && !self.told_of_skip
-            {
-                self.told_of_skip = true;
-                tracing::warn!(%error, tgid, "a process that no rule selects stays watched");
+            match source.skip(tgid) {
+                Ok(()) => {
+                    self.skipped.insert(tgid);
+                }
+                Err(error) if !self.told_of_skip => {
+                    self.told_of_skip = true;
+                    tracing::warn!(%error, tgid, "a process that no rule selects stays watched");
+                }
+                Err(_) => {}
             }
         }
     }
@@ -262,13 +293,33 @@ impl Rest {
                     self.out.telemetry.ignored_exchanges.inc();
                     return;
                 }
-                let mut span = self.spans.build(exchange, ids, &process);
+                let ignored = self.spans.ignored(&exchange.request);
                 let inference = Inference::of(exchange, &process);
+                if let Some(inference) = &inference
+                    && !ignored.is_some_and(IgnoreMode::has_no_metric)
+                {
+                    self.out.telemetry.inference.count(inference, origin.role);
+                }
+                if ignored.is_some_and(IgnoreMode::has_no_span) {
+                    self.out.telemetry.ignored_exchanges.inc();
+                    return;
+                }
+                match self.spans.verdict(exchange, &ids, &process) {
+                    Verdict::Kept => {}
+                    Verdict::SampledOut => {
+                        self.out.telemetry.spans_sampled_out.inc();
+                        return;
+                    }
+                    Verdict::TooMany => {
+                        self.out.telemetry.spans_dropped(DropCause::RateLimit).inc();
+                        return;
+                    }
+                }
+                let mut span = self.spans.build(exchange, ids, &process);
                 if let Some(inference) = &inference {
                     inference.describe(&mut span.span);
-                    self.out.telemetry.inference.count(inference, origin.role);
                     for phase in inference.phases(&span, self.spans.clock()) {
-                        self.out.push(phase);
+                        self.out.push(self.spans.select(phase));
                     }
                 }
                 let interval = Interval { start_ns: origin.begin_ns, end_ns: exchange.end_ns };
@@ -278,7 +329,7 @@ impl Rest {
                     output_tokens: inference.and_then(|it| it.output_tokens()),
                 };
                 if let Some(span) = self.gpu.take(span, finished) {
-                    self.out.push(span);
+                    self.out.push(self.spans.select(span));
                 }
             }
         }
@@ -287,7 +338,7 @@ impl Rest {
     /// Lets go of the spans that waited for a sample of their GPU.
     fn release(&mut self, now_ns: u64) {
         let Self { gpu, processes, spans, out, .. } = self;
-        gpu.tick(now_ns, spans.clock(), processes, &mut |span| out.push(span));
+        gpu.tick(now_ns, spans.clock(), processes, &mut |span| out.push(spans.select(span)));
     }
 
     fn flush_printer(&mut self) {

@@ -26,13 +26,16 @@ use super::*;
 use crate::{
     capture::{Health, Record},
     decode::testing::{MS, Wire},
-    discover::{Rule, Selection, exe_pattern},
+    discover::{Pattern, Rule, Selection},
     export::{
         self,
         queue::{EncodedSpan, Spans},
     },
     print::Format,
-    span::{FinishedSpan, SpanConfig},
+    span::{
+        AttributeConfig, FinishedSpan, HeaderConfig, IgnoreMode, RouteConfig, Sampler, SamplerName, SamplingConfig,
+        SpanConfig,
+    },
     telemetry::DropCause,
 };
 
@@ -136,12 +139,21 @@ fn spans(mut received: Spans) -> Vec<FinishedSpan> {
 
 /// Runs a script to its end.
 fn run_script(script: &mut Script, selection: Selection) -> (Vec<FinishedSpan>, Telemetry) {
+    run_reloaded(script, selection, None)
+}
+
+/// The same, with another configuration behind the first batch.
+fn run_reloaded(script: &mut Script, selection: Selection, reload: Option<Reload>) -> (Vec<FinishedSpan>, Telemetry) {
+    let (sender, reloads) = std::sync::mpsc::channel();
+    if let Some(reload) = reload {
+        sender.send(reload).unwrap();
+    }
     let telemetry = Telemetry::default();
     let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
     let node = Node::new();
     let mut stages = node.stages(queue, &telemetry, selection);
     let stop = Arc::clone(&script.stop);
-    capture(script, &mut stages, &stop, |_| {}).unwrap();
+    capture(script, &mut stages, &reloads, &stop, |_| {}).unwrap();
     (spans(received), telemetry)
 }
 
@@ -198,11 +210,86 @@ fn an_open_request_becomes_a_span_at_the_end() {
 fn a_process_that_is_not_selected_makes_no_spans_and_is_left_alone() {
     let (client, server) = both_ends();
     let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
-    let rule = Rule { exe_path: Some(exe_pattern("curl").unwrap()), open_ports: None };
+    let rule = Rule { exe_path: Pattern::executable("curl"), ..Rule::default() };
     let (spans, telemetry) = run_script(&mut script, Selection { include: vec![], exclude: vec![rule] });
     assert_eq!(spans.iter().map(|span| span.process.tgid).collect::<Vec<_>>(), [100]);
     assert_eq!(script.skipped, [200]);
     assert_eq!(telemetry.spans.get(), 1);
+}
+
+#[test]
+fn another_configuration_counts_from_the_next_batch_on() {
+    let request = |number, path: &str| {
+        let mut server = Wire::server(number);
+        server.wait(number * 10 * MS).request(format!("GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n").as_bytes());
+        server.response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: b\r\n\r\nok");
+        server.records
+    };
+    let mut script = Script { drains: [request(1, "/before"), request(2, "/behind")].into(), ..Script::default() };
+    let headers = HeaderConfig { response: vec![Pattern::glob("x-*").unwrap()], ..HeaderConfig::default() };
+    let reload = Reload { selection: Selection::default(), spans: SpanConfig { headers, ..SpanConfig::default() } };
+    let rule = Rule { exe_path: Pattern::executable("shop"), ..Rule::default() };
+    let selection = Selection { include: vec![], exclude: vec![rule] };
+    let (spans, telemetry) = run_reloaded(&mut script, selection, Some(reload));
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!(span.span.name, "GET /behind");
+    assert!(span.span.attributes.iter().any(|attribute| attribute.key == "http.response.header.x-a"), "{span:?}");
+    assert_eq!((script.skipped, telemetry.ignored_exchanges.get()), (vec![], 1));
+}
+
+/// One good and one failed request: how many spans, how many sampled out, dropped and ignored.
+#[rstest]
+#[case::nothing(SpanConfig::default(), [2, 0, 0, 0])]
+#[case::only_errors(SpanConfig { sampling: off(true), ..SpanConfig::default() }, [1, 1, 0, 0])]
+#[case::none(SpanConfig { sampling: off(false), ..SpanConfig::default() }, [0, 2, 0, 0])]
+#[case::slow_ones(
+    SpanConfig { sampling: SamplingConfig { keep_slower_than: Some(Duration::from_nanos(1)), ..off(false) }, ..SpanConfig::default() },
+    [2, 0, 0, 0]
+)]
+#[case::limited(SpanConfig { max_per_second: Some(1), ..SpanConfig::default() }, [1, 0, 1, 0])]
+#[case::ignored(
+    SpanConfig { routes: RouteConfig { ignored_patterns: vec!["/bad".into()], ..RouteConfig::default() }, ..SpanConfig::default() },
+    [1, 0, 0, 1]
+)]
+#[case::ignored_in_metrics_only(
+    SpanConfig {
+        routes: RouteConfig {
+            ignored_patterns: vec!["/*".into()], ignore_mode: IgnoreMode::Metrics, ..RouteConfig::default()
+        },
+        ..SpanConfig::default()
+    },
+    [2, 0, 0, 0]
+)]
+fn what_is_left_out_is_counted(#[case] config: SpanConfig, #[case] expected: [u64; 4]) {
+    let mut server = Wire::server(2);
+    server.request(b"GET /good HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 204 No Content\r\n\r\n");
+    server.request(b"GET /bad HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n");
+    let mut script = Script { drains: [vec![], server.records].into(), ..Script::default() };
+    let reload = Reload { selection: Selection::default(), spans: config };
+    let (spans, telemetry) = run_reloaded(&mut script, Selection::default(), Some(reload));
+    let dropped = telemetry.spans_dropped(DropCause::RateLimit).get();
+    let ignored = telemetry.ignored_exchanges.get();
+    assert_eq!([spans.len() as u64, telemetry.spans_sampled_out.get(), dropped, ignored], expected);
+    assert_eq!((telemetry.exchanges.get(), telemetry.spans.get()), (2, expected[0]));
+}
+
+fn off(keep_errors: bool) -> SamplingConfig {
+    let sampler = Sampler { name: SamplerName::AlwaysOff, ..Sampler::default() };
+    SamplingConfig { sampler, keep_errors, keep_slower_than: None }
+}
+
+#[test]
+fn attributes_can_be_left_out() {
+    let (client, server) = both_ends();
+    let mut script = Script { drains: [vec![], Wire::merge(&[&client, &server])].into(), ..Script::default() };
+    let attributes = AttributeConfig { include: vec![Pattern::glob("http.*").unwrap()], exclude: vec![] };
+    let reload = Reload { selection: Selection::default(), spans: SpanConfig { attributes, ..SpanConfig::default() } };
+    let (spans, _) = run_reloaded(&mut script, Selection::default(), Some(reload));
+    assert_eq!(spans.len(), 2);
+    for span in spans {
+        assert!(span.span.attributes.iter().all(|attribute| attribute.key.starts_with("http.")), "{span:?}");
+        assert!(!span.span.attributes.is_empty());
+    }
 }
 
 #[test]
@@ -237,7 +324,7 @@ fn only_a_running_process_is_skipped(
     };
     let records = [client.records, exits.iter().map(exit).collect()].concat();
     let mut script = Script { drains: [records].into(), unskippable: unskippable.to_vec(), ..Script::default() };
-    let rule = Rule { exe_path: Some(exe_pattern("shop").unwrap()), open_ports: None };
+    let rule = Rule { exe_path: Pattern::executable("shop"), ..Rule::default() };
     let (spans, _) = run_script(&mut script, Selection { include: vec![rule], exclude: vec![] });
     assert!(spans.is_empty(), "{spans:?}");
     assert_eq!(script.skipped, skipped);
@@ -378,10 +465,10 @@ async fn records_come_out_as_otlp() {
     let (client, server) = both_ends();
     let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
     let stop = Arc::clone(&script.stop);
-    capture(&mut script, &mut stages, &stop, |_| {}).unwrap();
+    capture(&mut script, &mut stages, &std::sync::mpsc::channel().1, &stop, |_| {}).unwrap();
     drop(stages);
     exporting.await.unwrap();
     assert_eq!(*destination.0.lock().unwrap(), 2);
     assert_eq!(telemetry.spans_exported.get(), 2);
-    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 4]);
+    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 5]);
 }

@@ -5,13 +5,16 @@
 mod address;
 mod clock;
 mod grpc;
+mod headers;
 mod redact;
 mod route;
+mod sampling;
+mod select;
 
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
@@ -24,7 +27,10 @@ use opentelemetry_proto::tonic::{
 };
 
 pub use clock::Clock;
-pub use route::{RouteConfig, Routes};
+pub use headers::HeaderConfig;
+pub use route::{IgnoreMode, RouteConfig, Routes, Unmatched};
+pub use sampling::{RateLimit, Ratio, Sampler, SamplerName, SamplingConfig};
+pub use select::{AttributeConfig, AttributeFilter};
 
 use crate::{
     decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
@@ -46,24 +52,54 @@ pub struct FinishedSpan {
 }
 
 /// What is put into spans.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SpanConfig {
     /// Replace the values in queries by `REDACTED`.
     pub redact_query: bool,
     /// How routes are made of paths.
     pub routes: RouteConfig,
+    /// Which headers are shown.
+    pub headers: HeaderConfig,
+    /// Which attributes stay.
+    pub attributes: AttributeConfig,
+    /// Which spans are kept.
+    pub sampling: SamplingConfig,
+    /// Spans of requests that pass in a second at most.
+    pub max_per_second: Option<usize>,
 }
 
 impl Default for SpanConfig {
     fn default() -> Self {
-        Self { redact_query: true, routes: RouteConfig::default() }
+        Self {
+            redact_query: true,
+            routes: RouteConfig::default(),
+            headers: HeaderConfig::default(),
+            attributes: AttributeConfig::default(),
+            sampling: SamplingConfig::default(),
+            max_per_second: None,
+        }
     }
+}
+
+/// What becomes of a request that is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// A span is made of it.
+    Kept,
+    /// None is, because its trace is not sampled.
+    SampledOut,
+    /// None is, because there were too many in this second.
+    TooMany,
 }
 
 /// Makes spans.
 #[derive(Debug)]
 pub struct SpanBuilder {
     redact_query: bool,
+    headers: HeaderConfig,
+    attributes: Option<AttributeFilter>,
+    sampling: SamplingConfig,
+    limit: Option<RateLimit>,
     routes: Routes,
     clock: Clock,
 }
@@ -71,7 +107,51 @@ pub struct SpanBuilder {
 impl SpanBuilder {
     /// A builder that has seen no paths yet.
     pub fn new(config: SpanConfig, clock: Clock) -> Self {
-        Self { redact_query: config.redact_query, routes: Routes::new(config.routes), clock }
+        let SpanConfig { redact_query, routes, headers, attributes, sampling, max_per_second } = config;
+        Self {
+            redact_query,
+            headers,
+            attributes: AttributeFilter::new(&attributes),
+            sampling,
+            limit: max_per_second.map(RateLimit::new),
+            routes: Routes::new(routes),
+            clock,
+        }
+    }
+
+    /// Another configuration. Routes that were seen stay routes, unless it is theirs that changes.
+    pub fn set_config(&mut self, config: SpanConfig) {
+        let is_other = *self.routes.config() != config.routes;
+        let new = Self::new(config, self.clock);
+        let old = std::mem::replace(self, new);
+        if !is_other {
+            self.routes = old.routes;
+        }
+    }
+
+    /// Whether a span is made of `exchange`, which `process` took part in.
+    pub fn verdict(&mut self, exchange: &Exchange, ids: &Ids, process: &Process) -> Verdict {
+        let duration = Duration::from_nanos(exchange.end_ns.saturating_sub(exchange.origin.begin_ns));
+        if !self.sampling.keeps(ids, process.sampler, Error::of(exchange).is_some(), duration) {
+            Verdict::SampledOut
+        } else if self.limit.as_mut().is_none_or(|limit| limit.passes(exchange.end_ns)) {
+            Verdict::Kept
+        } else {
+            Verdict::TooMany
+        }
+    }
+
+    /// Takes off the attributes that nobody wants; the last thing that is done to a span.
+    pub fn select(&mut self, mut span: FinishedSpan) -> FinishedSpan {
+        if let Some(attributes) = &mut self.attributes {
+            attributes.apply(&mut span.span);
+        }
+        span
+    }
+
+    /// Of what the request is left out, because of its path.
+    pub fn ignored(&self, request: &RequestHead) -> Option<IgnoreMode> {
+        self.routes.ignored(request.path()?)
     }
 
     /// Sets what the kernel's clock means; to be called now and then, as wall clocks are corrected.
@@ -108,7 +188,7 @@ impl SpanBuilder {
             },
             start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
             end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
-            attributes: self.attributes(exchange, path, route, error.as_ref()),
+            attributes: self.describe(exchange, path, route, error.as_ref()),
             events: exchange.progress.iter().map(|it| self.progress(it)).collect(),
             status: error.map(Error::status),
             flags: flags(&ids),
@@ -121,7 +201,7 @@ impl SpanBuilder {
         FinishedSpan { process: Arc::clone(process), span }
     }
 
-    fn attributes(
+    fn describe(
         &self,
         exchange: &Exchange,
         path: Option<&str>,
@@ -206,6 +286,11 @@ impl SpanBuilder {
         }
         if let Some(incomplete) = exchange.incomplete {
             attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
+        }
+        let HeaderConfig { request: of_request, response: of_response, .. } = &self.headers;
+        self.headers.capture(of_request, key::HTTP_REQUEST_HEADER, request.headers(), &mut attributes.0);
+        if let Some(response) = response {
+            self.headers.capture(of_response, key::HTTP_RESPONSE_HEADER, response.headers(), &mut attributes.0);
         }
         attributes.0
     }

@@ -3,12 +3,14 @@
 //! Segments that look like ids become `{id}`; so do words, once a place in the path has seen too many of them. What was
 //! a route once stays one, so the same request keeps its name.
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use crate::decode::Role;
 
 /// What an id is replaced by.
 const ID: &str = "{id}";
+/// The route of a path that has none, where such paths have one, and of those beyond the limit of a service.
+const ANY: &str = "/**";
 /// What stands for everything behind a pattern's end, or behind [`MAX_SEGMENTS`].
 const REST: &str = "*";
 /// Segments that a route has at most.
@@ -26,17 +28,71 @@ pub struct RouteConfig {
     /// Routes that are known: `/api/{id}`, `/v1/:name`; `*` stands for any segment, at the end for any number of them.
     /// The first that fits wins.
     pub patterns: Vec<String>,
-    /// Words that a place in the path may have before further ones become `{id}`.
+    /// Requests for paths that one of these fits are left out.
+    pub ignored_patterns: Vec<String>,
+    /// Of what they are left out.
+    pub ignore_mode: IgnoreMode,
+    /// What becomes of paths that no pattern fits.
+    pub unmatched: Unmatched,
+    /// What stands for an id, `{id}` or Beyla's `*`.
+    pub wildcard: String,
+    /// Words that a place in the path may have before further ones become ids.
     ///
     /// Beyla's default is 10, and there all of them are replaced when there are more: an API with 15 collections would
     /// lose its routes. Here the first ones stay, so the limit can be larger than what APIs have.
     pub max_words: usize,
+    /// Different routes of one service, those of patterns not counted; further ones are `/**`.
+    pub max_per_service: usize,
 }
 
 impl Default for RouteConfig {
     fn default() -> Self {
-        Self { patterns: Vec::new(), max_words: 32 }
+        Self {
+            patterns: Vec::new(),
+            ignored_patterns: Vec::new(),
+            ignore_mode: IgnoreMode::All,
+            unmatched: Unmatched::Heuristic,
+            wildcard: ID.to_owned(),
+            max_words: 32,
+            max_per_service: 1000,
+        }
     }
+}
+
+/// What requests for ignored paths are left out of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IgnoreMode {
+    /// Everything.
+    All,
+    /// They make no spans.
+    Traces,
+    /// They are not counted in metrics.
+    Metrics,
+}
+
+impl IgnoreMode {
+    /// They make no spans.
+    pub const fn has_no_span(self) -> bool {
+        matches!(self, Self::All | Self::Traces)
+    }
+
+    /// They are not counted in metrics.
+    pub const fn has_no_metric(self) -> bool {
+        matches!(self, Self::All | Self::Metrics)
+    }
+}
+
+/// What becomes of a path that no pattern fits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unmatched {
+    /// A route of few words, see the module.
+    Heuristic,
+    /// `/**`.
+    Wildcard,
+    /// The path.
+    Path,
+    /// No route.
+    Unset,
 }
 
 /// A word of the paths of a service, with the words behind it.
@@ -44,34 +100,74 @@ impl Default for RouteConfig {
 struct Node {
     words: Vec<(Box<str>, usize)>,
     id: Option<usize>,
+    /// A route ends here.
+    is_route: bool,
+}
+
+/// What was seen of a service.
+#[derive(Debug)]
+struct Service {
+    /// The roots of its trees: as a server, as a client.
+    roots: [usize; 2],
+    /// Different routes.
+    routes: usize,
+    /// Those that are whole paths.
+    paths: HashSet<Box<str>>,
 }
 
 /// The routes that were seen.
 #[derive(Debug)]
 pub struct Routes {
+    config: RouteConfig,
     patterns: Vec<Pattern>,
-    max_words: usize,
+    ignored: Vec<Pattern>,
     /// Trees of words; the children of a node are named by their index.
     nodes: Vec<Node>,
-    /// The roots of a service: as a server, as a client.
-    services: HashMap<Box<str>, [usize; 2]>,
+    services: HashMap<Box<str>, Service>,
 }
 
 impl Routes {
     /// No routes but those of `config`.
     pub fn new(config: RouteConfig) -> Self {
-        let patterns = config.patterns.into_iter().map(Pattern::new).collect();
-        Self { patterns, max_words: config.max_words, nodes: Vec::new(), services: HashMap::new() }
+        let patterns = |texts: &[String]| texts.iter().cloned().map(Pattern::new).collect();
+        Self {
+            patterns: patterns(&config.patterns),
+            ignored: patterns(&config.ignored_patterns),
+            config,
+            nodes: Vec::new(),
+            services: HashMap::new(),
+        }
+    }
+
+    /// How they are made.
+    pub const fn config(&self) -> &RouteConfig {
+        &self.config
+    }
+
+    /// Of what a request for `path` is left out.
+    pub fn ignored(&self, path: &str) -> Option<IgnoreMode> {
+        let path = path.strip_prefix('/')?;
+        self.ignored.iter().any(|pattern| pattern.fits(path)).then_some(self.config.ignore_mode)
     }
 
     /// The route of `path`, in which `service` is asked or asks. New words are learned only from paths that are known to
     /// exist; other ones have no route then.
     pub fn route(&mut self, service: &str, role: Role, path: &str, is_known: bool) -> Option<String> {
-        let path = path.strip_prefix('/')?;
-        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(path)) {
+        let relative = path.strip_prefix('/')?;
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(relative)) {
             return Some(pattern.text.clone());
         }
-        let mut node = self.root(service, role)?;
+        match self.config.unmatched {
+            Unmatched::Heuristic => self.heuristic(service, role, relative, is_known),
+            Unmatched::Wildcard => Some(ANY.to_owned()),
+            Unmatched::Path => self.whole(service, path),
+            Unmatched::Unset => None,
+        }
+    }
+
+    fn heuristic(&mut self, service: &str, role: Role, path: &str, is_known: bool) -> Option<String> {
+        let [server, client] = self.service(service)?.roots;
+        let mut node = if role == Role::Server { server } else { client };
         let mut route = String::with_capacity(path.len() + 1);
         for (place, segment) in path.split('/').enumerate() {
             route.push('/');
@@ -87,26 +183,45 @@ impl Routes {
                 }
                 Some(Word::Unknown) => return None,
                 None => {
-                    route.push_str(ID);
+                    route.push_str(&self.config.wildcard);
                     node = self.id_child(node)?;
                 }
             }
         }
+        let end = self.nodes.get_mut(node)?;
+        if !end.is_route {
+            let service = self.services.get_mut(service)?;
+            if service.routes >= self.config.max_per_service {
+                return Some(ANY.to_owned());
+            }
+            service.routes += 1;
+            end.is_route = true;
+        }
         Some(route)
     }
 
-    fn root(&mut self, service: &str, role: Role) -> Option<usize> {
-        let roots = match self.services.get(service) {
-            Some(roots) => *roots,
-            None if self.services.len() >= MAX_SERVICES => return None,
-            None => {
-                let roots = [self.add_node(), self.add_node()];
-                self.services.insert(service.into(), roots);
-                roots
+    /// The path as its own route.
+    fn whole(&mut self, service: &str, path: &str) -> Option<String> {
+        let max = self.config.max_per_service;
+        let service = self.service(service)?;
+        if !service.paths.contains(path) {
+            if service.paths.len() >= max {
+                return Some(ANY.to_owned());
             }
-        };
-        let [server, client] = roots;
-        Some(if role == Role::Server { server } else { client })
+            service.paths.insert(path.into());
+        }
+        Some(path.to_owned())
+    }
+
+    fn service(&mut self, name: &str) -> Option<&mut Service> {
+        if !self.services.contains_key(name) {
+            if self.services.len() >= MAX_SERVICES {
+                return None;
+            }
+            let roots = [self.add_node(), self.add_node()];
+            self.services.insert(name.into(), Service { roots, routes: 0, paths: HashSet::new() });
+        }
+        self.services.get_mut(name)
     }
 
     /// The child of `node` for `segment`; `None` if it has too many already.
@@ -115,7 +230,7 @@ impl Routes {
         if let Some((_, child)) = words.iter().find(|(word, _)| **word == *segment) {
             return Some(Word::Child(*child));
         }
-        if words.len() >= self.max_words || self.nodes.len() >= MAX_NODES {
+        if words.len() >= self.config.max_words || self.nodes.len() >= MAX_NODES {
             return None;
         }
         if !is_known {
@@ -239,117 +354,5 @@ fn is_version(segment: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-    use rstest::rstest;
-
-    use super::*;
-
-    fn routes(patterns: &[&str]) -> Routes {
-        let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        Routes::new(RouteConfig { patterns, ..RouteConfig::default() })
-    }
-
-    #[rstest]
-    #[case::root("/", "/")]
-    #[case::words("/api/users", "/api/users")]
-    #[case::trailing_slash("/api/users/", "/api/users/")]
-    #[case::number("/users/42", "/users/{id}")]
-    #[case::number_in_the_middle("/users/42/orders", "/users/{id}/orders")]
-    #[case::uuid("/u/4bf92f35-77b3-4da6-a3ce-929d0e0e4736", "/u/{id}")]
-    #[case::hash("/c/deadbee1", "/c/{id}")]
-    #[case::long_hash("/c/5f3a9c1b2d", "/c/{id}")]
-    #[case::hexadecimal_word("/facade/cafe", "/facade/cafe")]
-    #[case::date("/on/2024-01-05", "/on/{id}")]
-    #[case::time("/on/12:30", "/on/{id}")]
-    #[case::address("/host/10.0.0.1", "/host/{id}")]
-    #[case::e_mail("/of/ann@example.org", "/of/{id}")]
-    #[case::encoded("/q/caf%C3%A9", "/q/{id}")]
-    #[case::base64("/t/aGVsbG8gd29ybGQ=", "/t/{id}")]
-    #[case::random_letters("/t/aGvSbGqLdZwYbGqK", "/t/{id}")]
-    #[case::camel_case("/getUserProfileDetails", "/getUserProfileDetails")]
-    #[case::version("/v1/api/v2.1/v1beta1", "/v1/api/v2.1/v1beta1")]
-    #[case::words_with_digits("/oauth2/s3/mp4/i18n", "/oauth2/s3/mp4/i18n")]
-    #[case::name_with_number("/user12345", "/{id}")]
-    #[case::file("/static/app.js", "/static/app.js")]
-    #[case::hashed_file("/static/app.3f2a9c1b.js", "/static/{id}")]
-    #[case::verb("/models/llama:generate", "/models/llama:generate")]
-    #[case::slug("/posts/the-quick-brown-fox-jumps-over-the-lazy-dog", "/posts/{id}")]
-    #[case::not_ascii("/é", "/{id}")]
-    #[case::deep("/a/b/c/d/e/f/g/h/i/j/k/l", "/a/b/c/d/e/f/g/h/i/j/*")]
-    fn heuristic(#[case] path: &str, #[case] expected: &str) {
-        assert_eq!(routes(&[]).route("shop", Role::Server, path, true).as_deref(), Some(expected));
-    }
-
-    #[test]
-    fn a_target_that_is_no_path_has_no_route() {
-        assert_eq!(routes(&[]).route("shop", Role::Server, "nonsense", true), None);
-    }
-
-    #[rstest]
-    #[case::braces("/api/everything", Some("/api/{name}"))]
-    #[case::colon("/v1/foo/bar", Some("/v1/:x/bar"))]
-    #[case::star("/files/a/b/c", Some("/files/*"))]
-    #[case::star_takes_nothing_too("/files/", Some("/files/*"))]
-    #[case::too_short("/api/", None)]
-    #[case::too_long("/api/a/b", None)]
-    fn patterns(#[case] path: &str, #[case] expected: Option<&str>) {
-        let mut routes = routes(&["/api/{name}", "/v1/:x/bar", "/files/*"]);
-        let route = routes.route("shop", Role::Server, path, true);
-        assert_eq!(route.as_deref(), Some(expected.unwrap_or(path)));
-    }
-
-    #[test]
-    fn too_many_words_are_ids() {
-        let mut routes = routes(&[]);
-        let mut route = |path: &str| routes.route("shop", Role::Server, path, true).unwrap();
-        let word = |number: u8| format!("/users/{}{}", char::from(b'a' + number / 26), char::from(b'a' + number % 26));
-        for number in 0..32 {
-            assert_eq!(route(&word(number)), word(number));
-        }
-        assert_eq!(route(&word(33)), "/users/{id}");
-        assert_eq!(route(&word(3)), word(3), "what was a route stays one");
-        assert_eq!(route("/users/az/orders"), "/users/az/orders");
-        assert_eq!(route("/users/zz/orders"), "/users/{id}/orders");
-        assert_eq!(route("/orders/zz"), "/orders/zz", "other places have words of their own");
-    }
-
-    #[test]
-    fn services_and_roles_do_not_share_words() {
-        let mut routes = Routes::new(RouteConfig { max_words: 1, ..RouteConfig::default() });
-        let mut route = |service, role, path| routes.route(service, role, path, true).unwrap();
-        assert_eq!(route("shop", Role::Server, "/a"), "/a");
-        assert_eq!(route("shop", Role::Server, "/b"), "/{id}");
-        assert_eq!(route("shop", Role::Client, "/b"), "/b");
-        assert_eq!(route("stock", Role::Server, "/b"), "/b");
-    }
-
-    #[test]
-    fn unknown_paths_teach_nothing() {
-        let mut routes = routes(&[]);
-        assert_eq!(routes.route("shop", Role::Server, "/wp-admin", false), None);
-        assert_eq!(routes.route("shop", Role::Server, "/users/1", true).as_deref(), Some("/users/{id}"));
-        assert_eq!(routes.route("shop", Role::Server, "/users/2", false).as_deref(), Some("/users/{id}"));
-        assert_eq!(routes.route("shop", Role::Server, "/users/2/what", false), None);
-    }
-
-    proptest! {
-        #[test]
-        fn routes_are_few(paths in proptest::collection::vec("/[a-z]{1,3}/[a-z]{1,3}", 400)) {
-            let mut routes = Routes::new(RouteConfig { max_words: 3, ..RouteConfig::default() });
-            let distinct: HashSet<_> =
-                paths.iter().map(|path| routes.route("shop", Role::Server, path, true)).collect();
-            prop_assert!(distinct.len() <= 4 * 4);
-        }
-
-        #[test]
-        fn any_path_is_taken_and_keeps_its_route(path in "/[ -~]{0,60}") {
-            let mut routes = routes(&["/api/*"]);
-            let first = routes.route("shop", Role::Client, &path, true);
-            prop_assert!(first.is_some());
-            prop_assert_eq!(routes.route("shop", Role::Client, &path, true), first);
-        }
-    }
-}
+#[path = "route_tests.rs"]
+mod tests;

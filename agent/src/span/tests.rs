@@ -24,13 +24,19 @@ fn ids() -> Ids {
         trace_state: "a=1".into(),
         flags: 1,
         is_parent_remote: Some(true),
+        is_continued: false,
     }
 }
 
+fn process() -> Arc<Process> {
+    Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default(), sampler: None })
+}
+
 fn spans_with(config: SpanConfig, records: &[Record]) -> Vec<Span> {
-    let process = Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default() });
+    let process = process();
+    let keeps_headers = config.headers.wants_any();
     let mut builder = SpanBuilder::new(config, Clock::new(0, EPOCH_NS));
-    let mut decoder = Decoder::new(DecodeConfig::default());
+    let mut decoder = Decoder::new(DecodeConfig { keeps_headers, ..DecodeConfig::default() });
     let mut spans = Vec::new();
     let mut emit = |event: Event<'_>| {
         if let Event::Ended(exchange) = event {
@@ -394,7 +400,7 @@ fn progress_is_an_event() {
     }
     let mut exchange = exchanges.remove(0);
     exchange.progress.push(Progress { time_ns: 10_000 * MS, request_bytes: 1, response_bytes: 2, chunks: 3 });
-    let process = Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default() });
+    let process = process();
     let span = SpanBuilder::new(SpanConfig::default(), Clock::new(0, EPOCH_NS)).build(&exchange, ids(), &process).span;
     let [event] = span.events.as_slice() else { panic!("{:?}", span.events) };
     assert_eq!((event.name.as_str(), event.time_unix_nano), ("progress", EPOCH_NS + 10_000 * MS));
@@ -414,4 +420,77 @@ fn what_is_unknown_is_left_out() {
         assert_eq!(keys.map(|key| attribute(&span, key)), [None; 3]);
         assert_eq!(attribute(&span, "http.response.status_code"), Some(&Value::IntValue(200)));
     }
+}
+
+/// The captured headers of the only span, `request.NAME=…` and `response.NAME=…`.
+fn headers(wire: &Wire, request: &[&str], response: &[&str]) -> Vec<String> {
+    let patterns = |texts: &[&str]| texts.iter().map(|text| crate::discover::Pattern::glob(text).unwrap()).collect();
+    let headers = HeaderConfig { request: patterns(request), response: patterns(response), ..HeaderConfig::default() };
+    let [span] = spans_with(SpanConfig { headers, ..SpanConfig::default() }, &wire.records).try_into().unwrap();
+    let list = |attribute: &KeyValue| {
+        let name = attribute.key.strip_prefix("http.").filter(|key| key.contains(".header."))?;
+        let Some(Value::ArrayValue(list)) = &attribute.value.as_ref()?.value else { panic!("{attribute:?}") };
+        let text = |value: &AnyValue| match &value.value {
+            Some(Value::StringValue(text)) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        Some(format!("{}={}", name.replace("header.", ""), list.values.iter().map(text).collect::<Vec<_>>().join("|")))
+    };
+    span.attributes.iter().filter_map(list).collect()
+}
+
+#[rstest]
+#[case::nothing(&[], &[], &[])]
+#[case::of_requests(&["x-*"], &[], &["request.x-id=7", "request.x-tag=a|b:c"])]
+#[case::of_responses(&[], &["content-*", "set-cookie"], &["response.content-length=2", "response.set-cookie=REDACTED"])]
+#[case::both(&["host"], &["x-cache"], &["request.host=shop", "response.x-cache=HIT"])]
+fn headers_of_http1(#[case] request: &[&str], #[case] response: &[&str], #[case] expected: &[&str]) {
+    let mut wire = Wire::server(7);
+    wire.request(
+        b"GET http://shop/a:b HTTP/1.1\r\nHost: shop\r\nX-Id: 7\r\nx-tag: a\r\nbad line\r\nx-tag:b:c \r\n\r\n",
+    );
+    wire.response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Cache: HIT\r\nSet-Cookie: a=b\r\n\r\nx-no: header");
+    assert_eq!(headers(&wire, request, response), expected);
+}
+
+#[test]
+fn headers_that_come_in_pieces() {
+    let mut wire = Wire::server(7);
+    wire.request(b"GET / HTTP/1.1\r\nx-a: 1\r\n").request(b"x-b: 2\r\n\r\n");
+    wire.response(b"HTTP/1.1 200 OK\r\nx-c: 3\r\n").response(b"content-length: 0\r\nx-d: 4\r\n\r\n");
+    let expected = ["request.x-a=1", "request.x-b=2", "response.x-c=3", "response.x-d=4"];
+    assert_eq!(headers(&wire, &["x-*"], &["x-*"]), expected);
+}
+
+#[test]
+fn headers_of_http2() {
+    let field = |name: &str, value: &str| {
+        [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+    };
+    let frame = |block: Vec<u8>| [&[0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1][..], &block].concat();
+    let request = [vec![0x82, 0x86, 0x84], field("user-agent", "me"), field("x-id", "7"), field("x-bad", "a\nx-id:8")];
+    let mut wire = Wire::server(7);
+    wire.request(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), vec![0, 0, 0, 4, 0, 0, 0, 0, 0]].concat());
+    wire.request(&frame(request.concat()));
+    wire.response(&frame([vec![0x88], field("x-cache", "HIT")].concat()));
+    assert_eq!(
+        headers(&wire, &["x-*", "user-agent"], &["x-*"]),
+        ["request.user-agent=me", "request.x-id=7", "response.x-cache=HIT"]
+    );
+}
+
+#[test]
+fn a_configuration_can_change_and_routes_stay() {
+    let config = |max_words| SpanConfig {
+        routes: RouteConfig { max_words, ..RouteConfig::default() },
+        redact_query: false,
+        ..SpanConfig::default()
+    };
+    let mut builder = SpanBuilder::new(config(1), Clock::new(0, EPOCH_NS));
+    let route = |builder: &mut SpanBuilder, path| builder.routes.route("shop", Role::Server, path, true).unwrap();
+    assert_eq!(route(&mut builder, "/a"), "/a");
+    builder.set_config(SpanConfig { redact_query: true, ..config(1) });
+    assert_eq!(route(&mut builder, "/b"), "/{id}", "the word is still known");
+    builder.set_config(config(2));
+    assert_eq!(route(&mut builder, "/b"), "/b", "other rules begin anew");
 }

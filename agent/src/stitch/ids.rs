@@ -17,6 +17,8 @@ pub struct Ids {
     pub flags: u8,
     /// Whether the parent is a span of another process, where that is known.
     pub is_parent_remote: Option<bool>,
+    /// The trace began with somebody else's `traceparent`, here or above, so [`Self::flags`] are what its sender decided.
+    pub is_continued: bool,
 }
 
 /// Span id of the client span of the exchange at `key`.

@@ -259,6 +259,7 @@ impl Stitcher {
         server_ids.trace_id = client.trace_id;
         server_ids.trace_state.clone_from(&client.trace_state);
         server_ids.flags = client.flags;
+        server_ids.is_continued = client.is_continued;
         server_ids.parent_span_id = Some(client.span_id);
         server_ids.is_parent_remote = Some(true);
         self.unpaired.remove(&key);
@@ -300,6 +301,7 @@ impl Stitcher {
             flags: header.flags,
             // Whether a client's header comes from its own process or was passed on is not known.
             is_parent_remote: (origin.role == Role::Server).then_some(true),
+            is_continued: true,
         })
     }
 
@@ -312,6 +314,7 @@ impl Stitcher {
             trace_state: String::new(),
             flags: SAMPLED,
             is_parent_remote: None,
+            is_continued: false,
         }
     }
 

@@ -98,11 +98,13 @@ pub enum DropCause {
     Refused,
     /// The agent ended before the destination took it.
     Shutdown,
+    /// There were more in a second than the configuration allows.
+    RateLimit,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Rejected, Self::Refused, Self::Shutdown];
+    pub const ALL: [Self; 5] = [Self::QueueFull, Self::Rejected, Self::Refused, Self::Shutdown, Self::RateLimit];
 
     /// The value of the label `cause`.
     pub const fn name(self) -> &'static str {
@@ -111,6 +113,7 @@ impl DropCause {
             Self::Rejected => "rejected",
             Self::Refused => "refused",
             Self::Shutdown => "shutdown",
+            Self::RateLimit => "rate_limit",
         }
     }
 }
@@ -178,11 +181,14 @@ pub struct Telemetry {
     pub open_exchanges: Gauge,
     /// Responses that have run for ten seconds and are not over.
     pub open_streams: Gauge,
-    /// Exchanges of processes that are not observed, begun before all programs were attached, or that export telemetry.
+    /// Exchanges of processes that are not observed, begun before all programs were attached, that export telemetry, or
+    /// whose paths are ignored.
     pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
     /// Spans made.
     pub spans: Counter,
+    /// Requests of which no span was made because their traces are not sampled.
+    pub spans_sampled_out: Counter,
     /// Spans that the destination has taken.
     pub spans_exported: Counter,
     spans_dropped: Family<CauseLabel, Counter>,
@@ -221,6 +227,7 @@ impl Default for Telemetry {
             ignored_exchanges: Counter::default(),
             links: Family::default(),
             spans: Counter::default(),
+            spans_sampled_out: Counter::default(),
             spans_exported: Counter::default(),
             spans_dropped: Family::default(),
             queue_length: Gauge::default(),
@@ -322,13 +329,15 @@ impl Telemetry {
         agent.register("exchanges_begun", "Requests that the kernel programs saw begin", self.exchanges_begun.clone());
         agent.register("exchanges", "Requests seen in the records", self.exchanges.clone());
         agent.register("links", "Requests by how they found their place in a trace", self.links.clone());
-        let help =
-            "Requests of processes that are not observed, under way when the agent started, or that export telemetry";
+        let help = "Requests of processes that are not observed, under way when the agent started, that export telemetry, or \
+                    whose paths are ignored";
         agent.register("exchanges_ignored", help, self.ignored_exchanges.clone());
         agent.register("exchanges_open", "Requests under way", self.open_exchanges.clone());
         let help = "Responses that have run for ten seconds and are not over";
         agent.register("open_streams", help, self.open_streams.clone());
         agent.register("spans", "Spans made", self.spans.clone());
+        let help = "Requests of which no span was made because their traces are not sampled";
+        agent.register("spans_sampled_out", help, self.spans_sampled_out.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());
         agent.register("spans_dropped", "Spans that did not reach the destination", self.spans_dropped.clone());
         agent.register("export_queue_length", "Spans that wait to be sent", self.queue_length.clone());

@@ -13,6 +13,8 @@ use super::{
 
 /// Bytes of a request's fields that are kept.
 const TEXT_LIMIT: usize = 16 * 1024;
+/// Fields of a block that are kept for who wants to see headers.
+const OTHERS: usize = 64;
 /// What the content type of gRPC begins with.
 const GRPC: &[u8] = b"application/grpc";
 
@@ -52,6 +54,8 @@ pub(super) struct Fields {
     grpc_status: Header,
     traceparent: Vec<Option<Bytes>>,
     tracestate: Vec<Bytes>,
+    /// The names and values of those that are none of these.
+    others: Vec<(Bytes, Bytes)>,
     /// A name is not known, so it may be any.
     is_incomplete: bool,
 }
@@ -75,7 +79,13 @@ impl Fields {
             b"grpc-status" => self.grpc_status.set(value),
             b"traceparent" => self.traceparent.push(value),
             b"tracestate" => self.tracestate.extend(value),
-            _ => {}
+            _ => {
+                if let Some(value) = value
+                    && self.others.len() < OTHERS
+                {
+                    self.others.push((name, value));
+                }
+            }
         }
     }
 
@@ -89,8 +99,26 @@ impl Fields {
         number(self.grpc_status.value()?)
     }
 
-    /// The head of a request; `None` if its method is not known.
-    pub(super) fn request(&self) -> Option<RequestHead> {
+    /// An empty line, and one for each header as in HTTP/1.
+    fn lines(&self) -> String {
+        let own = [("host", &self.host), ("user-agent", &self.user_agent), ("content-type", &self.content_type)];
+        let own = own.into_iter().filter_map(|(name, header)| Some((name.as_bytes(), header.value()?)));
+        let traceparent = self.traceparent.iter().flatten().map(|value| (&b"traceparent"[..], &value[..]));
+        let tracestate = self.tracestate.iter().map(|value| (&b"tracestate"[..], &value[..]));
+        let others = self.others.iter().map(|(name, value)| (&name[..], &value[..]));
+        let mut lines = String::from("\n");
+        for (name, value) in own.chain(traceparent).chain(tracestate).chain(others) {
+            // A line's end within a line would make two of it.
+            if lines.len() + name.len() + value.len() < TEXT_LIMIT && !name.contains(&b'\n') && !value.contains(&b'\n')
+            {
+                lines.extend([&*text(name), ":", &*text(value), "\n"]);
+            }
+        }
+        lines
+    }
+
+    /// The head of a request, with all its headers if they are wanted; `None` if its method is not known.
+    pub(super) fn request(&self, keeps_headers: bool) -> Option<RequestHead> {
         let method = self.method.value()?;
         let mut text = Text::default();
         let method = text.add(method)?;
@@ -103,7 +131,7 @@ impl Fields {
         };
         let tracestate = self.tracestate.iter().filter_map(|value| text.add(value)).collect();
         let is_known = |header: &Header| matches!(header, Header::Value(_));
-        let method_text = method.text(&text.text);
+        let method_text = method.text(&text.text).to_owned();
         let target = match path.map(|path| (path, path.text(&text.text))) {
             Some((_, "*")) => Target::Asterisk,
             Some((path, whole)) => {
@@ -120,8 +148,13 @@ impl Fields {
             || matches!(target, Target::Unknown { .. })
             || self.traceparent.contains(&None)
             || text.is_full;
+        let headers_from = text.text.len();
+        if keeps_headers {
+            text.text.push_str(&self.lines());
+        }
         Some(RequestHead {
-            method: Method::from_text(method_text),
+            headers_from,
+            method: Method::from_text(&method_text),
             method_text: method,
             target,
             host,
@@ -136,10 +169,11 @@ impl Fields {
         })
     }
 
-    /// The head of a response; `None` if its status is not known.
-    pub(super) fn response(&self) -> Option<ResponseHead> {
+    /// The head of a response, with its headers if they are wanted; `None` if its status is not known.
+    pub(super) fn response(&self, keeps_headers: bool) -> Option<ResponseHead> {
         let status = self.status.value().filter(|value| value.len() == 3).and_then(number)?;
-        Some(ResponseHead::http2(u16::try_from(status).ok()?))
+        let text = keeps_headers.then(|| self.lines().into());
+        Some(ResponseHead::http2(u16::try_from(status).ok()?, text))
     }
 }
 

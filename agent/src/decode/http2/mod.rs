@@ -29,7 +29,6 @@ use flow::{Block, Flow, Item};
 use frames::Call;
 #[cfg(test)]
 pub(super) use frames::testing::told;
-use head::Fields;
 pub(super) use stream::StreamEnd;
 use stream::{Moment, Stream};
 
@@ -247,7 +246,7 @@ impl Streams {
             out.counters.begin_missing += u64::from((id - self.newest) / 2 - 1);
         }
         self.newest = id;
-        let head = fields.as_ref().ok().and_then(Fields::request);
+        let head = fields.as_ref().ok().and_then(|fields| fields.request(out.keeps_headers));
         if self.is_guess && head.is_none() {
             self.is_refused = true;
             out.counters.http2_refused += 1;

@@ -123,7 +123,7 @@ impl Stream {
             self.is_block_missing = true;
             return self.moved(at);
         };
-        let head = fields.response();
+        let head = fields.response(out.keeps_headers);
         if head.as_ref().is_some_and(ResponseHead::is_interim) {
             return;
         }

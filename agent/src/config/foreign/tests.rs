@@ -1,0 +1,332 @@
+use insta::assert_snapshot;
+use rstest::rstest;
+
+use super::*;
+
+const BEYLA: &str = include_str!("fixtures/beyla.yaml");
+const BLOCK: &str = include_str!("fixtures/block.alloy");
+const ALLOY: &str = include_str!("fixtures/alloy.alloy");
+
+fn of(text: &str, name: &str) -> Result<Config, String> {
+    file::of_text(text, Path::new(name), &|name| Some(format!("${name}"))).map_err(|error| error.to_string())
+}
+
+/// What differs from the defaults, and what is said.
+fn shown(config: &Config) -> String {
+    let default = Config::default().to_yaml();
+    let (mut all, mut path): (String, Vec<&str>) = (String::new(), Vec::new());
+    let yaml = config.to_yaml();
+    for line in yaml.lines() {
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        path.truncate(depth);
+        path.push(line);
+        let is_of_sections = ["discovery:", "routes:", "spans:", "export:", "telemetry:"].contains(&path[0]);
+        if !default.lines().any(|other| other == line) && (is_of_sections || depth == 0) {
+            all += &path.iter().map(|part| part.trim()).collect::<Vec<_>>().join(" ");
+            all.push('\n');
+        }
+    }
+    for warning in &config.warnings {
+        all.extend(["! ", warning, "\n"]);
+    }
+    all
+}
+
+#[test]
+fn the_sample_of_beyla() {
+    assert_snapshot!(shown(&of(BEYLA, "beyla.yaml").unwrap()), @r#"
+    listen: 0.0.0.0:9090
+    export: endpoint: http://tempo:4318
+    export: protocol: http/protobuf
+    discovery: instrument:
+    discovery: - k8s_namespace: "{frigate,ollama,immich,ntfy}"
+    discovery: - open_ports: "11434"
+    discovery: - open_ports: "11434" sampler:
+    discovery: - open_ports: "11434" sampler: name: parentbased_traceidratio
+    discovery: - open_ports: "11434" sampler: ratio: 0.1
+    discovery: - open_ports: "11434" exports:
+    discovery: - open_ports: "11434" - traces
+    discovery: - open_ports: "11434" - metrics
+    discovery: exclude_instrument:
+    discovery: - k8s_container_name: istio-proxy
+    discovery: - k8s_namespace: "{kube-system,kube-node-lease,local-path-storage,grafana-alloy,cert-manager,monitoring,gke-*}"
+    spans: sampling: sampler: always_on
+    spans: sampling: keep_errors: false
+    routes: patterns:
+    routes: - /api/{id}
+    routes: - /v1/:x
+    routes: ignored_patterns:
+    routes: - /healthz
+    routes: - /metrics
+    routes: - /internal/*
+    routes: ignore_mode: traces
+    routes: wildcard_char: "*"
+    routes: max_words: 10
+    ! beyla.yaml:15: ebpf.high_request_volume: not needed: losses are counted by cause in `coati_agent_losses_total`
+    ! beyla.yaml:16: ebpf.wakeup_len: not needed: losses are counted by cause in `coati_agent_losses_total`
+    ! beyla.yaml:17: ebpf.buffer_sizes: not needed: the first 1 KiB of every head and the ends of models' answers are copied
+    ! beyla.yaml:18: ebpf.payload_extraction: not needed: requests to models are recognised by themselves, from the ends of their bodies
+    ! beyla.yaml:20: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
+    ! beyla.yaml:22: attributes.select.http_server_request_duration: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:23: attributes.select.traces.include: not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others
+    ! beyla.yaml:24: attributes.rename_unresolved_hosts: not supported: addresses stay as they are
+    ! beyla.yaml:31: filter.network: not supported: flows are not counted
+    ! beyla.yaml:32: name_resolver: not supported: servers are called as their clients call them (`Host`)
+    ! beyla.yaml:33: metrics: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:34: prometheus_export.ttl: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:35: otel_traces_export.instrumentations: only HTTP and gRPC are observed, not sql, redis, kafka, mqtt
+    ! beyla.yaml:36: otel_metrics_export.endpoint: not used: the agent sends its metrics by OTLP gRPC only, so give `telemetry.otlp_metrics.endpoint` port 4317; coati-backend makes metrics of spans
+    ! beyla.yaml:36: otel_metrics_export.histogram_aggregation: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:37: internal_metrics.prometheus.port: all metrics of the agent are on one port: `listen`
+    ! beyla.yaml:37: internal_metrics.prometheus.path: not supported: the path is `/metrics`
+    ! beyla.yaml:38: network: not supported: flows are not counted; use Cilium's Hubble or Beyla's network mode
+    "#);
+}
+
+#[test]
+fn the_sample_block_of_alloy() {
+    assert_snapshot!(shown(&of(BLOCK, "block.alloy").unwrap()), @r#"
+    discovery: services:
+    discovery: - k8s_namespace: frigate|ollama|immich|ntfy
+    discovery: - k8s_namespace: frigate|ollama|immich|ntfy sampler:
+    discovery: - k8s_namespace: frigate|ollama|immich|ntfy sampler: name: traceidratio
+    discovery: - k8s_namespace: frigate|ollama|immich|ntfy sampler: ratio: 0.1
+    discovery: exclude_services:
+    discovery: - exe_path: .*alloy.*
+    discovery: - k8s_namespace: "{kube-system,kube-node-lease,local-path-storage,grafana-alloy,cert-manager,monitoring,gke-*}"
+    spans: sampling: sampler: always_on
+    spans: sampling: keep_errors: false
+    routes: patterns:
+    routes: - /api/{id}
+    routes: ignored_patterns:
+    routes: - /metrics
+    routes: - /health
+    routes: ignore_mode: traces
+    routes: wildcard_char: "*"
+    ! block.alloy:2: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
+    ! block.alloy:2: attributes.select.http_*: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! block.alloy:6: discovery.survey: not supported: without rules every process is observed
+    ! block.alloy:8: ebpf.context_propagation: not supported: nothing is put into requests; traces are linked by TCP positions and headers that are there
+    ! block.alloy:8: ebpf.http_request_timeout: not supported: a request is over when its answer or its connection is
+    ! block.alloy:11: metrics: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! block.alloy:13: output.traces: `otelcol.processor.batch.default.input` is not in this file: set `export.endpoint` to where it sends
+    "#);
+}
+
+#[test]
+fn a_whole_file_of_alloy() {
+    assert_snapshot!(shown(&of(ALLOY, "node.alloy").unwrap()), @r#"
+    export: endpoint: http://tempo.tracing:4317
+    export: protocol: grpc
+    export: headers:
+    export: headers: X-Scope-OrgID: home
+    export: batch_spans: 512
+    export: batch_delay: 1500ms
+    discovery: services:
+    discovery: - exe_path: ntfy|immich
+    discovery: - exe_path: ntfy|immich k8s_namespace: ^home$
+    discovery: - exe_path: ntfy|immich k8s_pod_labels:
+    discovery: - exe_path: ntfy|immich k8s_pod_labels: app: photos.*
+    discovery: - open_ports: "11434"
+    discovery: - open_ports: "11434" sampler:
+    discovery: - open_ports: "11434" sampler: name: parentbased_traceidratio
+    discovery: - open_ports: "11434" sampler: ratio: 0.25
+    discovery: - open_ports: 8080-8089
+    discovery: exclude_services:
+    discovery: - exe_path: .*alloy.*
+    discovery: - k8s_namespace: "{kube-system,kube-node-lease,local-path-storage,grafana-alloy,cert-manager,monitoring,gke-*}"
+    spans: attributes: exclude:
+    spans: attributes: - url_query
+    routes: patterns:
+    routes: - /api/{id}
+    routes: ignored_patterns:
+    routes: - /metrics
+    routes: - /health
+    routes: unmatched: wildcard
+    routes: wildcard_char: "*"
+    ! node.alloy:18: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
+    ! node.alloy:78: otelcol.exporter.otlp.tempo.input.sending_queue: not used: see `export.queue_spans`
+    ! node.alloy:83: otelcol.exporter.otlphttp.cloud.input: a second exporter is not used: spans go to one endpoint
+    "#);
+}
+
+#[rstest]
+#[case::ours("listen: 127.0.0.1:1\nprint: text", false)]
+#[case::shared("log_level: info\ndiscovery: {}\nroutes: {}", false)]
+#[case::beyla("ebpf: {}", true)]
+#[case::target("open_port: 80", true)]
+#[case::executable("executable_name: x", true)]
+#[case::export("otel_traces_export: {}", true)]
+#[case::both("ebpf: {}\nexport: {}", false)]
+#[case::a_list("- ebpf", false)]
+#[case::empty("", false)]
+fn files_are_told_apart(#[case] text: &str, #[case] expected: bool) {
+    assert_eq!(is_beyla(text, Path::new("b.yaml")).unwrap(), expected);
+}
+
+#[rstest]
+#[case::level(
+    "trace_printer: text\nlog_level: loud",
+    "b.yaml:2: log_level: expected `error`, `warn`, `info`, `debug` or `trace`, found `loud`"
+)]
+#[case::pattern(
+    "ebpf: {}\ndiscovery:\n  services:\n    - exe_path: a\n    - exe_path_regexp: '(b'\n",
+    "b.yaml:5: discovery.services[1].exe_path_regexp: expected a regular expression such as `nginx`, `/python3?$` or \
+     `ollama|immich`, found `(b`"
+)]
+#[case::label(
+    "ebpf: {}\ndiscovery:\n  instrument:\n    - k8s_pod_labels:\n        app: 'a{'\n",
+    "b.yaml:5: discovery.instrument[0].k8s_pod_labels: expected a shell pattern such as `nginx`"
+)]
+#[case::no_yaml("open_port: 1\nebpf: [\n", "b.yaml:")]
+#[case::port("open_port: http", "b.yaml:1: open_port: expected ports such as")]
+#[case::endpoint(
+    "otel_traces_export:\n  endpoint: tempo:4317\n",
+    "b.yaml:2: otel_traces_export.endpoint: expected an address"
+)]
+#[case::time(
+    "otel_traces_export: {batch_timeout: 5}",
+    "b.yaml:1: otel_traces_export.batch_timeout: expected a time with a unit"
+)]
+#[case::sampler(
+    "otel_traces_export:\n  sampler:\n    name: magic\n",
+    "b.yaml:3: otel_traces_export.sampler.name: expected `always_on`"
+)]
+fn mistakes_are_named_as_they_are_written(#[case] text: &str, #[case] expected: &str) {
+    let error = of(text, "b.yaml").unwrap_err();
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[rstest]
+#[case::unknown("ebpf: {new_thing: 1}", "b.yaml:1: ebpf.new_thing: no such key of Beyla is known, so it is ignored")]
+#[case::unknown_at_the_top(
+    "ebpf: {}\nnew_thing: 1",
+    "b.yaml:2: new_thing: no such key of Beyla is known, so it is ignored"
+)]
+#[case::unknown_condition(
+    "ebpf: {}\ndiscovery: {instrument: [{exe_path: a, k8s_zone: b}]}",
+    "b.yaml:2: discovery.instrument[0].k8s_zone: no such condition is known, so the rule is used without it"
+)]
+#[case::only_metrics(
+    "ebpf: {}\ndiscovery: {instrument: [{exe_path: a, exports: [metrics]}]}",
+    "b.yaml:2: discovery.instrument[0].exports: metrics are made of spans by coati-backend, so these processes are not \
+     observed at all: add `traces`"
+)]
+#[case::injection(
+    "ebpf: {context_propagation: all}",
+    "b.yaml:1: ebpf.context_propagation: not supported: nothing is put into"
+)]
+#[case::whole_subtree(
+    "network: {enable: true, cidrs: [10.0.0.0/8]}",
+    "b.yaml:1: network: not supported: flows are not counted"
+)]
+#[case::printer("trace_printer: counter", "b.yaml:1: trace_printer: `counter` is not supported")]
+#[case::name("service_name: a", "b.yaml:1: service_name: names the one service that is observed")]
+#[case::filter(
+    "filter: {application: {server_port: {match: '80'}}}",
+    "b.yaml:1: filter.application.server_port.match: not supported"
+)]
+#[case::path(
+    "otel_traces_export: {endpoint: 'http://gw:4318/own'}",
+    "b.yaml:1: otel_traces_export.endpoint: `/v1/traces` is added"
+)]
+#[case::no_section("ebpf: {}\nroutes: 7", "b.yaml:2: routes: expected a section, so it is ignored")]
+#[case::no_rule("ebpf: {}\ndiscovery: {services: [nginx]}", "b.yaml:2: discovery.services[0]: expected a section")]
+#[case::no_sampler(
+    "ebpf: {}\notel_traces_export: {sampler: always_on}",
+    "b.yaml:2: otel_traces_export.sampler: expected a section"
+)]
+#[case::variable("open_port: ${}80", "b.yaml:1: the variable  is not set")]
+fn what_is_not_supported_is_said(#[case] text: &str, #[case] expected: &str) {
+    let config = file::of_text(text, Path::new("b.yaml"), &|_| None).unwrap();
+    let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    assert!(warning.starts_with(expected), "{warning}");
+}
+
+#[rstest]
+#[case::same("ebpf: {track_request_headers: true, context_propagation: disabled}", "")]
+#[case::single_target("open_port: 80\nexecutable_name: ng.*x", "- exe_path: ng.*x\n    open_ports: \"80\"\n")]
+#[case::single_target_and_rules(
+    "open_port: 80\nservice_name: a\ndiscovery: {services: [{exe_path: b}]}",
+    "services:\n  - exe_path: b\n  - name: a\n    open_ports: \"80\"\n"
+)]
+#[case::ports("open_port: 80,8000-8999", "open_ports: 80,8000-8999")]
+#[case::grpc("otel_traces_export: {endpoint: 'http://t:14317'}", "protocol: grpc")]
+#[case::guessed("otel_traces_export: {endpoint: 'http://t:80'}", "protocol: http/protobuf")]
+#[case::said("otel_traces_export: {protocol: grpc, endpoint: 'http://t:80'}", "protocol: grpc")]
+#[case::said_below("otel_traces_export: {endpoint: 'http://t:80', protocol: grpc}", "protocol: grpc")]
+#[case::delay("otel_traces_export: {batch_timeout: 1m0.5s}", "batch_delay: 60500ms")]
+#[case::left_out("ebpf: {}", "k8s_namespace: \"{kube-system,")]
+#[case::nothing_left_out("ebpf: {}\ndiscovery: {default_exclude_instrument: []}", "default_exclude_instrument: []")]
+#[case::ids("ebpf: {}", "wildcard_char: \"*\"")]
+#[case::words("ebpf: {}\nroutes: {max_path_segment_cardinality: 10}", "max_words: 10")]
+#[case::own_metrics("otel_metrics_export: {endpoint: 'http://m:4317', interval: 30s}", "interval: 30s")]
+#[case::filter("filter: {application: {url_path: {not_match: '/internal/*'}}}", "ignored_patterns:\n  - /internal/*\n")]
+#[case::filter_and_routes(
+    "routes: {ignored_patterns: [/a]}\nfilter: {application: {url.path: {not_match: /b}}}",
+    "ignored_patterns:\n  - /a\n  - /b\n"
+)]
+#[case::excluded_attributes("attributes: {select: {traces: {exclude: [url_query]}}}", "exclude:\n    - url_query\n")]
+fn translations(#[case] text: &str, #[case] expected: &str) {
+    let yaml = of(text, "b.yaml").unwrap().to_yaml();
+    assert!(yaml.contains(expected), "{yaml}");
+}
+
+#[rstest]
+#[case("1s", Some(1000))]
+#[case("1m30s", Some(90_000))]
+#[case("1.5h", Some(5_400_000))]
+#[case("250ms", Some(250))]
+#[case("10us", Some(1))]
+#[case("5", None)]
+#[case("s", None)]
+#[case("5d", None)]
+#[case("1s5", None)]
+#[case("-1s", None)]
+#[case("1e400s", None)]
+fn times_of_go(#[case] text: &str, #[case] ms: Option<u64>) {
+    assert_eq!(beyla::duration(text), ms.map(std::time::Duration::from_millis));
+}
+
+#[rstest]
+#[case::no_block("a {}", "x.alloy:1: expected a block `beyla.ebpf`")]
+#[case::syntax("a {\n  b = \n}", "x.alloy:3: expected a value")]
+#[case::value(
+    "beyla.ebpf \"a\" {\n  discovery {\n    services {\n      exe_path = \"(\"\n    }\n  }\n}",
+    "x.alloy:4: discovery.services[0].exe_path: expected a regular expression"
+)]
+fn mistakes_in_alloy_are_named(#[case] text: &str, #[case] expected: &str) {
+    let error = of(text, "x.alloy").unwrap_err();
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn every_known_key_has_its_section() {
+    for (key, _) in beyla::KEYS {
+        if let Some((section, _)) = key.rsplit_once('.') {
+            let is_section = |(name, meaning): &(&str, beyla::Meaning)| {
+                *name == section && matches!(meaning, beyla::Meaning::Section)
+            };
+            assert!(beyla::KEYS.iter().any(is_section), "{key}");
+        }
+        assert_eq!(beyla::KEYS.iter().filter(|(name, _)| name == key).count(), 1, "{key}");
+    }
+}
+
+#[test]
+fn takes_every_prefix() {
+    for (text, name) in [(BEYLA, "b.yaml"), (ALLOY, "a.alloy"), (BLOCK, "b.alloy")] {
+        for length in (0..=text.len()).filter(|length| text.is_char_boundary(*length)) {
+            if let Err(error) = of(text.get(..length).unwrap(), name) {
+                assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn takes_any_yaml(text in "[a-z_:{}\\[\\] \n,0-9'*-]{0,80}") {
+        crate::config::translate_any(&format!("ebpf: {{}}\n{text}"), "b.yaml");
+    }
+}
