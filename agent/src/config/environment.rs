@@ -11,8 +11,20 @@ use crate::discover::Ports;
 /// Applies the variables that are set and not empty.
 pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     let environment = Environment { variable };
-    let Config { log_level, listen, hooks, print, kernel_debug, export, discovery, spans, routes: _, gpu, telemetry } =
-        config;
+    let Config {
+        log_level,
+        listen,
+        hooks,
+        print,
+        kernel_debug,
+        export,
+        discovery,
+        spans,
+        routes: _,
+        gpu,
+        kubernetes,
+        telemetry,
+    } = config;
 
     environment.set(log_level, &["COATI_AGENT_LOG_LEVEL", "OTEL_EBPF_LOG_LEVEL", "BEYLA_LOG_LEVEL"])?;
     environment.set(listen, &["COATI_AGENT_LISTEN"])?;
@@ -69,6 +81,8 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut gpu.idle_interval, &["COATI_AGENT_GPU_IDLE_INTERVAL"])?;
     environment.set(&mut gpu.dcgm_names, &["COATI_AGENT_GPU_DCGM_NAMES"])?;
 
+    kubernetes.apply(&environment)?;
+
     let metrics = &mut telemetry.otlp_metrics;
     if let Some(endpoint) = environment.get(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])? {
         metrics.endpoint = Some(endpoint);
@@ -81,13 +95,14 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     Ok(())
 }
 
-struct Environment<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
+/// Where variables come from.
+pub(super) struct Environment<'a> {
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Environment<'_> {
     /// The value of the first of these variables that is set.
-    fn get<T: Value>(&self, names: &[&str]) -> Result<Option<T>, ConfigError> {
+    pub(super) fn get<T: Value>(&self, names: &[&str]) -> Result<Option<T>, ConfigError> {
         // OpenTelemetry wants an empty variable to be one that is not set.
         let set = names.iter().find_map(|name| Some((name, (self.variable)(name).filter(|text| !text.is_empty())?)));
         let Some((name, text)) = set else { return Ok(None) };
@@ -99,7 +114,8 @@ impl Environment<'_> {
         Ok(Some(value))
     }
 
-    fn set<T: Value>(&self, target: &mut T, names: &[&str]) -> Result<(), ConfigError> {
+    /// Sets `target` to it, if there is one.
+    pub(super) fn set<T: Value>(&self, target: &mut T, names: &[&str]) -> Result<(), ConfigError> {
         if let Some(value) = self.get(names)? {
             *target = value;
         }

@@ -6,6 +6,7 @@
 mod environment;
 mod error;
 mod file;
+mod kubernetes;
 mod value;
 
 use std::{
@@ -19,6 +20,7 @@ use globset::GlobMatcher;
 use serde::Deserialize;
 
 pub use error::ConfigError;
+pub use kubernetes::KubernetesSection;
 use value::Value;
 
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
     export::{Compression, Protocol, Settings},
     gpu::GpuConfig,
     kernel::features::HookSet,
+    kubernetes::KubernetesConfig,
     print::Format,
     span::{RouteConfig, SpanConfig},
     telemetry::{OtlpMetricsSettings, Server},
@@ -60,6 +63,8 @@ pub struct Config {
     pub routes: RoutesConfig,
     /// How GPUs are looked at.
     pub gpu: GpuSection,
+    /// How Kubernetes is asked.
+    pub kubernetes: KubernetesSection,
     /// What the agent tells of itself.
     pub telemetry: TelemetryConfig,
 }
@@ -77,6 +82,7 @@ impl Default for Config {
             spans: SpansConfig::default(),
             routes: RoutesConfig::default(),
             gpu: GpuSection::default(),
+            kubernetes: KubernetesSection::default(),
             telemetry: TelemetryConfig::default(),
         }
     }
@@ -367,6 +373,11 @@ impl Config {
     pub fn gpu_config(&self) -> GpuConfig {
         let GpuSection { enabled, library, interval, idle_interval, dcgm_names } = self.gpu.clone();
         GpuConfig { enabled, library, interval, idle_interval, dcgm_names }
+    }
+
+    /// How Kubernetes is asked.
+    pub fn kubernetes_config(&self) -> KubernetesConfig {
+        self.kubernetes.config()
     }
 
     /// Which processes are observed.

@@ -34,6 +34,7 @@ fn the_example_file_has_every_key_and_its_default() {
     assert!(everything.export.endpoint.is_some() && !everything.export.headers.is_empty());
     assert!(everything.telemetry.otlp_metrics.endpoint.is_some());
     assert!(everything.gpu.library.is_some());
+    assert!(everything.kubernetes.node_name.is_some() && everything.kubernetes.cluster_name.is_some());
     let [rule] = &everything.discovery.include[..] else { panic!("{everything:?}") };
     assert!(rule.exe_path.is_some() && rule.open_ports.is_some());
     assert_eq!(everything.discovery.exclude.len(), 1);
@@ -43,7 +44,7 @@ fn the_example_file_has_every_key_and_its_default() {
 }
 
 /// The names of the fields. A new one breaks the patterns, so that it is not forgotten here.
-fn keys(config: &Config) -> [&'static str; 33] {
+fn keys(config: &Config) -> [&'static str; 37] {
     let Config {
         log_level: _,
         listen: _,
@@ -55,6 +56,7 @@ fn keys(config: &Config) -> [&'static str; 33] {
         spans: SpansConfig { redact_query: _ },
         routes: RoutesConfig { patterns: _, max_words: _ },
         gpu: GpuSection { enabled: _, library: _, interval: _, idle_interval: _, dcgm_names: _ },
+        kubernetes: KubernetesSection { enabled: _, node_name: _, cluster_name: _, pod_resources: _ },
         telemetry,
     } = config;
     let ExportConfig {
@@ -99,6 +101,10 @@ fn keys(config: &Config) -> [&'static str; 33] {
         "library",
         "idle_interval",
         "dcgm_names",
+        "kubernetes",
+        "node_name",
+        "cluster_name",
+        "pod_resources",
         "telemetry",
         "otlp_metrics",
         "enabled",
@@ -110,7 +116,7 @@ fn keys(config: &Config) -> [&'static str; 33] {
 #[case::unknown_key(
     "listen: 127.0.0.1:1\nlog_levl: info\n",
     "agent.yaml:2: log_levl: unknown field `log_levl`, expected one of log_level, listen, hooks, print, kernel_debug, \
-     export, discovery, spans, routes, gpu, telemetry"
+     export, discovery, spans, routes, gpu, kubernetes, telemetry"
 )]
 #[case::unknown_key_in_a_section(
     "export:\n  endpoint: http://x:1\n  queue: 5\n",

@@ -11,7 +11,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
@@ -29,12 +29,13 @@ pub use route::{RouteConfig, Routes};
 use crate::{
     decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
     discover::Process,
+    kubernetes::Kubernetes,
     stitch::Ids,
 };
 use address::Authority;
 
 /// Attributes that a span has at most, so that their vector grows only once.
-const ATTRIBUTES: usize = 24;
+const ATTRIBUTES: usize = 26;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -66,12 +67,20 @@ pub struct SpanBuilder {
     redact_query: bool,
     routes: Routes,
     clock: Clock,
+    kubernetes: Option<Kubernetes>,
 }
 
 impl SpanBuilder {
     /// A builder that has seen no paths yet.
     pub fn new(config: SpanConfig, clock: Clock) -> Self {
-        Self { redact_query: config.redact_query, routes: Routes::new(config.routes), clock }
+        Self { redact_query: config.redact_query, routes: Routes::new(config.routes), clock, kubernetes: None }
+    }
+
+    /// Names peers and servers that Kubernetes knows by their address.
+    #[must_use]
+    pub fn naming_peers(mut self, kubernetes: Option<Kubernetes>) -> Self {
+        self.kubernetes = kubernetes;
+        self
     }
 
     /// Sets what the kernel's clock means; to be called now and then, as wall clocks are corrected.
@@ -173,11 +182,12 @@ impl SpanBuilder {
                 origin.remote
             }
         };
-        match host {
-            Some(host) => attributes.text(key::SERVER_ADDRESS, host.name),
-            None => attributes.text(key::SERVER_ADDRESS, address::text(server.ip())),
-        }
+        attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
         attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
+        if let Some(peer) = self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())) {
+            attributes.text(key::SERVICE_PEER_NAME, &*peer.name);
+            attributes.text(key::SERVICE_PEER_NAMESPACE, &*peer.namespace);
+        }
         if let Some(version) = request.version {
             attributes.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
         }
@@ -208,6 +218,19 @@ impl SpanBuilder {
             attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
         }
         attributes.0
+    }
+
+    /// The name by which the server was asked for; if it was an address, or nothing, what Kubernetes calls that address.
+    fn server_address(&self, host: Option<Authority<'_>>, server: IpAddr) -> String {
+        let address = match host {
+            Some(host) => host.name.parse().ok(),
+            None => Some(server),
+        };
+        match (address.and_then(|address| self.kubernetes.as_ref()?.peer(address)), host) {
+            (Some(peer), _) => peer.name.to_string(),
+            (None, Some(host)) => host.name.to_owned(),
+            (None, None) => address::text(server),
+        }
     }
 
     /// How far a long response had come.
