@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod gpu;
 pub mod inference;
 pub mod kernel;
+pub mod kubernetes;
 pub mod pipeline;
 pub mod print;
 pub mod span;

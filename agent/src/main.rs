@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if matches!(error.downcast_ref(), Some(PipelineError::Export(_))) => {
+        Err(error) if matches!(error.downcast_ref(), Some(PipelineError::Export(_) | PipelineError::Kubernetes(_))) => {
             fail(&error, WRONG_CONFIGURATION)
         }
         Err(error) => fail(&error, 1),
@@ -67,6 +67,8 @@ fn log(config: &Config) -> anyhow::Result<()> {
     let level = Level::from(config.log_level);
     // Libraries tell a lot at `debug` that is about them and not about the node.
     let mut targets = Targets::new().with_default(level.min(Level::WARN)).with_target("coati_agent", level);
+    // It warns of every answer that refuses something; the agent says so once.
+    targets = targets.with_target("kube_runtime", LevelFilter::ERROR).with_target("kube_client", LevelFilter::ERROR);
     if config.kernel_debug {
         targets = targets.with_target("coati_agent_ebpf", LevelFilter::TRACE);
     }

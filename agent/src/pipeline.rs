@@ -3,7 +3,7 @@
 //! ```text
 //! thread `capture`:  Source → Stages: decode → stitch → (discover) → span → (gpu) → print, queue
 //! thread `gpu`:      NVML → samples
-//! tokio (main):      queue → export · /metrics · the agent's own metrics · signals
+//! tokio (main):      queue → export · Kubernetes → names · /metrics · the agent's own metrics · signals
 //! ```
 //!
 //! The end is ordered: the capture thread takes what the kernel still has, ends what is open and drops the queue; the
@@ -38,6 +38,7 @@ use crate::{
     ebpf::{LoadError, Options, Programs},
     export::{ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
+    kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     print::Printer,
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, StitchConfig, Stitcher},
@@ -50,6 +51,10 @@ pub use stages::{Out, Stages};
 const END_WITHIN: Duration = Duration::from_millis(4300);
 /// What of it is left for all that comes after the last span.
 const AFTER_EXPORT: Duration = Duration::from_millis(500);
+
+/// How long the capture waits for the names of the node's pods, so that not the first spans of every process have another
+/// one; it begins without them then.
+const NAMES_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the capture thread waits for the first record.
 const WAIT: Duration = Duration::from_millis(20);
@@ -80,6 +85,9 @@ pub enum PipelineError {
     /// GPUs cannot be looked at.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// Kubernetes cannot be asked, but is to be.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// No thread, or no runtime.
     #[error("cannot start")]
     Start(#[source] io::Error),
@@ -114,8 +122,17 @@ async fn run_until_signal(
     let host = Host::of(&tree);
     let gpu_config = config.gpu_config();
     let gpu = gpu_config.enabled.then(|| Gpu::start(&gpu_config, tree.clone())).transpose()?;
+    let kubernetes_config = config.kubernetes_config();
+    let kubernetes = Kubernetes::start(&kubernetes_config).await?;
+    if let Some(kubernetes) = &kubernetes {
+        server.add(KubernetesMetrics(kubernetes.clone()));
+        kubernetes.listed(NAMES_WITHIN).await;
+    }
     if let Some(gpu) = &gpu {
-        server.add(GpuMetrics::new(gpu, host.name()));
+        server.add(GpuMetrics::new(gpu, host.name()).in_pods(kubernetes.clone()));
+        if let Some(kubernetes) = &kubernetes {
+            kubernetes.follow_gpus(kubernetes_config.pod_resources, gpu.is_there());
+        }
     }
     let own_metrics = config
         .otlp_metrics(host.name().map(str::to_owned))
@@ -129,8 +146,9 @@ async fn run_until_signal(
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, mut capture_ended) = oneshot::channel();
+    let stopped = Arc::clone(&stop);
     let capture =
-        CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, reloads, stop: Arc::clone(&stop) };
+        CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, kubernetes, reloads, stop: stopped };
     thread::Builder::new()
         .name("capture".to_owned())
         .spawn(move || {
@@ -191,13 +209,14 @@ struct CaptureThread {
     queue: SpanQueue,
     telemetry: Telemetry,
     gpu: Option<Gpu>,
+    kubernetes: Option<Kubernetes>,
     reloads: Receiver<Reload>,
     stop: Arc<AtomicBool>,
 }
 
 impl CaptureThread {
     fn run(self) -> Result<(), PipelineError> {
-        let Self { config, tree, queue, telemetry, gpu, reloads, stop } = self;
+        let Self { config, tree, queue, telemetry, gpu, kubernetes, reloads, stop } = self;
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
         let options = Options { skip, hooks: config.hooks.into(), debug: config.kernel_debug, ..Options::default() };
         let mut source = Capture::new(Programs::load(&options)?);
@@ -211,8 +230,8 @@ impl CaptureThread {
         let mut stages = Stages::new(
             Decoder::new(decoding),
             Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
-            Processes::new(tree, config.selection()),
-            SpanBuilder::new(spans, clock()),
+            Processes::new(tree, config.selection()).in_pods(kubernetes.clone()),
+            SpanBuilder::new(spans, clock()).naming_peers(kubernetes),
             GpuSpans::new(gpu),
             Out { queue, printer, telemetry },
             since_ns,

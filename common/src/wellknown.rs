@@ -8,6 +8,8 @@ pub mod resource {
     pub const SERVICE_NAME: &str = "service.name";
     /// Namespace of the service.
     pub const SERVICE_NAMESPACE: &str = "service.namespace";
+    /// Version of the service.
+    pub const SERVICE_VERSION: &str = "service.version";
     /// One instance of the service.
     pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
     /// Language of the process.
@@ -32,6 +34,36 @@ pub mod resource {
     pub const PROCESS_COMMAND: &str = "process.command";
     /// Id of the container, 64 hexadecimal digits.
     pub const CONTAINER_ID: &str = "container.id";
+    /// Name of the cluster, as configured.
+    pub const K8S_CLUSTER_NAME: &str = "k8s.cluster.name";
+    /// Name of the node in Kubernetes.
+    pub const K8S_NODE_NAME: &str = "k8s.node.name";
+    /// Namespace of the pod.
+    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    /// Name of the pod.
+    pub const K8S_POD_NAME: &str = "k8s.pod.name";
+    /// Uid of the pod.
+    pub const K8S_POD_UID: &str = "k8s.pod.uid";
+    /// When the kubelet took the pod on, RFC 3339.
+    pub const K8S_POD_START_TIME: &str = "k8s.pod.start_time";
+    /// Name of the container in the pod.
+    pub const K8S_CONTAINER_NAME: &str = "k8s.container.name";
+    /// Deployment of the pod.
+    pub const K8S_DEPLOYMENT_NAME: &str = "k8s.deployment.name";
+    /// Replica set of the pod.
+    pub const K8S_REPLICASET_NAME: &str = "k8s.replicaset.name";
+    /// Stateful set of the pod.
+    pub const K8S_STATEFULSET_NAME: &str = "k8s.statefulset.name";
+    /// Daemon set of the pod.
+    pub const K8S_DAEMONSET_NAME: &str = "k8s.daemonset.name";
+    /// Job of the pod.
+    pub const K8S_JOB_NAME: &str = "k8s.job.name";
+    /// Cron job of the pod's job.
+    pub const K8S_CRONJOB_NAME: &str = "k8s.cronjob.name";
+    /// Name of the topmost owner, of the pod itself if it has none.
+    pub const K8S_OWNER_NAME: &str = "k8s.owner.name";
+    /// Kind of the topmost owner.
+    pub const K8S_KIND: &str = "k8s.kind";
 }
 
 /// Attributes of a span of HTTP or gRPC.
@@ -72,6 +104,10 @@ pub mod span {
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
     /// Peer's port on the wire, client spans only.
     pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+    /// `service.name` of the other end, if Kubernetes knows its address.
+    pub const SERVICE_PEER_NAME: &str = "service.peer.name";
+    /// `service.namespace` of the other end, likewise.
+    pub const SERVICE_PEER_NAMESPACE: &str = "service.peer.namespace";
     /// `1.0`, `1.1` or `2`.
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     /// Low-cardinality reason of a failure: a status code or one of ours (`timeout`, `connection_closed`).

@@ -29,11 +29,27 @@ impl Agent {
         Self::start_from(&binaries(), folder, endpoint, arguments)
     }
 
+    /// The same, with environment variables of its own.
+    pub fn start_with(folder: &Path, endpoint: &str, arguments: &[&str], variables: &[(&str, String)]) -> Result<Self> {
+        Self::launch(&binaries(), folder, endpoint, arguments, variables)
+    }
+
     /// The same, with the binary of another build.
     pub fn start_from(binaries: &Path, folder: &Path, endpoint: &str, arguments: &[&str]) -> Result<Self> {
+        Self::launch(binaries, folder, endpoint, arguments, &[])
+    }
+
+    fn launch(
+        binaries: &Path,
+        folder: &Path,
+        endpoint: &str,
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Result<Self> {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut command = Command::new(binary(binaries, "coati-agent")?);
         command.args(["--otlp-endpoint", endpoint, "--listen", &listen.to_string()]).args(arguments);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut process = Running::start("coati-agent", folder, &mut command)?;
         let url = format!("http://{listen}/readyz");
         process.wait_for("ready agent", READY_WITHIN, |_| {

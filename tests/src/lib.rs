@@ -7,6 +7,7 @@ pub mod front;
 pub mod guest;
 pub mod http;
 pub mod inference;
+pub mod kubernetes;
 pub mod load;
 pub mod moto;
 pub mod process;

@@ -31,6 +31,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         spans,
         routes: _,
         gpu,
+        kubernetes,
         telemetry,
         warnings,
         file: _,
@@ -165,6 +166,8 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut gpu.idle_interval, &["COATI_AGENT_GPU_IDLE_INTERVAL"])?;
     environment.set(&mut gpu.dcgm_names, &["COATI_AGENT_GPU_DCGM_NAMES"])?;
 
+    kubernetes.apply(&environment)?;
+
     let metrics = &mut telemetry.otlp_metrics;
     if let Some(endpoint) = environment.get(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])? {
         metrics.endpoint = Some(endpoint);
@@ -177,13 +180,14 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     Ok(())
 }
 
-struct Environment<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
+/// Where variables come from.
+pub(super) struct Environment<'a> {
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Environment<'_> {
     /// The value of the first of these variables that is set.
-    fn get<T: Value>(&self, names: &[&str]) -> Result<Option<T>, ConfigError> {
+    pub(super) fn get<T: Value>(&self, names: &[&str]) -> Result<Option<T>, ConfigError> {
         Ok(self.named(names)?.map(|(_, value)| value))
     }
 
@@ -200,7 +204,8 @@ impl Environment<'_> {
         Ok(Some((name, value)))
     }
 
-    fn set<T: Value>(&self, target: &mut T, names: &[&str]) -> Result<(), ConfigError> {
+    /// Sets `target` to it, if there is one.
+    pub(super) fn set<T: Value>(&self, target: &mut T, names: &[&str]) -> Result<(), ConfigError> {
         if let Some(value) = self.get(names)? {
             *target = value;
         }

@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod file;
 mod foreign;
+mod kubernetes;
 mod reload;
 mod schema;
 mod spans;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use discovery::{DiscoveryConfig, RuleConfig};
 pub use error::ConfigError;
 pub use foreign::{from_alloy, from_beyla};
+pub use kubernetes::KubernetesSection;
 pub use reload::{FileWatch, Reload};
 use schema::Of;
 pub use schema::schema;
@@ -36,6 +38,7 @@ use crate::{
     export::{Compression, Protocol, Settings},
     gpu::GpuConfig,
     kernel::features::HookSet,
+    kubernetes::KubernetesConfig,
     print::Format,
     telemetry::{OtlpMetricsSettings, Server},
 };
@@ -74,6 +77,8 @@ pub struct Config {
     pub routes: RoutesConfig,
     /// How GPUs are looked at.
     pub gpu: GpuSection,
+    /// How Kubernetes is asked.
+    pub kubernetes: KubernetesSection,
     /// What the agent tells of itself.
     pub telemetry: TelemetryConfig,
     /// What was asked for and is not done, one line each: it comes from another program's file or variables.
@@ -97,6 +102,7 @@ impl Default for Config {
             spans: SpansConfig::default(),
             routes: RoutesConfig::default(),
             gpu: GpuSection::default(),
+            kubernetes: KubernetesSection::default(),
             telemetry: TelemetryConfig::default(),
             warnings: Vec::new(),
             file: None,
@@ -361,6 +367,11 @@ impl Config {
         let mut redacted = self.clone();
         redacted.export.headers.values_mut().for_each(|value| "***".clone_into(value));
         redacted
+    }
+
+    /// How Kubernetes is asked.
+    pub fn kubernetes_config(&self) -> KubernetesConfig {
+        self.kubernetes.config()
     }
 
     /// Where the agent's own metrics are sent, if they are.

@@ -12,6 +12,7 @@ mod pattern;
 mod proc_tree;
 mod resource;
 mod selection;
+mod unit;
 
 use std::{
     collections::{HashMap, hash_map},
@@ -26,7 +27,8 @@ pub use proc_tree::ProcTree;
 pub use resource::Host;
 pub use selection::{Pids, PodFacts, Ports, Rule, Selection, Subject, Treatment};
 
-use crate::span::Sampler;
+use crate::{kubernetes::Kubernetes, span::Sampler};
+use proc_tree::Facts;
 
 /// A process whose connections are observed.
 #[derive(Clone, Debug)]
@@ -53,6 +55,9 @@ const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// How long a process that no rule selects because of what may change is left alone before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
+/// How often a process whose pod was not known is looked up again, if anything has become known meanwhile.
+const POD_AGAIN: Duration = Duration::from_secs(1);
+
 /// The processes of the node, by their id.
 ///
 /// Times are nanoseconds of `CLOCK_MONOTONIC`, as in the records.
@@ -77,8 +82,19 @@ struct Entry {
 struct Known {
     process: Arc<Process>,
     subject: Subject,
+    /// Set while Kubernetes may have more to say of it.
+    incomplete: Option<Box<Incomplete>>,
     selected: bool,
     selected_ns: u64,
+}
+
+/// A process in a container whose pod is not known, or not yet which of the pod's containers it is.
+#[derive(Debug)]
+struct Incomplete {
+    facts: Facts,
+    /// What Kubernetes had said when it was asked last, and when that was.
+    generation: u64,
+    asked_ns: u64,
 }
 
 /// How a process is looked at.
@@ -87,13 +103,22 @@ struct Lookup {
     tree: ProcTree,
     host: Host,
     selection: Selection,
+    kubernetes: Option<Kubernetes>,
 }
 
 impl Processes {
     /// No process is known yet; `tree` is asked for each as it turns up.
     pub fn new(tree: ProcTree, selection: Selection) -> Self {
         let host = Host::of(&tree);
-        Self { lookup: Lookup { tree, host, selection }, entries: HashMap::new(), looked_ns: 0 }
+        let lookup = Lookup { tree, host, selection, kubernetes: None };
+        Self { lookup, entries: HashMap::new(), looked_ns: 0 }
+    }
+
+    /// Names processes after their pods.
+    #[must_use]
+    pub fn in_pods(mut self, kubernetes: Option<Kubernetes>) -> Self {
+        self.lookup.kubernetes = kubernetes;
+        self
     }
 
     /// The process with this id. Always gives one: of a process that has ended already, what its exec record told.
@@ -185,7 +210,9 @@ impl Processes {
     fn known(&mut self, tgid: u32, now_ns: u64) -> &mut Known {
         self.make_room(tgid);
         let Entry { executed, known, ended_ns: _ } = self.entries.entry(tgid).or_default();
-        known.get_or_insert_with(|| self.lookup.process(tgid, executed.as_deref(), now_ns))
+        let known = known.get_or_insert_with(|| self.lookup.process(tgid, executed.as_deref(), now_ns));
+        self.lookup.complete(tgid, known, now_ns);
+        known
     }
 
     fn make_room(&mut self, tgid: u32) {
@@ -210,16 +237,66 @@ impl Lookup {
         let treatment = self.treatment(&subject);
         let selected = treatment.is_some();
         let treatment = treatment.unwrap_or_default();
-        let process = match &facts {
-            Some(facts) => resource::describe(&self.host, tgid, facts, &treatment),
-            None => resource::describe_gone(&self.host, tgid, executed, &treatment),
+        let (process, incomplete) = match facts {
+            Some(facts) => self.describe(tgid, facts, &treatment, now_ns),
+            None => (resource::describe_gone(&self.host, tgid, executed, &treatment), None),
         };
-        Known { process: Arc::new(process), selected, selected_ns: now_ns, subject }
+        Known { process: Arc::new(process), subject, incomplete, selected, selected_ns: now_ns }
+    }
+
+    fn describe(
+        &self,
+        tgid: u32,
+        facts: Facts,
+        treatment: &Treatment,
+        now_ns: u64,
+    ) -> (Process, Option<Box<Incomplete>>) {
+        let container = facts.group.container_id.as_deref();
+        let asked = self.kubernetes.as_ref().filter(|_| container.is_some()).map(|kubernetes| {
+            // Before it is asked: what becomes known meanwhile is asked for again.
+            let generation = kubernetes.generation();
+            (generation, kubernetes.find(container, facts.group.pod_uid.as_deref()))
+        });
+        let Some((generation, found)) = asked else {
+            return (resource::describe(&self.host, tgid, &facts, None, treatment), None);
+        };
+        let process = resource::describe(&self.host, tgid, &facts, found.as_ref(), treatment);
+        let is_complete = found.is_some_and(|found| found.is_complete());
+        let incomplete = Incomplete { facts, generation, asked_ns: now_ns };
+        (process, (!is_complete).then(|| Box::new(incomplete)))
+    }
+
+    /// Asks Kubernetes again if it did not know all; a pod that was started a moment ago is known a moment later.
+    fn complete(&self, tgid: u32, known: &mut Known, now_ns: u64) {
+        let (Some(kubernetes), Some(incomplete)) = (&self.kubernetes, &known.incomplete) else { return };
+        let age = Duration::from_nanos(now_ns.saturating_sub(incomplete.asked_ns));
+        if age < POD_AGAIN || kubernetes.generation() == incomplete.generation {
+            return;
+        }
+        let Some(incomplete) = known.incomplete.take() else { return };
+        // Rules may ask for what has become known.
+        let treatment = self.treatment(&known.subject);
+        known.selected = treatment.is_some();
+        let treatment = treatment.unwrap_or_default();
+        let (process, incomplete) = self.describe(tgid, incomplete.facts, &treatment, now_ns);
+        known.incomplete = incomplete;
+        // Spans are grouped by this: it is another one only if something has changed.
+        if process.resource != known.process.resource || process.sampler != known.process.sampler {
+            known.process = Arc::new(process);
+        }
     }
 
     /// What the rules say of a process; `None` if it is not observed.
     fn treatment(&self, subject: &Subject) -> Option<Treatment> {
-        self.selection.treatment(subject, || self.tree.listening_ports(subject.tgid), PodFacts::default)
+        self.selection.treatment(subject, || self.tree.listening_ports(subject.tgid), || self.pod(subject))
+    }
+
+    /// What Kubernetes says of it so far.
+    fn pod(&self, subject: &Subject) -> PodFacts {
+        let Subject { container_id, pod_uid, .. } = subject;
+        let kubernetes = self.kubernetes.as_ref().filter(|_| container_id.is_some());
+        let found = kubernetes.and_then(|it| it.find(container_id.as_deref(), pod_uid.as_deref()));
+        found.map(|found| found.facts()).unwrap_or_default()
     }
 }
 

@@ -111,6 +111,11 @@ pub(super) fn service_name(invocation: Invocation<'_>) -> String {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| executable_name.to_owned())
 }
 
+/// Whether a name says no more than what runs the program: an interpreter, or a file called as many are.
+pub(super) fn is_dull(name: &str, executable_name: &str) -> bool {
+    is_generic(name) || (name == executable_name && Language::of_interpreter(name).is_some())
+}
+
 /// Options of Node.js, Deno and Bun whose value is the next argument.
 const NODE_VALUES: [&str; 8] =
     ["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions", "--env-file"];
@@ -360,6 +365,15 @@ mod tests {
     #[test]
     fn the_list_of_generic_names_is_sorted() {
         assert!(GENERIC.is_sorted());
+    }
+
+    #[rstest]
+    #[case::interpreter("python3.11", "python3.11", true)]
+    #[case::everybodys("server", "server", true)]
+    #[case::script("orders", "python3.11", false)]
+    #[case::program("nginx", "nginx", false)]
+    fn some_names_are_dull(#[case] name: &str, #[case] executable_name: &str, #[case] expected: bool) {
+        assert_eq!(is_dull(name, executable_name), expected);
     }
 
     proptest! {

@@ -17,6 +17,7 @@ use super::{
     elf::{self, Toolchain},
     language::{self, Language},
     selection::Subject,
+    unit,
 };
 
 /// Bytes of `/proc/PID/environ` and `/proc/PID/maps` that are looked at.
@@ -43,12 +44,23 @@ pub(super) struct Facts {
     pub(super) arguments: Vec<String>,
     /// The working directory.
     pub(super) directory: Option<PathBuf>,
-    /// Id of the container.
-    pub(super) container_id: Option<String>,
+    /// Where it runs.
+    pub(super) group: Group,
     /// In what it is written.
     pub(super) language: Language,
     /// What its environment says of it.
     pub(super) declared: Declared,
+}
+
+/// What the paths of its control groups say of a process.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Group {
+    /// Id of the container.
+    pub(super) container_id: Option<String>,
+    /// Uid of the pod, or the hash of a static one.
+    pub(super) pod_uid: Option<String>,
+    /// Systemd's service, of what is in no container.
+    pub(super) unit: Option<String>,
 }
 
 /// The identity that a process was given by its environment. Nothing else of an environment is ever kept: it holds
@@ -71,7 +83,8 @@ impl Facts {
             executable_path: self.executable_path.as_deref().or(executed).unwrap_or_default().into(),
             arguments: arguments.into(),
             language: self.language.as_str(),
-            is_in_container: self.container_id.is_some(),
+            container_id: self.group.container_id.as_deref().map(Into::into),
+            pod_uid: self.group.pod_uid.as_deref().map(Into::into),
         }
     }
 }
@@ -97,7 +110,7 @@ impl ProcTree {
             language: language::detect(executable_name, &String::from_utf8_lossy(&maps), || toolchain(&directory)),
             arguments: process.cmdline().unwrap_or_default(),
             directory: process.cwd().ok(),
-            container_id: container_id(&process),
+            group: group(&process),
             declared: read_bounded(&directory.join("environ")).map(|bytes| declared(&bytes)).unwrap_or_default(),
             executable_path,
             comm,
@@ -140,7 +153,7 @@ impl ProcTree {
 
     /// The id of the process's container, if it is in one.
     pub(crate) fn container_of(&self, tgid: u32) -> Option<String> {
-        container_id(&Process::new_with_root(self.directory(tgid)).ok()?)
+        group(&Process::new_with_root(self.directory(tgid)).ok()?).container_id
     }
 
     /// The processes whose executable's file has this name.
@@ -156,9 +169,12 @@ impl ProcTree {
             .collect()
     }
 
-    /// `host.name`, if it can be read.
+    /// `host.name`, if it can be read. An agent in a container has a name of its own; the node's is the first process's.
     pub(super) fn host_name(&self) -> Option<String> {
-        first_line(&self.root.join("sys/kernel/hostname"))
+        let namespace = |process: &str| fs::read_link(self.root.join(process).join("ns/uts")).ok();
+        let of_node = || first_line(&self.root.join("1/root/etc/hostname"));
+        let is_own = namespace("self") == namespace("1");
+        (!is_own).then(of_node).flatten().or_else(|| first_line(&self.root.join("sys/kernel/hostname")))
     }
 
     /// `host.id`, if it can be read. By way of the first process, because the agent's own `/etc` may be a container's.
@@ -186,9 +202,13 @@ fn toolchain(directory: &Path) -> Option<Toolchain> {
     elf::toolchain(&File::open(directory.join("exe")).ok()?)
 }
 
-fn container_id(process: &Process) -> Option<String> {
-    let groups = process.cgroups().ok()?;
-    groups.0.iter().find_map(|group| container::container_id(&group.pathname)).map(str::to_owned)
+/// With cgroup v1 there is a path for each controller, all alike but some at the root.
+fn group(process: &Process) -> Group {
+    let groups = process.cgroups().map(|groups| groups.0).unwrap_or_default();
+    let paths = || groups.iter().map(|group| group.pathname.as_str());
+    let container_id = paths().find_map(container::container_id).map(str::to_owned);
+    let unit = paths().find_map(unit::name).filter(|_| container_id.is_none());
+    Group { container_id, pod_uid: paths().find_map(container::pod_uid), unit }
 }
 
 fn declared(environment: &[u8]) -> Declared {
@@ -257,6 +277,12 @@ pub(super) mod tests {
             fs::write(directory.join("maps"), "").unwrap();
         }
 
+        /// The process is in this control group.
+        pub(in crate::discover) fn set_group(&self, tgid: u32, path: &str) {
+            let directory = self.directory.path().join(tgid.to_string());
+            fs::write(directory.join("cgroup"), format!("0::{path}\n")).unwrap();
+        }
+
         pub(in crate::discover) fn remove(&self, tgid: u32) {
             fs::remove_dir_all(self.directory.path().join(tgid.to_string())).unwrap();
         }
@@ -271,7 +297,7 @@ pub(super) mod tests {
         assert_eq!(facts.executable_path.as_deref(), Some("/usr/bin/python3.11"));
         assert_eq!(facts.arguments, ["python3", "shop.py"]);
         assert_eq!(facts.directory.as_deref(), Some(Path::new("/srv")));
-        assert_eq!(facts.container_id, Some("ab".repeat(32)));
+        assert_eq!(facts.group.container_id, Some("ab".repeat(32)));
         assert_eq!(facts.language, Language::Python);
         assert_eq!(facts.declared.service_name.as_deref(), Some("shop"));
         assert_eq!(facts.declared.attributes, [("a".to_owned(), "1".to_owned())]);
@@ -281,6 +307,38 @@ pub(super) mod tests {
     #[test]
     fn a_process_that_is_gone_gives_nothing() {
         assert!(FakeTree::new().tree().read(7).is_none());
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_unit_if_it_is_in_no_container() {
+        let fake = FakeTree::new();
+        fake.add(7, "/usr/bin/python3.11", &["python3"], &[]);
+        let group = |path: &str| {
+            fake.set_group(7, path);
+            fake.tree().read(7).unwrap().group
+        };
+        assert_eq!(
+            group("/system.slice/orders.service"),
+            Group { unit: Some("orders".to_owned()), ..Group::default() }
+        );
+        let id = "cd".repeat(32);
+        let in_container = group(&format!("/system.slice/moby.service/docker-{id}.scope"));
+        assert_eq!(in_container, Group { container_id: Some(id), ..Group::default() });
+    }
+
+    #[test]
+    fn a_container_is_not_the_host() {
+        let fake = FakeTree::new();
+        let root = fake.directory.path();
+        fs::write(root.join("1/root/etc/hostname"), "the-node\n").unwrap();
+        assert_eq!(fake.tree().host_name().as_deref(), Some("node-1"));
+        for (process, namespace) in [("self", "uts:[4026532000]"), ("1", "uts:[4026531838]")] {
+            fs::create_dir_all(root.join(process).join("ns")).unwrap();
+            symlink(namespace, root.join(process).join("ns/uts")).unwrap();
+        }
+        assert_eq!(fake.tree().host_name().as_deref(), Some("the-node"));
+        fs::remove_file(root.join("1/root/etc/hostname")).unwrap();
+        assert_eq!(fake.tree().host_name().as_deref(), Some("node-1"));
     }
 
     #[test]

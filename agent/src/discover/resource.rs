@@ -14,6 +14,7 @@ use super::{
     proc_tree::{Facts, ProcTree, file_name},
     selection::Treatment,
 };
+use crate::kubernetes::Found;
 
 /// What all processes of the node share.
 #[derive(Clone, Debug)]
@@ -36,18 +37,20 @@ impl Host {
 
 /// The process as its spans present it.
 ///
-/// `service.name` is that of the rule that selects it, else `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else what the command line tells.
-/// Other attributes of `OTEL_RESOURCE_ATTRIBUTES` win over what was found out, but not over who made the telemetry.
-pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, treatment: &Treatment) -> Process {
+/// `service.name` is that of the rule that selects it, else `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else
+/// what its pod is called, else what the command line tells, or the systemd service where that tells nothing. Other attributes
+/// of `OTEL_RESOURCE_ATTRIBUTES` win over those of the pod, and both over what was found out, but not over who made the
+/// telemetry.
+pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, pod: Option<&Found>, treatment: &Treatment) -> Process {
     let executable_name = facts.executable_path.as_deref().map(file_name).filter(|name| !name.is_empty());
-    let service_name = treatment.name.clone().or_else(|| declared_name(facts)).unwrap_or_else(|| {
-        let arguments = &facts.arguments[..];
-        let directory = facts.directory.as_deref();
-        executable_name
-            .map(|executable_name| name::service_name(Invocation { executable_name, arguments, directory }))
-            .or_else(|| facts.comm.clone())
-            .unwrap_or_else(|| UNKNOWN.to_owned())
-    });
+    let service_name = treatment
+        .name
+        .clone()
+        .or_else(|| declared_name(facts))
+        .or_else(|| pod.map(|pod| pod.service_name().to_owned()))
+        .or_else(|| executable_name.map(|executable_name| own_name(executable_name, facts)))
+        .or_else(|| facts.comm.clone())
+        .unwrap_or_else(|| UNKNOWN.to_owned());
 
     let mut attributes = Attributes::default();
     attributes.text(names::SERVICE_NAME, &service_name);
@@ -58,13 +61,16 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, treatment: &Treatm
     for (key, value) in &facts.declared.attributes {
         attributes.text(key, value);
     }
+    if let Some(pod) = pod {
+        pod.attributes(&mut |key, value| attributes.text(key, value));
+    }
     attributes.of_process(host, tgid);
     attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
     attributes.optional(names::PROCESS_EXECUTABLE_PATH, facts.executable_path.as_deref());
     // A process that sets its title puts all of it into the first argument, passwords of its command line included.
     let command = facts.arguments.first().and_then(|argument| argument.split_whitespace().next());
     attributes.optional(names::PROCESS_COMMAND, command);
-    attributes.optional(names::CONTAINER_ID, facts.container_id.as_deref());
+    attributes.optional(names::CONTAINER_ID, facts.group.container_id.as_deref());
     Process { tgid, service_name, resource: attributes.into_resource(), sampler: treatment.sampler }
 }
 
@@ -85,6 +91,16 @@ pub(super) fn describe_gone(host: &Host, tgid: u32, executable_path: Option<&str
 
 /// `service.name` of a process of which nothing is known.
 const UNKNOWN: &str = "unknown";
+
+/// What the program itself is called.
+fn own_name(executable_name: &str, facts: &Facts) -> String {
+    let Facts { arguments, directory, group, .. } = facts;
+    let name = name::service_name(Invocation { executable_name, arguments, directory: directory.as_deref() });
+    match &group.unit {
+        Some(unit) if name::is_dull(&name, executable_name) => unit.clone(),
+        _ => name,
+    }
+}
 
 fn declared_name(facts: &Facts) -> Option<String> {
     let declared = &facts.declared;

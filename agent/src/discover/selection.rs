@@ -75,8 +75,10 @@ pub struct Subject {
     pub arguments: Box<str>,
     /// `telemetry.sdk.language`, empty if it is not known.
     pub language: &'static str,
-    /// It runs in a container.
-    pub is_in_container: bool,
+    /// Id of the container that it runs in.
+    pub container_id: Option<Box<str>>,
+    /// Uid of its pod, as its control group has it.
+    pub pod_uid: Option<Box<str>>,
 }
 
 impl Selection {
@@ -130,7 +132,7 @@ impl Rule {
         // What costs least first.
         texts.into_iter().all(|(pattern, text)| pattern.as_ref().is_none_or(|pattern| pattern.is_match(text)))
             && target_pids.as_ref().is_none_or(|pids| pids.0.contains(&subject.tgid))
-            && (!containers_only || subject.is_in_container)
+            && (!containers_only || subject.container_id.is_some())
             && (!asks_for_pod || self.matches_pod(&pod()))
             && open_ports.as_ref().is_none_or(|ports| listening_on().into_iter().any(|port| ports.contains(port)))
     }

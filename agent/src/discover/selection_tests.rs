@@ -8,7 +8,8 @@ fn nginx() -> Subject {
         executable_path: "/usr/sbin/nginx".into(),
         arguments: "-g daemon off;".into(),
         language: "generic",
-        is_in_container: true,
+        container_id: Some("ab".into()),
+        pod_uid: None,
     }
 }
 
@@ -84,7 +85,7 @@ fn selects(#[case] include: Vec<Rule>, #[case] exclude: Vec<Rule>, #[case] expec
 #[test]
 fn a_process_outside_containers_is_not_in_one() {
     let selection = Selection { include: vec![Rule { containers_only: true, ..Rule::default() }], exclude: vec![] };
-    let subject = Subject { is_in_container: false, ..nginx() };
+    let subject = Subject { container_id: None, ..nginx() };
     assert_eq!(selection.treatment(&subject, Vec::new, PodFacts::default), None);
 }
 

@@ -1,8 +1,13 @@
+use std::collections::HashSet;
+
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use proptest::prelude::*;
 use rstest::rstest;
 
+use coati_tests::kubernetes::{pod, uid};
+
 use super::{proc_tree::tests::FakeTree, *};
+use crate::kubernetes::testing::{cluster, delete_pod, set_pod};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -188,6 +193,109 @@ fn the_number_of_processes_is_bounded() {
     assert_eq!(processes.len(), MAX_PROCESSES);
     assert_eq!(processes.get(20_000, 0).service_name, "unknown");
     assert_eq!(processes.len(), MAX_PROCESSES);
+}
+
+#[rstest]
+#[case::interpreter("/usr/bin/python3.11", &["python3", "-c", "x"], "orders")]
+#[case::everybodys_name("/usr/local/bin/server", &["server"], "orders")]
+#[case::script("/usr/bin/python3.11", &["python3", "/srv/billing.py"], "billing")]
+#[case::program("/usr/sbin/nginx", &["nginx"], "nginx")]
+fn the_systemd_service_names_what_says_nothing_itself(
+    #[case] executable: &str,
+    #[case] command: &[&str],
+    #[case] expected: &str,
+) {
+    let fake = FakeTree::new();
+    fake.add(42, executable, command, &[]);
+    fake.set_group(42, "/system.slice/orders.service");
+    assert_eq!(processes(&fake).get(42, 0).service_name, expected);
+}
+
+const CONTAINER: &str = "3f1a9c0e5b7d2468ace013579bdf02468ace13579bdf02468ace13579bdf0246";
+
+/// A process 42 in a container of the pod `shop/cart`.
+fn in_pod(environment: &[&str]) -> (FakeTree, serde_json::Value) {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/bin/python3.11", &["python3", "/srv/app.py"], environment);
+    let uid = uid("shop", "cart");
+    fake.set_group(42, &format!("/kubepods/burstable/pod{uid}/{CONTAINER}"));
+    (fake, pod("shop", "cart", "node-1", CONTAINER, "10.42.0.7"))
+}
+
+#[test]
+fn a_process_in_a_pod_is_named_after_it() {
+    let (fake, pod) = in_pod(&[]);
+    let kubernetes = cluster(&[pod], &[]);
+    let process = processes(&fake).in_pods(Some(kubernetes)).get(42, 0);
+    assert_eq!(process.service_name, "cart");
+    for (key, expected) in [
+        ("service.name", "cart"),
+        ("service.namespace", "shop"),
+        ("service.instance.id", "shop.cart.main"),
+        ("k8s.pod.name", "cart"),
+        ("k8s.container.name", "main"),
+        ("k8s.cluster.name", "home"),
+        ("container.id", CONTAINER),
+        ("process.pid", "42"),
+        ("host.name", "node-1"),
+    ] {
+        assert_eq!(attribute(&process, key).as_deref(), Some(expected), "{key}");
+    }
+    let keys: HashSet<_> = process.resource.attributes.iter().map(|pair| &pair.key).collect();
+    assert_eq!(keys.len(), process.resource.attributes.len(), "every key once");
+}
+
+#[test]
+fn the_environment_wins_over_the_pod() {
+    let declared = "OTEL_RESOURCE_ATTRIBUTES=service.namespace=mine,k8s.pod.name=other,service.instance.id=7";
+    let (fake, pod) = in_pod(&["OTEL_SERVICE_NAME=declared", declared]);
+    let process = processes(&fake).in_pods(Some(cluster(&[pod], &[]))).get(42, 0);
+    assert_eq!(process.service_name, "declared");
+    for (key, expected) in [("service.namespace", "mine"), ("k8s.pod.name", "other"), ("service.instance.id", "7")] {
+        assert_eq!(attribute(&process, key).as_deref(), Some(expected), "{key}");
+    }
+    assert_eq!(attribute(&process, "k8s.namespace.name").as_deref(), Some("shop"));
+}
+
+/// A pod that was started a moment ago, or while the API server was away.
+#[test]
+fn a_pod_that_becomes_known_later_names_its_processes_then() {
+    let (fake, pod) = in_pod(&[]);
+    let kubernetes = cluster(&[], &[]);
+    let mut processes = processes(&fake).in_pods(Some(kubernetes.clone()));
+    let before = processes.get(42, 0);
+    assert_eq!(before.service_name, "app");
+    assert!(Arc::ptr_eq(&before, &processes.get(42, 5 * SECOND)), "nothing has become known");
+
+    let mut not_told = pod.clone();
+    not_told["status"]["containerStatuses"] = serde_json::json!([]);
+    not_told["spec"]["containers"] = serde_json::json!([{"name": "main"}, {"name": "proxy"}]);
+    set_pod(&kubernetes, &not_told);
+    assert_eq!(processes.get(42, 6 * SECOND).service_name, "cart");
+    assert_eq!(attribute(&processes.get(42, 6 * SECOND), "k8s.container.name"), None);
+
+    set_pod(&kubernetes, &pod);
+    let too_soon = processes.get(42, 6 * SECOND + 1);
+    assert_eq!(attribute(&too_soon, "k8s.container.name"), None, "asked again too soon");
+    let after = processes.get(42, 8 * SECOND);
+    assert_eq!(attribute(&after, "k8s.container.name").as_deref(), Some("main"));
+
+    // Now all is known, and the end of the pod changes nothing for its last spans.
+    delete_pod(&kubernetes, &pod);
+    fake.remove(42);
+    assert!(Arc::ptr_eq(&after, &processes.get(42, 20 * SECOND)));
+}
+
+#[test]
+fn a_container_of_no_pod_keeps_its_own_name() {
+    let (fake, _) = in_pod(&[]);
+    let kubernetes = cluster(&[], &[]);
+    let mut processes = processes(&fake).in_pods(Some(kubernetes.clone()));
+    let before = processes.get(42, 0);
+    for number in 1..5 {
+        set_pod(&kubernetes, &pod("shop", &number.to_string(), "node-1", &number.to_string(), "10.42.0.1"));
+        assert!(Arc::ptr_eq(&before, &processes.get(42, number * 10 * SECOND)), "asked again, and the same");
+    }
 }
 
 proptest! {

@@ -17,6 +17,7 @@ use super::{
     sample::DeviceSample,
     sampler::{Gpu, Shared},
 };
+use crate::kubernetes::{GpuUser, Kubernetes};
 
 /// Samples back in which a value may lie that is read once a second only.
 const SLOW_SAMPLES: usize = 100;
@@ -27,6 +28,7 @@ pub struct GpuMetrics {
     shared: Arc<Shared>,
     dcgm_names: bool,
     host: String,
+    kubernetes: Option<Kubernetes>,
 }
 
 /// A value of a device.
@@ -213,7 +215,19 @@ fn mebibytes(bytes: u64) -> f64 {
 impl GpuMetrics {
     /// The metrics of the devices that `gpu` samples, on the node `host`.
     pub fn new(gpu: &Gpu, host: Option<&str>) -> Self {
-        Self { shared: gpu.shared(), dcgm_names: gpu.config().dcgm_names, host: host.unwrap_or_default().to_owned() }
+        Self {
+            shared: gpu.shared(),
+            dcgm_names: gpu.config().dcgm_names,
+            host: host.unwrap_or_default().to_owned(),
+            kubernetes: None,
+        }
+    }
+
+    /// Says which pods have the devices and the processes on them.
+    #[must_use]
+    pub fn in_pods(mut self, kubernetes: Option<Kubernetes>) -> Self {
+        self.kubernetes = kubernetes;
+        self
     }
 
     fn encode_family(encoder: &mut DescriptorEncoder<'_>, family: &Family, rows: &[(Labels, f64)]) -> fmt::Result {
@@ -239,6 +253,8 @@ impl GpuMetrics {
             for (own, pick) in family.series {
                 let Some(value) = pick(device) else { continue };
                 let mut labels = if is_dcgm { self.dcgm_labels(device) } else { labels(device) };
+                let user = self.kubernetes.as_ref().and_then(|it| it.gpu_user(&device.info.id));
+                labels.extend(user.into_iter().flat_map(|user| of_pod(user, is_dcgm)));
                 labels.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
                 rows.push((labels, value));
             }
@@ -266,12 +282,31 @@ fn labels(device: &DeviceHistory) -> Labels {
     labels
 }
 
+/// The pod that something is of; DCGM's exporter has names of its own for it.
+fn of_pod(user: GpuUser, is_dcgm: bool) -> Labels {
+    let names = if is_dcgm {
+        ["namespace", "pod", "container"]
+    } else {
+        ["k8s_namespace_name", "k8s_pod_name", "k8s_container_name"]
+    };
+    let values = [user.namespace, user.pod, user.container];
+    names.into_iter().zip(values.map(|value| value.to_string())).collect()
+}
+
 /// Processes and the devices that they use: who, and how much of what.
-fn process_rows(history: &History, pick: fn(&super::sample::ProcessSample) -> Option<f64>) -> Vec<(Labels, f64)> {
+fn process_rows(
+    history: &History,
+    kubernetes: Option<&Kubernetes>,
+    pick: fn(&super::sample::ProcessSample) -> Option<f64>,
+) -> Vec<(Labels, f64)> {
     let row = |(info, process): (&super::sample::DeviceInfo, &super::sample::ProcessSample)| {
         let relative = history.relatives().iter().find(|relative| relative.pid == process.pid);
         let mut labels = vec![("hw_id", info.id.to_string()), ("process_pid", process.pid.to_string())];
-        labels.extend(relative.and_then(|it| it.container.as_deref()).map(|id| ("container_id", id.to_owned())));
+        if let Some(id) = relative.and_then(|it| it.container.as_deref()) {
+            labels.push(("container_id", id.to_owned()));
+            let user = kubernetes.and_then(|kubernetes| kubernetes.container(id));
+            labels.extend(user.into_iter().flat_map(|user| of_pod(user, false)));
+        }
         Some((labels, pick(process)?))
     };
     history.current_processes().filter_map(row).collect()
@@ -285,14 +320,18 @@ impl Collector for GpuMetrics {
         }
         let of_process = |name, help, unit| Family { name, help, unit: Some(unit), is_counter: false, series: &[] };
         let memory = of_process("coati_gpu_process_memory_usage", "Device memory of a process", Unit::Bytes);
-        let rows = process_rows(&history, |process| process.memory.map(|bytes| bytes as f64));
+        let rows = process_rows(&history, self.kubernetes.as_ref(), |process| process.memory.map(|bytes| bytes as f64));
         Self::encode_family(&mut encoder, &memory, &rows)?;
         let utilization = of_process(
             "coati_gpu_process_utilization",
             "Use of the multiprocessors by a process",
             Unit::Other("ratio".to_owned()),
         );
-        Self::encode_family(&mut encoder, &utilization, &process_rows(&history, |process| process.sm))?;
+        Self::encode_family(
+            &mut encoder,
+            &utilization,
+            &process_rows(&history, self.kubernetes.as_ref(), |process| process.sm),
+        )?;
         if self.dcgm_names {
             for family in dcgm() {
                 Self::encode_family(&mut encoder, &family, &self.rows(&history, &family, true))?;

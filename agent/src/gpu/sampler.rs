@@ -103,6 +103,12 @@ impl Gpu {
         &self.config
     }
 
+    /// Asks whether there is a device, now or at any time later.
+    pub fn is_there(&self) -> impl Fn() -> bool + Send + use<> {
+        let shared = self.shared();
+        move || !shared.history().devices().is_empty()
+    }
+
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }

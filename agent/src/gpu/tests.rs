@@ -3,11 +3,17 @@
 use proptest::prelude::*;
 use rstest::rstest;
 
+use coati_tests::kubernetes::pod;
+use prometheus_client::registry::Registry;
+
 use super::{
-    history::History,
+    Gpu, GpuConfig, GpuMetrics,
+    history::{History, Relative},
     join::{Interval, Joined, Share, join},
     sample::{DeviceInfo, DeviceSample, ProcessSample, Throttle},
 };
+
+use crate::kubernetes::testing::{cluster, give_gpu};
 
 const MS: u64 = 1_000_000;
 const REACH: u64 = 250 * MS;
@@ -218,6 +224,34 @@ fn the_device_that_was_used_most_comes_first() {
     let ids: Vec<_> =
         join(&history, between(100, 300), &[7], REACH).iter().map(|it| it.device.id.to_string()).collect();
     assert_eq!(ids, ["GPU-2", "GPU-1"]);
+}
+
+/// The device is a container's by the kubelet; process 7 runs in another one, process 8 in one of no pod.
+#[test]
+fn metrics_name_the_pods_of_devices_and_processes() {
+    let ids = [7, 8].map(|pid: u32| (pid, format!("{pid:064x}")));
+    let mut history = busy(3);
+    let relative =
+        |(pid, id): &(u32, String)| Relative { pid: *pid, ancestors: [].into(), container: Some(id.as_str().into()) };
+    history.set_relatives(ids.iter().map(relative).collect());
+    let kubernetes = cluster(&[pod("ml", "immich-0", "node-1", &ids[0].1, "10.42.0.7")], &[]);
+    give_gpu(&kubernetes, "GPU-1", "ml", "ollama-0", "server");
+    let gpu = Gpu::of(history, &GpuConfig { dcgm_names: true, ..GpuConfig::default() });
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(GpuMetrics::new(&gpu, None).in_pods(Some(kubernetes))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line =
+        |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+    let of_device = r#"k8s_namespace_name="ml",k8s_pod_name="ollama-0",k8s_container_name="server""#;
+    assert!(line("hw_power_watts").contains(of_device), "{text}");
+    assert!(line("DCGM_FI_DEV_POWER_USAGE").contains(r#"namespace="ml",pod="ollama-0",container="server""#), "{text}");
+    let of_process = r#"k8s_namespace_name="ml",k8s_pod_name="immich-0",k8s_container_name="main""#;
+    assert!(
+        line(r#"coati_gpu_process_utilization_ratio{hw_id="GPU-1",process_pid="7""#).contains(of_process),
+        "{text}"
+    );
+    assert!(!line(r#"coati_gpu_process_utilization_ratio{hw_id="GPU-1",process_pid="8""#).contains("k8s_"), "{text}");
 }
 
 proptest! {

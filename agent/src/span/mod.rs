@@ -14,7 +14,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
@@ -35,12 +35,13 @@ pub use select::{AttributeConfig, AttributeFilter};
 use crate::{
     decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
     discover::Process,
+    kubernetes::Kubernetes,
     stitch::Ids,
 };
 use address::Authority;
 
 /// Attributes that a span has at most, so that their vector grows only once.
-const ATTRIBUTES: usize = 24;
+const ATTRIBUTES: usize = 26;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -102,6 +103,7 @@ pub struct SpanBuilder {
     limit: Option<RateLimit>,
     routes: Routes,
     clock: Clock,
+    kubernetes: Option<Kubernetes>,
 }
 
 impl SpanBuilder {
@@ -116,13 +118,21 @@ impl SpanBuilder {
             limit: max_per_second.map(RateLimit::new),
             routes: Routes::new(routes),
             clock,
+            kubernetes: None,
         }
+    }
+
+    /// Names peers and servers that Kubernetes knows by their address.
+    #[must_use]
+    pub fn naming_peers(mut self, kubernetes: Option<Kubernetes>) -> Self {
+        self.kubernetes = kubernetes;
+        self
     }
 
     /// Another configuration. Routes that were seen stay routes, unless it is theirs that changes.
     pub fn set_config(&mut self, config: SpanConfig) {
         let is_other = *self.routes.config() != config.routes;
-        let new = Self::new(config, self.clock);
+        let new = Self::new(config, self.clock).naming_peers(self.kubernetes.take());
         let old = std::mem::replace(self, new);
         if !is_other {
             self.routes = old.routes;
@@ -253,11 +263,12 @@ impl SpanBuilder {
                 origin.remote
             }
         };
-        match host {
-            Some(host) => attributes.text(key::SERVER_ADDRESS, host.name),
-            None => attributes.text(key::SERVER_ADDRESS, address::text(server.ip())),
-        }
+        attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
         attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
+        if let Some(peer) = self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())) {
+            attributes.text(key::SERVICE_PEER_NAME, &*peer.name);
+            attributes.text(key::SERVICE_PEER_NAMESPACE, &*peer.namespace);
+        }
         if let Some(version) = request.version {
             attributes.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
         }
@@ -293,6 +304,19 @@ impl SpanBuilder {
             self.headers.capture(of_response, key::HTTP_RESPONSE_HEADER, response.headers(), &mut attributes.0);
         }
         attributes.0
+    }
+
+    /// The name by which the server was asked for; if it was an address, or nothing, what Kubernetes calls that address.
+    fn server_address(&self, host: Option<Authority<'_>>, server: IpAddr) -> String {
+        let address = match host {
+            Some(host) => host.name.parse().ok(),
+            None => Some(server),
+        };
+        match (address.and_then(|address| self.kubernetes.as_ref()?.peer(address)), host) {
+            (Some(peer), _) => peer.name.to_string(),
+            (None, Some(host)) => host.name.to_owned(),
+            (None, None) => address::text(server),
+        }
     }
 
     /// How far a long response had come.

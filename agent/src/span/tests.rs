@@ -1,3 +1,4 @@
+use coati_tests::kubernetes::{pod, service};
 use insta::assert_snapshot;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use rstest::rstest;
@@ -9,6 +10,7 @@ use crate::{
         DecodeConfig, Decoder, Event, Progress,
         testing::{MS, Wire},
     },
+    kubernetes::testing::cluster,
 };
 
 /// The wall clock when the kernel's shows 0: the start of 2026.
@@ -33,9 +35,13 @@ fn process() -> Arc<Process> {
 }
 
 fn spans_with(config: SpanConfig, records: &[Record]) -> Vec<Span> {
+    build(config, None, records)
+}
+
+fn build(config: SpanConfig, kubernetes: Option<Kubernetes>, records: &[Record]) -> Vec<Span> {
     let process = process();
     let keeps_headers = config.headers.wants_any();
-    let mut builder = SpanBuilder::new(config, Clock::new(0, EPOCH_NS));
+    let mut builder = SpanBuilder::new(config, Clock::new(0, EPOCH_NS)).naming_peers(kubernetes);
     let mut decoder = Decoder::new(DecodeConfig { keeps_headers, ..DecodeConfig::default() });
     let mut spans = Vec::new();
     let mut emit = |event: Event<'_>| {
@@ -84,6 +90,40 @@ fn describe(span: &Span) -> String {
         });
     }
     lines.join("\n")
+}
+
+/// The client is 10.0.0.1, the server 10.0.0.2; it is asked for by a name, its address, another one, or nothing.
+#[rstest]
+#[case::client_by_name(Wire::client(1), "Host: shop.local\r\n", "shop.local", Some(("db", "store")))]
+#[case::client_by_address(Wire::client(1), "Host: 10.0.0.2:80\r\n", "db", Some(("db", "store")))]
+#[case::client_by_another_address(Wire::client(1), "Host: 10.9.9.9\r\n", "10.9.9.9", Some(("db", "store")))]
+#[case::client_by_nothing(Wire::client(1), "", "db", Some(("db", "store")))]
+#[case::server_by_name(Wire::server(1), "Host: shop.local\r\n", "shop.local", Some(("cart", "shop")))]
+#[case::server_by_address(Wire::server(1), "Host: 10.0.0.2\r\n", "db", Some(("cart", "shop")))]
+fn peers_are_named_by_kubernetes(
+    #[case] mut wire: Wire,
+    #[case] host: &str,
+    #[case] server_address: &str,
+    #[case] peer: Option<(&str, &str)>,
+) {
+    wire.request(format!("GET / HTTP/1.1\r\n{host}\r\n").as_bytes()).response(OK5);
+    let id = "ab".repeat(32);
+    let known = cluster(&[pod("shop", "cart", "node-1", &id, "10.0.0.1")], &[service("store", "db", "10.0.0.2")]);
+    let unknown = cluster(&[], &[]);
+    for kubernetes in [Some(known.clone()), Some(unknown), None] {
+        let is_known = kubernetes.as_ref().is_some_and(|it| it.generation() > 0);
+        let [span] = build(SpanConfig::default(), kubernetes, &wire.records).try_into().unwrap();
+        let named = text(&span, "service.peer.name").zip(text(&span, "service.peer.namespace"));
+        assert_eq!(named, peer.filter(|_| is_known));
+        if is_known {
+            assert_eq!(text(&span, "server.address"), Some(server_address));
+        } else {
+            assert!(!text(&span, "server.address").unwrap().starts_with("db"));
+        }
+        // Addresses stay what they are.
+        let address = text(&span, "client.address").or_else(|| text(&span, "network.peer.address")).unwrap();
+        assert!(address.starts_with("10.0.0."), "{address}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub(super) const PREFIXES: [&str; 2] = ["BEYLA_", "OTEL_EBPF_"];
 
 const RED: &str = "coati-backend makes metrics of spans, under the same names: see its section `generator`";
 const NOT_NEEDED: &str = "not needed: losses are counted by cause in `coati_agent_losses_total`";
-const KUBERNETES: &str = "not supported: see section `kubernetes` in docs/configuration.md";
+const KUBERNETES: &str = "not supported: docs/kubernetes.md says what is asked for";
 const HTTP_ONLY: &str = "not supported: only HTTP and gRPC are observed";
 const FLOWS: &str = "not supported: flows are not counted";
 const NO_INJECTION: &str = "not supported: nothing is ever put into other programs or requests";
@@ -43,11 +43,9 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("HOSTNAME_DNS_RESOLUTION", "not supported: `service.instance.id` is HOST:PID"),
     ("INTERNAL_METRICS_EXPORTER", "use COATI_AGENT_OTLP_METRICS"),
     ("INTERNAL_METRICS_PROMETHEUS_PATH", "not supported: the path is `/metrics`"),
-    ("KUBE_CLUSTER_NAME", KUBERNETES),
     ("KUBE_DISABLE_INFORMERS", KUBERNETES),
     ("KUBE_META_CACHE_ADDRESS", KUBERNETES),
     ("KUBE_META_RESTRICT_LOCAL_NODE", KUBERNETES),
-    ("KUBE_METADATA_ENABLE", KUBERNETES),
     ("KUBECONFIG_PATH", KUBERNETES),
     ("LOG_CONFIG", "not supported: use `coati-agent config print`"),
     ("METRICS_FEATURES", RED),

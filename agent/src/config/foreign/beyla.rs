@@ -101,6 +101,14 @@ fn printer(key: &str, node: &Node, out: &mut Translation<'_>) {
     }
 }
 
+/// `true` is `auto` too: there the agent runs on if there is no API server to ask.
+fn kubernetes(key: &str, node: &Node, out: &mut Translation<'_>) {
+    match node.text() {
+        Some("true" | "autodetect") | None => {}
+        _ => out.set("kubernetes.enabled", node.json(), key, node.line),
+    }
+}
+
 /// Part of the rule that [`single`] makes.
 fn later(_: &str, _: &Node, _: &mut Translation<'_>) {}
 

@@ -66,7 +66,7 @@ fn the_sample_of_beyla() {
     ! beyla.yaml:16: ebpf.wakeup_len: not needed: losses are counted by cause in `coati_agent_losses_total`
     ! beyla.yaml:17: ebpf.buffer_sizes: not needed: the first 1 KiB of every head and the ends of models' answers are copied
     ! beyla.yaml:18: ebpf.payload_extraction: not needed: requests to models are recognised by themselves, from the ends of their bodies
-    ! beyla.yaml:20: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
+    ! beyla.yaml:20: attributes.kubernetes.meta_restrict_local_node: not supported: docs/kubernetes.md says what is asked for and how names are made
     ! beyla.yaml:22: attributes.select.http_server_request_duration: coati-backend makes metrics of spans, under the same names: see its section `generator`
     ! beyla.yaml:23: attributes.select.traces.include: not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others
     ! beyla.yaml:24: attributes.rename_unresolved_hosts: not supported: addresses stay as they are
@@ -103,7 +103,6 @@ fn the_sample_block_of_alloy() {
     routes: - /health
     routes: ignore_mode: traces
     routes: wildcard_char: "*"
-    ! block.alloy:2: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
     ! block.alloy:2: attributes.select.http_*: coati-backend makes metrics of spans, under the same names: see its section `generator`
     ! block.alloy:6: discovery.survey: not supported: without rules every process is observed
     ! block.alloy:8: ebpf.context_propagation: not supported: nothing is put into requests; traces are linked by TCP positions and headers that are there
@@ -144,7 +143,6 @@ fn a_whole_file_of_alloy() {
     routes: - /health
     routes: unmatched: wildcard
     routes: wildcard_char: "*"
-    ! node.alloy:18: attributes.kubernetes: not supported: see section `kubernetes` in docs/configuration.md
     ! node.alloy:78: otelcol.exporter.otlp.tempo.input.sending_queue: not used: see `export.queue_spans`
     ! node.alloy:83: otelcol.exporter.otlphttp.cloud.input: a second exporter is not used: spans go to one endpoint
     "#);

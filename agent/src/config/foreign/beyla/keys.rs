@@ -3,8 +3,8 @@
 use super::{
     super::{Translation, tree::Node},
     default_exclude, default_exclude_regexes, exclude_instrument, exclude_services, filter, instrument,
-    instrumentations, internal_exporter, internal_port, later, metrics_endpoint, metrics_path, metrics_protocol, port,
-    printer, propagation, sampler, select, services, traces_endpoint, track_headers,
+    instrumentations, internal_exporter, internal_port, kubernetes, later, metrics_endpoint, metrics_path,
+    metrics_protocol, port, printer, propagation, sampler, select, services, traces_endpoint, track_headers,
 };
 
 /// What a key of theirs means.
@@ -60,7 +60,7 @@ pub(in super::super) const SECTIONS: &[&str] = &[
 pub(super) const RED: &str = "coati-backend makes metrics of spans, under the same names: see its section `generator`";
 const NOT_NEEDED: &str = "not needed: losses are counted by cause in `coati_agent_losses_total`";
 const MODELS: &str = "not needed: requests to models are recognised by themselves, from the ends of their bodies";
-const KUBERNETES: &str = "not supported: see section `kubernetes` in docs/configuration.md";
+const KUBERNETES: &str = "not supported: docs/kubernetes.md says what is asked for and how names are made";
 const INJECTION: &str = "not supported: nothing is ever put into other programs";
 
 /// Every key of Beyla 3 and OBI that is known here. A key whose section is `Instead` has its answer.
@@ -147,7 +147,17 @@ pub(in super::super) const KEYS: &[(&str, Meaning)] = &[
     ("ebpf.override_bpfloop_enabled", Instead("not needed")),
     ("ebpf.bpf_fs_path", Instead("not needed: nothing is pinned")),
     ("attributes", Section),
-    ("attributes.kubernetes", Instead(KUBERNETES)),
+    ("attributes.kubernetes", Section),
+    ("attributes.kubernetes.enable", With(kubernetes)),
+    ("attributes.kubernetes.cluster_name", Same("kubernetes.cluster_name")),
+    ("attributes.kubernetes.kubeconfig_path", Instead(KUBERNETES)),
+    ("attributes.kubernetes.disable_informers", Instead(KUBERNETES)),
+    ("attributes.kubernetes.meta_cache_address", Instead(KUBERNETES)),
+    ("attributes.kubernetes.meta_restrict_local_node", Instead(KUBERNETES)),
+    ("attributes.kubernetes.informers_sync_timeout", Instead(KUBERNETES)),
+    ("attributes.kubernetes.informers_resync_period", Instead(KUBERNETES)),
+    ("attributes.kubernetes.service_name_template", Instead(KUBERNETES)),
+    ("attributes.kubernetes.resource_labels", Instead(KUBERNETES)),
     ("attributes.select", With(select)),
     ("attributes.instance_id", Instead("not supported: `service.instance.id` is HOST:PID")),
     ("attributes.host_id", Instead("not supported: `host.id` is the node's machine id")),
