@@ -19,3 +19,4 @@ pub mod print;
 pub mod span;
 pub mod stitch;
 pub mod telemetry;
+pub mod tls;

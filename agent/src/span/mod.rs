@@ -33,7 +33,7 @@ pub use sampling::{RateLimit, Ratio, Sampler, SamplerName, SamplingConfig};
 pub use select::{AttributeConfig, AttributeFilter};
 
 use crate::{
-    decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
+    decode::{Exchange, Failure, Method, Origin, Progress, RequestHead, Role, WebSocket},
     discover::Process,
     stitch::Ids,
 };
@@ -226,7 +226,8 @@ impl SpanBuilder {
         if request.method == Method::Other {
             attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
         }
-        let scheme = request.scheme().map_or(Cow::Borrowed("http"), |scheme| scheme.to_ascii_lowercase().into());
+        let scheme =
+            request.scheme().map_or(Cow::Borrowed(default_scheme(origin)), |scheme| scheme.to_ascii_lowercase().into());
         let query = request.query().map(|query| self.query(query));
         let server = match origin.role {
             Role::Server => {
@@ -240,24 +241,31 @@ impl SpanBuilder {
                 if let Some(route) = route {
                     attributes.text(key::HTTP_ROUTE, route);
                 }
-                attributes.text(key::CLIENT_ADDRESS, address::text(origin.remote.ip()));
-                attributes.int(key::CLIENT_PORT, origin.remote.port());
+                if origin.has_addresses() {
+                    attributes.text(key::CLIENT_ADDRESS, address::text(origin.remote.ip()));
+                    attributes.int(key::CLIENT_PORT, origin.remote.port());
+                }
                 origin.local
             }
             Role::Client => {
                 if request.method != Method::Connect && !request.is_target_unknown() {
                     attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
                 }
-                attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
-                attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                if origin.has_addresses() {
+                    attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
+                    attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                }
                 origin.remote
             }
         };
         match host {
             Some(host) => attributes.text(key::SERVER_ADDRESS, host.name),
-            None => attributes.text(key::SERVER_ADDRESS, address::text(server.ip())),
+            None if origin.has_addresses() => attributes.text(key::SERVER_ADDRESS, address::text(server.ip())),
+            None => {}
         }
-        attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
+        if let Some(port) = host.and_then(|host| host.port).or_else(|| Some(server.port()).filter(|port| *port != 0)) {
+            attributes.int(key::SERVER_PORT, port);
+        }
         if let Some(version) = request.version {
             attributes.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
         }
@@ -314,6 +322,11 @@ impl SpanBuilder {
     }
 }
 
+/// The scheme of a request that does not say.
+const fn default_scheme(origin: &Origin) -> &'static str {
+    if origin.is_tls { "https" } else { "http" }
+}
+
 /// `METHOD route`, or the method alone; an unknown method is called `HTTP`.
 fn name(request: &RequestHead, route: Option<&str>) -> String {
     let method = if request.method == Method::Other { "HTTP" } else { request.method.as_str() };
@@ -338,7 +351,8 @@ fn full_url(
     url.push_str("://");
     match host {
         Some(host) => url.push_str(host.text),
-        None => url.push_str(&exchange.origin.remote.to_string()),
+        None if exchange.origin.has_addresses() => url.push_str(&exchange.origin.remote.to_string()),
+        None => {}
     }
     url.push_str(path.unwrap_or_default());
     if let Some(query) = query {
