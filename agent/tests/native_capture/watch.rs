@@ -64,17 +64,25 @@ impl Watch {
         Some(Self { turn, records: Vec::new(), is_changed: false })
     }
 
-    /// The same with other options.
+    /// The same with other options; without probes in TLS libraries, which take long to verify, unless a test wants them.
     pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
         *turn = None;
-        *turn = Some(capture(covers, change)?);
+        *turn = Some(capture(covers, |options| {
+            options.tls = false;
+            change(options);
+        })?);
         Some(Self { turn, records: Vec::new(), is_changed: true })
     }
 
     /// The capture, for what a test asks of it.
     pub(crate) fn capture(&self) -> &Capture {
         self.turn.as_ref().unwrap()
+    }
+
+    /// The capture, for what a test takes back when it ends.
+    pub(crate) fn source(&mut self) -> &mut Capture {
+        self.turn.as_mut().unwrap()
     }
 
     /// The capture, for what a test changes in it.
@@ -120,6 +128,18 @@ impl Watch {
                 return found;
             }
             assert!(Instant::now() < deadline, "no such record among {}", self.records.len());
+        }
+    }
+
+    /// Waits until the records so far are as `find` wants them.
+    pub(crate) fn wait_until<T>(&mut self, find: impl Fn(&[Record]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.drain();
+            if let Some(found) = find(&self.records) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "not so after {} records", self.records.len());
         }
     }
 
@@ -186,7 +206,7 @@ fn sides(records: &[Record], port: u16) -> Sides {
                     seen.ends.push(*end);
                 }
             }
-            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) => {}
+            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) | Record::Tls(_) => {}
         }
     }
     let mut sides = Sides::default();
