@@ -1,6 +1,6 @@
 //! TLS: what probes in the libraries of real software see, and what the decoder makes of it.
 //!
-//! nginx, curl and Python's sockets give OpenSSL a socket; Node.js and Python's asyncio give it memory; wget has GnuTLS.
+//! nginx, curl and Python's sockets give OpenSSL a socket; Node.js and Python's asyncio give it memory; wget has `GnuTLS`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -86,7 +86,7 @@ impl Tls {
             match &record {
                 Record::Exec(header, tgid, _) => self.libraries.started(*tgid, header.time_ns),
                 Record::Tls(tls) => self.libraries.speaks(tls.tgid, tls.header.time_ns),
-                Record::Exit(exit) => self.libraries.ended(exit.tgid, exit.header.time_ns),
+                Record::Exit(ended) => self.libraries.ended(ended.tgid, ended.header.time_ns),
                 _ => {}
             }
             self.decoder.record(record, &mut emit);
@@ -399,7 +399,7 @@ fn openssl_in_an_executable() {
     assert_paired(&client, &server);
 }
 
-/// wget has GnuTLS.
+/// wget has `GnuTLS`.
 #[test]
 fn gnutls() {
     if !has(&["/usr/sbin/nginx", "/usr/bin/wget", "/usr/bin/openssl", "/usr/bin/python3"], "TLS of wget") {

@@ -340,9 +340,9 @@ fn sessions_in_memory_are_told() {
         let placed: Vec<_> = of(connection).map(|begin| begin.flags & begin_flags::POSITIONS != 0).collect();
         assert_eq!(placed, [vec![false; unknown], vec![true; 4 - unknown]].concat());
         // A record apart.
-        let places: Vec<_> = of(connection).skip(unknown).map(|begin| begin.client_position).collect();
+        let records_at: Vec<_> = of(connection).skip(unknown).map(|begin| begin.client_position).collect();
         let record = (REQUEST.len() + OVERHEAD + 5) as u32;
-        assert!(places.windows(2).all(|two| two[1].wrapping_sub(two[0]) == record), "{places:?}");
+        assert!(records_at.windows(2).all(|two| two[1].wrapping_sub(two[0]) == record), "{records_at:?}");
     }
     // They are over with the library's object, as the sockets are still open.
     let over = watch.wait_until(|records| {
