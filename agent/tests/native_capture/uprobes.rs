@@ -164,11 +164,7 @@ fn wait(attachment: Attachment) {
 
 /// A capture with probes in the functions.
 fn probed(covers: &str) -> Option<(Watch, Probes)> {
-    let mut watch = Watch::start(covers)?;
-    if !watch.capture().programs().attached.has_tls() {
-        println!("SKIPPED: this kernel lets no probes into programs; not covered: {covers}");
-        return None;
-    }
+    let mut watch = Watch::start_with_tls(covers)?;
     let attachment = attach(&mut watch);
     Some((watch, Probes(Some(attachment))))
 }
