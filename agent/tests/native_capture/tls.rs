@@ -303,7 +303,7 @@ match kind:
 fn python(tls: &Tls, kind: &str, port: u16) -> Command {
     let script = tls.path("script.py");
     fs::write(&script, PYTHON).unwrap();
-    let mut command = Command::new("python3");
+    let mut command = Command::new("/usr/bin/python3");
     command.args([&script, kind, tls.folder.path().to_str().unwrap(), &port.to_string()]);
     command
 }
@@ -409,7 +409,9 @@ fn gnutls() {
     let mut holder = Command::new("/usr/bin/python3");
     let mut holder = holder.args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 5];
-    holder.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    // Held, or its next word would be its end.
+    let mut stdout = holder.stdout.take().unwrap();
+    stdout.read_exact(&mut ready).unwrap();
     let _holder = Running::new(holder);
     tls.look();
     let urls: Vec<_> = (0..5).map(|number| format!("https://127.0.0.1:{port}/nginx/{number}")).collect();
