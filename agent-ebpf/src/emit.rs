@@ -20,11 +20,17 @@ const RING_NO_WAKEUP: u64 = 1;
 const RING_FORCE_WAKEUP: u64 = 2;
 
 /// Adds one to a cell of this CPU; what it was before.
+#[inline(always)]
+fn add_one(cells: &PerCpuArray<u64>, index: u32) -> u64 {
+    add(cells, index, 1)
+}
+
+/// Adds to a cell of this CPU; what it was before.
 ///
 /// Atomically, because an interrupt on this CPU may do the same in between.
 #[inline(always)]
-fn add_one(cells: &PerCpuArray<u64>, index: u32) -> u64 {
-    let mut value = 1_u64;
+pub fn add(cells: &PerCpuArray<u64>, index: u32, value: u64) -> u64 {
+    let mut value = value;
     match cells.get_ptr_mut(index) {
         // SAFETY: one instruction, on a cell of the map. (The compiler offers no atomic addition for this target.)
         Some(cell) => unsafe {

@@ -16,10 +16,11 @@ use coati_common::sniff::Sniff;
 use crate::emit;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
+use crate::maps::{CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket};
 use crate::tell::{Moved, tell, tell_eof};
+use crate::tls;
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
 /// was entered.
@@ -38,8 +39,8 @@ const NEW: u64 = 1;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Call {
-    /// Address of the `struct sock`.
-    pub socket: u64,
+    /// Through what it sends.
+    pub socket: Socket,
     /// When the call was entered.
     pub time_ns: u64,
     /// What it sends from.
@@ -64,6 +65,11 @@ impl Caller {
     pub fn watched() -> Option<Self> {
         let caller = Self { pid_tgid: bpf_get_current_pid_tgid() };
         (caller.tgid() != globals::OWN_TGID.load()).then_some(caller)
+    }
+
+    #[inline(always)]
+    pub const fn pid_tgid(self) -> u64 {
+        self.pid_tgid
     }
 
     #[inline(always)]
@@ -120,16 +126,24 @@ enum Found {
 /// is a `new_role`.
 #[inline(always)]
 fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
-    let Some(connection) = followed(socket.address) else {
+    let Some(connection) = followed(socket.key) else {
         if !socket.is_tcp() {
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
-        let Some(meaning) = Meaning::first(&sniff) else { return Found::Nothing };
-        if caller.is_skipped() {
+        let Some(meaning) = Meaning::first(&sniff) else {
+            if !socket.is_tls()
+                && let Some(record) = sniff.tls_record()
+            {
+                tls::record(caller, socket, record, len, new_role == role::CLIENT);
+            }
+            return Found::Nothing;
+        };
+        // Where the kernel encrypts, a library gives it the plaintext: that is followed where the library got it.
+        if caller.is_skipped() || !socket.is_tls() && tls::is_in_call(caller) {
             return Found::Nothing;
         }
-        return match follow(slot, socket.address, new_role) {
+        return match follow(slot, socket.key, new_role) {
             Some(connection) => Found::Bytes(connection, meaning),
             None => Found::Nothing,
         };
@@ -144,16 +158,16 @@ fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, n
     Found::Bytes(connection, meaning)
 }
 
-/// A call that sends from `source` through `socket` was entered.
+/// A call that sends from `source` through `socket` was entered; it is remembered in `calls`.
 #[inline(always)]
-pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Option<()> {
+pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source, calls: &HashMap<u64, Call>) -> Option<()> {
     let found = find(slot, caller, socket, &source, u64::MAX, role::CLIENT);
     let time_ns = now();
     let call = slot.call()?;
-    call.socket = socket.address;
+    call.socket = socket;
     call.time_ns = time_ns;
     call.source = source;
-    call.positions = sock::positions(socket.address);
+    call.positions = socket.positions();
     match found {
         Found::Nothing => return None,
         Found::Unreadable => call.meaning = 0,
@@ -163,7 +177,7 @@ pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Optio
             connection.enter(meaning, time_ns);
         }
     }
-    if !remember(&CALLS, caller, call) {
+    if !remember(calls, caller, call) {
         take_back(call);
     }
     Some(())
@@ -192,26 +206,42 @@ pub fn recall<T: Copy>(calls: &HashMap<u64, T>, caller: Caller) -> Option<T> {
     Some(call)
 }
 
-/// The call that this thread was in returned `result`.
+/// The call that this thread was in, one of `calls`, returned `result`. Whether it is one of a TLS library is known to each
+/// hook.
 #[inline(always)]
-pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64) -> Option<()> {
+pub fn sent<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    result: i64,
+    calls: &HashMap<u64, Call>,
+    is_tls: bool,
+) -> Option<()> {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let call = CALLS.get_ptr_mut(pid_tgid)?;
+    let call = calls.get_ptr_mut(pid_tgid)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
     let call = unsafe { &mut *call };
     if result > 0 {
-        finish(ctx, slot, Caller { pid_tgid }, call, result as u64);
+        finish(ctx, slot, Caller { pid_tgid }, call, result as u64, is_tls);
     } else {
         take_back(call);
     }
-    CALLS.remove(pid_tgid).ok()
+    calls.remove(pid_tgid).ok()
 }
 
 #[inline(always)]
-fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64) -> Option<()> {
+fn finish<C: EbpfContext>(
+    ctx: &C,
+    slot: Slot,
+    caller: Caller,
+    call: &mut Call,
+    len: u64,
+    is_tls: bool,
+) -> Option<()> {
+    let (key, address) = (call.socket.key, call.socket.address);
+    let socket = if is_tls { Socket::tls(key, address) } else { Socket::tcp(key) };
     if call.meaning == 0 {
         // The kernel has read the bytes in the meantime, so now they are there.
-        match find(slot, caller, Socket::tcp(call.socket), &call.source, len, role::CLIENT) {
+        match find(slot, caller, socket, &call.source, len, role::CLIENT) {
             Found::Nothing => return None,
             Found::Unreadable => {
                 emit::lost(Loss::PayloadUnreadable);
@@ -227,7 +257,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     let meaning = Meaning::from_u32(call.meaning)?;
     let exchange = call.before.exchange + u32::from(meaning.begins());
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
-    let connection = match followed(call.socket).filter(is_same) {
+    let connection = match followed(key).filter(is_same) {
         Some(connection) => connection,
         // Closed while the call ran, or another thread is with the next request: the bytes were taken all the same.
         None => {
@@ -241,7 +271,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     let last_ns = if end_ns - call.time_ns > BLOCKED_NS { end_ns } else { call.time_ns };
     connection.count(meaning, len, call.time_ns, last_ns);
     let moved = Moved {
-        socket: call.socket,
+        socket,
         meaning,
         len,
         time_ns: call.time_ns,
@@ -258,12 +288,12 @@ fn take_back(call: &Call) {
     if call.meaning == 0 {
         return;
     }
-    let Some(connection) = followed(call.socket) else { return };
+    let Some(connection) = followed(call.socket.key) else { return };
     if connection.connection != call.before.connection || connection.last_ns != call.time_ns {
         return;
     }
     if call.before.exchange == 0 {
-        let _gone_is_fine = CONNECTIONS.remove(call.socket);
+        let _gone_is_fine = CONNECTIONS.remove(call.socket.key);
     } else {
         *connection = call.before;
     }
@@ -280,7 +310,7 @@ pub fn received<C: EbpfContext>(
     len: u64,
 ) -> Option<()> {
     if len == 0 {
-        return tell_eof(slot, caller, followed(socket.address)?);
+        return tell_eof(slot, caller, followed(socket.key)?);
     }
     let (connection, meaning) = match find(slot, caller, socket, &source, len, role::SERVER) {
         Found::Nothing => return None,
@@ -291,34 +321,39 @@ pub fn received<C: EbpfContext>(
         Found::Bytes(connection, meaning) => (connection, meaning),
     };
 
-    let socket = socket.address;
     let previous = connection.totals;
     let time_ns = now();
     connection.enter(meaning, time_ns);
     connection.count(meaning, len, time_ns, time_ns);
-    // What this call took is already behind the receive position, and so is the peer's close if it came with that.
-    let (Positions { send, receive, known }, close) = if meaning.begins() {
-        (sock::positions(socket), u32::from(sock::has_read_close(socket)))
-    } else {
-        (Positions { send: 0, receive: 0, known: 0 }, 0)
-    };
+    let Positions { send, receive, known } =
+        if meaning.begins() { socket.positions_before(len) } else { Positions::UNKNOWN };
     let moved = Moved {
         socket,
         meaning,
         len,
         time_ns,
-        client_position: receive.wrapping_sub(len as u32).wrapping_sub(close),
+        client_position: receive,
         server_position: send,
         positions_known: known,
     };
     tell(ctx, slot, caller, connection, &moved, &source, &previous)
 }
 
+/// The connection on the socket at `socket`, under TLS or not, and its key.
+#[inline(always)]
+fn on(socket: u64) -> Option<(u64, &'static mut Connection)> {
+    if let Some(connection) = followed(socket) {
+        return Some((socket, connection));
+    }
+    let key = tls::key_of(socket)?;
+    Some((key, followed(key)?))
+}
+
 /// This end of the connection at `socket` was closed: nothing of a server's response is to come. A client may still
 /// receive its answer.
 #[inline(always)]
 pub fn closed_here(socket: u64) -> Option<()> {
-    let connection = followed(socket)?;
+    let (_, connection) = on(socket)?;
     if connection.role == role::SERVER {
         tell_end(connection, CLOSED);
     }
@@ -328,24 +363,33 @@ pub fn closed_here(socket: u64) -> Option<()> {
 /// The connection at `socket` is over, in order or by a reset.
 #[inline(always)]
 pub fn disconnected(socket: u64, by_reset: bool) -> Option<()> {
-    let connection = followed(socket)?;
-    // What has arrived can still be read: then the response ends with the socket.
-    if connection.role == role::CLIENT && sock::has_unread(socket) {
+    let (key, connection) = on(socket)?;
+    // What has arrived can still be read, or may be with the TLS library: then the response ends with the socket.
+    if connection.role == role::CLIENT && (key != socket || sock::has_unread(socket)) {
         if by_reset {
             connection.flags |= connection_flags::RESET;
         }
         return None;
     }
     tell_end(connection, if by_reset { RESET } else { CLOSED });
-    CONNECTIONS.remove(socket).ok()
+    CONNECTIONS.remove(key).ok()
 }
 
 /// The socket at `socket` is gone, or will be used for another connection.
 #[inline(always)]
 pub fn gone(socket: u64) -> Option<()> {
-    let connection = followed(socket)?;
+    if let Some((key, _)) = on(socket) {
+        session_gone(key);
+    }
+    tls::socket_gone(socket)
+}
+
+/// The connection with a key is over.
+#[inline(always)]
+pub fn session_gone(key: u64) -> Option<()> {
+    let connection = followed(key)?;
     tell_end(connection, if connection.flags & connection_flags::RESET != 0 { RESET } else { CLOSED });
-    CONNECTIONS.remove(socket).ok()
+    CONNECTIONS.remove(key).ok()
 }
 
 #[inline(always)]

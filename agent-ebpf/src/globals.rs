@@ -99,6 +99,8 @@ offsets! {
     REGS_ARG2,
     /// `pt_regs`: fourth argument
     REGS_ARG3,
+    /// `pt_regs`: stack pointer
+    REGS_STACK,
 }
 
 /// The agent's own process, which is not watched; 0 watches every process.
@@ -108,6 +110,10 @@ pub static OWN_TGID: Global<u32> = Global::new(0);
 /// Unread bytes in the ring buffer from which the agent is woken; below it looks by itself.
 #[unsafe(no_mangle)]
 pub static WAKE_AT: Global<u32> = Global::new(1 << 20);
+
+/// Bytes by which a return moves the stack pointer: of the address that a call has put there.
+#[unsafe(no_mangle)]
+pub static RETURN_SLOT: Global<u32> = Global::new(0);
 
 /// 1 turns the debug lines on.
 #[unsafe(no_mangle)]

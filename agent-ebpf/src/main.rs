@@ -2,7 +2,8 @@
 //!
 //! `hooks` are the programs; what they share lies in the other modules, in the order in which a call's bytes
 //! pass them: [`sock`] finds the connection, [`iov`] and [`frames`] read the bytes, [`exchange`] changes the connection's state,
-//! [`tell`] makes the record, [`emit`] writes it.
+//! [`tell`] makes the record, [`emit`] writes it. [`tls`] is between the hooks and the state machine where the bytes are those of
+//! a TLS library.
 #![no_std]
 #![no_main]
 // One instruction and the hiding of one value from the optimiser; see `emit` and `kread`.
@@ -18,6 +19,7 @@ mod hooks {
     mod state;
     mod syscalls;
     mod trampolines;
+    mod uprobes;
 }
 mod iov;
 mod kread;
@@ -26,6 +28,7 @@ mod scratch;
 mod sock;
 mod tail;
 mod tell;
+mod tls;
 
 /// The helpers that read kernel memory are lent to programs under the GPL only.
 #[unsafe(link_section = "license")]

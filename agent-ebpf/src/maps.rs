@@ -10,7 +10,7 @@ use crate::exchange::Call;
 use crate::hooks::kprobes::Receive;
 
 /// `BPF_F_NO_PREALLOC`: memory only for what is there.
-const NO_PREALLOC: u32 = 1;
+pub const NO_PREALLOC: u32 = 1;
 
 /// Records for user space.
 #[map]

@@ -3,8 +3,9 @@
 //! A program on a tracepoint or a kprobe is never interrupted by another of them on its CPU (`bpf_prog_active`,
 //! kernel/trace/bpf_trace.c), so these share [`Slot::EXCLUSIVE`]. A program on the entry or exit of a function can be,
 //! where the kernel may be preempted, by any but itself (`prog->active`, kernel/bpf/trampoline.c): each has a slot of
-//! its own. The programs on socket states and on processes may run in the middle of any of them, so they build their
-//! records on the stack.
+//! its own. One on a function of a process can be, by any, itself included, as it runs for the process and stays on its CPU
+//! (`bpf_prog_run_array_uprobe`, include/linux/bpf.h): these borrow a slot. The programs on socket states and on processes may
+//! run in the middle of any of them, so they build their records on the stack.
 
 use core::mem::size_of;
 
@@ -12,7 +13,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use coati_common::event::{Begin, Connection};
 use coati_common::limits::PAYLOAD_BYTES;
+use coati_common::loss::Loss;
 
+use crate::emit;
 use crate::exchange::Call;
 
 /// Room for a payload: twice its size, because the verifier bounds offset and length one by one.
@@ -68,7 +71,10 @@ pub struct Slot(u32);
 
 impl Slot {
     /// How many there are.
-    const COUNT: u32 = 6;
+    const COUNT: u32 = Self::FIRST_LENT + Self::LENT;
+    /// Of these, those that are lent.
+    const FIRST_LENT: u32 = 6;
+    const LENT: u32 = 2;
 
     /// Of programs that do not interrupt each other.
     pub const EXCLUSIVE: Self = Self(0);
@@ -79,6 +85,25 @@ impl Slot {
     pub const SENDPAGE_EXIT: Self = Self(3);
     pub const RECVMSG_EXIT: Self = Self(4);
     pub const SPLICE_READ_EXIT: Self = Self(5);
+
+    /// One that nobody uses; to be given back. `None`, and counted, if there is none.
+    #[inline(always)]
+    pub fn borrow() -> Option<Self> {
+        for index in 0..Self::LENT {
+            if emit::add(&BORROWED, index, 1) == 0 {
+                return Some(Self(Self::FIRST_LENT + index));
+            }
+            emit::add(&BORROWED, index, u64::MAX);
+        }
+        emit::lost(Loss::ProgramSkipped);
+        None
+    }
+
+    /// Ends a [`Self::borrow`].
+    #[inline(always)]
+    pub fn give_back(self) {
+        emit::add(&BORROWED, self.0 - Self::FIRST_LENT, u64::MAX);
+    }
 
     /// The slot with a number, which the verifier does not need to know.
     #[inline(always)]
@@ -113,6 +138,10 @@ impl Slot {
 /// Room for the largest record; smaller ones end where it ends, so that the payload lies always at the same place.
 #[map]
 static RECORD: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
+
+/// Who uses each slot that is lent.
+#[map]
+static BORROWED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Slot::LENT, 0);
 
 #[map]
 static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(Slot::COUNT, 0);

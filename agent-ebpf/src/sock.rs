@@ -16,20 +16,49 @@ const TCP_CLOSE_WAIT: u8 = 8;
 /// Words from the start of a `struct sock` that are read at once: most fields that are wanted lie there.
 const HEAD_WORDS: usize = 5;
 
-/// A `struct sock`.
+/// What kind of stream a [`Socket`] is.
+mod stream {
+    /// That is to be found out.
+    pub const ANY: u32 = 0;
+    /// TCP.
+    pub const TCP: u32 = 1;
+    /// The plaintext of a TLS session.
+    pub const TLS: u32 = 2;
+}
+
+/// A `struct sock`, or a TLS session on one.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Socket {
-    /// Where it lies.
+    /// Key of its connection: where it lies, or the number of the session.
+    pub key: u64,
+    /// Where it lies; 0 if that is not known.
     pub address: u64,
-    /// Whether it is known to be TCP's.
-    is_tcp: bool,
+    /// One of [`stream`].
+    kind: u32,
+    /// Of a session that has received: TCP sequence number of the record.
+    pub position: u32,
+    /// 1 if that is known.
+    pub is_placed: u32,
+    reserved: u32,
 }
 
 impl Socket {
     /// One that a function of TCP was called for.
     #[inline(always)]
     pub const fn tcp(address: u64) -> Self {
-        Self { address, is_tcp: true }
+        Self::new(address, address, stream::TCP)
+    }
+
+    /// The TLS session with a number, on the one at `address`, if that is not 0.
+    #[inline(always)]
+    pub const fn tls(key: u64, address: u64) -> Self {
+        Self::new(key, address, stream::TLS)
+    }
+
+    #[inline(always)]
+    const fn new(key: u64, address: u64, kind: u32) -> Self {
+        Self { key, address, kind, position: 0, is_placed: 0, reserved: 0 }
     }
 
     /// The one of the `struct socket` at `socket`, for which a function of TCP was called.
@@ -53,13 +82,38 @@ impl Socket {
             return None;
         }
         let socket = pointer(file, at::FILE_PRIVATE_DATA.load())?;
-        Some(Self { address: pointer(socket, at::SOCKET_SK.load())?, is_tcp: false })
+        let address = pointer(socket, at::SOCKET_SK.load())?;
+        Some(Self::new(address, address, stream::ANY))
     }
 
-    /// Whether it is a TCP connection. Not asked of one that is followed.
+    /// Whether it is a TCP connection, or a session on one. Not asked of one that is followed.
     #[inline(always)]
     pub fn is_tcp(self) -> bool {
-        self.is_tcp || is_tcp(self.address)
+        self.kind != stream::ANY || is_tcp(self.address)
+    }
+
+    /// Whether it is a TLS session.
+    #[inline(always)]
+    pub const fn is_tls(self) -> bool {
+        self.kind == stream::TLS
+    }
+
+    /// Where both streams stand; of a session that is not known.
+    #[inline(always)]
+    pub fn positions(self) -> Positions {
+        if self.is_tls() { Positions::UNKNOWN } else { positions(self.address) }
+    }
+
+    /// Where both streams stood when the request began that `len` bytes were received of.
+    #[inline(always)]
+    pub fn positions_before(self, len: u64) -> Positions {
+        if self.is_tls() {
+            return Positions { send: 0, receive: self.position, known: self.is_placed };
+        }
+        // What the call took is already behind the receive position, and so is the peer's close if it came with that.
+        let Positions { send, receive, known } = positions(self.address);
+        let close = u32::from(has_read_close(self.address));
+        Positions { send, receive: receive.wrapping_sub(len as u32).wrapping_sub(close), known }
     }
 }
 
@@ -87,17 +141,21 @@ pub struct Positions {
     pub known: u32,
 }
 
+impl Positions {
+    /// Neither is known.
+    pub const UNKNOWN: Self = Self { send: 0, receive: 0, known: 0 };
+}
+
 /// Where both streams of the connection stand.
 #[inline(always)]
 pub fn positions(sk: u64) -> Positions {
-    const UNKNOWN: Positions = Positions { send: 0, receive: 0, known: 0 };
     let (write_seq, copied_seq) = (at::TCP_WRITE_SEQ.load(), at::TCP_COPIED_SEQ.load());
     if write_seq == at::ABSENT || copied_seq == at::ABSENT {
-        return UNKNOWN;
+        return Positions::UNKNOWN;
     }
     match (field::<u32>(sk, write_seq), field::<u32>(sk, copied_seq)) {
         (Some(send), Some(receive)) => Positions { send, receive, known: 1 },
-        _ => UNKNOWN,
+        _ => Positions::UNKNOWN,
     }
 }
 
@@ -133,15 +191,20 @@ pub fn has_unread(sk: u64) -> bool {
 
 /// Whether the process has read all that the peer sent, and that it closed its side: that takes a sequence number.
 #[inline(always)]
-pub fn has_read_close(sk: u64) -> bool {
+fn has_read_close(sk: u64) -> bool {
     let state = at::SOCK_STATE.load();
     let is_known = state != at::ABSENT && at::TCP_RCV_NXT.load() != at::ABSENT;
     is_known && field::<u8>(sk, state) == Some(TCP_CLOSE_WAIT) && !has_unread(sk)
 }
 
-/// Fills in addresses, ports and network namespace; what cannot be read is zero.
+/// Fills in addresses, ports and network namespace; what cannot be read is zero, all of it if `sk` is.
 #[inline(always)]
 pub fn describe(sk: u64, begin: &mut Begin) {
+    if sk == 0 {
+        (begin.local_address, begin.remote_address) = ([0; 16], [0; 16]);
+        (begin.local_port, begin.remote_port, begin.netns) = (0, 0, 0);
+        return;
+    }
     let head = Head::<HEAD_WORDS>::of(sk);
     if head.get::<u16>(at::SOCK_FAMILY.load()) == AF_INET6 && at::SOCK_LOCAL_V6.load() != at::ABSENT {
         begin.local_address = field(sk, at::SOCK_LOCAL_V6.load()).unwrap_or_default();

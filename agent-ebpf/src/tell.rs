@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use coati_common::event::{
-    Begin, Connection, Data, Frames, Kind, Totals, data_flags, direction, frame_state, phase, role,
+    Begin, Connection, Data, Frames, Kind, Totals, begin_flags, data_flags, direction, frame_state, phase, role,
 };
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
@@ -14,12 +14,12 @@ use crate::frames::{self, Told};
 use crate::globals;
 use crate::iov::Source;
 use crate::scratch::Slot;
-use crate::sock;
+use crate::sock::{self, Socket};
 use crate::tail;
 
 /// What one call moved.
 pub struct Moved {
-    pub socket: u64,
+    pub socket: Socket,
     pub meaning: Meaning,
     pub len: u64,
     pub time_ns: u64,
@@ -51,7 +51,7 @@ pub fn tell<C: EbpfContext>(
     }
     let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
     if moved.meaning.direction() == direction::RESPONSE {
-        let (socket, len, time_ns) = (moved.socket, moved.len, moved.time_ns);
+        let (socket, len, time_ns) = (moved.socket.key, moved.len, moved.time_ns);
         let carried = if tells { Some(room) } else { None };
         tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
     }
@@ -113,25 +113,31 @@ fn tell_begin<C: EbpfContext>(
     let head = &mut record.head;
     head.header = emit::header(if is_http2 { Kind::Http2 } else { Kind::Begin }, moved.time_ns);
     head.connection = connection.connection;
-    head.socket = moved.socket;
+    head.socket = moved.socket.key;
     head.exchange = connection.exchange;
     head.tgid = caller.tgid();
     head.tid = caller.tid();
     head.client_position = moved.client_position;
     head.server_position = moved.server_position;
     head.role = connection.role;
-    head.positions_known = moved.positions_known as u8;
-    if is_http2 {
-        match sock::server_start(moved.socket, connection.role) {
+    head.flags = if moved.socket.is_tls() { begin_flags::TLS } else { 0 };
+    let mut positions_known = moved.positions_known != 0;
+    // Of HTTP/2, and of what comes before HTTP under TLS, something may be on its way that one end has sent and the other
+    // has not read.
+    if is_http2 || moved.socket.is_tls() {
+        match sock::server_start(moved.socket.address, connection.role) {
             Some(start) => head.server_position = start,
-            None => head.positions_known = 0,
+            None => positions_known = false,
         }
+    }
+    if positions_known {
+        head.flags |= begin_flags::POSITIONS;
     }
     head.payload_len = len as u16;
     head.len = moved.len;
     head.last = last;
     head.previous = *previous;
-    sock::describe(moved.socket, head);
+    sock::describe(moved.socket.address, head);
     emit::begun();
     if globals::debug() {
         debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::capture::Record;
 use crate::decode::{Head, HeaderDecoder, RequestHead, ResponseHead, fuzz_http2, fuzz_websocket};
-use crate::discover::elf::{ReadAt, toolchain};
+use crate::discover::elf::{Functions, ReadAt, toolchain};
 use crate::kernel::btf::Btf;
 use crate::stitch::TraceParent;
 
@@ -62,6 +62,10 @@ pub fn elf(bytes: &[u8]) {
         }
     }
     let _ = toolchain(&Bytes(bytes));
+    if let Some(functions) = Functions::of(&Bytes(bytes)) {
+        let names = ["SSL_read", "SSL_write"];
+        let _ = (functions.build_id(), functions.exported(names), functions.local(names));
+    }
 }
 
 /// The head of a request, whole or cut by the capture.

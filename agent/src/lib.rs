@@ -20,3 +20,4 @@ pub mod print;
 pub mod span;
 pub mod stitch;
 pub mod telemetry;
+pub mod tls;

@@ -32,7 +32,7 @@ use tokio::{
 
 use crate::{
     capture::{Capture, CaptureError, Source},
-    config::{Config, ConfigError, Reload},
+    config::{Config, ConfigError, Reload, Tls},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
@@ -43,6 +43,7 @@ use crate::{
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, StitchConfig, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
+    tls::TlsLibraries,
 };
 use reload::Reloader;
 pub use stages::{Out, Stages};
@@ -218,8 +219,19 @@ impl CaptureThread {
     fn run(self) -> Result<(), PipelineError> {
         let Self { config, tree, queue, telemetry, gpu, kubernetes, reloads, stop } = self;
         let skip = OWN_PROGRAMS.iter().flat_map(|name| tree.running(name)).collect();
-        let options = Options { skip, hooks: config.hooks.into(), debug: config.kernel_debug, ..Options::default() };
+        let options = Options {
+            skip,
+            hooks: config.hooks.into(),
+            tls: config.tls == Tls::Auto,
+            debug: config.kernel_debug,
+            ..Options::default()
+        };
         let mut source = Capture::new(Programs::load(&options)?);
+        let libraries = source.programs().attached.has_tls().then(|| {
+            let mut libraries = TlsLibraries::new(tree.clone());
+            libraries.look_at_all(monotonic_ns(), &mut source);
+            libraries
+        });
         let since_ns = monotonic_ns();
         telemetry.set_attached();
         let printer =
@@ -236,6 +248,9 @@ impl CaptureThread {
             Out { queue, printer, telemetry },
             since_ns,
         );
+        if let Some(libraries) = libraries {
+            stages.watch_tls(libraries);
+        }
         capture(&mut source, &mut stages, &reloads, &stop, thread::sleep)?;
         Ok(())
     }

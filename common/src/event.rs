@@ -27,6 +27,8 @@ pub enum Kind {
     Tail = 6,
     /// A [`Begin`], followed by its payload: from here on the connection speaks HTTP/2.
     Http2 = 7,
+    /// A [`Tls`].
+    Tls = 8,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             5 => Some(Self::Exit),
             6 => Some(Self::Tail),
             7 => Some(Self::Http2),
+            8 => Some(Self::Tls),
             _ => None,
         }
     }
@@ -97,10 +100,20 @@ pub struct Totals {
     pub reserved: u32,
 }
 
+/// Flags of a [`Begin`].
+pub mod begin_flags {
+    /// The two positions are known.
+    pub const POSITIONS: u8 = 1;
+    /// The bytes are what a TLS library was given or gave. Addresses and ports are zeros if its socket is not known.
+    pub const TLS: u8 = 2;
+}
+
 /// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.
 ///
 /// As a [`Kind::Http2`]: all that moves on the connection from here on, which is many exchanges. Then `last` is a
 /// [`Frames::mark`], and `server_position` is that of the first byte that the server ever sent.
+///
+/// Under TLS `client_position` is that of the record in which the request begins, and `server_position` as for HTTP/2.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Begin {
@@ -108,7 +121,8 @@ pub struct Begin {
     pub header: Header,
     /// Identity of the connection: never used again while the agent runs.
     pub connection: u64,
-    /// Kernel address of the socket: key of the `CONNECTIONS` map for [`Totals`] of a long exchange.
+    /// Key of the `CONNECTIONS` map, for [`Totals`] of a long exchange: the kernel address of the socket, under TLS a
+    /// number that the session has.
     pub socket: u64,
     /// Number of this exchange on its connection, from 1.
     pub exchange: u32,
@@ -132,8 +146,8 @@ pub struct Begin {
     pub remote_port: u16,
     /// [`role::SERVER`] or [`role::CLIENT`].
     pub role: u8,
-    /// 1 if the two positions could be read.
-    pub positions_known: u8,
+    /// Of [`begin_flags`].
+    pub flags: u8,
     /// Bytes of payload that follow the record.
     pub payload_len: u16,
     /// Bytes that the system call moved.
@@ -253,7 +267,20 @@ pub struct Exit {
     pub reserved: u32,
 }
 
-/// What the kernel keeps of a connection; value of the `CONNECTIONS` map, whose key is the socket's address.
+/// A process has begun a TLS handshake on a TCP connection, and no call of a TLS library was seen of the thread.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Tls {
+    /// `kind` is [`Kind::Tls`].
+    pub header: Header,
+    /// The process.
+    pub tgid: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
+/// What the kernel keeps of a connection; value of the `CONNECTIONS` map, whose key is the socket's address, or under TLS
+/// a number of the session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Connection {
@@ -351,6 +378,7 @@ mod tests {
         assert_eq!(size_of::<Tail>(), 24 + 8 + 4 + 2 + 2);
         assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);
         assert_eq!(size_of::<Exit>(), 24 + 8);
+        assert_eq!(size_of::<Tls>(), 24 + 8);
         assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8 + 2 * 16);
         assert_eq!(size_of::<Frames>(), 4 + 1 + 1 + 2 + 8);
     }

@@ -24,6 +24,12 @@ pub const CONNECTIONS: u32 = 65_536;
 /// Threads that can be inside a followed system call at once.
 pub const CALLS: u32 = 16_384;
 
+/// TLS sessions that the kernel follows at once.
+pub const TLS_SESSIONS: u32 = 65_536;
+
+/// Processes that speak TLS without a library that is known, of which that is remembered.
+pub const TLS_PROCESSES: u32 = 1024;
+
 /// Bytes of the ring buffer from the kernel to the agent.
 pub const RING_BYTES: u32 = 4 << 20;
 

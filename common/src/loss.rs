@@ -22,7 +22,8 @@ pub enum Loss {
     /// thread makes the next call.
     ReturnMissed = 7,
     /// The kernel did not run our program because it was in the middle of the same one, or of one that excludes it: a
-    /// call, an end of a connection or a process record is missing. Counted by the kernel.
+    /// call, an end of a connection or a process record is missing. Counted by the kernel, and by the programs in TLS
+    /// libraries.
     ProgramSkipped = 8,
 }
 

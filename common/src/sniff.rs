@@ -37,6 +37,11 @@ const VERSION: u64 = word(*b"HTTP/1.\0");
 /// Bytes of the header of an HTTP/2 frame.
 const FRAME_HEADER: u32 = 9;
 
+/// Bytes of the header of a TLS record.
+const TLS_HEADER: u32 = 5;
+/// Bytes of a TLS record's content at most (RFC 8446 §5.2, RFC 5246 §6.2.3).
+const TLS_RECORD: u64 = 16_384 + 2048;
+
 const fn word(bytes: [u8; 8]) -> u64 {
     u64::from_be_bytes(bytes)
 }
@@ -71,6 +76,26 @@ pub enum Status {
     Switching,
     /// Anything else, and bytes that are no status line.
     Final,
+}
+
+/// What a TLS record is, as far as it says: since TLS 1.3 most of the handshake looks like data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsKind {
+    /// Of a handshake.
+    Handshake,
+    /// What the application sends.
+    Data,
+    /// Alerts, and changes of the cipher.
+    Other,
+}
+
+/// The header of a TLS record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TlsRecord {
+    /// What is in it.
+    pub kind: TlsKind,
+    /// Bytes behind the header.
+    pub length: u32,
 }
 
 /// The first bytes that a system call moves, as two big-endian words; zeros where there are none.
@@ -184,6 +209,24 @@ impl Sniff {
         matches!(field, 0x82..=0x87 | 0x01 | 0x04 | 0x11 | 0x14 | 0x41 | 0x44)
     }
 
+    /// The bytes begin with the header of a TLS record: its type, if they do. Of versions SSL 3.0 to TLS 1.3, which writes
+    /// the number of 1.2, or in its first record of 1.0.
+    #[inline(always)]
+    pub const fn tls_record(&self) -> Option<TlsRecord> {
+        let version = self.first >> 40 & 0xffff;
+        let length = self.first >> 24 & 0xffff;
+        if self.len < TLS_HEADER || version < 0x0300 || version > 0x0304 || length == 0 || length > TLS_RECORD {
+            return None;
+        }
+        let kind = match self.first >> 56 {
+            20 | 21 => TlsKind::Other,
+            22 => TlsKind::Handshake,
+            23 => TlsKind::Data,
+            _ => return None,
+        };
+        Some(TlsRecord { kind, length: length as u32 })
+    }
+
     /// What the bytes say if they are the beginning of a response.
     #[inline(always)]
     pub const fn status(&self) -> Status {
@@ -246,6 +289,29 @@ mod tests {
         ];
         for bytes in others {
             assert!(!sniff(bytes).is_method(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn tls_records_are_recognised_by_their_headers() {
+        let record = |bytes: &[u8]| sniff(bytes).tls_record().map(|record| (record.kind, record.length));
+        assert_eq!(record(b"\x16\x03\x01\x02\x00\x01"), Some((TlsKind::Handshake, 512)));
+        assert_eq!(record(b"\x17\x03\x03\x00\x20"), Some((TlsKind::Data, 32)));
+        assert_eq!(record(b"\x17\x03\x03\x48\x00"), Some((TlsKind::Data, 18_432)));
+        assert_eq!(record(b"\x14\x03\x03\x00\x01\x01"), Some((TlsKind::Other, 1)));
+        assert_eq!(record(b"\x15\x03\x03\x00\x1a"), Some((TlsKind::Other, 26)));
+        let others: [&[u8]; 8] = [
+            b"",
+            b"\x17\x03\x03\x00",
+            b"\x17\x03\x03\x00\x00",
+            b"\x17\x03\x03\x48\x01",
+            b"\x17\x03\x05\x00\x20",
+            b"\x17\x02\xff\x00\x20",
+            b"\x18\x03\x03\x00\x20",
+            b"GET / HTTP/1.1\r\n",
+        ];
+        for bytes in others {
+            assert_eq!(record(bytes), None, "{bytes:?}");
         }
     }
 

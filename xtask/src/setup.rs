@@ -47,6 +47,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("qemu-system-x86", Need::Test, "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", Need::Test, "/usr/share/doc/busybox-static"),
     ("curl", Need::Test, "/usr/bin/curl"),
+    ("wget", Need::Test, "/usr/bin/wget"),
+    ("openssl", Need::Test, "/usr/bin/openssl"),
     ("nghttp2-client", Need::Test, "/usr/bin/nghttp"),
     ("nghttp2-server", Need::Test, "/usr/sbin/nghttpd"),
     ("nghttp2-proxy", Need::Test, "/usr/sbin/nghttpx"),

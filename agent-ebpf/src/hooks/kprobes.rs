@@ -11,7 +11,7 @@ use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
 use crate::kread::opaque;
-use crate::maps::RECEIVES;
+use crate::maps::{CALLS, RECEIVES};
 use crate::scratch::Slot;
 use crate::sock::Socket;
 
@@ -33,7 +33,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(ctx.arg(1)?);
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source, &CALLS)
     })();
     0
 }
@@ -43,7 +43,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE, &CALLS)
     })();
     0
 }
@@ -51,7 +51,7 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()));
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, false);
     0
 }
 

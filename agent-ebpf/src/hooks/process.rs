@@ -11,6 +11,7 @@ use crate::emit;
 use crate::globals;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::tls;
 
 /// Our own programs: not watched from their first instruction on.
 const OWN: [[u8; 16]; 2] = [*b"coati-agent\0\0\0\0\0", *b"coati-backend\0\0\0"];
@@ -19,6 +20,7 @@ const OWN: [[u8; 16]; 2] = [*b"coati-agent\0\0\0\0\0", *b"coati-backend\0\0\0"];
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    tls::process_gone(tgid);
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
         let _full_is_noticed_as_own_spans = SKIPPED.insert(tgid, 1, 0);
     }
@@ -43,9 +45,11 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
+    tls::thread_gone(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = SKIPPED.remove(tgid);
+        tls::process_gone(tgid);
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }
     0

@@ -7,9 +7,13 @@ mod record;
 mod ring;
 mod sequence;
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use coati_common::event::Connection;
+
+use crate::ebpf::{Attachment, TlsPoint, UprobeError};
 
 pub use record::{Record, RecordError};
 pub use ring::{Capture, CaptureError, Health};
@@ -33,6 +37,12 @@ pub trait Source {
 
     /// Forgets that a process was not to be watched: it has ended, and another may get its number.
     fn unskip(&mut self, tgid: u32);
+
+    /// Attaches the probes for TLS libraries to functions of the file at `path`.
+    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError>;
+
+    /// Forgets the TLS sessions of processes that are gone; what is left of their connections.
+    fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError>;
 
     /// Counters since the start.
     fn health(&self) -> Result<Health, CaptureError>;

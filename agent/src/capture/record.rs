@@ -1,6 +1,6 @@
 //! From the bytes of a ring buffer record to a [`Record`]. The layouts are `coati_common::event`'s, in native byte order.
 
-use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Tail, Totals};
+use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Tail, Tls, Totals};
 use coati_common::limits::PATH_BYTES;
 
 /// A record of the kernel programs.
@@ -18,6 +18,8 @@ pub enum Record {
     Exec(Header, u32, Vec<u8>),
     /// A process has ended.
     Exit(Exit),
+    /// A process speaks TLS, and no probe is in its library.
+    Tls(Tls),
 }
 
 impl Record {
@@ -30,6 +32,7 @@ impl Record {
             Self::End(end) => &end.header,
             Self::Exec(header, ..) => header,
             Self::Exit(exit) => &exit.header,
+            Self::Tls(tls) => &tls.header,
         }
     }
 
@@ -44,6 +47,7 @@ impl Record {
             Kind::End => fields.end(header).map(Self::End),
             Kind::Exec => fields.exec(header),
             Kind::Exit => Ok(Self::Exit(Exit { header, tgid: fields.u32()?, reserved: fields.u32()? })),
+            Kind::Tls => Ok(Self::Tls(Tls { header, tgid: fields.u32()?, reserved: fields.u32()? })),
         }
     }
 }
@@ -98,7 +102,7 @@ impl Fields<'_> {
             local_port: self.u16()?,
             remote_port: self.u16()?,
             role: self.u8()?,
-            positions_known: self.u8()?,
+            flags: self.u8()?,
             payload_len: self.u16()?,
             len: self.u64()?,
             last: self.array()?,

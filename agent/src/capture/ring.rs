@@ -1,6 +1,8 @@
 //! The ring buffer that the kernel programs write to.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use coati_common::event::Connection;
@@ -12,7 +14,7 @@ use super::order::Order;
 use super::record::Record;
 use super::sequence::Sequence;
 use super::{RecordError, Source};
-use crate::ebpf::{MapsError, Programs};
+use crate::ebpf::{Attachment, MapsError, Programs, TlsPoint, UprobeError};
 
 /// How long records are held back, so that those of other CPUs can come before them: much longer than a system call
 /// that does not wait takes.
@@ -147,10 +149,18 @@ impl Source for Capture {
         self.programs.maps.unskip(tgid);
     }
 
+    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+        self.programs.attach_tls(path, points)
+    }
+
+    fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
+        Ok(self.programs.maps.forget_sessions(|tgid| gone.contains(&tgid))?)
+    }
+
     fn health(&self) -> Result<Health, CaptureError> {
         let mut losses = self.programs.maps.losses()?;
         if let Some(skipped) = losses.get_mut(Loss::ProgramSkipped as usize) {
-            *skipped = self.programs.skipped();
+            *skipped += self.programs.skipped();
         }
         let told = [Loss::RingFullBegin, Loss::RingFullData, Loss::RingFullEnd, Loss::RingFullProcess];
         let lost: u64 = told.into_iter().filter_map(|cause| losses.get(cause as usize)).sum();

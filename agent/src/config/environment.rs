@@ -24,6 +24,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         log_level,
         listen,
         hooks,
+        tls,
         print,
         kernel_debug,
         export,
@@ -53,6 +54,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     }
     environment.set(listen, &["COATI_AGENT_LISTEN"])?;
     environment.set(hooks, &["COATI_AGENT_HOOKS"])?;
+    environment.set(tls, &["COATI_AGENT_TLS"])?;
     if let Some((name, Printer(format))) = environment.named(&["OTEL_EBPF_TRACE_PRINTER", "BEYLA_TRACE_PRINTER"])? {
         match format.as_str() {
             "counter" => {

@@ -59,6 +59,10 @@ pub struct Config {
     #[serde(with = "value::text")]
     #[schemars(with = "Of<Hooks>")]
     pub hooks: Hooks,
+    /// Whether TLS is looked into, by probes in TLS libraries.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Tls>")]
+    pub tls: Tls,
     /// Whether and how spans are also printed to standard output.
     #[serde(with = "value::text")]
     #[schemars(with = "Of<Option<Format>>")]
@@ -95,6 +99,7 @@ impl Default for Config {
             log_level: LogLevel::Info,
             listen: Server::default_address(),
             hooks: Hooks::Auto,
+            tls: Tls::Auto,
             print: None,
             kernel_debug: false,
             export: ExportConfig::default(),
@@ -274,6 +279,15 @@ impl From<Hooks> for Option<HookSet> {
             Hooks::Only(set) => Some(set),
         }
     }
+}
+
+/// Whether TLS is looked into.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// Where the kernel lets probes into libraries.
+    Auto,
+    /// No.
+    Off,
 }
 
 /// How OTLP is spoken.

@@ -6,7 +6,7 @@ use http::Uri;
 use serde::{Deserialize, Deserializer, Serializer, de, ser};
 use serde_json::{Value as Json, json};
 
-use super::{Endpoint, Hooks, LogLevel, ProtocolChoice};
+use super::{Endpoint, Hooks, LogLevel, ProtocolChoice, Tls};
 use crate::{export::Compression, kernel::features::HookSet, print::Format};
 
 /// Something that a setting can be set to.
@@ -295,6 +295,29 @@ impl Value for Hooks {
 
     fn schema() -> Json {
         names(&["auto", "fentry", "kprobe", "syscall"])
+    }
+}
+
+impl Value for Tls {
+    const EXPECTED: &'static str = "`auto` or `off`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::Off => "off".to_owned(),
+        }
+    }
+
+    fn schema() -> Json {
+        names(&["auto", "off"])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use coati_common::event::{self, Begin};
+use coati_common::event::{self, Begin, begin_flags};
 
 use super::http1::{RequestHead, ResponseHead};
 
@@ -53,10 +53,12 @@ pub struct Origin {
     pub netns: u32,
     /// Stream positions, where the kernel could read them.
     pub key: Option<Key>,
-    /// Address of the process's end.
+    /// Address of the process's end; unspecified, with port 0, if it is not known.
     pub local: SocketAddr,
-    /// Address of the other end.
+    /// Address of the other end; the same.
     pub remote: SocketAddr,
+    /// The bytes are the plaintext of a TLS session.
+    pub is_tls: bool,
     /// First byte of the request, nanoseconds of `CLOCK_MONOTONIC`.
     pub begin_ns: u64,
 }
@@ -71,11 +73,17 @@ impl Origin {
             tgid: begin.tgid,
             tid: begin.tid,
             netns: begin.netns,
-            key: (begin.positions_known != 0).then_some(key),
+            key: (begin.flags & begin_flags::POSITIONS != 0).then_some(key),
             local: socket_address(begin.local_address, begin.local_port),
             remote: socket_address(begin.remote_address, begin.remote_port),
             begin_ns: begin.header.time_ns,
+            is_tls: begin.flags & begin_flags::TLS != 0,
         }
+    }
+
+    /// Whether the two addresses are known: of a TLS session they may not be.
+    pub fn has_addresses(&self) -> bool {
+        self.local.port() != 0 || self.remote.port() != 0
     }
 
     /// The request on stream `stream` of the HTTP/2 connection that this is: its HEADERS frame begins at byte `at` of

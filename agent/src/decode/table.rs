@@ -113,7 +113,7 @@ impl Decoder {
             }
             Record::End(end) => self.end(end, emit),
             // Of processes, not of connections.
-            Record::Exec(..) | Record::Exit(_) => {}
+            Record::Exec(..) | Record::Exit(_) | Record::Tls(_) => {}
         }
     }
 

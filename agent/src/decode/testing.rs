@@ -2,8 +2,8 @@
 
 use coati_common::{
     event::{
-        Begin, Connection, Data, End, Frames, Header, Kind, Tail, Totals, connection_flags, data_flags, direction,
-        end_reason, phase, role,
+        Begin, Connection, Data, End, Frames, Header, Kind, Tail, Totals, begin_flags, connection_flags, data_flags,
+        direction, end_reason, phase, role,
     },
     follow::Meaning,
     sniff::{SNIFF_BYTES, Sniff},
@@ -225,7 +225,7 @@ impl Wire {
             local_port: self.local.1,
             remote_port: self.remote.1,
             role: self.state.role,
-            positions_known: self.positions_known.into(),
+            flags: if self.positions_known { begin_flags::POSITIONS } else { 0 },
             payload_len: payload.len() as u16,
             len,
             last,

@@ -3,7 +3,13 @@
 //! The file belongs to a process that may be hostile, so everything is bounded and nothing in it is trusted. Debug
 //! builds have hundreds of megabytes; only the header, the section table and the names of the sections are read.
 
+mod symbols;
+
 use std::{fs::File, io, os::unix::fs::FileExt};
+
+pub(crate) use symbols::Functions;
+#[cfg(test)]
+pub(crate) use symbols::tests::library;
 
 /// Toolchains that leave a mark in their executables, stripped or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

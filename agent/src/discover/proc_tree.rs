@@ -24,6 +24,8 @@ use super::{
 const MAX_FILE: u64 = 1 << 20;
 /// Bytes of a command line that rules look at: it is kept of every process.
 const MAX_ARGUMENTS: usize = 1024;
+/// The same where all of it is of interest: programs with tens of thousands of mappings have libraries at the end.
+const MAX_MAPS: u64 = 16 << 20;
 /// Ancestors of a process that are looked for.
 const MAX_ANCESTORS: usize = 32;
 
@@ -117,8 +119,37 @@ impl ProcTree {
         })
     }
 
+    /// What is mapped into the process's memory, as text; `None` if it is gone.
+    pub(crate) fn maps(&self, tgid: u32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.directory(tgid).join("maps")).ok()?.take(MAX_MAPS).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Path of the process's executable, in its own mount namespace.
+    pub(crate) fn executable(&self, tgid: u32) -> Option<String> {
+        let path = fs::read_link(self.directory(tgid).join("exe")).ok()?;
+        Some(without_deleted_mark(path.to_str()?).to_owned())
+    }
+
+    /// Opens the file of one of the process's mappings. For this the kernel wants `CAP_CHECKPOINT_RESTORE`.
+    pub(crate) fn map_file(&self, tgid: u32, range: &str) -> PathBuf {
+        self.directory(tgid).join("map_files").join(range)
+    }
+
+    /// Opens the file at this path in the process's mount namespace.
+    pub(crate) fn in_root(&self, tgid: u32, path: &str) -> PathBuf {
+        self.directory(tgid).join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// Every process.
+    pub(crate) fn all(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// Whether the process is there.
-    pub(super) fn has(&self, tgid: u32) -> bool {
+    pub(crate) fn has(&self, tgid: u32) -> bool {
         self.directory(tgid).is_dir()
     }
 

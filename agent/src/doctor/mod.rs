@@ -11,7 +11,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
 use coati_common::limits;
 
 use crate::{
-    config::Config,
+    config::{Config, Tls},
     ebpf::{LoadError, Options, Programs},
     kernel::{
         btf::Btf,
@@ -100,7 +100,12 @@ fn types(path: &Path) -> Types {
 }
 
 fn trial(config: &Config) -> Trial {
-    let options = Options { hooks: config.hooks.into(), ring_bytes: TRIAL_RING_BYTES, ..Options::default() };
+    let options = Options {
+        hooks: config.hooks.into(),
+        tls: config.tls == Tls::Auto,
+        ring_bytes: TRIAL_RING_BYTES,
+        ..Options::default()
+    };
     match Programs::load(&options) {
         Ok(Programs { attached, .. }) => Trial::Attached(attached.hooks, attached.on, attached.off),
         Err(error) => Trial::Failed(failure(&error)),

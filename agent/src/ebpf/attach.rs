@@ -8,8 +8,11 @@ use aya::{Btf, BtfError, Ebpf};
 use tracing::{info, warn};
 
 use super::load::LoadError;
-use super::plan::{Group, Plan, Point, Probe, list, plan};
+use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
+
+/// What the programs for TLS libraries are called.
+const TLS: &str = "tls";
 
 /// What is watched.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +26,11 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Whether probes can be attached to TLS libraries.
+    pub fn has_tls(&self) -> bool {
+        self.on.contains(&TLS)
+    }
+
     /// One line that says what is on and what is off.
     pub(super) fn log(&self, missing: &[&'static str]) {
         let (hooks, on) = (self.hooks.name(), self.on.join(" "));
@@ -36,8 +44,14 @@ impl Attached {
 }
 
 /// Attaches the best hooks that work: what a kernel refuses to run is known only when it has been tried, and then
-/// there is another plan. A group that is refused is left out, unless nothing works without it.
-pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, wanted: Option<HookSet>) -> Result<Attached, LoadError> {
+/// there is another plan. A group that is refused is left out, unless nothing works without it. The programs for TLS
+/// libraries are loaded if they are wanted, and attached to files later.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    mut features: Features,
+    wanted: Option<HookSet>,
+    wants_tls: bool,
+) -> Result<Attached, LoadError> {
     let mut attacher = Attacher { ebpf, loaded: HashMap::new(), kernel: None };
     let mut has_base = false;
     loop {
@@ -50,7 +64,13 @@ pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, wanted: Option<Hoo
         }
         match attacher.hooks(&on, &mut off) {
             Ok(names) => {
-                let on = base.iter().map(|group| group.name).chain(names).collect();
+                let mut on: Vec<_> = base.iter().map(|group| group.name).chain(names).collect();
+                if wants_tls {
+                    match plan::tls(&features).and_then(|group| attacher.group(&group)) {
+                        Ok(()) => on.push(TLS),
+                        Err(why) => off.push((TLS, why)),
+                    }
+                }
                 return Ok(Attached { hooks, on, off });
             }
             Err(why) => features.refused.insert(hooks, why),
@@ -110,6 +130,7 @@ impl Attacher<'_> {
             (Program::TracePoint(program), _) => program.load()?,
             (Program::RawTracePoint(program), _) => program.load()?,
             (Program::KProbe(program), _) => program.load()?,
+            (Program::UProbe(program), _) => program.load()?,
             (Program::FEntry(program), Point::FunctionEntry(name)) => program.load(name, types(kernel)?)?,
             (Program::FExit(program), Point::FunctionExit(name)) => program.load(name, types(kernel)?)?,
             _ => return Err(ProgramError::UnexpectedProgramType.into()),
@@ -168,6 +189,7 @@ fn at(program: &mut Program, point: Point) -> Result<(), ProgramError> {
         (Program::FEntry(program), Point::FunctionEntry(_)) => program.attach().map(drop),
         (Program::FExit(program), Point::FunctionExit(_)) => program.attach().map(drop),
         (Program::KProbe(program), Point::Kprobe(name)) => program.attach(name, 0).map(drop),
+        (Program::UProbe(_), Point::Files) => Ok(()),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -11,6 +12,7 @@ use coati_common::limits;
 use super::attach::{self, Attached};
 use super::maps::{Maps, MapsError};
 use super::plan::{PlanError, check};
+use super::uprobes::{self, Attachment, TlsPoint, UprobeError};
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::features::{BTF_PATH, FeatureError, Features, HookSet};
 use crate::kernel::offsets::{OffsetError, Offsets};
@@ -29,6 +31,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// How bytes are seen; `None` takes the best way that this kernel has.
     pub hooks: Option<HookSet>,
+    /// Whether probes can be attached to TLS libraries.
+    pub tls: bool,
     /// Lets the programs write debug lines to the log.
     pub debug: bool,
 }
@@ -40,6 +44,7 @@ impl Default for Options {
             skip: Vec::new(),
             ring_bytes: limits::RING_BYTES,
             hooks: None,
+            tls: true,
             debug: false,
         }
     }
@@ -153,9 +158,14 @@ impl Programs {
         for &tgid in &options.skip {
             maps.skip(tgid)?;
         }
-        let attached = attach::attach(&mut ebpf, features, options.hooks)?;
+        let attached = attach::attach(&mut ebpf, features, options.hooks, options.tls)?;
         attached.log(&offsets.missing);
         Ok(Self { maps, attached, logger, ebpf })
+    }
+
+    /// Attaches the programs for TLS libraries to functions of the file at `path`.
+    pub fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+        uprobes::attach(&mut self.ebpf, path, points)
     }
 
     /// Hands debug lines to the log, if there are any.
@@ -210,6 +220,7 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
     // At a quarter the agent is late: it looks more often than the ring fills, unless there is a burst.
     let wake_at = options.ring_bytes / 4;
     let debug = u8::from(options.debug);
+    let return_slot: u32 = if cfg!(target_arch = "x86_64") { 8 } else { 0 };
     let mut loader = EbpfLoader::new();
     // Nothing in the object refers to the kernel's types.
     loader.btf(None);
@@ -219,8 +230,14 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
     loader
         .override_global("OWN_TGID", &own_tgid, true)
         .override_global("WAKE_AT", &wake_at, true)
+        .override_global("RETURN_SLOT", &return_slot, true)
         .override_global("DEBUG", &debug, true)
-        .map_max_entries("RECORDS", options.ring_bytes)
-        .load(OBJECT)
-        .map_err(|source| LoadError::Load { source: Box::new(source) })
+        .map_max_entries("RECORDS", options.ring_bytes);
+    if !options.tls {
+        // Each bucket of these takes memory, used or not.
+        for map in ["SESSIONS", "SOCKETS", "THREADS", "SENDS"] {
+            loader.map_max_entries(map, 1);
+        }
+    }
+    loader.load(OBJECT).map_err(|source| LoadError::Load { source: Box::new(source) })
 }

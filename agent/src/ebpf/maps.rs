@@ -5,6 +5,7 @@ use aya::{Ebpf, Pod};
 use coati_common::counter;
 use coati_common::event::Connection;
 use coati_common::loss::Loss;
+use coati_common::tls::{Session, SessionId};
 
 /// A map is missing or cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +35,28 @@ struct Value(Connection);
 // SAFETY: `Connection` is `repr(C)`, made of integers only, without padding (a test in `coati-common` counts its bytes).
 unsafe impl Pod for Value {}
 
+/// [`SessionId`] as a key of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Id(SessionId);
+
+/// [`Session`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Kept(Session);
+
+// SAFETY: as above.
+unsafe impl Pod for Id {}
+
+// SAFETY: as above.
+unsafe impl Pod for Kept {}
+
 /// What the programs and the agent share.
 pub struct Maps {
     /// The ring buffer with the records.
     pub records: RingBuf<MapData>,
     connections: HashMap<MapData, u64, Value>,
+    sessions: HashMap<MapData, Id, Kept>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -49,6 +67,7 @@ impl Maps {
         Ok(Self {
             records: take(ebpf, "RECORDS")?,
             connections: take(ebpf, "CONNECTIONS")?,
+            sessions: take(ebpf, "SESSIONS")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
             counters: take(ebpf, "COUNTERS")?,
@@ -67,6 +86,22 @@ impl Maps {
     /// Connections that are followed now.
     pub fn connections(&self) -> usize {
         self.connections.keys().flatten().count()
+    }
+
+    /// Forgets the TLS sessions of processes that are gone; what is left of their connections. Those whose socket is known
+    /// have ended with it.
+    pub fn forget_sessions(&mut self, gone: impl Fn(u32) -> bool) -> Result<Vec<Connection>, MapsError> {
+        let left = |Id(id): &Id| gone(id.tgid);
+        let ids: Vec<_> = self.sessions.keys().flatten().filter(left).collect();
+        let mut connections = Vec::new();
+        for id in ids {
+            if let Ok(Kept(session)) = self.sessions.get(&id, 0) {
+                connections.extend(self.connection(session.key)?);
+                let _gone_is_fine = self.connections.remove(&session.key);
+            }
+            let _gone_is_fine = self.sessions.remove(&id);
+        }
+        Ok(connections)
     }
 
     /// Stops watching a process.

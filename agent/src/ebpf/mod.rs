@@ -4,8 +4,10 @@ mod attach;
 mod load;
 mod maps;
 pub mod plan;
+mod uprobes;
 
 pub use attach::Attached;
 pub use load::{Cost, LoadError, Options, Programs};
 pub use maps::{Maps, MapsError};
 pub use plan::plan;
+pub use uprobes::{Attachment, Detaching, TlsCall, TlsPoint, UprobeError};

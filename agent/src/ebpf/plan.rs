@@ -29,6 +29,8 @@ pub enum Point {
     FunctionExit(&'static str),
     /// Entry or return of a kernel function, by a kprobe.
     Kprobe(&'static str),
+    /// Functions in files, which are found later.
+    Files,
 }
 
 impl Point {
@@ -38,7 +40,7 @@ impl Point {
             Self::Enter(call) => Some(format!("syscalls/sys_enter_{call}")),
             Self::Exit(call) => Some(format!("syscalls/sys_exit_{call}")),
             Self::Raw(category, name) => Some(format!("{category}/{name}")),
-            Self::FunctionEntry(_) | Self::FunctionExit(_) | Self::Kprobe(_) => None,
+            Self::FunctionEntry(_) | Self::FunctionExit(_) | Self::Kprobe(_) | Self::Files => None,
         }
     }
 
@@ -51,6 +53,7 @@ impl Point {
             (Self::FunctionEntry(name) | Self::FunctionExit(name) | Self::Kprobe(name), None) => {
                 (!features.functions.contains(name)).then(|| format!("no function {name}"))
             }
+            (Self::Files, None) => (!features.uprobes).then(|| "no uprobes; they need CONFIG_UPROBE_EVENTS".to_owned()),
             _ => None,
         }
     }
@@ -185,6 +188,19 @@ const SOCKETS: Probe = Probe { program: "socket_gone", point: Point::Raw("tcp", 
 const EXEC: Probe = Probe { program: "process_exec", point: Point::Raw("sched", "sched_process_exec") };
 const EXIT: Probe = Probe { program: "process_exit", point: Point::Raw("sched", "sched_process_exit") };
 
+/// The programs for functions of TLS libraries.
+const TLS: [&str; 9] = [
+    "tls_written",
+    "tls_was_read",
+    "tls_shaken",
+    "tls_write",
+    "tls_write_ex",
+    "tls_read",
+    "tls_read_ex",
+    "tls_handshake",
+    "tls_free",
+];
+
 /// The sets, best first.
 const SETS: [HookSet; 3] = [HookSet::Fentry, HookSet::Syscall, HookSet::Kprobe];
 
@@ -231,6 +247,15 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
         }
     }
     Err(PlanError::NoHooks { why: off })
+}
+
+/// The group of the programs for TLS libraries, or why there is none.
+pub(super) fn tls(features: &Features) -> Result<Group, String> {
+    let probes: Vec<_> = TLS.into_iter().map(|program| Probe { program, point: Point::Files }).collect();
+    match probes.iter().find_map(|probe| probe.point.lacks(features)) {
+        None => Ok(Group { name: "tls", is_needed: false, probes }),
+        Some(why) => Err(why),
+    }
 }
 
 /// Groups, and those that must be left out with the reason.

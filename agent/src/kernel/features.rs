@@ -18,6 +18,9 @@ pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// The kind of event that kprobes are.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
+/// The kind of event that uprobes are.
+const UPROBES: &str = "/sys/bus/event_source/devices/uprobe";
+
 /// Where the tracing file system is mounted, or can be.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
@@ -61,6 +64,8 @@ pub struct Features {
     pub iterators: bool,
     /// Kprobes, `CONFIG_KPROBE_EVENTS`.
     pub kprobes: bool,
+    /// Uprobes, `CONFIG_UPROBE_EVENTS`.
+    pub uprobes: bool,
     /// Hook sets that the kernel turned out to refuse, and what it said.
     pub refused: BTreeMap<HookSet, String>,
 }
@@ -92,6 +97,7 @@ impl Features {
                 .unwrap_or(false),
             tracepoints: tracepoints(&tracefs()?.join("events")),
             kprobes: Path::new(KPROBES).exists(),
+            uprobes: Path::new(UPROBES).exists(),
             ..Self::default()
         })
     }

@@ -69,6 +69,7 @@ const UNREAD: &str = "unread bytes: what a client reads after its connection was
 const CLOSE: &str = "states of sockets: a request that comes with its client's close is not paired with the client's";
 const NAMESPACE: &str = "network namespaces";
 const THREADS: &str = "the count of a process's threads: one that outlives its first thread seems to end early";
+const STACK: &str = "stack pointers: calls of TLS libraries inside one another are not told apart";
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
@@ -104,23 +105,25 @@ const FIELDS: [Field; 29] = [
     useful("BINPRM_FILENAME", "linux_binprm", "filename", "paths of programs that start"),
 ];
 
-/// Where the first four arguments of a system call are kept while it runs.
+/// Where the first four arguments of a system call are kept while it runs, and the stack pointer.
 #[cfg(target_arch = "x86_64")]
-const ARGUMENTS: [Field; 4] = [
+const REGISTERS: [Field; 5] = [
     needed("REGS_ARG0", "pt_regs", "di"),
     needed("REGS_ARG1", "pt_regs", "si"),
     needed("REGS_ARG2", "pt_regs", "dx"),
     needed("REGS_ARG3", "pt_regs", "r10"),
+    useful("REGS_STACK", "pt_regs", "sp", STACK),
 ];
 
 /// Where the first four arguments of a system call are kept while it runs. The result replaces the first one in the
 /// registers, so the kernel keeps it elsewhere too.
 #[cfg(target_arch = "aarch64")]
-const ARGUMENTS: [Field; 4] = [
+const REGISTERS: [Field; 5] = [
     needed("REGS_ARG0", "pt_regs", "orig_x0"),
     Field { plus: 8, ..needed("REGS_ARG1", "pt_regs", "regs") },
     Field { plus: 16, ..needed("REGS_ARG2", "pt_regs", "regs") },
     Field { plus: 24, ..needed("REGS_ARG3", "pt_regs", "regs") },
+    useful("REGS_STACK", "pt_regs", "sp", STACK),
 ];
 
 /// Offsets for the programs' globals.
@@ -138,7 +141,7 @@ impl Offsets {
     /// Looks every field up.
     pub fn find(btf: &Btf<'_>) -> Result<Self, OffsetError> {
         let mut offsets = Self::default();
-        for field in FIELDS.iter().chain(&ARGUMENTS) {
+        for field in FIELDS.iter().chain(&REGISTERS) {
             let value = match (offset(btf, field), field.without) {
                 (Ok(value), _) => value,
                 (Err(_), Some(without)) => {
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_global_is_set_once() {
-        let fields = FIELDS.iter().chain(&ARGUMENTS).map(|field| field.global);
+        let fields = FIELDS.iter().chain(&REGISTERS).map(|field| field.global);
         let iterators = ITERATOR.iter().map(|it| it.0).chain(NUMBERS.iter().map(|it| it.0));
         let globals: Vec<_> = fields.chain(iterators).collect();
         let distinct: HashSet<_> = globals.iter().collect();

@@ -2,7 +2,10 @@
 
 use std::{fmt, io::Write};
 
-use coati_common::{event::Kind, loss::Loss};
+use coati_common::{
+    event::{Connection, End, Header, Kind, end_reason},
+    loss::Loss,
+};
 use foldhash::{HashSet, HashSetExt as _};
 use prometheus_client::metrics::counter::Counter;
 
@@ -17,7 +20,8 @@ use crate::{
     print::Printer,
     span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
     stitch::Stitcher,
-    telemetry::{DropCause, Telemetry, mirror},
+    telemetry::{DropCause, RECORD_KINDS, Telemetry, mirror},
+    tls::{TlsCounters, TlsLibraries},
 };
 
 /// How often the stages look at the time.
@@ -30,7 +34,9 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    records: [Counter; 7],
+    /// Absent if TLS is not looked into.
+    tls: Option<TlsLibraries>,
+    records: [Counter; RECORD_KINDS.len()],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
     ticked_ns: u64,
@@ -83,12 +89,12 @@ impl Stages {
         out: Out,
         since_ns: u64,
     ) -> Self {
-        let records = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2]
-            .map(|kind| out.telemetry.records(kind));
+        let records = RECORD_KINDS.map(|kind| out.telemetry.records(kind));
         let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
         Self {
             decoder,
             rest,
+            tls: None,
             records,
             unaccounted: 0,
             ticked_ns: 0,
@@ -111,10 +117,15 @@ impl Stages {
         }
     }
 
+    /// Looks into TLS from now on.
+    pub fn watch_tls(&mut self, libraries: TlsLibraries) {
+        self.tls = Some(libraries);
+    }
+
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, tail, end, exec, exit, http2] = &self.records;
+            let [begin, data, tail, end, exec, exit, http2, tls] = &self.records;
             match &record {
                 Record::Begin(it, _) if it.header.kind == Kind::Http2 as u32 => http2,
                 Record::Begin(..) => begin,
@@ -123,11 +134,25 @@ impl Stages {
                 Record::End(_) => end,
                 Record::Exec(..) => exec,
                 Record::Exit(_) => exit,
+                Record::Tls(_) => tls,
             }
             .inc();
             match &record {
-                Record::Exec(_, tgid, path) => self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path)),
+                Record::Exec(header, tgid, path) => {
+                    self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path));
+                    if let Some(tls) = &mut self.tls {
+                        tls.started(*tgid, header.time_ns);
+                    }
+                }
+                Record::Tls(speaker) => {
+                    if let Some(tls) = &mut self.tls {
+                        tls.speaks(speaker.tgid, speaker.header.time_ns);
+                    }
+                }
                 Record::Exit(exit) => {
+                    if let Some(tls) = &mut self.tls {
+                        tls.ended(exit.tgid, exit.header.time_ns);
+                    }
                     self.rest.processes.ended(exit.tgid, exit.header.time_ns);
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
                     self.skipped.remove(&exit.tgid);
@@ -166,6 +191,10 @@ impl Stages {
 
     /// Looks at the time; to be called often, usually does nothing. `clock` is what the time means now.
     pub fn tick(&mut self, now_ns: u64, clock: Clock, source: &mut dyn Source) -> Result<(), CaptureError> {
+        // Not held back: a process that has just begun may make its only request soon.
+        if let Some(tls) = &mut self.tls {
+            tls.tick(now_ns, source);
+        }
         if now_ns.saturating_sub(self.ticked_ns) < TICK_NS {
             return Ok(());
         }
@@ -185,7 +214,22 @@ impl Stages {
             self.rest.spans.set_clock(clock);
             self.rest.stitcher.tick(now_ns);
             self.rest.processes.forget_ended(now_ns);
+            self.forget_tls(now_ns, source)?;
             self.count_kernel(source)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the TLS sessions of processes that are gone, as far as no socket has ended them, and lets go of libraries.
+    fn forget_tls(&mut self, now_ns: u64, source: &mut dyn Source) -> Result<(), CaptureError> {
+        let Self { decoder, rest, tls: Some(tls), .. } = self else { return Ok(()) };
+        tls.forget_unused(now_ns);
+        let gone = tls.take_gone();
+        let left = if gone.is_empty() { Vec::new() } else { source.forget_tls(&gone)? };
+        for Connection { connection, exchange, totals, .. } in left {
+            let header = Header { kind: Kind::End as u32, time_ns: now_ns, ..Header::default() };
+            let end = End { header, connection, exchange, reason: end_reason::CLOSED, totals };
+            decoder.record(Record::End(end), &mut |event| rest.event(event));
         }
         Ok(())
     }
@@ -228,6 +272,13 @@ impl Stages {
             ("none", stitched.roots),
         ] {
             mirror(&telemetry.links(by), total);
+        }
+        if let Some(tls) = &self.tls {
+            let TlsCounters { files, unreadable, no_functions, refused } = tls.counters();
+            telemetry.tls_files.set(files as i64);
+            for (cause, total) in [("unreadable", unreadable), ("no_functions", no_functions), ("refused", refused)] {
+                mirror(&telemetry.tls_failures(cause), total);
+            }
         }
         telemetry.open_exchanges.set(self.decoder.open_exchanges() as i64);
         telemetry.open_streams.set(self.decoder.long_streams() as i64);

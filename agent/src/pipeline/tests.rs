@@ -1,7 +1,8 @@
 use std::{
     cell::Cell,
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
@@ -27,6 +28,7 @@ use crate::{
     capture::{Health, Record},
     decode::testing::{MS, Wire},
     discover::{Pattern, Rule, Selection},
+    ebpf::{Attachment, TlsPoint, UprobeError},
     export::{
         self,
         queue::{EncodedSpan, Spans},
@@ -49,6 +51,10 @@ struct Script {
     /// Processes that the kernel has no room to skip.
     unskippable: Vec<u32>,
     health: Health,
+    /// Files that got probes.
+    probed: Vec<PathBuf>,
+    /// TLS sessions without a known socket, with their processes.
+    sessions: Vec<(u32, Connection)>,
     /// Set when the script is over.
     stop: Arc<AtomicBool>,
 }
@@ -81,6 +87,16 @@ impl Source for Script {
 
     fn unskip(&mut self, tgid: u32) {
         self.skipped.retain(|skipped| *skipped != tgid);
+    }
+
+    fn attach_tls(&mut self, path: &Path, _: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+        self.probed.push(path.to_owned());
+        Ok(Attachment::default())
+    }
+
+    fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
+        let is_gone = |(tgid, _): &mut (u32, Connection)| gone.contains(tgid);
+        Ok(self.sessions.extract_if(.., is_gone).map(|(_, connection)| connection).collect())
     }
 
     fn health(&self) -> Result<Health, CaptureError> {
@@ -337,6 +353,42 @@ fn a_process_that_has_ended_is_no_longer_skipped() {
     script.drains.push_back(vec![Record::Exit(Exit { header, tgid: 200, reserved: 0 })]);
     run_script(&mut script, Selection::default());
     assert!(script.skipped.is_empty());
+}
+
+/// Of a TLS session whose socket is not known, the end of its process is the end.
+#[test]
+fn the_sessions_of_a_process_that_is_gone_end() {
+    let node = Node::new();
+    let folder = node.proc.path().join("200");
+    fs::create_dir(folder.join("map_files")).unwrap();
+    fs::write(folder.join("map_files/1000-2000"), crate::discover::elf::library()).unwrap();
+    fs::write(folder.join("maps"), "1000-2000 r-xp 00000000 fd:01 7 /usr/lib/libssl.so.3\n").unwrap();
+    let mut script = Script::default();
+    let mut libraries = TlsLibraries::new(ProcTree::new(node.proc.path()));
+    libraries.look_at_all(MS, &mut script);
+    assert_eq!(script.probed, [folder.join("map_files/1000-2000")]);
+
+    let mut client = Wire::client(2);
+    client.request(b"GET /a HTTP/1.1\r\nhost: shop\r\n\r\n");
+    let Some(Record::Begin(begin, _)) = client.records.first() else { panic!("{:?}", client.records) };
+    let (connection, exchange) = (begin.connection, begin.exchange);
+    script.sessions.push((200, Connection { connection, exchange, ..Connection::default() }));
+    let header = Header { kind: Kind::Exit as u32, time_ns: 20 * MS, ..Header::default() };
+    let exit = Record::Exit(Exit { header, tgid: 200, reserved: 0 });
+
+    let telemetry = Telemetry::default();
+    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
+    let mut stages = node.stages(queue, &telemetry, Selection::default());
+    stages.watch_tls(libraries);
+    stages.take(&mut [client.records, vec![exit]].concat(), &mut script).unwrap();
+    for now_ns in [2000 * MS, 4000 * MS] {
+        stages.tick(now_ns, Clock::new(0, 1_000_000_000), &mut script).unwrap();
+    }
+    drop(stages);
+    let spans = spans(received);
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert!(span.span.status.as_ref().unwrap().message.starts_with("connection closed"), "{span:?}");
+    assert!(script.sessions.is_empty());
 }
 
 #[test]

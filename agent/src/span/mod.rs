@@ -33,7 +33,7 @@ pub use sampling::{RateLimit, Ratio, Sampler, SamplerName, SamplingConfig};
 pub use select::{AttributeConfig, AttributeFilter};
 
 use crate::{
-    decode::{Exchange, Failure, Method, Progress, RequestHead, Role, WebSocket},
+    decode::{Exchange, Failure, Method, Origin, Progress, RequestHead, Role, WebSocket},
     discover::Process,
     kubernetes::Kubernetes,
     stitch::Ids,
@@ -236,7 +236,8 @@ impl SpanBuilder {
         if request.method == Method::Other {
             attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
         }
-        let scheme = request.scheme().map_or(Cow::Borrowed("http"), |scheme| scheme.to_ascii_lowercase().into());
+        let scheme =
+            request.scheme().map_or(Cow::Borrowed(default_scheme(origin)), |scheme| scheme.to_ascii_lowercase().into());
         let query = request.query().map(|query| self.query(query));
         let server = match origin.role {
             Role::Server => {
@@ -250,21 +251,29 @@ impl SpanBuilder {
                 if let Some(route) = route {
                     attributes.text(key::HTTP_ROUTE, route);
                 }
-                attributes.text(key::CLIENT_ADDRESS, address::text(origin.remote.ip()));
-                attributes.int(key::CLIENT_PORT, origin.remote.port());
+                if origin.has_addresses() {
+                    attributes.text(key::CLIENT_ADDRESS, address::text(origin.remote.ip()));
+                    attributes.int(key::CLIENT_PORT, origin.remote.port());
+                }
                 origin.local
             }
             Role::Client => {
                 if request.method != Method::Connect && !request.is_target_unknown() {
                     attributes.text(key::URL_FULL, full_url(&scheme, host, exchange, path, query.as_deref()));
                 }
-                attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
-                attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                if origin.has_addresses() {
+                    attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
+                    attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                }
                 origin.remote
             }
         };
-        attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
-        attributes.int(key::SERVER_PORT, host.and_then(|host| host.port).unwrap_or_else(|| server.port()));
+        if host.is_some() || origin.has_addresses() {
+            attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
+        }
+        if let Some(port) = host.and_then(|host| host.port).or_else(|| Some(server.port()).filter(|port| *port != 0)) {
+            attributes.int(key::SERVER_PORT, port);
+        }
         if let Some(peer) = self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())) {
             attributes.text(key::SERVICE_PEER_NAME, &*peer.name);
             attributes.text(key::SERVICE_PEER_NAMESPACE, &*peer.namespace);
@@ -338,6 +347,11 @@ impl SpanBuilder {
     }
 }
 
+/// The scheme of a request that does not say.
+const fn default_scheme(origin: &Origin) -> &'static str {
+    if origin.is_tls { "https" } else { "http" }
+}
+
 /// `METHOD route`, or the method alone; an unknown method is called `HTTP`.
 fn name(request: &RequestHead, route: Option<&str>) -> String {
     let method = if request.method == Method::Other { "HTTP" } else { request.method.as_str() };
@@ -362,7 +376,8 @@ fn full_url(
     url.push_str("://");
     match host {
         Some(host) => url.push_str(host.text),
-        None => url.push_str(&exchange.origin.remote.to_string()),
+        None if exchange.origin.has_addresses() => url.push_str(&exchange.origin.remote.to_string()),
+        None => {}
     }
     url.push_str(path.unwrap_or_default());
     if let Some(query) = query {

@@ -1,3 +1,4 @@
+use coati_common::event::begin_flags;
 use coati_tests::kubernetes::{pod, service};
 use insta::assert_snapshot;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -130,6 +131,38 @@ fn peers_are_named_by_kubernetes(
 fn ids_are_those_that_were_given() {
     let span = span(Wire::server(1).request(b"GET / HTTP/1.1\r\n\r\n").response(OK5));
     assert_eq!((span.trace_id, span.span_id, span.parent_span_id), (vec![0xab; 16], vec![0xcd; 8], vec![0xef; 8]));
+}
+
+/// The same request as the plaintext of a TLS session, whose socket is known or not.
+fn under_tls(mut wire: Wire, is_placed: bool) -> Span {
+    wire.request(b"GET /a HTTP/1.1\r\nHost: shop.local\r\n\r\n").response(OK5);
+    for record in &mut wire.records {
+        if let Record::Begin(begin, _) = record {
+            begin.flags |= begin_flags::TLS;
+            if !is_placed {
+                (begin.local_address, begin.remote_address) = ([0; 16], [0; 16]);
+                (begin.local_port, begin.remote_port) = (0, 0);
+            }
+        }
+    }
+    span(&wire)
+}
+
+#[rstest]
+#[case::placed(true)]
+#[case::without_a_socket(false)]
+fn tls(#[case] is_placed: bool) {
+    let server = under_tls(Wire::server(1), is_placed);
+    assert_eq!(text(&server, "url.scheme"), Some("https"));
+    assert_eq!(text(&server, "client.address"), is_placed.then_some("10.0.0.1"));
+    assert_eq!(attribute(&server, "client.port").is_some(), is_placed);
+    assert_eq!(text(&server, "server.address"), Some("shop.local"));
+    assert_eq!(attribute(&server, "server.port").is_some(), is_placed);
+
+    let client = under_tls(Wire::client(1), is_placed);
+    assert_eq!(text(&client, "url.full"), Some("https://shop.local/a"));
+    assert_eq!(attribute(&client, "network.peer.address").is_some(), is_placed);
+    assert_eq!(attribute(&client, "network.peer.port").is_some(), is_placed);
 }
 
 #[test]

@@ -72,7 +72,8 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
 };
 
 /// Every kind of record.
-const RECORD_KINDS: [Kind; 7] = [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2];
+pub const RECORD_KINDS: [Kind; 8] =
+    [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2, Kind::Tls];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {
@@ -84,6 +85,7 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::Exec => "exec",
         Kind::Exit => "exit",
         Kind::Http2 => "http2",
+        Kind::Tls => "tls",
     }
 }
 
@@ -199,6 +201,9 @@ pub struct Telemetry {
     pub export_duration: Histogram,
     /// Processes that are known.
     pub processes: Gauge,
+    /// Files of TLS libraries that have probes.
+    pub tls_files: Gauge,
+    tls_failures: Family<CauseLabel, Counter>,
     /// Requests to models.
     pub inference: InferenceMetrics,
     started: Instant,
@@ -236,6 +241,8 @@ impl Default for Telemetry {
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
             processes: Gauge::default(),
+            tls_files: Gauge::default(),
+            tls_failures: Family::default(),
             inference: InferenceMetrics::default(),
             started: Instant::now(),
             readiness: Arc::default(),
@@ -286,6 +293,11 @@ impl Telemetry {
     /// Requests of the exporter that ended so.
     pub fn export_requests(&self, outcome: RequestOutcome) -> Counter {
         self.export_requests.get_or_create_owned(&OutcomeLabel { outcome: outcome.name() })
+    }
+
+    /// Files of TLS libraries that got no probes for this cause.
+    pub fn tls_failures(&self, cause: &'static str) -> Counter {
+        self.tls_failures.get_or_create_owned(&CauseLabel { cause })
     }
 
     /// The kernel programs are attached.
@@ -349,6 +361,12 @@ impl Telemetry {
             self.export_duration.clone(),
         );
         agent.register("processes", "Processes that are known", self.processes.clone());
+        agent.register("tls_files", "Files of TLS libraries that have probes", self.tls_files.clone());
+        agent.register(
+            "tls_failures",
+            "Files of TLS libraries that got no probes, by cause",
+            self.tls_failures.clone(),
+        );
         all
     }
 }

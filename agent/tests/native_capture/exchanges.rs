@@ -7,7 +7,7 @@ use std::thread;
 
 use coati_agent::capture::Source;
 use coati_agent::kernel::features::HookSet;
-use coati_common::event::{Totals, data_flags, direction, end_reason, phase, role};
+use coati_common::event::{Totals, begin_flags, data_flags, direction, end_reason, phase, role};
 use coati_common::limits::{CHUNK_RECORDS, HEAD_BYTES};
 
 use crate::watch::{Watch, answer, connect, connect_at, read_until};
@@ -40,7 +40,7 @@ fn both_ends_of_a_keep_alive_connection_tell_the_same() {
             assert_eq!(begin.len, REQUEST.len() as u64);
             assert_eq!(payload, REQUEST);
             assert_eq!(&begin.last, b"mple\r\n\r\n");
-            assert_eq!(begin.positions_known, 1);
+            assert_eq!(begin.flags, begin_flags::POSITIONS);
             assert_ne!(begin.netns, 0);
             assert_eq!(begin.local_address, Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
             let previous =

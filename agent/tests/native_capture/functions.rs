@@ -48,7 +48,7 @@ fn assert_seen_whole(sides: &Sides) {
 /// Every program that was planned for this kernel is in it: its verifier has nothing against any.
 #[test]
 fn nothing_is_left_out() {
-    let Some(watch) = Watch::start("all programs") else { return };
+    let Some(watch) = Watch::start_with_tls("all programs") else { return };
     let attached = &watch.capture().programs().attached;
     if let Some(wanted) = hooks() {
         assert_eq!(attached.hooks, wanted);

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(500);
 
 /// What runs in the guest: what differs between hooks and between kernels, and not what takes long when every
 /// instruction is interpreted.
-const TESTS: [&str; 17] = [
+const TESTS: [&str; 18] = [
     "functions::",
     "system_calls::several_buffers",
     "system_calls::peeking",
@@ -35,6 +35,7 @@ const TESTS: [&str; 17] = [
     "processes::the_end_of_a_thread",
     "tails::the_end_of_a_large",
     "tails::the_end_of_a_long",
+    "uprobes::sessions",
 ];
 
 #[rstest]

@@ -23,6 +23,10 @@ mod system_calls;
 #[cfg(test)]
 mod tails;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod uprobes;
+#[cfg(test)]
 mod watch;
 #[cfg(test)]
 mod websocket;

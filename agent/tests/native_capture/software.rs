@@ -104,6 +104,12 @@ pub(crate) fn wait(watch: &mut Watch, port: u16, count: usize) -> Decoded {
 /// A program of others, that is ended with the test.
 pub(crate) struct Running(Child);
 
+impl Running {
+    pub(crate) const fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();

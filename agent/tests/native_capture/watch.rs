@@ -55,26 +55,59 @@ pub(crate) struct Sides {
 
 impl Watch {
     /// Starts capturing, this process included. `None`, and a line that says so, where that is impossible.
+    ///
+    /// Without the programs for TLS libraries, as a process that runs only one test would load them for nothing; in a
+    /// guest one process runs all of them.
     pub(crate) fn start(covers: &str) -> Option<Self> {
+        Self::start_usual(covers, hooks().is_some())
+    }
+
+    /// The same with the programs for TLS libraries. `None`, and a line, also where the kernel lets no probes into them.
+    pub(crate) fn start_with_tls(covers: &str) -> Option<Self> {
+        let watch = Self::start_usual(covers, true)?;
+        let attached = &watch.capture().programs().attached;
+        if !attached.has_tls() {
+            // In a guest it must be possible.
+            assert!(hooks().is_none(), "{:?}", attached.off);
+            println!("SKIPPED: this kernel lets no probes into libraries ({:?}); not covered: {covers}", attached.off);
+            return None;
+        }
+        Some(watch)
+    }
+
+    fn start_usual(covers: &str, tls: bool) -> Option<Self> {
         let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
         match turn.as_mut() {
-            Some(capture) => capture.drain_all(&mut Vec::new()).unwrap(),
-            None => *turn = Some(capture(covers, |_| {})?),
+            Some(capture) if capture.programs().attached.has_tls() || !tls => {
+                capture.drain_all(&mut Vec::new()).unwrap();
+            }
+            _ => {
+                *turn = None;
+                *turn = Some(capture(covers, |options| options.tls = tls)?);
+            }
         }
         Some(Self { turn, records: Vec::new(), is_changed: false })
     }
 
-    /// The same with other options.
+    /// The same with other options, and without the programs for TLS libraries unless they are among them.
     pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
         *turn = None;
-        *turn = Some(capture(covers, change)?);
+        *turn = Some(capture(covers, |options| {
+            options.tls = false;
+            change(options);
+        })?);
         Some(Self { turn, records: Vec::new(), is_changed: true })
     }
 
     /// The capture, for what a test asks of it.
     pub(crate) fn capture(&self) -> &Capture {
         self.turn.as_ref().unwrap()
+    }
+
+    /// The capture, for what a test takes back when it ends.
+    pub(crate) fn source(&mut self) -> &mut Capture {
+        self.turn.as_mut().unwrap()
     }
 
     /// The capture, for what a test changes in it.
@@ -120,6 +153,18 @@ impl Watch {
                 return found;
             }
             assert!(Instant::now() < deadline, "no such record among {}", self.records.len());
+        }
+    }
+
+    /// Waits until the records so far are as `find` wants them.
+    pub(crate) fn wait_until<T>(&mut self, find: impl Fn(&[Record]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.drain();
+            if let Some(found) = find(&self.records) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "not so after {} records", self.records.len());
         }
     }
 
@@ -186,7 +231,7 @@ fn sides(records: &[Record], port: u16) -> Sides {
                     seen.ends.push(*end);
                 }
             }
-            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) => {}
+            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) | Record::Tls(_) => {}
         }
     }
     let mut sides = Sides::default();

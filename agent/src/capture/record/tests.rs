@@ -59,7 +59,7 @@ fn bytes_of(record: &Record) -> Vec<u8> {
                     local_port,
                     remote_port,
                     role,
-                    positions_known,
+                    flags,
                     payload_len,
                     len
                 ],
@@ -106,6 +106,12 @@ fn bytes_of(record: &Record) -> Vec<u8> {
             lay_header(&mut bytes, &exit.header);
             bytes
         }
+        Record::Tls(tls) => {
+            let mut bytes = vec![0; size_of::<Tls>()];
+            lay!(bytes, 0, Tls, tls, [tgid, reserved], []);
+            lay_header(&mut bytes, &tls.header);
+            bytes
+        }
     }
 }
 
@@ -138,7 +144,7 @@ prop_compose! {
         words: [u32; 6],
         [local_address, remote_address] in any::<[[u8; 16]; 2]>(),
         [local_port, remote_port] in any::<[u16; 2]>(),
-        [role, positions_known] in any::<[u8; 2]>(),
+        [role, flags] in any::<[u8; 2]>(),
         last: [u8; 8],
         previous in totals(),
         payload in vec(any::<u8>(), 0..64),
@@ -147,7 +153,7 @@ prop_compose! {
         let [exchange, tgid, tid, netns, client_position, server_position] = words;
         let begin = Begin {
             header, connection, socket, exchange, tgid, tid, netns, client_position, server_position, local_address,
-            remote_address, local_port, remote_port, role, positions_known, payload_len: payload.len() as u16, len,
+            remote_address, local_port, remote_port, role, flags, payload_len: payload.len() as u16, len,
             last, previous,
         };
         Record::Begin(Box::new(begin), payload)
@@ -188,6 +194,7 @@ fn record() -> impl Strategy<Value = Record> {
         (header(Kind::Exec), any::<u32>(), vec(any::<u8>(), 0..=PATH_BYTES))
             .prop_map(|(header, tgid, path)| Record::Exec(header, tgid, path)),
         (header(Kind::Exit), any::<u32>()).prop_map(|(header, tgid)| Record::Exit(Exit { header, tgid, reserved: 0 })),
+        (header(Kind::Tls), any::<u32>()).prop_map(|(header, tgid)| Record::Tls(Tls { header, tgid, reserved: 0 })),
     ]
 }
 

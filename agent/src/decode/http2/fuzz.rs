@@ -1,6 +1,6 @@
 //! Any bytes as the records of a connection, for the fuzz target `http2`.
 
-use coati_common::event::{Begin, Data, Frames, Header, Kind, Totals, data_flags, direction, role};
+use coati_common::event::{Begin, Data, Frames, Header, Kind, Totals, begin_flags, data_flags, direction, role};
 
 use super::super::{DecodeConfig, Decoder, Event};
 use crate::capture::Record;
@@ -38,7 +38,7 @@ pub fn fuzz_http2(bytes: &[u8]) {
                 connection: 1,
                 exchange: 1,
                 role: if what & 2 == 0 { role::SERVER } else { role::CLIENT },
-                positions_known: 1,
+                flags: begin_flags::POSITIONS,
                 len,
                 last,
                 ..Begin::default()

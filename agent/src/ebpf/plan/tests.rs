@@ -14,6 +14,7 @@ fn everything() -> Features {
         functions: features::FUNCTIONS.into(),
         iterators: true,
         kprobes: true,
+        uprobes: true,
         refused: BTreeMap::new(),
     }
 }
@@ -184,4 +185,12 @@ fn a_missing_tracepoint_costs_its_call_only(#[case] tracepoint: &str, #[case] ca
 fn the_entry_of_a_receive_is_not_needed() {
     let features = without_tracepoints(&["syscalls/sys_enter_read"]);
     assert_eq!(plan(&features, Some(HookSet::Syscall)).unwrap().off, []);
+}
+
+#[test]
+fn tls_libraries_take_uprobes() {
+    let group = tls(&everything()).unwrap();
+    assert_eq!((group.name, group.is_needed, group.probes.len()), ("tls", false, TLS.len()));
+    let without = Features { uprobes: false, ..everything() };
+    assert_eq!(tls(&without).unwrap_err(), "no uprobes; they need CONFIG_UPROBE_EVENTS");
 }

@@ -1,0 +1,537 @@
+//! Plaintext: what a TLS library is given to send, and what it has received.
+//!
+//! A session's bytes feed the same state machine as a connection's. Its key in `CONNECTIONS` is a number of its own, as the
+//! socket below it may be unknown. The socket is the one on which the thread moves TLS records *during* a call of the
+//! library ([`record`], which the hooks on TCP call): that is certain. Libraries that are given memory instead of a socket
+//! move nothing then; for these what happens around their calls must agree ([`witness`]). See ADR 0019.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, LruHashMap};
+use coati_common::event::{Kind, Tls};
+use coati_common::follow::Meaning;
+use coati_common::limits;
+use coati_common::loss::Loss;
+use coati_common::sniff::{TlsKind, TlsRecord};
+use coati_common::tls::{Session, SessionId};
+
+use crate::emit;
+use crate::exchange::{self, Call, Caller, now};
+use crate::globals;
+use crate::iov::Source;
+use crate::kread::{Typed, user};
+use crate::maps::NO_PREALLOC;
+use crate::scratch::Slot;
+use crate::sock::{self, Socket};
+
+/// The socket of a session that has moved records on several.
+const SEVERAL: u64 = u64::MAX;
+
+/// What is known of where the record lies that a call is about.
+mod place {
+    /// No record was seen yet.
+    pub const NONE: u32 = 0;
+    /// There.
+    pub const KNOWN: u32 = 1;
+    /// There were records, but this is not certain.
+    pub const UNKNOWN: u32 = 2;
+}
+
+/// What a call of the library does.
+pub mod kind {
+    /// It receives.
+    pub const READ: u32 = 0;
+    /// It sends.
+    pub const WRITE: u32 = 1;
+    /// It does neither.
+    pub const HANDSHAKE: u32 = 2;
+}
+
+/// What is known of the records that came on a thread since it last received by the library.
+mod outside {
+    /// There were none.
+    pub const NONE: u32 = 0;
+    /// They came on one socket, and what came first began with one that may hold plaintext.
+    pub const DATA: u32 = 1;
+    /// They came on one socket.
+    pub const OTHER: u32 = 2;
+    /// They came on several sockets.
+    pub const SEVERAL: u32 = 3;
+}
+
+/// The call of the library that a thread is in, and where its records lie.
+///
+/// A library that works on memory is given records that the thread has received before the call. So which socket they came
+/// on is kept too, and the first of them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Thread {
+    /// Address of the session's object; 0 if the thread is in no call.
+    object: u64,
+    /// Address of the plaintext.
+    buffer: u64,
+    /// Where the library writes how much moved; 0 if it returns that.
+    moved: u64,
+    /// The stack pointer when the call was entered.
+    stack: u64,
+    /// Address of the `struct sock` on which records moved; 0 if none did, or [`SEVERAL`].
+    socket: u64,
+    /// TCP sequence number of the record.
+    position: u32,
+    /// One of [`place`].
+    place: u32,
+    /// One of [`kind`].
+    kind: u32,
+    /// One of [`outside`].
+    outside: u32,
+    /// Address of the `struct sock` on which records came outside of calls.
+    outside_socket: u64,
+    /// TCP sequence number of the first of them.
+    outside_position: u32,
+    /// Its bytes behind the header.
+    outside_length: u32,
+}
+
+/// Threads that have called a TLS library, by `pid_tgid`.
+#[map]
+static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+
+/// Sessions that speak HTTP, or of which a record has come in parts.
+#[map]
+static SESSIONS: HashMap<SessionId, Session> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
+
+/// The sessions whose socket is known, by its address.
+#[map]
+static SOCKETS: HashMap<u64, SessionId> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
+
+/// Sends under way on such sessions, by thread.
+#[map]
+static SENDS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+
+/// Processes that were told of as speaking TLS.
+#[map]
+static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(limits::TLS_PROCESSES, 0);
+
+/// A call as it is entered.
+pub struct Entered {
+    pub object: u64,
+    pub buffer: u64,
+    pub size: u64,
+    /// As in [`Thread`].
+    pub moved: u64,
+}
+
+/// A call of the library was entered: one of [`kind`].
+#[inline(always)]
+pub fn enter(caller: Caller, call: &Entered, kind: u32) -> Option<()> {
+    let thread = thread(caller)?;
+    let stack = stack();
+    if thread.object != 0 {
+        // TLS within TLS, or one function of the library that calls another: only the outermost has the plaintext.
+        if stack < thread.stack {
+            return None;
+        }
+        emit::lost(Loss::ReturnMissed);
+        let _none_is_usual = SENDS.remove(caller.pid_tgid());
+    }
+    thread.object = call.object;
+    thread.buffer = call.buffer;
+    thread.moved = call.moved;
+    thread.stack = stack;
+    thread.socket = 0;
+    thread.place = place::NONE;
+    thread.kind = kind;
+    if kind != kind::WRITE {
+        return None;
+    }
+    let id = caller.session(call.object);
+    let source = Source::buffer(call.buffer, call.size);
+    let session = session(&id, &source, call.size)?;
+    let slot = Slot::borrow()?;
+    let result = exchange::send(slot, caller, Socket::tls(session.key, known(session.socket)), source, &SENDS);
+    slot.give_back();
+    result
+}
+
+/// The call of the library that the thread was in and that has returned, if it is the outermost one.
+#[inline(always)]
+fn left(caller: Caller, kind: u32) -> Option<Thread> {
+    let thread = THREADS.get_ptr_mut(caller.pid_tgid())?;
+    // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
+    let thread = unsafe { &mut *thread };
+    let is_nested = stack() < thread.stack + u64::from(globals::RETURN_SLOT.load());
+    if thread.object == 0 || thread.kind != kind || is_nested {
+        return None;
+    }
+    let call = *thread;
+    thread.object = 0;
+    if kind != kind::WRITE {
+        thread.outside = outside::NONE;
+    }
+    Some(call)
+}
+
+impl Thread {
+    /// How much moved, for a call that returned `result`; not above 0 if nothing did.
+    #[inline(always)]
+    fn moved(&self, result: i64) -> i64 {
+        if self.moved == 0 {
+            result
+        } else if result == 1 {
+            user::<u64>(self.moved).unwrap_or_default() as i64
+        } else {
+            -1
+        }
+    }
+}
+
+/// A call that sends returned `result`.
+#[inline(always)]
+pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
+    let caller = Caller::watched()?;
+    let call = left(caller, kind::WRITE)?;
+    let moved = call.moved(result);
+    let id = caller.session(call.object);
+    let session = followed(&id)?;
+    bind(&id, session, call.socket);
+    if let Some(send) = SENDS.get_ptr_mut(caller.pid_tgid()) {
+        // SAFETY: as above.
+        let send = unsafe { &mut *send };
+        send.socket.address = known(session.socket);
+        send.positions.send = call.position;
+        let is_known = call.place == place::KNOWN && session.retries == 0 && session.socket == call.socket;
+        send.positions.known = u32::from(is_known);
+    }
+    session.retries = u32::from(moved <= 0);
+    let slot = Slot::borrow()?;
+    let result = exchange::sent(ctx, slot, moved, &SENDS, true);
+    slot.give_back();
+    result
+}
+
+/// A call that receives returned `result`.
+#[inline(always)]
+pub fn received<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
+    let caller = Caller::watched()?;
+    let call = left(caller, kind::READ)?;
+    let moved = call.moved(result);
+    let id = caller.session(call.object);
+    if moved <= 0 {
+        if call.place != place::NONE {
+            // The rest of the record comes in another call.
+            let session = match followed(&id) {
+                Some(session) => session,
+                None => begin(&id)?,
+            };
+            bind(&id, session, call.socket);
+            session.position = call.position;
+            session.place = call.place;
+        }
+        witness(&id, &call, 0);
+        // That the other end has said goodbye; what has failed is not told from it by all functions.
+        if moved < 0 || call.moved != 0 {
+            return None;
+        }
+    }
+    let len = if moved > 0 { moved as u64 } else { 0 };
+    let source = Source::buffer(call.buffer, len);
+    let session = if len > 0 { session(&id, &source, len)? } else { followed(&id)? };
+    bind(&id, session, call.socket);
+    witness(&id, &call, len);
+    let (position, place) = if call.place != place::NONE {
+        (call.position, call.place)
+    } else if session.place != place::NONE {
+        (session.position, session.place)
+    } else if call.outside_holds(len) && session.socket == call.outside_socket {
+        (call.outside_position, place::KNOWN)
+    } else {
+        (0, place::NONE)
+    };
+    session.place = place::NONE;
+    let mut socket = Socket::tls(session.key, known(session.socket));
+    socket.position = position;
+    socket.is_placed = u32::from(place == place::KNOWN);
+    let slot = Slot::borrow()?;
+    let result = exchange::received(ctx, slot, caller, socket, source, len);
+    slot.give_back();
+    result
+}
+
+/// A handshake, or a step of one, has returned.
+#[inline(always)]
+pub fn shaken() -> Option<()> {
+    let caller = Caller::watched()?;
+    let call = left(caller, kind::HANDSHAKE)?;
+    witness(&caller.session(call.object), &call, 0);
+    Some(())
+}
+
+impl Thread {
+    /// Whether the first record that came before the call is as long as one that holds `len` bytes (RFC 8446 §5.2, RFC
+    /// 5288, RFC 7905): what the call gave is from it.
+    #[inline(always)]
+    fn outside_holds(&self, len: u64) -> bool {
+        self.outside == outside::DATA && (len + 16..=len + 24).contains(&u64::from(self.outside_length))
+    }
+}
+
+/// A call that moved no records, after records came on one socket: they may be the session's. Believed when it was so
+/// twice and never otherwise, and a record once was as long as the `len` bytes that the call gave.
+#[inline(always)]
+fn witness(id: &SessionId, call: &Thread, len: u64) -> Option<()> {
+    if call.socket != 0 || call.outside == outside::NONE || call.outside == outside::SEVERAL {
+        return None;
+    }
+    let session = match followed(id) {
+        Some(session) => session,
+        None => begin(id)?,
+    };
+    if session.socket != 0 {
+        // If it is by what a call moved, what happens around calls says nothing.
+        if session.candidate == session.socket && call.outside_socket != session.socket {
+            let _gone_is_fine = SOCKETS.remove(session.socket);
+            session.socket = SEVERAL;
+        }
+        return None;
+    }
+    if session.candidate != 0 && session.candidate != call.outside_socket || SOCKETS.get_ptr(call.outside_socket).is_some() {
+        session.socket = SEVERAL;
+        return None;
+    }
+    session.candidate = call.outside_socket;
+    session.witnesses += 1;
+    if call.outside_holds(len) {
+        session.has_match = 1;
+    }
+    if session.witnesses >= 2 && session.has_match != 0 {
+        bind(id, session, call.outside_socket);
+    }
+    Some(())
+}
+
+/// The library forgets the session.
+#[inline(always)]
+pub fn free(caller: Caller, object: u64) -> Option<()> {
+    let id = caller.session(object);
+    let session = *followed(&id)?;
+    exchange::session_gone(session.key);
+    if SOCKETS.get_ptr(session.socket).is_some() {
+        let _gone_is_fine = SOCKETS.remove(session.socket);
+    }
+    SESSIONS.remove(id).ok()
+}
+
+/// The thread has ended.
+#[inline(always)]
+pub fn thread_gone(pid_tgid: u64) {
+    let _none_is_usual = THREADS.remove(pid_tgid);
+    let _none_is_usual = SENDS.remove(pid_tgid);
+}
+
+/// A TLS record, or `len` bytes that begin with one, moves on a socket: if it does so within a call of a library, it
+/// belongs to the session of that.
+#[inline(always)]
+pub fn record(caller: Caller, socket: Socket, record: TlsRecord, len: u64, sends: bool) {
+    let Some(thread) = THREADS.get_ptr_mut(caller.pid_tgid()) else {
+        if record.kind == TlsKind::Handshake {
+            tell_speaker(caller.tgid().into());
+        }
+        return;
+    };
+    // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
+    let thread = unsafe { &mut *thread };
+    if thread.object == 0 {
+        if !sends {
+            came_outside(thread, socket.address, record, len);
+        }
+        return;
+    }
+    if thread.socket == 0 {
+        thread.socket = socket.address;
+    } else if thread.socket != socket.address {
+        thread.socket = SEVERAL;
+    }
+    if thread.kind == kind::HANDSHAKE {
+        return;
+    }
+    let streams = sock::positions(socket.address);
+    let is_data = record.kind == TlsKind::Data && streams.known != 0;
+    if sends {
+        // The first one that a call sends holds the first byte, unless a handshake comes before.
+        if thread.kind == kind::WRITE && thread.place == place::NONE {
+            thread.position = streams.send;
+            thread.place = if is_data { place::KNOWN } else { place::UNKNOWN };
+        }
+    } else if thread.kind == kind::WRITE {
+        if thread.place == place::NONE {
+            thread.place = place::UNKNOWN;
+        }
+    } else {
+        // A library reads when it has no whole record, so the last one that a call reads is what it gives; it may read the
+        // next ones with it. Where a part of the handshake is between, this is a position at which no request begins.
+        thread.position = streams.receive.wrapping_sub(len as u32);
+        thread.place = if is_data { place::KNOWN } else { place::UNKNOWN };
+    }
+}
+
+/// `len` bytes that begin with a record came on a thread that is in no call of the library.
+#[inline(always)]
+fn came_outside(thread: &mut Thread, socket: u64, record: TlsRecord, len: u64) {
+    if thread.outside != outside::NONE {
+        if thread.outside_socket != socket {
+            thread.outside = outside::SEVERAL;
+        }
+        return;
+    }
+    let streams = sock::positions(socket);
+    let is_data = record.kind == TlsKind::Data && streams.known != 0;
+    thread.outside = if is_data { outside::DATA } else { outside::OTHER };
+    thread.outside_socket = socket;
+    thread.outside_position = streams.receive.wrapping_sub(len as u32);
+    thread.outside_length = record.length;
+}
+
+/// Whether the thread is in a call of a library.
+#[inline(always)]
+pub fn is_in_call(caller: Caller) -> bool {
+    // SAFETY: as above.
+    THREADS.get_ptr(caller.pid_tgid()).is_some_and(|thread| unsafe { (*thread).object != 0 })
+}
+
+/// Key in `CONNECTIONS` of the session on `socket`.
+#[inline(always)]
+pub fn key_of(socket: u64) -> Option<u64> {
+    let id = SOCKETS.get_ptr(socket)?;
+    // SAFETY: as above.
+    Some(followed(unsafe { &*id })?.key)
+}
+
+/// `socket` is gone, and so is the session on it.
+#[inline(always)]
+pub fn socket_gone(socket: u64) -> Option<()> {
+    let id = SOCKETS.get_ptr(socket)?;
+    // SAFETY: as above.
+    let id = unsafe { *id };
+    let _gone_is_fine = SESSIONS.remove(id);
+    SOCKETS.remove(socket).ok()
+}
+
+/// Tells once that a process speaks TLS.
+///
+/// Exported, so that its record does not count as stack of every hook.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_speaker(tgid: u64) -> u64 {
+    let tgid = tgid as u32;
+    if SPEAKERS.get_ptr(tgid).is_some() || SPEAKERS.insert(tgid, 1, 0).is_err() {
+        return 0;
+    }
+    emit::plain(&Tls { header: emit::header(Kind::Tls, now()), tgid, reserved: 0 }, Loss::RingFullProcess);
+    1
+}
+
+/// Forgets that a process was told of: another may get its number.
+#[inline(always)]
+pub fn process_gone(tgid: u32) {
+    let _none_is_usual = SPEAKERS.remove(tgid);
+}
+
+#[inline(always)]
+fn thread(caller: Caller) -> Option<&'static mut Thread> {
+    const IDLE: Thread = Thread {
+        object: 0,
+        buffer: 0,
+        moved: 0,
+        stack: 0,
+        socket: 0,
+        position: 0,
+        place: place::NONE,
+        kind: kind::READ,
+        outside: outside::NONE,
+        outside_socket: 0,
+        outside_position: 0,
+        outside_length: 0,
+    };
+    if THREADS.get_ptr(caller.pid_tgid()).is_none() && THREADS.insert(caller.pid_tgid(), IDLE, 0).is_err() {
+        emit::lost(Loss::CallsFull);
+        return None;
+    }
+    // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
+    THREADS.get_ptr_mut(caller.pid_tgid()).map(|thread| unsafe { &mut *thread })
+}
+
+/// The session, which begins to be followed if the `len` bytes at `source` may be the first of HTTP.
+#[inline(always)]
+fn session(id: &SessionId, source: &Source, len: u64) -> Option<&'static mut Session> {
+    if let Some(session) = followed(id) {
+        return Some(session);
+    }
+    Meaning::first(&source.sniff(len)?)?;
+    begin(id)
+}
+
+#[inline(always)]
+fn followed(id: &SessionId) -> Option<&'static mut Session> {
+    // SAFETY: as in `exchange::followed`.
+    SESSIONS.get_ptr_mut(id).map(|session| unsafe { &mut *session })
+}
+
+#[inline(always)]
+fn begin(id: &SessionId) -> Option<&'static mut Session> {
+    let session = Session {
+        key: emit::new_connection(),
+        socket: 0,
+        candidate: 0,
+        witnesses: 0,
+        has_match: 0,
+        position: 0,
+        place: place::NONE,
+        retries: 0,
+        reserved: 0,
+    };
+    if SESSIONS.insert(id, session, 0).is_err() {
+        emit::lost(Loss::ConnectionsFull);
+        return None;
+    }
+    followed(id)
+}
+
+/// Notes that the session's records moved on `socket`.
+#[inline(always)]
+fn bind(id: &SessionId, session: &mut Session, socket: u64) {
+    if socket == 0 || session.socket == socket || session.socket == SEVERAL {
+        return;
+    }
+    if session.socket != 0 || socket == SEVERAL {
+        if session.socket != 0 {
+            let _gone_is_fine = SOCKETS.remove(session.socket);
+        }
+        session.socket = SEVERAL;
+        return;
+    }
+    if SOCKETS.insert(socket, *id, 0).is_ok() {
+        session.socket = socket;
+    }
+}
+
+/// The address, if it is one; else 0.
+#[inline(always)]
+fn known(socket: u64) -> u64 {
+    if socket == SEVERAL { 0 } else { socket }
+}
+
+/// The thread's stack pointer in user space.
+#[inline(always)]
+fn stack() -> u64 {
+    if globals::REGS_STACK.load() == globals::ABSENT {
+        return u64::MAX / 2;
+    }
+    Typed::current_task().saved_registers().u64(globals::REGS_STACK.load())
+}
+
+impl Caller {
+    #[inline(always)]
+    const fn session(self, object: u64) -> SessionId {
+        SessionId { tgid: self.tgid(), reserved: 0, object }
+    }
+}

@@ -1,0 +1,135 @@
+//! Probes in files: in the functions of TLS libraries.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::{mem, thread};
+
+use aya::Ebpf;
+use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use aya::programs::{Program, ProgramError};
+
+/// A function of a TLS library, by what it does.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum TlsCall {
+    /// Takes plaintext; returns how much.
+    Write,
+    /// Takes plaintext; tells how much through its fourth argument.
+    WriteEx,
+    /// Gives plaintext; returns how much.
+    Read,
+    /// Gives plaintext; tells how much through its fourth argument.
+    ReadEx,
+    /// Does a handshake, or a step of one.
+    Handshake,
+    /// Ends a session.
+    Free,
+}
+
+impl TlsCall {
+    /// The programs for it, in the order in which they must be attached: a call that is seen to be entered is seen to
+    /// return.
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Write => &["tls_written", "tls_write"],
+            Self::WriteEx => &["tls_written", "tls_write_ex"],
+            Self::Read => &["tls_was_read", "tls_read"],
+            Self::ReadEx => &["tls_was_read", "tls_read_ex"],
+            Self::Handshake => &["tls_shaken", "tls_handshake"],
+            Self::Free => &["tls_free"],
+        }
+    }
+}
+
+/// A function in a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TlsPoint {
+    /// What it does.
+    pub call: TlsCall,
+    /// Where in the file it begins.
+    pub offset: u64,
+}
+
+/// Probes in a file, for as long as this value lives, and for a moment longer: the kernel waits for whoever may be in a
+/// program, for each probe anew and up to a tenth of a second (`uprobe_unregister_sync`, kernel/events/uprobes.c), so a
+/// thread of its own takes them out.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// Each detaches when dropped.
+    links: Vec<UProbeLink>,
+}
+
+impl Attachment {
+    /// Begins to take the probes out.
+    pub fn detach(mut self) -> Detaching {
+        self.start_to_detach()
+    }
+
+    fn start_to_detach(&mut self) -> Detaching {
+        let (links, lives) = (mem::take(&mut self.links), Arc::new(()));
+        let detaching = Detaching(Arc::downgrade(&lives));
+        if !links.is_empty() {
+            let detach = move || {
+                drop(links);
+                drop(lives);
+            };
+            // Without a thread they are taken out here.
+            let _ended_with_the_process = thread::Builder::new().name("detach".to_owned()).spawn(detach);
+        }
+        detaching
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.start_to_detach();
+    }
+}
+
+/// Probes on their way out. While they are, the same file must not get others: each call would be told twice.
+#[derive(Debug)]
+pub struct Detaching(Weak<()>);
+
+impl Detaching {
+    /// Whether they are out.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+/// Why a file got no probes. Then it has none at all.
+#[derive(Debug, thiserror::Error)]
+pub enum UprobeError {
+    /// The programs were not loaded.
+    #[error("the kernel program {program} is not there")]
+    NoProgram {
+        /// The program.
+        program: &'static str,
+    },
+    /// The kernel refuses.
+    #[error("the kernel refuses {program} at {offset:#x}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// Where in the file it was to go.
+        offset: u64,
+        /// What the kernel says.
+        #[source]
+        source: ProgramError,
+    },
+}
+
+/// Attaches the programs to functions of the file at `path`, in whichever process they are called.
+pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+    let mut links = Vec::new();
+    for &TlsPoint { call, offset } in points {
+        for &name in call.programs() {
+            let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
+                return Err(UprobeError::NoProgram { program: name });
+            };
+            let refused = |source| UprobeError::Refused { program: name, offset, source };
+            let link = program.attach(offset, path, UProbeScope::AllProcesses).map_err(refused)?;
+            links.push(program.take_link(link).map_err(refused)?);
+        }
+    }
+    Ok(Attachment { links })
+}

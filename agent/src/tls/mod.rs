@@ -1,0 +1,312 @@
+//! TLS libraries of the node's processes: which files they are in, and the probes in these files.
+//!
+//! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
+//! when the kernel says that it speaks TLS and no probe was there. The probes are those of a file: whichever process maps
+//! it, they are attached once, and taken out some time after the last one is gone.
+
+mod library;
+mod maps;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use library::Unusable;
+use library::{Kind, Library};
+use maps::{FileId, Mapped};
+
+use crate::{
+    capture::Source,
+    discover::ProcTree,
+    ebpf::{Attachment, Detaching, TlsPoint},
+};
+
+/// When a process is looked at, counted from when it began to run its program.
+const LOOKS: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// How long probes stay in a file that no process uses: the next one may be a short one.
+const LINGER: Duration = Duration::from_mins(5);
+/// How often it is looked whether processes are still there; their exit records may be among the lost ones.
+const CHECK: Duration = Duration::from_mins(1);
+/// Files without a TLS library, and builds, that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TlsCounters {
+    /// Files that have probes now.
+    pub files: usize,
+    /// Files that got none: they cannot be read.
+    pub unreadable: u64,
+    /// They are called like a TLS library and have none of its functions.
+    pub no_functions: u64,
+    /// The kernel refuses.
+    pub refused: u64,
+}
+
+/// The TLS libraries of the node's processes.
+#[derive(Debug)]
+pub struct TlsLibraries {
+    tree: ProcTree,
+    /// Processes that are to be looked at, by when.
+    due: BTreeSet<(u64, u32)>,
+    processes: HashMap<u32, Process>,
+    files: HashMap<FileId, Probed>,
+    /// Files that are not to be read again; of executables, whether all of their names were looked through.
+    others: HashMap<FileId, bool>,
+    /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
+    builds: HashMap<Vec<u8>, Arc<[TlsPoint]>>,
+    /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
+    gone: HashSet<u32>,
+    counters: TlsCounters,
+    checked_ns: u64,
+}
+
+/// A process that is looked at, or has a library.
+#[derive(Debug, Default)]
+struct Process {
+    /// Looks so far.
+    looks: usize,
+    since_ns: u64,
+    /// It speaks TLS: its executable is searched for names that it does not export.
+    speaks: bool,
+    files: Vec<FileId>,
+}
+
+/// A file that has probes, or was refused them.
+#[derive(Debug)]
+struct Probed {
+    attachment: Option<Attachment>,
+    /// Its probes are being taken out.
+    leaving: Option<Detaching>,
+    users: HashSet<u32>,
+    unused_ns: Option<u64>,
+}
+
+impl Probed {
+    /// No process has used it for a while.
+    fn is_unused(&self, now_ns: u64) -> bool {
+        let has_lingered = |since_ns| Duration::from_nanos(now_ns.saturating_sub(since_ns)) >= LINGER;
+        self.leaving.is_some() || self.unused_ns.is_some_and(has_lingered)
+    }
+}
+
+impl TlsLibraries {
+    /// None is known yet.
+    pub fn new(tree: ProcTree) -> Self {
+        Self {
+            tree,
+            due: BTreeSet::new(),
+            processes: HashMap::new(),
+            files: HashMap::new(),
+            others: HashMap::new(),
+            builds: HashMap::new(),
+            gone: HashSet::new(),
+            counters: TlsCounters::default(),
+            checked_ns: 0,
+        }
+    }
+
+    /// Looks at the processes that run already.
+    pub fn look_at_all(&mut self, now_ns: u64, source: &mut dyn Source) {
+        for tgid in self.tree.all() {
+            self.processes.insert(tgid, Process { looks: LOOKS.len(), since_ns: now_ns, ..Process::default() });
+            self.look(tgid, now_ns, source);
+        }
+    }
+
+    /// The process has begun to run another program.
+    pub fn started(&mut self, tgid: u32, now_ns: u64) {
+        self.release(tgid, now_ns);
+        self.processes.insert(tgid, Process { since_ns: now_ns, ..Process::default() });
+        self.plan(tgid);
+    }
+
+    /// The process speaks TLS, and no probe has seen it.
+    pub fn speaks(&mut self, tgid: u32, now_ns: u64) {
+        let process = self.processes.entry(tgid).or_default();
+        process.speaks = true;
+        // Now, and again as if it had just begun: it may be about to load its library.
+        (process.looks, process.since_ns) = (0, now_ns);
+        self.due.insert((now_ns, tgid));
+    }
+
+    /// The process has ended.
+    pub fn ended(&mut self, tgid: u32, now_ns: u64) {
+        self.release(tgid, now_ns);
+    }
+
+    /// Looks at the processes whose time has come. `source` is where probes are attached. To be called often.
+    pub fn tick(&mut self, now_ns: u64, source: &mut dyn Source) {
+        while let Some((due_ns, tgid)) = self.due.pop_first() {
+            if due_ns > now_ns {
+                self.due.insert((due_ns, tgid));
+                break;
+            }
+            self.look(tgid, now_ns, source);
+        }
+    }
+
+    /// Takes probes out of files that are no longer used. To be called every second or so.
+    pub fn forget_unused(&mut self, now_ns: u64) {
+        if Duration::from_nanos(now_ns.saturating_sub(self.checked_ns)) >= CHECK {
+            self.checked_ns = now_ns;
+            let gone: Vec<_> = self.processes.keys().copied().filter(|tgid| !self.tree.has(*tgid)).collect();
+            for tgid in gone {
+                self.release(tgid, now_ns);
+            }
+        }
+        for file in self.files.values_mut().filter(|file| file.leaving.is_none() && file.is_unused(now_ns)) {
+            file.leaving = file.attachment.take().map(Attachment::detach);
+        }
+        self.files.retain(|_, file| !file.is_unused(now_ns) || file.leaving.as_ref().is_some_and(|it| !it.is_over()));
+    }
+
+    /// The processes with a TLS library that have ended since this was last asked.
+    pub fn take_gone(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> TlsCounters {
+        let files = self.files.values().filter(|file| file.attachment.is_some()).count();
+        TlsCounters { files, ..self.counters }
+    }
+
+    /// Sets the time of the next look, if there is to be one.
+    fn plan(&mut self, tgid: u32) {
+        let Some(process) = self.processes.get(&tgid) else { return };
+        match LOOKS.get(process.looks) {
+            Some(after) => {
+                let due_ns = process.since_ns.saturating_add(after.as_nanos() as u64);
+                self.due.insert((due_ns, tgid));
+            }
+            None if process.files.is_empty() => {
+                self.processes.remove(&tgid);
+            }
+            None => {}
+        }
+    }
+
+    fn look(&mut self, tgid: u32, now_ns: u64, source: &mut dyn Source) {
+        let Some(process) = self.processes.get_mut(&tgid) else { return };
+        process.looks += 1;
+        let speaks = process.speaks;
+        let Some(maps) = self.tree.maps(tgid) else {
+            self.release(tgid, now_ns);
+            return;
+        };
+        let executable = self.tree.executable(tgid);
+        for (mapped, kind) in library::candidates(&maps::files(&maps), executable.as_deref()) {
+            if self.probe(tgid, &mapped, kind, speaks, source)
+                && let Some(process) = self.processes.get_mut(&tgid)
+                && !process.files.contains(&mapped.id)
+            {
+                process.files.push(mapped.id);
+            }
+        }
+        self.plan(tgid);
+    }
+
+    /// Whether the file has probes, or would have if the kernel did not refuse them.
+    fn probe(&mut self, tgid: u32, mapped: &Mapped, kind: Kind, speaks: bool, source: &mut dyn Source) -> bool {
+        if let Some(file) = self.files.get_mut(&mapped.id) {
+            if file.leaving.is_some() {
+                // There is another look.
+                return false;
+            }
+            file.users.insert(tgid);
+            file.unused_ns = None;
+            return true;
+        }
+        let is_whole = speaks || kind != Kind::Executable;
+        if self.others.get(&mapped.id).is_some_and(|was_whole| *was_whole || !is_whole) {
+            return false;
+        }
+        let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
+            let points = self.points(&file, kind, speaks)?;
+            Ok((path, points))
+        });
+        let (path, points) = match found {
+            Ok(found) => found,
+            Err(why) => {
+                match why {
+                    // Most executables have no TLS in them.
+                    Unusable::NoFunctions if kind == Kind::Executable => {}
+                    Unusable::NoFunctions => self.counters.no_functions += 1,
+                    Unusable::Unreadable if !self.tree.has(tgid) => return false,
+                    Unusable::Unreadable => self.counters.unreadable += 1,
+                }
+                if self.others.len() >= REMEMBERED {
+                    self.others.clear();
+                }
+                self.others.insert(mapped.id, is_whole);
+                return false;
+            }
+        };
+        let attachment = match source.attach_tls(&path, &points) {
+            Ok(attachment) => {
+                tracing::info!(file = mapped.path, functions = points.len(), "probes are in a TLS library");
+                Some(attachment)
+            }
+            Err(_) if !self.tree.has(tgid) => return false,
+            Err(error) => {
+                self.counters.refused += 1;
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(file = mapped.path, error, "a TLS library gets no probes");
+                None
+            }
+        };
+        self.files
+            .insert(mapped.id, Probed { attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None });
+        true
+    }
+
+    /// The very file that is mapped, whatever is at its path now, and in whichever mount namespace.
+    fn open(&self, tgid: u32, mapped: &Mapped) -> Option<(PathBuf, File)> {
+        let paths = [self.tree.map_file(tgid, &mapped.range), self.tree.in_root(tgid, &mapped.path)];
+        paths.into_iter().find_map(|path| {
+            let file = File::open(&path).ok()?;
+            Some((path, file))
+        })
+    }
+
+    fn points(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<[TlsPoint]>, Unusable> {
+        let library = Library::of(file, kind)?;
+        let build_id = library.build_id();
+        if let Some(points) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
+            return Ok(Arc::clone(points));
+        }
+        let points: Arc<[TlsPoint]> = library.points(speaks)?.into();
+        if let Some(id) = build_id {
+            if self.builds.len() >= REMEMBERED {
+                self.builds.clear();
+            }
+            self.builds.insert(id, Arc::clone(&points));
+        }
+        Ok(points)
+    }
+
+    /// The process uses none of its files any more.
+    fn release(&mut self, tgid: u32, now_ns: u64) {
+        let Some(process) = self.processes.remove(&tgid) else { return };
+        if !process.files.is_empty() {
+            self.gone.insert(tgid);
+        }
+        for id in process.files {
+            if let Some(file) = self.files.get_mut(&id) {
+                file.users.remove(&tgid);
+                if file.users.is_empty() {
+                    file.unused_ns = Some(now_ns);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+use std::{
+    collections::HashSet,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::ProgramError;
+use coati_common::event::Connection;
+
+use super::*;
+use crate::{
+    capture::{CaptureError, Health, Record},
+    discover::elf::library,
+    ebpf::{TlsCall, UprobeError},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A kernel that lets probes into files, or not.
+#[derive(Default)]
+struct Kernel {
+    probed: Vec<(PathBuf, Vec<TlsPoint>)>,
+    refuses: bool,
+}
+
+impl Source for Kernel {
+    fn drain(&mut self, _: Duration, _: &mut Vec<Record>) -> Result<(), CaptureError> {
+        Ok(())
+    }
+
+    fn drain_all(&mut self, _: &mut Vec<Record>) -> Result<(), CaptureError> {
+        Ok(())
+    }
+
+    fn connection(&self, _: u64, _: u64) -> Result<Option<Connection>, CaptureError> {
+        Ok(None)
+    }
+
+    fn skip(&mut self, _: u32) -> Result<(), CaptureError> {
+        Ok(())
+    }
+
+    fn unskip(&mut self, _: u32) {}
+
+    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+        if self.refuses {
+            let source = ProgramError::NotLoaded;
+            return Err(UprobeError::Refused { program: "tls_read", offset: 1, source });
+        }
+        self.probed.push((path.to_owned(), points.to_vec()));
+        Ok(Attachment::default())
+    }
+
+    fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
+        Ok(Vec::new())
+    }
+
+    fn health(&self) -> Result<Health, CaptureError> {
+        Ok(Health::default())
+    }
+}
+
+/// A directory that looks like `/proc`.
+struct Node {
+    proc: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { proc: tempfile::tempdir().unwrap() }
+    }
+
+    fn libraries(&self) -> TlsLibraries {
+        TlsLibraries::new(ProcTree::new(self.proc.path()))
+    }
+
+    /// A process that runs code from these files, each with its inode number and its content.
+    fn process(&self, tgid: u32, executable: &str, files: &[(u32, &str, &[u8])]) {
+        let folder = self.proc.path().join(tgid.to_string());
+        let mappings = folder.join("map_files");
+        fs::create_dir_all(&mappings).unwrap();
+        let _ = symlink(executable, folder.join("exe"));
+        let mut maps = String::new();
+        for (inode, path, content) in files {
+            writeln!(maps, "{inode:x}000-{inode:x}fff r-xp 00000000 fd:01 {inode} {path}").unwrap();
+            fs::write(mappings.join(format!("{inode:x}000-{inode:x}fff")), content).unwrap();
+        }
+        fs::write(folder.join("maps"), maps).unwrap();
+    }
+
+    fn end(&self, tgid: u32) {
+        fs::remove_dir_all(self.proc.path().join(tgid.to_string())).unwrap();
+    }
+}
+
+const LIBRARY: &str = "/usr/lib/libssl.so.3";
+
+#[test]
+fn a_file_gets_its_probes_once() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let library = library();
+    node.process(10, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
+    node.process(11, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(SECOND, &mut kernel);
+    let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)].map(|(call, offset)| TlsPoint { call, offset });
+    assert_eq!(kernel.probed.len(), 1);
+    assert!(kernel.probed[0].0.ends_with("map_files/2000-2fff"), "{:?}", kernel.probed);
+    assert_eq!(kernel.probed[0].1, points);
+    assert_eq!(libraries.counters(), TlsCounters { files: 1, ..TlsCounters::default() });
+}
+
+#[test]
+fn a_process_is_looked_at_when_it_has_loaded_its_libraries() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let mut libraries = node.libraries();
+    node.process(10, "/usr/bin/curl", &[(1, "/usr/bin/curl", b"x")]);
+    libraries.started(10, SECOND);
+    libraries.tick(SECOND, &mut kernel);
+    node.process(10, "/usr/bin/curl", &[(1, "/usr/bin/curl", b"x"), (2, LIBRARY, &library())]);
+    libraries.tick(SECOND + 49_000_000, &mut kernel);
+    assert_eq!(kernel.probed.len(), 0);
+    libraries.tick(SECOND + 50_000_000, &mut kernel);
+    assert_eq!(kernel.probed.len(), 1);
+}
+
+/// A library that is loaded late is found by one of the later looks, or when the process speaks TLS.
+#[rstest::rstest]
+#[case::a_second(SECOND, false)]
+#[case::five_seconds(5 * SECOND, false)]
+#[case::half_a_minute(30 * SECOND, false)]
+#[case::an_hour(3600 * SECOND, true)]
+fn a_library_that_is_loaded_late_is_found(#[case] after: u64, #[case] speaks: bool) {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let mut libraries = node.libraries();
+    node.process(10, "/usr/bin/python3", &[(1, "/usr/bin/python3", b"x")]);
+    libraries.started(10, 0);
+    libraries.tick(after - 1, &mut kernel);
+    for now in [50_000_000, SECOND, 5 * SECOND, 30 * SECOND] {
+        libraries.tick(now.min(after - 1), &mut kernel);
+    }
+    node.process(10, "/usr/bin/python3", &[(1, "/usr/bin/python3", b"x"), (2, LIBRARY, &library())]);
+    if speaks {
+        libraries.tick(after, &mut kernel);
+        assert_eq!(kernel.probed.len(), 0);
+        libraries.speaks(10, after);
+    }
+    libraries.tick(after, &mut kernel);
+    assert_eq!(kernel.probed.len(), 1);
+}
+
+#[test]
+fn probes_are_taken_out_some_time_after_the_last_process_is_gone() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let library = library();
+    for tgid in [10, 11] {
+        node.process(tgid, "/usr/bin/curl", &[(2, LIBRARY, &library)]);
+    }
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel);
+    libraries.ended(10, SECOND);
+    node.end(10);
+    libraries.forget_unused(1000 * SECOND);
+    assert_eq!(libraries.counters().files, 1);
+    assert_eq!(libraries.take_gone(), HashSet::from([10]));
+
+    // The record of the second one's end was lost.
+    node.end(11);
+    libraries.forget_unused(2000 * SECOND);
+    assert_eq!(libraries.counters().files, 1);
+    assert_eq!(libraries.take_gone(), HashSet::from([11]));
+    libraries.forget_unused(2299 * SECOND);
+    assert_eq!(libraries.counters().files, 1);
+    libraries.forget_unused(2300 * SECOND);
+    assert_eq!(libraries.counters().files, 0);
+}
+
+/// Meanwhile another process has begun to use it.
+#[test]
+fn a_file_that_is_used_again_keeps_its_probes() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    node.process(10, "/usr/bin/curl", &[(2, LIBRARY, &library())]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel);
+    libraries.ended(10, SECOND);
+    libraries.started(10, 2 * SECOND);
+    libraries.tick(3 * SECOND, &mut kernel);
+    libraries.forget_unused(10_000 * SECOND);
+    assert_eq!((libraries.counters().files, kernel.probed.len()), (1, 1));
+}
+
+/// A copy of the same build, as another container has it, is not searched again.
+#[test]
+fn another_copy_of_a_build_gets_the_same_probes() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let library = library();
+    let mut copy = library.clone();
+    // Without its hash table nothing would be found in it.
+    let table = copy.windows(16).position(|it| it == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    copy[table..table + 16].fill(0xff);
+    node.process(10, "/usr/bin/curl", &[(2, LIBRARY, &library)]);
+    node.process(11, "/usr/bin/curl", &[(3, LIBRARY, &copy)]);
+    let mut libraries = node.libraries();
+    for tgid in [10, 11] {
+        libraries.speaks(tgid, u64::from(tgid));
+        libraries.tick(u64::from(tgid), &mut kernel);
+    }
+    assert_eq!(kernel.probed.len(), 2);
+    assert_eq!(kernel.probed[0].1, kernel.probed[1].1);
+}
+
+#[test]
+fn what_gets_no_probes_is_counted_by_cause() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let mut other = library();
+    let name = other.windows(9).position(|it| it == b"SSL_write").unwrap();
+    other[name] = b'X';
+    node.process(10, "/usr/bin/a", &[(2, LIBRARY, b"no file of that kind"), (3, "/usr/bin/a", b"x")]);
+    node.process(11, "/usr/bin/a", &[(4, LIBRARY, &other)]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel);
+    kernel.refuses = true;
+    node.process(12, "/usr/bin/a", &[(5, "/opt/libssl.so.1.1", &library())]);
+    libraries.speaks(12, 1);
+    for now in [1, 2 * SECOND, 9 * SECOND] {
+        libraries.tick(now, &mut kernel);
+    }
+    let expected = TlsCounters { files: 0, unreadable: 1, no_functions: 1, refused: 1 };
+    assert_eq!(libraries.counters(), expected);
+}
+
+/// Executables are searched for what they export, and for other names only if they speak TLS.
+#[test]
+fn an_executable_that_speaks_tls_is_searched_to_the_end() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let mut executable = library();
+    // Exports nothing; its table of all symbols is whole.
+    let table = executable.windows(16).position(|it| it == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    executable[table..table + 4].fill(0);
+    node.process(10, "/usr/bin/envoy", &[(1, "/usr/bin/envoy", &executable)]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel);
+    assert_eq!((kernel.probed.len(), libraries.counters()), (0, TlsCounters::default()));
+    libraries.speaks(10, SECOND);
+    libraries.tick(SECOND, &mut kernel);
+    assert_eq!(kernel.probed.len(), 1);
+    assert_eq!(kernel.probed[0].1.iter().map(|point| point.offset).collect::<Vec<_>>(), [0x488, 0x448]);
+}
