@@ -38,7 +38,7 @@ use crate::{
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     print::Printer,
     span::{Clock, SpanBuilder},
-    stitch::{RandomIds, StitchConfig, Stitcher},
+    stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
 };
 pub use stages::{Out, Stages};
@@ -188,7 +188,7 @@ impl CaptureThread {
         let seed = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
         let mut stages = Stages::new(
             Decoder::new(DecodeConfig::default()),
-            Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
+            Stitcher::new(config.stitch_config(), RandomIds::new(seed)),
             Processes::new(tree, config.selection()),
             SpanBuilder::new(config.span_config(), clock()),
             GpuSpans::new(gpu),

@@ -9,4 +9,5 @@ pub mod follow;
 pub mod limits;
 pub mod loss;
 pub mod sniff;
+pub mod stitch;
 pub mod wellknown;

@@ -28,6 +28,7 @@ use crate::{
     kernel::features::HookSet,
     print::Format,
     span::{RouteConfig, SpanConfig},
+    stitch::StitchConfig,
     telemetry::{OtlpMetricsSettings, Server},
 };
 
@@ -161,11 +162,14 @@ pub struct SpansConfig {
     /// Whether the values in queries are replaced, because they may be secret.
     #[serde(deserialize_with = "value::text")]
     pub redact_query: bool,
+    /// Whether the backend unites what the agents of several nodes see of a request, as Coati's does.
+    #[serde(deserialize_with = "value::text")]
+    pub across_nodes: bool,
 }
 
 impl Default for SpansConfig {
     fn default() -> Self {
-        Self { redact_query: SpanConfig::default().redact_query }
+        Self { redact_query: SpanConfig::default().redact_query, across_nodes: StitchConfig::default().across_nodes }
     }
 }
 
@@ -361,6 +365,11 @@ impl Config {
         let RoutesConfig { patterns, max_words } = &self.routes;
         let routes = RouteConfig { patterns: patterns.clone(), max_words: *max_words };
         SpanConfig { redact_query: self.spans.redact_query, routes }
+    }
+
+    /// How they find their traces.
+    pub fn stitch_config(&self) -> StitchConfig {
+        StitchConfig { across_nodes: self.spans.across_nodes, ..StitchConfig::default() }
     }
 
     /// How GPUs are looked at.

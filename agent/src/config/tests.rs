@@ -43,7 +43,7 @@ fn the_example_file_has_every_key_and_its_default() {
 }
 
 /// The names of the fields. A new one breaks the patterns, so that it is not forgotten here.
-fn keys(config: &Config) -> [&'static str; 33] {
+fn keys(config: &Config) -> [&'static str; 34] {
     let Config {
         log_level: _,
         listen: _,
@@ -52,7 +52,7 @@ fn keys(config: &Config) -> [&'static str; 33] {
         kernel_debug: _,
         export,
         discovery: _,
-        spans: SpansConfig { redact_query: _ },
+        spans: SpansConfig { redact_query: _, across_nodes: _ },
         routes: RoutesConfig { patterns: _, max_words: _ },
         gpu: GpuSection { enabled: _, library: _, interval: _, idle_interval: _, dcgm_names: _ },
         telemetry,
@@ -92,6 +92,7 @@ fn keys(config: &Config) -> [&'static str; 33] {
         "open_ports",
         "spans",
         "redact_query",
+        "across_nodes",
         "routes",
         "patterns",
         "max_words",

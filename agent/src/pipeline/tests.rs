@@ -33,6 +33,7 @@ use crate::{
     },
     print::Format,
     span::{FinishedSpan, SpanConfig},
+    stitch::StitchConfig,
     telemetry::DropCause,
 };
 
