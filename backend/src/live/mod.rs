@@ -3,11 +3,13 @@
 //! It is bounded: when the estimate of its memory reaches the limit, requests are refused until traces were cut. What is
 //! being cut stays visible until its block is committed.
 
+mod callers;
 mod cut;
 mod entry;
 mod group;
 mod set;
 mod size;
+mod stitch;
 #[cfg(test)]
 mod tests;
 mod trace;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coati_common::wellknown::AGENT_SCOPE;
 use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -149,6 +150,11 @@ impl Batch {
     pub(crate) fn memory(&self, with_resource: bool) -> usize {
         let resource = if with_resource { size::resource(&self.resource) } else { 0 };
         size_of::<Self>() + resource + size::scope(&self.scope)
+    }
+
+    /// Whether an agent of Coati made the spans.
+    pub(super) fn of_agent(&self) -> bool {
+        self.scope.name == AGENT_SCOPE
     }
 
     /// `service.name` of the resource, if it is a string.
