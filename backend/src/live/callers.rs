@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coati_common::stitch::caller_of;
 use foldhash::quality::RandomState;
@@ -13,9 +14,11 @@ use foldhash::quality::RandomState;
 use super::trace::TraceId;
 use crate::telemetry::LiveMetrics;
 
-/// A note is kept for this time at least, and twice as long at most; one that is of use begins anew. Longer than a trace is
-/// in memory.
-const LIFE_NS: u64 = 60 * 1_000_000_000;
+/// How long a client span is known at least, after it came or was of use: longer than a trace is in memory. Twice as long
+/// at most.
+pub const CALLERS_KNOWN_FOR: Duration = Duration::from_mins(1);
+
+const LIFE_NS: u64 = CALLERS_KNOWN_FOR.as_nanos() as u64;
 
 /// If there are more notes than this within that time the older ones go earlier: about 13 MB, twice.
 const MAX_NOTES: usize = 7 << 16;

@@ -14,6 +14,7 @@ mod stitch;
 mod tests;
 mod trace;
 
+pub use callers::CALLERS_KNOWN_FOR;
 pub use cut::{Cut, TenantCut};
 pub use entry::Life;
 pub use group::{GroupError, group, group_encoded, group_message};

@@ -24,14 +24,18 @@ const CLIENT_KIND: i32 = 3;
 
 impl LiveSet {
     /// Tells of a client span in a block: what is below it belongs there.
-    pub fn know_caller(&self, tenant: &str, span: [u8; 8], trace: TraceId) {
-        self.callers().of(tenant).came(span, trace);
+    pub fn know_caller(&self, tenant: &str, span: [u8; 8], trace: TraceId, now_ns: u64) {
+        let mut callers = self.callers();
+        callers.tick(now_ns);
+        callers.of(tenant).came(span, trace);
     }
 
     /// Tells of a trace in a block: if it is provisional it was called from outside, for good.
-    pub fn know_stored(&self, tenant: &str, trace: TraceId) {
+    pub fn know_stored(&self, tenant: &str, trace: TraceId, now_ns: u64) {
         if let Some(caller) = caller_of(trace.0) {
-            self.callers().of(tenant).left(caller);
+            let mut callers = self.callers();
+            callers.tick(now_ns);
+            callers.of(tenant).left(caller);
         }
     }
 

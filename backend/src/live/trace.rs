@@ -153,7 +153,7 @@ impl Batch {
     }
 
     /// Whether an agent of Coati made the spans.
-    pub(super) fn of_agent(&self) -> bool {
+    pub(crate) fn of_agent(&self) -> bool {
         self.scope.name == AGENT_SCOPE
     }
 

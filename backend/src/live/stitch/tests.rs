@@ -252,9 +252,9 @@ impl Model {
         self.set = set();
         for trace in &self.blocks {
             let spans = trace.spans.iter().map(|span| span.view()).filter(|span| span.kind == CLIENT_KIND);
-            spans.for_each(|span| self.set.know_caller(TENANT, span.span_id.try_into().unwrap(), trace.id));
+            spans.for_each(|span| self.set.know_caller(TENANT, span.span_id.try_into().unwrap(), trace.id, 0));
         }
-        self.blocks.iter().for_each(|trace| self.set.know_stored(TENANT, trace.id));
+        self.blocks.iter().for_each(|trace| self.set.know_stored(TENANT, trace.id, 0));
         for (spans, number) in self.log.iter().zip(1..).filter(|(_, number)| *number >= self.checkpoint) {
             insert(&self.set, spans.clone(), number);
         }
