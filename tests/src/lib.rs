@@ -9,6 +9,7 @@ pub mod http;
 pub mod inference;
 pub mod load;
 pub mod moto;
+pub mod nodes;
 pub mod process;
 pub mod prometheus;
 pub mod rgw;
