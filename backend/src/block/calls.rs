@@ -1,8 +1,8 @@
 //! Client spans of agents: below them may be what agents of other nodes saw.
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{Array, RecordBatch};
 use coati_common::wellknown::AGENT_SCOPE;
 
 use super::schema::column;

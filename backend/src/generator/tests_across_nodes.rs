@@ -1,5 +1,7 @@
 //! The two ends of a request that agents of two nodes saw are one edge of the service graph.
 
+use std::collections::BTreeSet;
+
 use coati_common::stitch::provisional_trace_id;
 use coati_common::wellknown::AGENT_SCOPE;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -10,7 +12,7 @@ use rstest::rstest;
 
 use super::tests::{NOW_MS, attribute, counting, shown, span};
 use super::*;
-use crate::live::group_message;
+use crate::live::{Limits, LiveSet, TraceId, group_message};
 
 const YAML: &str = "processors: [service-graphs]\nprocessor: {service_graphs: {enable_virtual_node_label: true, peer_attributes: [peer.service]}}";
 
@@ -80,7 +82,7 @@ fn ends_on_one_node_are_one_edge(#[case] order: [usize; 2]) {
 #[case::client_first([0, 1])]
 #[case::server_first([1, 0])]
 fn the_client_may_be_of_an_sdk(#[case] order: [usize; 2]) {
-    let ends = [super::tests::of("front", vec![span(3, 7, 1, 300, &[])]), of("cart", vec![span(2, 8, 7, 200, &[])])];
+    let ends = [tests::of("front", vec![span(3, 7, 1, 300, &[])]), of("cart", vec![span(2, 8, 7, 200, &[])])];
     let generator = counting(YAML, order.map(|place| ends[place].clone()));
     let text = shown(&generator.collect(NOW_MS + 1_000), "request_total");
     assert!(text.contains("client=front") && text.contains("server=cart"), "{text}");
@@ -92,9 +94,30 @@ fn an_end_that_waits_survives_a_restart() {
     let path = folder.path().join("state");
     let before = counting(YAML, [requests()[2].clone()]);
     state::save(&path, &before.collect(NOW_MS + 1_000)).unwrap();
-    let after = super::tests::generator(YAML);
+    let after = tests::generator(YAML);
     assert!(after.restore(&path).unwrap());
     after.count("single-tenant", &requests()[1], NOW_MS * 1_000_000, 2);
     let text = shown(&after.collect(NOW_MS + 2_000), "request_total");
     assert!(text.contains("client=cart") && text.contains("server=stock"), "{text}");
+}
+
+/// Or nobody would find the trace a minute later.
+#[test]
+fn an_exemplar_names_the_trace_in_which_its_span_is() {
+    let live = LiveSet::new(Limits::default());
+    let [front, cart, _] = requests();
+    let generator = counting("processors: [span-metrics]", [cart.clone()]);
+    for (traces, sequence) in [front, cart].into_iter().zip(1..) {
+        live.insert("single-tenant", traces, NOW_MS, sequence);
+    }
+    let exemplars = |collected: &Collected| -> BTreeSet<u128> {
+        let series = collected.tenants[0].families.iter().flat_map(|family| &family.series);
+        let histograms = series.flat_map(|series| series.series.histograms.iter().flatten());
+        let exemplars = histograms.flat_map(|histogram| &histogram.exemplars);
+        exemplars.map(|(_, exemplar)| u128::from_be_bytes(exemplar.trace_id)).collect()
+    };
+    let mut collected = generator.collect(NOW_MS + 1_000);
+    assert_eq!(exemplars(&collected), [u128::from_be_bytes(provisional_trace_id([7; 8]))].into());
+    collected.move_exemplars(|tenant, id| live.home(tenant, &TraceId(id)).0);
+    assert_eq!(exemplars(&collected), [0x1a].into());
 }

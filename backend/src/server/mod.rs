@@ -265,7 +265,14 @@ impl Server {
             Some(generator) => {
                 let (log, counting) = (log.clone(), Arc::clone(generator));
                 blocking("counting", move || generator::catch_up(&log, &counting)).await??;
-                Some(Metering::start(config, generator, (latest, history), &data_dir.generator(), &metrics.generator)?)
+                Some(Metering::start(
+                    config,
+                    generator,
+                    &live,
+                    (latest, history),
+                    &data_dir.generator(),
+                    &metrics.generator,
+                )?)
             }
             None => None,
         };
