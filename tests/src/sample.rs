@@ -72,6 +72,9 @@ pub struct Sample {
     servers: Vec<(Server, Running)>,
 }
 
+/// Waits until a server listens.
+type Wait<'a> = &'a mut (dyn FnMut() -> Result<()> + Send);
+
 /// Where a server is.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -115,7 +118,7 @@ impl Sample {
         wanted: &[Server],
         places: BTreeMap<Server, Place>,
         command: &dyn Fn(Server, &OsStr) -> Result<Command>,
-        there: &dyn Fn(Server, &mut (dyn FnMut() -> Result<()> + Send)) -> Result<()>,
+        there: &dyn Fn(Server, Wait<'_>) -> Result<()>,
     ) -> Result<Self> {
         fs::create_dir_all(folder.join("www/big")).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("www/hello.txt"), "hello\n")?;

@@ -28,7 +28,7 @@ fn provisional() -> u128 {
 fn send(backend: &Backend, span: Span) -> Result<()> {
     let mut request = otlp::request("shop", vec![span]);
     for scope in request.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans) {
-        scope.scope.get_or_insert_default().name = AGENT_SCOPE.to_owned();
+        AGENT_SCOPE.clone_into(&mut scope.scope.get_or_insert_default().name);
     }
     otlp::store(backend, &request)
 }

@@ -76,7 +76,7 @@ pub(super) struct Callers {
 
 /// Notes of one tenant.
 pub(super) struct Notes<'a> {
-    notes: &'a mut Generations,
+    kept: &'a mut Generations,
     young: &'a mut usize,
     metrics: &'a LiveMetrics,
 }
@@ -108,9 +108,9 @@ impl Callers {
         if !tenants.contains_key(tenant) {
             tenants.insert(tenant.into(), Generations::default());
         }
-        // It was put there.
-        let notes = tenants.entry(tenant.into()).or_default();
-        Notes { notes, young, metrics }
+        // It is there.
+        let kept = tenants.entry(tenant.into()).or_default();
+        Notes { kept, young, metrics }
     }
 }
 
@@ -121,7 +121,7 @@ impl Notes<'_> {
         if caller_of(trace.0).is_some() && caller_of(self.home(trace).id.0) == Some(span) {
             return false;
         }
-        match self.note(&span) {
+        match self.note(span) {
             None => self.write(span, Note::In(trace, Below::Nothing)),
             Some(Note::Awaited) => {
                 self.metrics.stitch_united.inc();
@@ -137,7 +137,7 @@ impl Notes<'_> {
 
     /// What is below a client span has come.
     pub(super) fn called(&mut self, span: SpanId) {
-        match self.note(&span) {
+        match self.note(span) {
             None => self.write(span, Note::Awaited),
             Some(Note::In(trace, Below::Nothing)) => {
                 self.metrics.stitch_united.inc();
@@ -149,7 +149,7 @@ impl Notes<'_> {
 
     /// What is below a client span is stored as called from outside. False if its caller is known by now.
     pub(super) fn leave(&mut self, span: SpanId) -> bool {
-        match self.note(&span) {
+        match self.note(span) {
             Some(Note::In(..)) => return false,
             Some(Note::Outside) => {}
             Some(Note::Awaited) | None => {
@@ -170,7 +170,7 @@ impl Notes<'_> {
         let mut id = trace;
         for _ in 0..MAX_DEPTH {
             let Some(span) = caller_of(id.0) else { break };
-            match self.note(&span) {
+            match self.note(span) {
                 Some(Note::In(above, _)) => id = above,
                 Some(Note::Outside) => return Home { id, is_outside: true },
                 Some(Note::Awaited) | None => break,
@@ -179,17 +179,17 @@ impl Notes<'_> {
         Home { id, is_outside: false }
     }
 
-    fn note(&mut self, span: &SpanId) -> Option<Note> {
-        let Generations { young, old } = self.notes;
-        if let Some(note) = young.get(span) {
+    fn note(&mut self, span: SpanId) -> Option<Note> {
+        let Generations { young, old } = self.kept;
+        if let Some(note) = young.get(&span) {
             return Some(*note);
         }
-        let note = old.remove(span)?;
-        self.write(*span, note);
+        let note = old.remove(&span)?;
+        self.write(span, note);
         Some(note)
     }
 
     fn write(&mut self, span: SpanId, note: Note) {
-        *self.young += usize::from(self.notes.young.insert(span, note).is_none());
+        *self.young += usize::from(self.kept.young.insert(span, note).is_none());
     }
 }

@@ -9,6 +9,7 @@ use foldhash::quality::RandomState;
 
 use super::callers::Callers;
 use super::entry::{Part, State};
+use super::stitch::may_be_linked;
 use super::trace::{Trace, TraceId};
 use crate::telemetry::LiveMetrics;
 
@@ -109,7 +110,7 @@ impl LiveSet {
     /// `received_ns` is when the spans came, nanoseconds since the epoch; `sequence` is the number of their request in
     /// the log.
     pub fn insert(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
-        if self.has_links(&traces) {
+        if may_be_linked(&traces) {
             return self.insert_linked(tenant, traces, received_ns, sequence);
         }
         for spans in traces {

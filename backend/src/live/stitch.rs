@@ -44,13 +44,6 @@ impl LiveSet {
         if caller_of(id.0).is_none() { *id } else { self.callers().of(tenant).home(*id).id }
     }
 
-    /// Whether spans come that may hang together with others by their ids.
-    pub(super) fn has_links(&self, traces: &[Trace]) -> bool {
-        traces
-            .iter()
-            .any(|trace| caller_of(trace.id.0).is_some() || trace.spans.iter().any(|span| span.batch.of_agent()))
-    }
-
     /// [`Self::insert`] of such spans.
     pub(super) fn insert_linked(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
         // What has to move, now or when it is here.
@@ -116,7 +109,9 @@ impl LiveSet {
             }
         }
         drop(still);
-        late.iter().for_each(|(tenant, id)| self.unite(tenant, id));
+        for (tenant, id) in &late {
+            self.unite(tenant, id);
+        }
     }
 
     /// Whether a trace leaves memory as it is. From then on a provisional one is called from outside.
@@ -127,6 +122,12 @@ impl LiveSet {
     fn callers(&self) -> MutexGuard<'_, Callers> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there are spans that may hang together with others by their ids.
+pub(super) fn may_be_linked(traces: &[Trace]) -> bool {
+    let of_agent = |trace: &Trace| trace.spans.iter().any(|span| span.batch.of_agent());
+    traces.iter().any(|trace| caller_of(trace.id.0).is_some() || of_agent(trace))
 }
 
 /// Makes a provisional trace that has no caller one like any other, but for its id.

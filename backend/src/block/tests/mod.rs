@@ -122,7 +122,9 @@ fn it_tells_the_client_spans_of_agents() {
     let traces = |batch: &Arc<Batch>| {
         [1, 2].map(|id| {
             let mut trace = Trace::empty(trace_id(id));
-            spans.iter().for_each(|span| trace.add(batch, &Span { trace_id: vec![id; 16], ..span.clone() }));
+            for span in &spans {
+                trace.add(batch, &Span { trace_id: vec![id; 16], ..span.clone() });
+            }
             Arc::new(trace)
         })
     };

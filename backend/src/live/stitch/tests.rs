@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prometheus_client::metrics::counter::Counter;
 use proptest::prelude::*;
 use prost::Message as _;
 use rstest::rstest;
@@ -132,8 +133,7 @@ fn without_a_caller_the_top_is_a_root_in_its_block() {
     assert_eq!(bytes_of(trace), united(&expected, id));
     assert!(trace.root.is_some());
     cut.commit();
-    let counts =
-        || [&metrics.stitch_united, &metrics.stitch_outside, &metrics.stitch_late].map(|counter| counter.get());
+    let counts = || [&metrics.stitch_united, &metrics.stitch_outside, &metrics.stitch_late].map(Counter::get);
     assert_eq!(counts(), [0, 1, 0]);
     // What comes of it later is the same: also its caller.
     insert(&set, spans[3..].to_vec(), 2);
@@ -359,14 +359,14 @@ proptest! {
 fn readers_never_see_a_span_twice_or_not_at_all() {
     const CHAINS: u32 = 200;
     let set = set();
-    let sent: Vec<_> = (0..CHAINS).map(|chain| spans_of(chain, 4)).collect();
+    let chains: Vec<_> = (0..CHAINS).map(|chain| spans_of(chain, 4)).collect();
     let done = std::sync::atomic::AtomicUsize::new(0);
     let chunk = |node: usize| 1 + 2 * node..if node == 3 { 9 } else { 3 + 2 * node };
     thread::scope(|scope| {
         for node in 0..4 {
-            let (set, sent, done) = (&set, &sent, &done);
+            let (set, chains, done) = (&set, &chains, &done);
             scope.spawn(move || {
-                for (spans, number) in sent.iter().zip(1..) {
+                for (spans, number) in chains.iter().zip(1..) {
                     let from = if node == 0 { 0 } else { chunk(node).start };
                     insert(set, spans[from..chunk(node).end].to_vec(), number);
                     done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
