@@ -99,7 +99,7 @@ pub struct Trace {
     pub start_ns: u64,
     /// Latest end of a span, nanoseconds since the epoch.
     pub end_ns: u64,
-    /// Earliest span without a parent, if one has come.
+    /// Earliest span at the top, if one has come.
     pub root: Option<Root>,
     /// Estimate of the memory that the trace holds.
     pub bytes: usize,
@@ -122,7 +122,7 @@ impl Trace {
         let start_ns = view.start_time_unix_nano;
         self.start_ns = self.start_ns.min(start_ns);
         self.end_ns = self.end_ns.max(view.end_time_unix_nano);
-        if view.is_root() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
+        if view.is_top() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
             let service_name = batch.service_name().unwrap_or_default().into();
             self.root = Some(Root { service_name, span_name: view.name.as_str().into(), start_ns });
         }

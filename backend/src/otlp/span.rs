@@ -1,5 +1,6 @@
 //! Views of spans and of what is in them.
 
+use coati_common::stitch::caller_of;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
@@ -150,6 +151,13 @@ impl<'a> SpanRef<'a> {
     /// True for a span without a parent; some senders write a parent of zeros for that.
     pub fn is_root(&self) -> bool {
         self.parent_span_id.iter().all(|byte| *byte == 0)
+    }
+
+    /// True for a root, and for a span whose parent is in a trace that is not known yet: until it is, or for good, there is
+    /// nothing above it.
+    pub fn is_top(&self) -> bool {
+        let caller = || self.trace_id.try_into().ok().and_then(caller_of);
+        self.is_root() || caller().is_some_and(|caller| caller == self.parent_span_id)
     }
 }
 

@@ -17,7 +17,7 @@ use rstest::rstest;
 
 use super::super::{Limits, Stats, group_message};
 use super::*;
-use crate::query::distinct_spans;
+use crate::query::{LiveSpan, SpanView as _, distinct_spans};
 use crate::telemetry::LiveMetrics;
 
 const TENANT: &str = "t";
@@ -115,7 +115,11 @@ fn until_its_caller_comes_a_trace_is_found_by_its_provisional_id() {
     insert(&set, spans[3..].to_vec(), 1);
     let trace = set.trace(TENANT, &below(calling(0, 1))).unwrap();
     assert_eq!(bytes_of(&trace), spans[3..].iter().map(Span::encode_to_vec).collect());
-    assert_eq!(trace.root, None);
+    assert_eq!(trace.root.as_ref().map(|root| root.start_ns), Some(1), "as far as is known");
+    let mut spans = trace.spans.iter().map(|span| span.view());
+    assert!(spans.next().is_some_and(|span| span.is_top()) && !spans.any(|span| span.is_top()));
+    let numbers = LiveSpan::of_trace(&trace, true).iter().map(|span| span.nested().parent).collect::<Vec<_>>();
+    assert_eq!(numbers, [-1, 1]);
 }
 
 #[test]
