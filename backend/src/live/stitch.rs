@@ -19,9 +19,6 @@ use super::set::LiveSet;
 use super::trace::{Trace, TraceId};
 use crate::otlp::{MessageWriter, SpanRef};
 
-/// `CLIENT`, as OTLP numbers kinds of spans.
-const CLIENT_KIND: i32 = 3;
-
 impl LiveSet {
     /// Tells of a client span in a block: what is below it belongs there.
     pub fn know_caller(&self, tenant: &str, span: [u8; 8], trace: TraceId, now_ns: u64) {
@@ -71,9 +68,8 @@ impl LiveSet {
     fn note(&self, tenant: &str, traces: &[Trace], received_ns: u64) -> Vec<TraceId> {
         let mut calls = Vec::new();
         for trace in traces {
-            let spans = trace.spans.iter().filter(|span| span.batch.of_agent()).map(|span| span.view());
-            let clients = spans.filter(|span| span.kind == CLIENT_KIND);
-            calls.extend(clients.filter_map(|span| Some((SpanId::try_from(span.span_id).ok()?, trace.id))));
+            let of_agent = trace.spans.iter().filter(|span| span.batch.of_agent());
+            calls.extend(of_agent.filter_map(|span| Some((SpanRef::client_id(&span.bytes)?, trace.id))));
         }
         let mut callers = self.callers();
         callers.tick(received_ns);

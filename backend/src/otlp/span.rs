@@ -2,6 +2,7 @@
 
 use coati_common::stitch::caller_of;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
 use super::check::Odd;
@@ -120,6 +121,24 @@ impl<'a> SpanRef<'a> {
             before = fields.rest();
         }
         if fields.is_whole() { Ok(()) } else { Err(Odd) }
+    }
+
+    /// Id of an encoded `Span` that was checked, if it is a client's. Reads no further than it must.
+    pub fn client_id(message: &[u8]) -> Option<[u8; 8]> {
+        let (mut id, mut is_client) = (None, None);
+        for read in Fields::of(message) {
+            match read {
+                (field::SPAN_ID, Wire::Bytes(bytes)) => id = bytes.try_into().ok(),
+                (field::KIND, Wire::Varint(kind)) => is_client = Some(kind == SpanKind::Client as u64),
+                _ => continue,
+            }
+            match (id, is_client) {
+                (_, Some(false)) => return None,
+                (Some(_), Some(true)) => return id,
+                _ => {}
+            }
+        }
+        None
     }
 
     /// The span as it was sent.

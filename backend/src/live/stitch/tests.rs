@@ -22,6 +22,7 @@ use crate::telemetry::LiveMetrics;
 
 const TENANT: &str = "t";
 const SERVER_KIND: i32 = 2;
+const CLIENT_KIND: i32 = 3;
 
 /// A request that passes through so many nodes; on each a server asks the next one. What the agents send of it, from the
 /// first on: server's end, client's end, and so on. The first caller is seen by the first agent.
