@@ -41,7 +41,7 @@ use crate::{
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     print::Printer,
     span::{Clock, SpanBuilder},
-    stitch::{RandomIds, StitchConfig, Stitcher},
+    stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
     tls::TlsLibraries,
 };
@@ -241,7 +241,7 @@ impl CaptureThread {
         let decoding = DecodeConfig { keeps_headers: spans.headers.wants_any(), ..DecodeConfig::default() };
         let mut stages = Stages::new(
             Decoder::new(decoding),
-            Stitcher::new(StitchConfig::default(), RandomIds::new(seed)),
+            Stitcher::new(config.stitch_config(), RandomIds::new(seed)),
             Processes::new(tree, config.selection()).in_pods(kubernetes.clone()),
             SpanBuilder::new(spans, clock()).naming_peers(kubernetes),
             GpuSpans::new(gpu),

@@ -9,5 +9,6 @@ pub mod follow;
 pub mod limits;
 pub mod loss;
 pub mod sniff;
+pub mod stitch;
 pub mod tls;
 pub mod wellknown;

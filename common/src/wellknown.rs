@@ -2,6 +2,9 @@
 //!
 //! Names are those of the OpenTelemetry semantic conventions; what is ours begins with `coati.`.
 
+/// Name of the instrumentation scope of every span that the agent makes.
+pub const AGENT_SCOPE: &str = "coati-agent";
+
 /// Attributes of a resource.
 pub mod resource {
     /// Logical name of the service.

@@ -33,4 +33,4 @@ const server = http.createServer((request, response) => {
 });
 
 server.keepAliveTimeout = 60_000;
-server.listen(Number(process.env.SAMPLE_PORT), '127.0.0.1');
+server.listen(Number(process.env.SAMPLE_PORT), process.env.SAMPLE_HOST);

@@ -41,5 +41,5 @@ func main() {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, http.StatusNotFound, map[string]string{"error": "no such path"})
 	})
-	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("SAMPLE_PORT"), nil))
+	log.Fatal(http.ListenAndServe(os.Getenv("SAMPLE_LISTEN"), nil))
 }

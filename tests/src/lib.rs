@@ -10,6 +10,7 @@ pub mod inference;
 pub mod kubernetes;
 pub mod load;
 pub mod moto;
+pub mod nodes;
 pub mod process;
 pub mod prometheus;
 pub mod rgw;

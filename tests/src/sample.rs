@@ -1,6 +1,7 @@
-//! The sample system: nginx → FastAPI under uvicorn → Node → Go, all real, all on 127.0.0.1.
+//! The sample system: nginx → FastAPI under uvicorn → Node → Go, all real, all on 127.0.0.1 or on several nodes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::nodes::{Node, Nodes};
 use crate::process::{Running, free_port};
 use crate::tools::{system, target, tool, workspace};
 
@@ -32,6 +34,24 @@ impl Server {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Nginx, Self::FastApi, Self::Node, Self::Go];
 
+    /// The port on which it listens where each is on a node of its own.
+    pub const fn port_across(self) -> u16 {
+        match self {
+            Self::Nginx => 8000,
+            Self::FastApi => 8010,
+            Self::Node => 8020,
+            Self::Go => 8030,
+        }
+    }
+
+    /// The node on which it is there: every call is one to another node.
+    const fn node(self) -> Node {
+        match self {
+            Self::Nginx | Self::Node => Node::A,
+            Self::FastApi | Self::Go => Node::B,
+        }
+    }
+
     /// The name that the agent gives to it: the service names are not configured anywhere.
     pub const fn service_name(self) -> &'static str {
         match self {
@@ -47,9 +67,21 @@ impl Server {
 #[derive(Debug)]
 pub struct Sample {
     folder: PathBuf,
-    ports: BTreeMap<Server, u16>,
+    places: BTreeMap<Server, Place>,
     // Ended in this order: the front first.
     servers: Vec<(Server, Running)>,
+}
+
+/// Waits until a server listens.
+type Wait<'a> = &'a mut (dyn FnMut() -> Result<()> + Send);
+
+/// Where a server is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Where it listens.
+    listens: SocketAddr,
+    /// Where who asks it reaches it.
+    reached: SocketAddr,
 }
 
 impl Sample {
@@ -60,31 +92,58 @@ impl Sample {
 
     /// Starts some of the servers.
     pub fn start_only(folder: &Path, wanted: &[Server]) -> Result<Self> {
+        let place = |server| {
+            let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+            Ok((server, Place { listens, reached: listens }))
+        };
+        let places = Server::ALL.into_iter().map(place).collect::<Result<_>>()?;
+        Self::start_at(folder, wanted, places, &|_, program| Ok(Command::new(program)), &|_, wait| wait())
+    }
+
+    /// Starts the four servers on two nodes, by turns, so that each call goes to the other one.
+    pub fn start_across(folder: &Path, nodes: &Nodes) -> Result<Self> {
+        let place = |server: Server| {
+            let port = server.port_across();
+            let listens = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            (server, Place { listens, reached: server.node().reached(port) })
+        };
+        let places = Server::ALL.into_iter().map(place).collect();
+        let command = |server: Server, program: &OsStr| Ok(nodes.command(server.node(), program));
+        Self::start_at(folder, &Server::ALL, places, &command, &|server, wait| nodes.on(server.node(), wait)?)
+    }
+
+    /// `command` makes a command that runs where the server is to be, `there` does something there.
+    fn start_at(
+        folder: &Path,
+        wanted: &[Server],
+        places: BTreeMap<Server, Place>,
+        command: &dyn Fn(Server, &OsStr) -> Result<Command>,
+        there: &dyn Fn(Server, Wait<'_>) -> Result<()>,
+    ) -> Result<Self> {
         fs::create_dir_all(folder.join("www/big")).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("www/hello.txt"), "hello\n")?;
         fs::write(folder.join("www/big/1m.bin"), vec![b'x'; 1 << 20])?;
-        let ports: BTreeMap<_, _> =
-            Server::ALL.into_iter().map(|server| Ok((server, free_port()?))).collect::<Result<_>>()?;
-        let mut sample = Self { folder: folder.to_owned(), ports, servers: Vec::new() };
+        let mut sample = Self { folder: folder.to_owned(), places, servers: Vec::new() };
         let sources = workspace().join("tests/sample");
 
         // The back first: each has what it asks before it is asked itself.
         for server in Server::ALL.into_iter().rev().filter(|server| wanted.contains(server)) {
-            let (name, mut command) = sample.command(server, &sources)?;
+            let (name, mut command) = sample.command(server, &sources, &|program| command(server, program))?;
             let mut running = Running::start(name, &sample.folder, &mut command)?;
-            running.wait_for_port(sample.address(server), STARTS_WITHIN)?;
+            let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, sample.listens(server)?.port()));
+            there(server, &mut || running.wait_for_port(listens, STARTS_WITHIN))?;
             sample.servers.push((server, running));
         }
         sample.servers.reverse();
         Ok(sample)
     }
 
-    /// Address of a server.
+    /// Where a server is reached.
     pub fn address(&self, server: Server) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.get(&server).copied().unwrap_or_default()))
+        self.places.get(&server).map_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), |place| place.reached)
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://ADDRESS:PORT`, there.
     pub fn url(&self, server: Server) -> String {
         format!("http://{}", self.address(server))
     }
@@ -113,27 +172,35 @@ impl Sample {
         self.servers.iter().map(|(_, running)| running.id()).collect()
     }
 
-    fn port(&self, server: Server) -> Result<String> {
-        self.ports.get(&server).map(u16::to_string).context("every server has a port")
+    fn listens(&self, server: Server) -> Result<SocketAddr> {
+        Ok(self.places.get(&server).context("every server has a place")?.listens)
     }
 
     /// The name of its log, and how it is started.
-    fn command(&self, server: Server, sources: &Path) -> Result<(&'static str, Command)> {
+    fn command(
+        &self,
+        server: Server,
+        sources: &Path,
+        command: &dyn Fn(&OsStr) -> Result<Command>,
+    ) -> Result<(&'static str, Command)> {
+        let listens = self.listens(server)?;
         Ok(match server {
             Server::Go => {
-                let mut go = Command::new(go_server(sources)?);
-                go.env("SAMPLE_PORT", self.port(Server::Go)?);
+                let mut go = command(go_server(sources)?.as_os_str())?;
+                go.env("SAMPLE_LISTEN", listens.to_string());
                 ("go", go)
             }
             Server::Node => {
-                let mut node = Command::new(system("node")?);
+                let mut node = command(system("node")?.as_os_str())?;
                 node.arg(sources.join("prices.js"));
-                node.env("SAMPLE_PORT", self.port(Server::Node)?).env("SAMPLE_GO", self.url(Server::Go));
+                node.env("SAMPLE_HOST", listens.ip().to_string()).env("SAMPLE_PORT", listens.port().to_string());
+                node.env("SAMPLE_GO", self.url(Server::Go));
                 ("node", node)
             }
             Server::FastApi => {
-                let mut python = Command::new(tool("python/bin/uvicorn")?);
-                python.args(["shop:app", "--host", "127.0.0.1", "--port", &self.port(Server::FastApi)?]);
+                let mut python = command(tool("python/bin/uvicorn")?.as_os_str())?;
+                let (host, port) = (listens.ip().to_string(), listens.port().to_string());
+                python.args(["shop:app", "--host", &host, "--port", &port]);
                 python.arg("--app-dir").arg(sources).env("SAMPLE_NODE", self.url(Server::Node));
                 python.env("PYTHONDONTWRITEBYTECODE", "1");
                 ("fastapi", python)
@@ -141,11 +208,11 @@ impl Sample {
             Server::Nginx => {
                 let configuration = fs::read_to_string(sources.join("nginx.conf"))?
                     .replace("@DIR@", &self.folder.to_string_lossy())
-                    .replace("@APP_PORT@", &self.port(Server::FastApi)?)
-                    .replace("@PORT@", &self.port(Server::Nginx)?);
+                    .replace("@APP@", &self.address(Server::FastApi).to_string())
+                    .replace("@LISTEN@", &listens.to_string());
                 let file = self.folder.join("nginx.conf");
                 fs::write(&file, configuration)?;
-                let mut nginx = Command::new(system("nginx")?);
+                let mut nginx = command(system("nginx")?.as_os_str())?;
                 nginx.arg("-c").arg(&file).arg("-p").arg(&self.folder);
                 ("nginx", nginx)
             }

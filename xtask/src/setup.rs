@@ -46,6 +46,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("npm", Need::Test, "/usr/bin/npm"),
     ("qemu-system-x86", Need::Test, "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", Need::Test, "/usr/share/doc/busybox-static"),
+    ("iproute2", Need::Test, "/bin/ip"),
+    ("nftables", Need::Test, "/usr/sbin/nft"),
     ("curl", Need::Test, "/usr/bin/curl"),
     ("wget", Need::Test, "/usr/bin/wget"),
     ("openssl", Need::Test, "/usr/bin/openssl"),

@@ -161,6 +161,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         warnings.push(format!("spans.sampling.ratio: not used by the sampler `{name}`"));
     }
     environment.set(&mut spans.redact_query, &["COATI_AGENT_REDACT_QUERY"])?;
+    environment.set(&mut spans.across_nodes, &["COATI_AGENT_ACROSS_NODES"])?;
 
     environment.set(&mut gpu.enabled, &["COATI_AGENT_GPU"])?;
     environment.set(&mut gpu.library, &["COATI_AGENT_GPU_LIBRARY"])?;

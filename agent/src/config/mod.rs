@@ -40,6 +40,7 @@ use crate::{
     kernel::features::HookSet,
     kubernetes::KubernetesConfig,
     print::Format,
+    stitch::StitchConfig,
     telemetry::{OtlpMetricsSettings, Server},
 };
 
@@ -361,6 +362,11 @@ impl Config {
             batch_bytes: *batch_bytes,
             batch_delay: *batch_delay,
         }
+    }
+
+    /// How spans find their traces.
+    pub fn stitch_config(&self) -> StitchConfig {
+        StitchConfig { across_nodes: self.spans.across_nodes, ..StitchConfig::default() }
     }
 
     /// How GPUs are looked at.

@@ -35,6 +35,10 @@ impl Config {
                 }
             }
         }
+        // Traces that are open now have been given their ids.
+        if self.spans.across_nodes != new.spans.across_nodes {
+            changes.push("spans.across_nodes".to_owned());
+        }
         changes
     }
 }
@@ -89,6 +93,7 @@ mod tests {
     #[case::live("spans: {redact_query: false}", "routes: {max_words: 3}\ndiscovery: {services: [{exe_path: x}]}", &[])]
     #[case::scalar("log_level: warn", "", &["log_level"])]
     #[case::in_a_section("export: {timeout: 1s}", "export: {timeout: 2s, batch_spans: 7}", &["export.batch_spans", "export.timeout"])]
+    #[case::in_a_live_section("", "spans: {across_nodes: false}", &["spans.across_nodes"])]
     #[case::set("", "export: {endpoint: 'http://a:1'}", &["export.endpoint"])]
     #[case::unset("telemetry: {otlp_metrics: {endpoint: 'http://a:1'}}", "", &["telemetry.otlp_metrics.endpoint"])]
     #[case::secret("export: {headers: {a: x}}", "export: {headers: {a: y}}", &["export.headers.a"])]

@@ -18,6 +18,7 @@ use crate::{
         AttributeConfig, HeaderConfig, IgnoreMode, Ratio, RouteConfig, Sampler, SamplerName, SamplingConfig,
         SpanConfig, Unmatched,
     },
+    stitch::StitchConfig,
 };
 
 /// Section `spans`.
@@ -28,6 +29,10 @@ pub struct SpansConfig {
     #[serde(with = "value::text")]
     #[schemars(with = "Of<bool>")]
     pub redact_query: bool,
+    /// Whether the backend unites what the agents of several nodes see of a request, as Coati's does.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
+    pub across_nodes: bool,
     /// Shell patterns of the names, in lower case, of request headers that spans show as `http.request.header.NAME`.
     pub request_headers: Vec<Text<Globs>>,
     /// The same of responses, as `http.response.header.NAME`.
@@ -51,6 +56,7 @@ impl Default for SpansConfig {
         let SpanConfig { redact_query, max_per_second, .. } = SpanConfig::default();
         Self {
             redact_query,
+            across_nodes: StitchConfig::default().across_nodes,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
             show_sensitive_headers: false,
@@ -176,6 +182,7 @@ impl Config {
             |texts: &[Text<Globs>]| texts.iter().map(|text| text.pattern().clone()).collect::<Vec<Pattern>>();
         let SpansConfig {
             redact_query,
+            across_nodes: _,
             request_headers,
             response_headers,
             show_sensitive_headers,

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use coati_common::wellknown::AGENT_SCOPE;
 use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, trace::v1::ScopeSpans};
 use prost::{
     Message as _,
@@ -107,7 +108,7 @@ fn field(buffer: &mut Vec<u8>, number: u32, message: &[u8]) {
 
 fn scope() -> InstrumentationScope {
     InstrumentationScope {
-        name: "coati-agent".to_owned(),
+        name: AGENT_SCOPE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
     }

@@ -64,7 +64,8 @@ impl<'a> Reloader<'a> {
             tracing::error!("the capture has ended before its time");
         }
         // Keys that need a restart are named until there was one.
-        let Config { discovery, spans, routes, .. } = new;
+        let Config { discovery, mut spans, routes, .. } = new;
+        spans.across_nodes = self.current.spans.across_nodes;
         (self.current.discovery, self.current.spans, self.current.routes) = (discovery, spans, routes);
     }
 }

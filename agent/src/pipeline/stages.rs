@@ -269,6 +269,7 @@ impl Stages {
             ("header", stitched.by_header),
             ("position", stitched.by_position),
             ("process", stitched.in_process),
+            ("provisional", stitched.provisional),
             ("none", stitched.roots),
         ] {
             mirror(&telemetry.links(by), total);

@@ -38,6 +38,7 @@ use crate::{
         AttributeConfig, FinishedSpan, HeaderConfig, IgnoreMode, RouteConfig, Sampler, SamplerName, SamplingConfig,
         SpanConfig,
     },
+    stitch::StitchConfig,
     telemetry::DropCause,
 };
 

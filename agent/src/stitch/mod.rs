@@ -2,8 +2,9 @@
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
 //! positions of its first byte; for a client the only server request that its process has open, if its response has not
-//! begun; else it is a root.
-//! A link that is not certain is not made. ADR 0003 says why.
+//! begun; else it is a root. A server request from another node is below a client whose trace is not known here: it gets
+//! a provisional trace id, which the backend replaces.
+//! A link that is not certain is not made. ADR 0003 and 0020 say why.
 
 mod ids;
 mod traceparent;
@@ -13,6 +14,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use coati_common::stitch::{PROVISIONAL_MEMBER, caller_of, provisional_trace_id};
 use foldhash::{HashMap, HashMapExt as _};
 pub use ids::{Ids, RandomIds, client_span_id};
 pub use traceparent::TraceParent;
@@ -31,11 +33,14 @@ pub struct StitchConfig {
     pub max_open: usize,
     /// How long after a client's request the server may read it, nanoseconds.
     pub pair_within_ns: u64,
+    /// Whether the backend unites the traces of several nodes. If not, a server request without a client on this node is
+    /// a root.
+    pub across_nodes: bool,
 }
 
 impl Default for StitchConfig {
     fn default() -> Self {
-        Self { max_open: 65_536, pair_within_ns: 60_000_000_000 }
+        Self { max_open: 65_536, pair_within_ns: 60_000_000_000, across_nodes: true }
     }
 }
 
@@ -48,6 +53,8 @@ pub struct StitchCounters {
     pub by_position: u64,
     /// Client exchanges of a process with one open server exchange whose response had not begun.
     pub in_process: u64,
+    /// Server exchanges whose client may be on another node: their trace ids are provisional.
+    pub provisional: u64,
     /// Roots.
     pub roots: u64,
     /// Of the roots: client exchanges of a process with several open server exchanges.
@@ -201,10 +208,13 @@ impl Stitcher {
         if let Some(ids) = self.by_header(origin, head) {
             return ids;
         }
-        if let Some(key) = origin.key {
-            self.unpaired.insert(key, origin.id);
+        let Some(key) = origin.key else { return self.root(origin) };
+        if self.clients.contains_key(&key) {
+            // Its client is here, and certainly not the one: nobody can say who else it is.
+            return self.root(origin);
         }
-        self.root(origin)
+        self.unpaired.insert(key, origin.id);
+        if self.config.across_nodes && may_be_remote(origin) { self.provisional(key) } else { self.root(origin) }
     }
 
     /// The place below the client's end of the same exchange. A `traceparent` that the client did not send, as far as is
@@ -223,6 +233,21 @@ impl Stitcher {
             is_parent_remote: Some(true),
             ..client.ids.clone()
         })
+    }
+
+    /// The place below the client's end of the exchange at `key`, which is on another node, or outside of all.
+    fn provisional(&mut self, key: Key) -> Ids {
+        self.counters.provisional += 1;
+        let caller = client_span_id(key);
+        Ids {
+            trace_id: provisional_trace_id(caller),
+            span_id: self.random.span_id(),
+            parent_span_id: Some(caller),
+            trace_state: PROVISIONAL_MEMBER.to_owned(),
+            flags: SAMPLED,
+            is_parent_remote: Some(true),
+            is_continued: false,
+        }
     }
 
     fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
@@ -251,20 +276,26 @@ impl Stitcher {
     fn pair_late(&mut self, key: Key, client: &mut Ids) -> bool {
         let Some(server) = self.unpaired.get(&key).and_then(|id| self.open.get_mut(id)) else { return false };
         let Some(server_ids) = &mut server.ids else { return false };
-        if client.parent_span_id.is_none() {
+        let is_provisional = caller_of(server_ids.trace_id).is_some();
+        let (can_move, client_can_move) = (!server.has_children, client.parent_span_id.is_none() && !is_provisional);
+        if client_can_move {
             client.trace_id = server_ids.trace_id;
-        } else if server.has_children {
+        }
+        if client_can_move || can_move {
+            server_ids.trace_id = client.trace_id;
+            server_ids.trace_state.clone_from(&client.trace_state);
+            server_ids.flags = client.flags;
+            server_ids.is_continued = client.is_continued;
+            server_ids.parent_span_id = Some(client.span_id);
+            server_ids.is_parent_remote = Some(true);
+        } else if !is_provisional {
             return false;
         }
-        server_ids.trace_id = client.trace_id;
-        server_ids.trace_state.clone_from(&client.trace_state);
-        server_ids.flags = client.flags;
-        server_ids.is_continued = client.is_continued;
-        server_ids.parent_span_id = Some(client.span_id);
-        server_ids.is_parent_remote = Some(true);
+        // A provisional trace that has to stay is below this client already, for the backend to move.
         self.unpaired.remove(&key);
         self.counters.by_position += 1;
-        self.counters.roots = self.counters.roots.saturating_sub(1);
+        let decided = if is_provisional { &mut self.counters.provisional } else { &mut self.counters.roots };
+        *decided = decided.saturating_sub(1);
         true
     }
 
@@ -368,4 +399,10 @@ impl Stitcher {
 
 fn traceparent(head: &RequestHead) -> Option<TraceParent> {
     TraceParent::parse(head.traceparent()?)
+}
+
+/// False if the client is certainly on this node: then it is not seen because it is not observed.
+fn may_be_remote(origin: &Origin) -> bool {
+    let peer = origin.remote.ip();
+    !peer.is_loopback() && peer != origin.local.ip()
 }

@@ -1,3 +1,5 @@
+mod across_nodes;
+
 use super::*;
 use crate::{
     capture::Record,
@@ -68,9 +70,12 @@ fn assert_root(ids: &Ids) {
     assert_eq!((ids.parent_span_id, ids.flags, ids.trace_state.as_str()), (None, SAMPLED, ""));
 }
 
-/// The wire of `tgid`, later by `ms`.
+/// A peer that is on this node.
+const LOOPBACK: [u8; 16] = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+
+/// The wire of `tgid`, later by `ms`, between processes of this node.
 fn wire(mut wire: Wire, tgid: u32, ms: u64) -> Wire {
-    wire.tgid = tgid;
+    (wire.tgid, wire.local.0, wire.remote.0) = (tgid, LOOPBACK, LOOPBACK);
     wire.time_ns += ms * MS;
     wire
 }
@@ -153,7 +158,7 @@ fn a_server_much_later_is_another_exchange() {
 
 #[test]
 fn a_server_before_its_client_is_another_exchange() {
-    let mut server = Wire::server(2);
+    let mut server = wire(Wire::server(2), SHOP, 0);
     server.request(GET).response(OK);
     let mut client = wire(Wire::client(1), FRONT, 100);
     client.request(GET).response(OK);
@@ -248,7 +253,7 @@ fn a_header_without_a_client_here_names_the_parent() {
 
 #[test]
 fn an_invalid_header_is_none() {
-    let mut server = Wire::server(2);
+    let mut server = wire(Wire::server(2), SHOP, 0);
     server.request(b"GET / HTTP/1.1\r\ntraceparent: 00-0-0-0\r\ntracestate: a=1\r\n\r\n").response(OK);
     let run = Run::new(&[&server]);
     assert_root(run.span(2));

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod buffers;
+mod calls;
 mod decode;
 mod encodings;
 mod error;

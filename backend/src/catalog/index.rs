@@ -157,7 +157,7 @@ impl Observer<'_> {
         if let Some(status) = span.status {
             self.intrinsic("statusMessage", status.message.as_bytes(), hours);
         }
-        if span.is_root() {
+        if span.is_top() {
             self.intrinsic("rootName", span.name.as_bytes(), hours);
             self.intrinsic("rootServiceName", batch.service_name().unwrap_or_default().as_bytes(), hours);
         }

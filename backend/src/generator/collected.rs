@@ -29,6 +29,19 @@ pub(super) struct Applied {
     pub(super) also: std::collections::BTreeSet<u64>,
 }
 
+impl Collected {
+    /// Gives exemplars the ids of the traces in which their spans are now: `home` says it of a tenant's trace.
+    pub(super) fn move_exemplars(&mut self, home: impl Fn(&str, [u8; 16]) -> [u8; 16]) {
+        for TenantSnapshot { tenant, families, .. } in &mut self.tenants {
+            let series = families.iter_mut().flat_map(|family| &mut family.series);
+            let histograms = series.flat_map(|snapshot| snapshot.series.histograms.iter_mut().flatten());
+            for (_, exemplar) in histograms.flat_map(|histogram| &mut histogram.exemplars) {
+                exemplar.trace_id = home(tenant, exemplar.trace_id);
+            }
+        }
+    }
+}
+
 /// What was counted of a tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TenantSnapshot {

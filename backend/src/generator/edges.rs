@@ -8,7 +8,8 @@ use foldhash::fast::RandomState;
 /// Places in the order that what has met its other end may take, beside as many again as may wait.
 const MET: usize = 1_024;
 
-/// Trace id, and id of the span at the client's end.
+/// Trace id, and id of the span at the client's end. The client's end of an agent waits under the provisional trace id
+/// that a server's end on another node has: the agent that makes it does not know where the server is.
 pub(super) type EdgeKey = [u8; 24];
 
 /// One end of a request, or both.
@@ -28,6 +29,8 @@ pub(super) struct Edge {
     pub(super) failed: bool,
     /// How many requests it stands for.
     pub(super) times: f64,
+    /// The trace that the first end came in.
+    pub(super) trace_id: [u8; 16],
     /// Value of the label `virtual_node`.
     pub(super) virtual_node: &'static str,
     /// Values of the dimensions.

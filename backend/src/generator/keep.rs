@@ -14,6 +14,7 @@ use super::Generator;
 use super::http::Latest;
 use super::remote_write::Queue;
 use super::state;
+use crate::live::{LiveSet, TraceId};
 use crate::promql::History;
 
 /// Who collects what.
@@ -21,6 +22,8 @@ use crate::promql::History;
 pub struct KeeperConfig {
     /// What is collected.
     pub generator: Arc<Generator>,
+    /// Knows where spans of provisional traces are.
+    pub live: Arc<LiveSet>,
     /// File that what was counted is written to.
     pub state: PathBuf,
     /// Time between two collections.
@@ -93,8 +96,10 @@ struct Worker {
 
 impl Worker {
     fn collect(&self) {
-        let KeeperConfig { generator, state, queues, latest, history, clock, .. } = &self.config;
-        let collected = Arc::new(generator.collect(clock() / 1_000_000));
+        let KeeperConfig { generator, live, state, queues, latest, history, clock, .. } = &self.config;
+        let mut collected = generator.collect(clock() / 1_000_000);
+        collected.move_exemplars(|tenant, trace_id| live.home(tenant, &TraceId(trace_id)).0);
+        let collected = Arc::new(collected);
         // First what was counted, then the queues: after a crash in between, a few samples are missing. The other way
         // round a series could begin at zero a second time.
         match state::save(state, &collected) {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use coati_common::stitch::{caller_of, provisional_trace_id};
+
 use super::attributes::{Wanted, found, label_name, of_resource, text_of};
 use super::edges::{Connection, Edge, EdgeKey, Edges};
 use super::family::{Family, Labels, Room, SEPARATOR, Shape};
@@ -120,6 +122,7 @@ impl ServiceGraphsPlan {
     pub(super) fn wanted(&self, seen: &Seen<'_>) -> Option<&Wanted> {
         let needed = matches!(seen.span.kind, CLIENT_KIND | PRODUCER_KIND)
             || seen.span.is_root()
+            || seen.is_from_afar()
             || !self.dimensions.is_empty()
             || self.multiplier.wants_attributes();
         needed.then_some(&self.wanted)
@@ -174,15 +177,27 @@ impl ServiceGraphs {
         let span = &seen.span;
         let of_client = matches!(span.kind, CLIENT_KIND | PRODUCER_KIND);
         let joint = if of_client { span.span_id } else { span.parent_span_id };
-        let edge_key = edge_key(&seen.trace.0, joint);
+        let here = edge_key(&seen.trace.0, joint);
+        let afar = joint
+            .try_into()
+            .ok()
+            .filter(|_| seen.of_agent)
+            .map(|joint| edge_key(&provisional_trace_id(joint), joint.as_slice()));
         // Nobody can be the other end of a root.
-        let waited = if of_client || !span.is_root() { self.edges.take(&edge_key) } else { None };
+        let waited = if of_client || !span.is_root() {
+            self.edges.take(&here).or_else(|| self.edges.take(&afar?))
+        } else {
+            None
+        };
         // Two of the same end: the first one was sent twice, or answered by several.
         let (mut edge, twin) = match waited {
             Some(edge) if of_client == edge.client.is_some() => (Edge::default(), Some(edge)),
             Some(edge) => (edge, None),
             None => (Edge::default(), None),
         };
+        if edge.client.is_none() && edge.server.is_none() {
+            edge.trace_id = seen.trace.0;
+        }
         edge.failed |= seen.failed();
         edge.times = plan.multiplier.of(seen, values).max(edge.times);
         if edge.connection == Connection::Direct && matches!(span.kind, PRODUCER_KIND | CONSUMER_KIND) {
@@ -206,28 +221,29 @@ impl ServiceGraphs {
             edge.server = Some(Arc::clone(service));
             edge.server_seconds = Some(seen.seconds());
             edge.server_start_ns = span.start_time_unix_nano;
-            if edge.client.is_none() && span.is_root() {
+            if edge.client.is_none() && (span.is_root() || seen.is_from_afar()) {
                 edge.peer = plan.peer(values);
-                let client = edge.peer.take().map_or_else(|| USER.into(), Into::into);
-                (edge.client, edge.virtual_node, edge.connection) = (Some(client), "client", Connection::Virtual);
+            }
+            if edge.client.is_none() && span.is_root() {
+                edge.called_from_outside();
             }
         }
         if let Some(twin) = twin {
-            self.give_up(plan, twin, room, key, seen.now_ms, &seen.trace.0);
+            self.give_up(plan, twin, &here, room, key, seen.now_ms);
         }
         if edge.client.is_some() && edge.server.is_some() {
             self.complete(plan, &edge, room, key, seen.now_ms, &seen.trace.0);
             return;
         }
-        self.edges.wait(edge_key, edge, seen.now_ms.saturating_add(plan.wait_ms));
+        let waits_at = afar.filter(|_| of_client).unwrap_or(here);
+        self.edges.wait(waits_at, edge, seen.now_ms.saturating_add(plan.wait_ms));
         self.expire(plan, seen.now_ms, room, key);
     }
 
     /// Gives up what has waited for too long.
     pub(super) fn expire(&mut self, plan: &ServiceGraphsPlan, now_ms: u64, room: &mut Room, key: &mut Vec<u8>) {
         while let Some((edge_key, edge)) = self.edges.expired(now_ms, plan.max_items) {
-            let trace_id = edge_key.first_chunk().unwrap_or(&[0; 16]);
-            self.give_up(plan, edge, room, key, now_ms, trace_id);
+            self.give_up(plan, edge, &edge_key, room, key, now_ms);
         }
     }
 
@@ -235,22 +251,25 @@ impl ServiceGraphs {
         &mut self,
         plan: &ServiceGraphsPlan,
         mut edge: Edge,
+        waited_at: &EdgeKey,
         room: &mut Room,
         key: &mut Vec<u8>,
         now_ms: u64,
-        trace_id: &[u8; 16],
     ) {
-        match edge.peer.take() {
-            Some(peer) if edge.client.is_some() => {
-                (edge.server, edge.virtual_node, edge.connection) = (Some(peer.into()), "server", Connection::Virtual);
-                self.complete(plan, &edge, room, key, now_ms, trace_id);
+        if edge.client.is_none() && is_from_afar(waited_at) {
+            edge.called_from_outside();
+        } else if edge.client.is_some()
+            && let Some(peer) = edge.peer.take()
+        {
+            (edge.server, edge.virtual_node, edge.connection) = (Some(peer.into()), "server", Connection::Virtual);
+        } else {
+            if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
+                *count += 1;
             }
-            _ => {
-                if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
-                    *count += 1;
-                }
-            }
+            return;
         }
+        let trace_id = edge.trace_id;
+        self.complete(plan, &edge, room, key, now_ms, &trace_id);
     }
 
     fn complete(
@@ -296,6 +315,20 @@ impl ServiceGraphs {
             series.observe(&shape, MESSAGING, seconds, times, trace_id);
         }
     }
+}
+
+impl Edge {
+    /// Of the client's end nothing will come.
+    fn called_from_outside(&mut self) {
+        let client = self.peer.take().map_or_else(|| USER.into(), Into::into);
+        (self.client, self.virtual_node, self.connection) = (Some(client), "client", Connection::Virtual);
+    }
+}
+
+/// Whether a server's end that waits there is called from another node, or from outside.
+fn is_from_afar(key: &EdgeKey) -> bool {
+    let (trace, span) = key.split_at(16);
+    trace.try_into().ok().and_then(caller_of).is_some_and(|caller| caller == span)
 }
 
 fn edge_key(trace: &[u8; 16], span: &[u8]) -> EdgeKey {

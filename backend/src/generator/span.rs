@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coati_common::stitch::caller_of;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::attributes::{Wanted, found, of_resource, text_of};
@@ -14,6 +15,8 @@ pub(super) struct Seen<'a> {
     pub(super) trace: &'a TraceId,
     pub(super) span: SpanRef<'a>,
     pub(super) resource: &'a Resource,
+    /// Whether an agent of Coati made it.
+    pub(super) of_agent: bool,
     /// Milliseconds since the epoch.
     pub(super) now_ms: u64,
 }
@@ -22,6 +25,11 @@ impl Seen<'_> {
     /// From start to end; 0 where the clock went backwards.
     pub(super) fn seconds(&self) -> f64 {
         self.span.end_time_unix_nano.saturating_sub(self.span.start_time_unix_nano) as f64 / 1e9
+    }
+
+    /// Whether it is the server's end of a request whose client is on another node, or outside of all.
+    pub(super) fn is_from_afar(&self) -> bool {
+        caller_of(self.trace.0).is_some_and(|caller| caller == self.span.parent_span_id)
     }
 
     pub(super) fn failed(&self) -> bool {

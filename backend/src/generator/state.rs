@@ -150,6 +150,9 @@ struct SavedEdge {
     times: f64,
     #[prost(string, repeated, tag = "13")]
     dimensions: Vec<String>,
+    /// Empty in states of before there was one: then that of the key.
+    #[prost(bytes = "vec", tag = "14")]
+    trace_id: Vec<u8>,
 }
 
 /// Writes what was counted in place of what was there before; on disk when this returns.
@@ -348,10 +351,13 @@ impl SavedEdge {
             failed: edge.failed,
             times: edge.times,
             dimensions: edge.dimensions.iter().map(ToString::to_string).collect(),
+            trace_id: edge.trace_id.to_vec(),
         }
     }
 
     fn into_edge(self) -> Option<(u64, EdgeKey, Edge)> {
+        let key: EdgeKey = self.key.try_into().ok()?;
+        let trace_id = self.trace_id.as_slice().try_into().ok().or_else(|| key.first_chunk().copied());
         let edge = Edge {
             client: self.client.map(Into::into),
             server: self.server.map(Into::into),
@@ -364,8 +370,9 @@ impl SavedEdge {
             failed: self.failed,
             times: self.times,
             virtual_node: "",
+            trace_id: trace_id?,
             dimensions: self.dimensions.into_iter().map(Into::into).collect(),
         };
-        Some((self.until_ms, self.key.try_into().ok()?, edge))
+        Some((self.until_ms, key, edge))
     }
 }

@@ -63,7 +63,8 @@ impl Tenant {
                     resources.len() - 1
                 });
                 let Some(of) = resources.get(place) else { continue };
-                let seen = Seen { trace: &trace.id, span: stored.view(), resource, now_ms };
+                let of_agent = stored.batch.of_agent();
+                let seen = Seen { trace: &trace.id, span: stored.view(), resource, of_agent, now_ms };
                 *spans += 1;
                 *bytes += stored.bytes.len() as u64;
                 if let (Some(plan), Some(metrics), Some(labels)) = (&plan.span_metrics, &mut *span_metrics, &of.labels)

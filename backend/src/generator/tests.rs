@@ -72,7 +72,7 @@ pub(super) fn counting(yaml: &str, requests: impl IntoIterator<Item = Vec<Trace>
 }
 
 /// Series that are not histograms' buckets, `name{labels} value` each, sorted.
-fn shown(collected: &Collected, names: &str) -> String {
+pub(super) fn shown(collected: &Collected, names: &str) -> String {
     let mut lines = Vec::new();
     for tenant in &collected.tenants {
         tenant.points(|point| {

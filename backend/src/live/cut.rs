@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::entry::Life;
+use super::entry::{Life, Part};
 use super::set::LiveSet;
+use super::stitch::settle;
 use super::trace::Trace;
 
 /// Traces that are being written to blocks. Until [`Cut::commit`] readers find them in the live set; a cut that is
@@ -74,6 +75,7 @@ impl LiveSet {
     /// What is known of every trace that is not being cut.
     pub fn lives(&self) -> Vec<Life> {
         let mut lives = Vec::new();
+        let _still = self.still();
         for shard in self.shards() {
             let entries = shard.tenants.values().flat_map(|traces| traces.values());
             lives.extend(entries.filter_map(|entry| Some(entry.live.as_ref()?.life())));
@@ -87,14 +89,18 @@ impl LiveSet {
         self.lives().iter().map(lowest_of).min()
     }
 
-    /// Begins to cut the traces that `leaves` says. Waits for the end of the cut before.
+    /// Begins to cut the traces that `leaves` says, those whose caller did not come as called from outside. Waits for the
+    /// end of the cut before.
     pub fn cut(&self, mut leaves: impl FnMut(&Life) -> bool) -> Cut<'_> {
         let one_at_a_time = self.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unite_what(&mut leaves);
+        let still = self.still();
         let mut tenants: BTreeMap<Arc<str>, TenantCut> = BTreeMap::new();
         for mut shard in self.shards() {
             for (tenant, traces) in &mut shard.tenants {
-                for entry in traces.values_mut() {
-                    let Some(part) = entry.live.take_if(|part| leaves(&part.life())) else { continue };
+                for (id, entry) in traces {
+                    let takes = |part: &mut Part| leaves(&part.life()) && self.leaves_alone(tenant, id);
+                    let Some(part) = entry.live.take_if(takes) else { continue };
                     let Life { first_received_ns, last_received_ns, .. } = part.life();
                     let cut = tenants.entry(Arc::clone(tenant)).or_insert_with(|| TenantCut {
                         tenant: Arc::clone(tenant),
@@ -109,8 +115,10 @@ impl LiveSet {
                 }
             }
         }
+        drop(still);
         let mut tenants: Vec<_> = tenants.into_values().collect();
         for cut in &mut tenants {
+            cut.traces.iter_mut().for_each(settle);
             cut.traces.sort_unstable_by_key(|trace| trace.id);
         }
         Cut { set: self, tenants, committed: false, _one_at_a_time: one_at_a_time }

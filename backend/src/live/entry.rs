@@ -43,7 +43,7 @@ pub(super) struct State {
 }
 
 impl Part {
-    fn new(spans: Trace, received_ns: u64, sequence: u64) -> Self {
+    pub(super) fn new(spans: Trace, received_ns: u64, sequence: u64) -> Self {
         Self {
             trace: Arc::new(spans),
             first_received_ns: received_ns,
@@ -62,21 +62,18 @@ impl Part {
         }
     }
 
-    fn append(&mut self, spans: Trace, received_ns: u64, sequence: u64) {
-        Arc::make_mut(&mut self.trace).extend(spans);
-        self.widen(received_ns, received_ns, sequence);
-    }
-
     /// Adds what came later.
-    pub(super) fn extend(&mut self, later: &Self) {
-        Arc::make_mut(&mut self.trace).extend(Trace::clone(&later.trace));
-        self.widen(later.first_received_ns, later.last_received_ns, later.first_sequence);
-    }
-
-    fn widen(&mut self, first_received_ns: u64, last_received_ns: u64, first_sequence: u64) {
+    pub(super) fn extend(&mut self, later: Self) {
+        let Self { trace, first_received_ns, last_received_ns, first_sequence } = later;
+        Arc::make_mut(&mut self.trace).extend(Arc::unwrap_or_clone(trace));
         self.first_received_ns = self.first_received_ns.min(first_received_ns);
         self.last_received_ns = self.last_received_ns.max(last_received_ns);
         self.first_sequence = self.first_sequence.min(first_sequence);
+    }
+
+    /// The same with a trace that is written otherwise.
+    pub(super) fn with_trace(self, trace: Trace) -> Self {
+        Self { trace: Arc::new(trace), ..self }
     }
 }
 
@@ -102,8 +99,8 @@ impl Entry {
 
 impl State {
     /// Returns whether the trace is new, and the bytes that it grew by.
-    pub(super) fn append(&mut self, tenant: &str, spans: Trace, received_ns: u64, sequence: u64) -> (bool, usize) {
-        let id = spans.id;
+    pub(super) fn append(&mut self, tenant: &str, part: Part) -> (bool, usize) {
+        let id = part.trace.id;
         let traces = match self.tenants.get_mut(tenant) {
             Some(traces) => traces,
             None => self.tenants.entry(tenant.into()).or_default(),
@@ -111,8 +108,8 @@ impl State {
         let entry = traces.entry(id).or_default();
         let before = entry.bytes();
         match &mut entry.live {
-            Some(part) => part.append(spans, received_ns, sequence),
-            None => entry.live = Some(Part::new(spans, received_ns, sequence)),
+            Some(live) => live.extend(part),
+            None => entry.live = Some(part),
         }
         (before == 0, entry.bytes() - before)
     }
@@ -123,10 +120,24 @@ impl State {
 
     /// Ends the cut of a trace: the part that was being cut, and whether nothing else of the trace is here.
     pub(super) fn take_cutting(&mut self, tenant: &str, id: &TraceId) -> Option<(Part, bool)> {
+        self.take(tenant, id, |entry| entry.cutting.take())
+    }
+
+    /// The same of the part that is not being cut.
+    pub(super) fn take_live(&mut self, tenant: &str, id: &TraceId) -> Option<(Part, bool)> {
+        self.take(tenant, id, |entry| entry.live.take())
+    }
+
+    fn take(
+        &mut self,
+        tenant: &str,
+        id: &TraceId,
+        part: impl FnOnce(&mut Entry) -> Option<Part>,
+    ) -> Option<(Part, bool)> {
         let traces = self.tenants.get_mut(tenant)?;
         let entry = traces.get_mut(id)?;
-        let part = entry.cutting.take()?;
-        let gone = entry.live.is_none();
+        let part = part(entry)?;
+        let gone = entry.live.is_none() && entry.cutting.is_none();
         if gone {
             traces.remove(id);
             if traces.is_empty() {
@@ -141,7 +152,7 @@ impl State {
         let Some(entry) = self.tenants.get_mut(tenant).and_then(|traces| traces.get_mut(id)) else { return };
         if let Some(mut part) = entry.cutting.take() {
             if let Some(later) = entry.live.take() {
-                part.extend(&later);
+                part.extend(later);
             }
             entry.live = Some(part);
         }

@@ -3,15 +3,18 @@
 //! It is bounded: when the estimate of its memory reaches the limit, requests are refused until traces were cut. What is
 //! being cut stays visible until its block is committed.
 
+mod callers;
 mod cut;
 mod entry;
 mod group;
 mod set;
 mod size;
+mod stitch;
 #[cfg(test)]
 mod tests;
 mod trace;
 
+pub use callers::CALLERS_KNOWN_FOR;
 pub use cut::{Cut, TenantCut};
 pub use entry::Life;
 pub use group::{GroupError, group, group_encoded, group_message};

@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use foldhash::quality::RandomState;
 
-use super::entry::State;
+use super::callers::Callers;
+use super::entry::{Part, State};
+use super::stitch::may_be_linked;
 use super::trace::{Trace, TraceId};
 use crate::telemetry::LiveMetrics;
 
@@ -50,6 +52,10 @@ pub struct LiveSet {
     limits: Limits,
     shards: [Mutex<State>; SHARDS],
     hasher: RandomState,
+    /// Which traces hang together. Never locked while waiting for one of the others.
+    pub(super) callers: Mutex<Callers>,
+    /// Held alone while spans move from one trace to another, and shared by who must not see them half way.
+    pub(super) moving: RwLock<()>,
     /// Bytes that are promised to requests on their way.
     reserved: AtomicUsize,
     metrics: LiveMetrics,
@@ -74,6 +80,8 @@ impl LiveSet {
     pub fn with_metrics(limits: Limits, metrics: LiveMetrics) -> Self {
         Self {
             limits,
+            callers: Mutex::new(Callers::new(metrics.clone())),
+            moving: RwLock::new(()),
             metrics,
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::default(),
@@ -96,39 +104,59 @@ impl LiveSet {
         self.bytes() >= self.limits.total_bytes
     }
 
-    /// Adds spans to their traces.
+    /// Adds spans to their traces, those with a provisional trace id to that of their caller if it is known; see
+    /// [`super::stitch`].
     ///
     /// `received_ns` is when the spans came, nanoseconds since the epoch; `sequence` is the number of their request in
     /// the log.
     pub fn insert(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
-        for spans in traces {
-            let (created, bytes) = self.shard(&spans.id).append(tenant, spans, received_ns, sequence);
-            self.metrics.bytes.inc_by(bytes as i64);
-            if created {
-                self.metrics.traces.inc();
-                self.metrics.created.inc();
-            }
+        if may_be_linked(&traces) {
+            return self.insert_linked(tenant, traces, received_ns, sequence);
         }
+        for spans in traces {
+            self.append(tenant, Part::new(spans, received_ns, sequence));
+        }
+    }
+
+    pub(super) fn append(&self, tenant: &str, part: Part) {
+        let (created, bytes) = self.shard(&part.trace.id).append(tenant, part);
+        self.metrics.bytes.inc_by(bytes as i64);
+        if created {
+            self.metrics.traces.inc();
+            self.metrics.created.inc();
+        }
+    }
+
+    /// Takes out what is live of a trace.
+    pub(super) fn take(&self, tenant: &str, id: &TraceId) -> Option<Part> {
+        let (part, gone) = self.shard(id).take_live(tenant, id)?;
+        self.removed(&part, gone);
+        Some(part)
     }
 
     /// Bytes that the trace may still grow by.
     pub fn room(&self, tenant: &str, id: &TraceId) -> usize {
-        let held = self.shard(id).entry(tenant, id).map_or(0, super::entry::Entry::bytes);
+        let id = self.home(tenant, id);
+        let held = self.shard(&id).entry(tenant, &id).map_or(0, super::entry::Entry::bytes);
         self.limits.trace_bytes.saturating_sub(held)
     }
 
-    /// The present version of a trace.
+    /// The present version of a trace, or of the one in which its spans are now.
     pub fn trace(&self, tenant: &str, id: &TraceId) -> Option<Arc<Trace>> {
-        self.shard(id).entry(tenant, id)?.trace()
+        let _still = self.still();
+        let id = self.home(tenant, id);
+        self.shard(&id).entry(tenant, &id)?.trace()
     }
 
     /// The present versions of all traces of a tenant, those that started last first, then by id.
     pub fn snapshot(&self, tenant: &str) -> Vec<Arc<Trace>> {
         let mut traces = Vec::new();
+        let still = self.still();
         for shard in self.shards() {
             let held = shard.tenants.get(tenant).into_iter().flat_map(HashMap::values);
             traces.extend(held.filter_map(super::entry::Entry::trace));
         }
+        drop(still);
         traces.sort_unstable_by(|a, b| b.start_ns.cmp(&a.start_ns).then_with(|| a.id.cmp(&b.id)));
         traces
     }
@@ -136,6 +164,7 @@ impl LiveSet {
     /// Tenants that have live traces, sorted.
     pub fn tenants(&self) -> Vec<Arc<str>> {
         let mut tenants = BTreeSet::new();
+        let _still = self.still();
         for shard in self.shards() {
             tenants.extend(shard.tenants.keys().cloned());
         }
@@ -173,7 +202,17 @@ impl LiveSet {
 
     /// Takes a trace out that was cut; late spans of it stay.
     pub(super) fn remove_cut(&self, tenant: &str, id: &TraceId) {
-        let Some((part, gone)) = self.shard(id).take_cutting(tenant, id) else { return };
+        if let Some((part, gone)) = self.shard(id).take_cutting(tenant, id) {
+            self.removed(&part, gone);
+        }
+    }
+
+    /// As long as this is held no spans move from one trace to another.
+    pub(super) fn still(&self) -> RwLockReadGuard<'_, ()> {
+        self.moving.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn removed(&self, part: &Part, gone: bool) {
         self.metrics.bytes.dec_by(part.trace.bytes as i64);
         if gone {
             self.metrics.traces.dec();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coati_common::wellknown::AGENT_SCOPE;
 use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -98,7 +99,7 @@ pub struct Trace {
     pub start_ns: u64,
     /// Latest end of a span, nanoseconds since the epoch.
     pub end_ns: u64,
-    /// Earliest span without a parent, if one has come.
+    /// Earliest span at the top, if one has come.
     pub root: Option<Root>,
     /// Estimate of the memory that the trace holds.
     pub bytes: usize,
@@ -121,7 +122,7 @@ impl Trace {
         let start_ns = view.start_time_unix_nano;
         self.start_ns = self.start_ns.min(start_ns);
         self.end_ns = self.end_ns.max(view.end_time_unix_nano);
-        if view.is_root() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
+        if view.is_top() && self.root.as_ref().is_none_or(|root| start_ns < root.start_ns) {
             let service_name = batch.service_name().unwrap_or_default().into();
             self.root = Some(Root { service_name, span_name: view.name.as_str().into(), start_ns });
         }
@@ -149,6 +150,11 @@ impl Batch {
     pub(crate) fn memory(&self, with_resource: bool) -> usize {
         let resource = if with_resource { size::resource(&self.resource) } else { 0 };
         size_of::<Self>() + resource + size::scope(&self.scope)
+    }
+
+    /// Whether an agent of Coati made the spans.
+    pub(crate) fn of_agent(&self) -> bool {
+        self.scope.name == AGENT_SCOPE
     }
 
     /// `service.name` of the resource, if it is a string.

@@ -6,6 +6,7 @@
 
 mod check;
 pub mod field;
+mod rewrite;
 mod span;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Views of spans and of what is in them.
 
+use coati_common::stitch::caller_of;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
 use super::check::Odd;
@@ -121,6 +123,24 @@ impl<'a> SpanRef<'a> {
         if fields.is_whole() { Ok(()) } else { Err(Odd) }
     }
 
+    /// Id of an encoded `Span` that was checked, if it is a client's. Reads no further than it must.
+    pub fn client_id(message: &[u8]) -> Option<[u8; 8]> {
+        let (mut id, mut is_client) = (None, None);
+        for read in Fields::of(message) {
+            match read {
+                (field::SPAN_ID, Wire::Bytes(bytes)) => id = bytes.try_into().ok(),
+                (field::KIND, Wire::Varint(kind)) => is_client = Some(kind == SpanKind::Client as u64),
+                _ => continue,
+            }
+            match (id, is_client) {
+                (_, Some(false)) => return None,
+                (Some(_), Some(true)) => return id,
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// The span as it was sent.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.message
@@ -150,6 +170,13 @@ impl<'a> SpanRef<'a> {
     /// True for a span without a parent; some senders write a parent of zeros for that.
     pub fn is_root(&self) -> bool {
         self.parent_span_id.iter().all(|byte| *byte == 0)
+    }
+
+    /// True for a root, and for a span whose parent is in a trace that is not known yet: until it is, or for good, there is
+    /// nothing above it.
+    pub fn is_top(&self) -> bool {
+        let caller = || self.trace_id.try_into().ok().and_then(caller_of);
+        self.is_root() || caller().is_some_and(|caller| caller == self.parent_span_id)
     }
 }
 

@@ -337,3 +337,17 @@ fn depth_is_bounded_as_prost_bounds_it() {
         assert_eq!(check(&bytes).is_ok(), ExportTraceServiceRequest::decode(bytes.as_slice()).is_ok(), "{levels}");
     }
 }
+
+/// Whatever the order of the fields.
+#[rstest]
+#[case::client(3, true)]
+#[case::server(2, false)]
+#[case::none(0, false)]
+fn a_client_tells_its_id(#[case] kind: i32, #[case] expected: bool) {
+    let span = Span { kind, span_id: vec![7; 8], name: "GET".to_owned(), ..Span::default() };
+    let bytes = span.encode_to_vec();
+    assert_eq!(SpanRef::client_id(&bytes), expected.then_some([7; 8]));
+    let (id, rest) = bytes.split_at(10);
+    assert_eq!(SpanRef::client_id(&[rest, id].concat()), expected.then_some([7; 8]));
+    assert_eq!(SpanRef::client_id(rest), None);
+}

@@ -9,9 +9,29 @@ pub struct MessageWriter {
 }
 
 impl MessageWriter {
+    /// An empty message with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Bytes that were written.
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was written.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// What was written.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// Fields as they were encoded elsewhere.
+    pub fn encoded(&mut self, fields: &[u8]) {
+        self.bytes.extend_from_slice(fields);
     }
 
     /// A text, bytes or an encoded message.

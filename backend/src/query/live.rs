@@ -111,9 +111,15 @@ impl<'a> Attribute<'a> {
     }
 }
 
+/// Until its caller is known the top of a provisional trace is a root.
+fn link<'a>(LiveSpan { span, .. }: &LiveSpan<'a>) -> Link<'a> {
+    let link = Link::of(span);
+    if span.is_top() { Link { parent: &[], ..link } } else { link }
+}
+
 /// Numbers the spans, and counts their children.
 fn place(spans: &mut [LiveSpan<'_>]) {
-    let links: Vec<_> = spans.iter().map(|span| Link::of(&span.span)).collect();
+    let links: Vec<_> = spans.iter().map(link).collect();
     let numbers = number(&links);
     let mut children = HashMap::new();
     for number in &numbers {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{ServerError, now_ns, replay};
 use crate::config::{Config, GeneratorConfig};
 use crate::generator::{Generator, Keeper, KeeperConfig, Latest, Queue, Saved, Sender};
+use crate::live::LiveSet;
 use crate::promql::History;
 use crate::store::create_dir;
 use crate::telemetry::{GeneratorMetrics, chain};
@@ -71,6 +72,7 @@ impl Metering {
     pub(super) fn start(
         config: &Config,
         generator: &Arc<Generator>,
+        live: &Arc<LiveSet>,
         (latest, history): (Latest, Arc<History>),
         folder: &Path,
         metrics: &GeneratorMetrics,
@@ -92,6 +94,7 @@ impl Metering {
         );
         let keeper = Keeper::start(KeeperConfig {
             generator: Arc::clone(generator),
+            live: Arc::clone(live),
             state: folder.join(STATE),
             interval: registry.collection_interval,
             queues,

@@ -3,6 +3,7 @@
 mod data_dir;
 mod generator;
 mod housekeeping;
+mod recall;
 mod replay;
 mod storage;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use tracing::{error, info, warn};
 use self::data_dir::DataDir;
 use self::generator::Metering;
 use self::housekeeping::{House, store_checkpoint};
+use self::recall::recall;
 use self::replay::Replay;
 use crate::api::{self, ApiState};
 use crate::blocks::BlocksError;
@@ -249,7 +251,9 @@ impl Server {
         let replayed = {
             let (log, live, tags) = (log.clone(), Arc::clone(&live), Arc::clone(&tags));
             let (applied, stopping) = (Arc::clone(&applied), Arc::clone(&stopping));
+            let blocks = Arc::clone(&blocks);
             let replay = move || {
+                recall(&live, &blocks, &log, from)?;
                 let (live, tags, applied, stopping) = (&live, &tags, &applied, &stopping);
                 Replay { live, tags, applied, stopping, indexed: known.unwrap_or_default() }.run(&log, from)
             };
@@ -261,7 +265,14 @@ impl Server {
             Some(generator) => {
                 let (log, counting) = (log.clone(), Arc::clone(generator));
                 blocking("counting", move || generator::catch_up(&log, &counting)).await??;
-                Some(Metering::start(config, generator, (latest, history), &data_dir.generator(), &metrics.generator)?)
+                Some(Metering::start(
+                    config,
+                    generator,
+                    &live,
+                    (latest, history),
+                    &data_dir.generator(),
+                    &metrics.generator,
+                )?)
             }
             None => None,
         };

@@ -119,6 +119,12 @@ pub struct LiveMetrics {
     pub completion_seconds: Histogram,
     /// Cuts that failed; their traces stayed in memory and were tried again.
     pub failed_completions: Counter,
+    /// Traces of a node whose caller, on another one, was found.
+    pub stitch_united: Counter,
+    /// Those whose caller did not come before they were stored: it is outside.
+    pub stitch_outside: Counter,
+    /// Those of them whose caller came after that.
+    pub stitch_late: Counter,
 }
 
 impl Default for LiveMetrics {
@@ -131,6 +137,9 @@ impl Default for LiveMetrics {
             blocks_completed: Counter::default(),
             completion_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
             failed_completions: Counter::default(),
+            stitch_united: Counter::default(),
+            stitch_outside: Counter::default(),
+            stitch_late: Counter::default(),
         }
     }
 }
@@ -256,6 +265,9 @@ impl Metrics {
             blocks_completed,
             completion_seconds,
             failed_completions,
+            stitch_united,
+            stitch_outside,
+            stitch_late,
         } = self.live.clone();
         registry.register("tempo_live_store_live_traces", "Traces in memory", traces);
         registry.register("tempo_live_store_live_trace_bytes", "Estimated memory of live traces", bytes);
@@ -266,6 +278,12 @@ impl Metrics {
         registry.register("tempo_live_store_completion_duration_seconds", help, completion_seconds);
         let help = "Cuts that failed and were tried again";
         registry.register("tempo_live_store_failed_completions", help, failed_completions);
+        let help = "Traces of a node that were united with that of their caller on another one";
+        registry.register("coati_backend_stitch_united", help, stitch_united);
+        let help = "Traces of a node that were stored as called from outside";
+        registry.register("coati_backend_stitch_outside", help, stitch_outside);
+        let help = "Traces of a node that were stored as called from outside before their caller came";
+        registry.register("coati_backend_stitch_late", help, stitch_late);
 
         let CatalogMetrics { over_limit, too_long, rebuilds, failed_writes } = self.catalog.clone();
         let help = "Names and values not indexed because there are too many";

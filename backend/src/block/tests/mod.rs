@@ -8,8 +8,9 @@ mod store;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use coati_common::wellknown::AGENT_SCOPE;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
@@ -111,6 +112,30 @@ fn read_in_parts_it_is_the_same() {
         assert_eq!(content(&in_parts), content(&whole));
     }
     assert!(whole.next().is_none() && in_parts.next().is_none());
+}
+
+#[test]
+fn it_tells_the_client_spans_of_agents() {
+    let (shop, spans) = batch("shop", vec![Span { kind: 3, ..span(1, 1, 0, 5) }, Span { kind: 2, ..span(1, 2, 1, 6) }]);
+    let scope = InstrumentationScope { name: AGENT_SCOPE.to_owned(), ..InstrumentationScope::default() };
+    let of_agent = Arc::new(Batch { scope: Arc::new(scope), ..Batch::clone(&shop) });
+    let traces = |batch: &Arc<Batch>| {
+        [1, 2].map(|id| {
+            let mut trace = Trace::empty(trace_id(id));
+            for span in &spans {
+                trace.add(batch, &Span { trace_id: vec![id; 16], ..span.clone() });
+            }
+            Arc::new(trace)
+        })
+    };
+    let calls = |traces: &[Arc<Trace>]| {
+        let (store, summary, _) = written(traces);
+        let mut calls = Vec::new();
+        Block::open(store as _, &summary).unwrap().calls(|trace, span| calls.push((trace, span))).unwrap();
+        calls
+    };
+    assert_eq!(calls(&traces(&of_agent)), [(trace_id(1), [1; 8]), (trace_id(2), [1; 8])]);
+    assert_eq!(calls(&traces(&shop)), []);
 }
 
 proptest! {

@@ -93,8 +93,10 @@ impl View {
         tenant: &str,
         id: &TraceId,
     ) -> Result<FoundTrace, BlocksError> {
-        // In the order of [`Self::new`].
+        // In the order of [`Self::new`]. Spans with a provisional id may be in the trace of their caller.
         let trace = live.trace(tenant, id);
+        let home = trace.as_ref().map_or_else(|| live.home(tenant, id), |trace| trace.id);
+        let id = &home;
         match blocks {
             Some(blocks) => {
                 let (trace, skipped) = find(blocks, &blocks.snapshot(), tenant, id, trace)?;
