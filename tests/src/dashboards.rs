@@ -215,6 +215,9 @@ pub fn generated() -> Result<Vec<(PathBuf, String)>> {
     }
     // YAML takes JSON as it is.
     files.push((folder.join("provisioning/alerting/coati.yaml"), pretty(&alerting(&rules()?))?));
+    let rule = json!({"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
+        "metadata": {"name": "coati"}, "spec": read::<Value>(&deploy().join("prometheus/rules.yml"))?});
+    files.push((deploy().join("kubernetes/components/monitoring/rules.yaml"), pretty(&rule)?));
     Ok(files)
 }
 
@@ -237,7 +240,8 @@ impl Dashboard {
         };
         for row in &self.rows {
             let grid = json!({"h": 1, "w": COLUMNS, "x": 0, "y": y});
-            panels.push(json!({"id": next_id(), "type": "row", "title": row.title, "collapsed": false, "gridPos": grid,
+            panels
+                .push(json!({"id": next_id(), "type": "row", "title": row.title, "collapsed": false, "gridPos": grid,
                 "panels": []}));
             y += 1;
             let (mut x, mut tallest) = (0, 0);
@@ -375,7 +379,9 @@ impl Panel {
         match self.kind {
             Kind::Timeseries => json!({"legend": {"displayMode": "list", "placement": "bottom", "showLegend": true},
                 "tooltip": {"mode": "multi", "sort": "desc"}}),
-            Kind::Stat | Kind::Gauge => json!({"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": false}}),
+            Kind::Stat | Kind::Gauge => {
+                json!({"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": false}})
+            }
             Kind::Heatmap => json!({"calculate": false, "yAxis": {"unit": "s"}}),
             Kind::Table | Kind::Traces | Kind::ServiceMap => json!({}),
         }

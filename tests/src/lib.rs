@@ -2,12 +2,15 @@
 
 pub mod agent;
 pub mod backend;
+pub mod dashboards;
 pub mod fault;
 pub mod front;
 pub mod guest;
 pub mod http;
 pub mod inference;
 pub mod load;
+pub mod manifests;
+pub mod metrics_page;
 pub mod moto;
 pub mod process;
 pub mod prometheus;
