@@ -49,7 +49,7 @@ struct System {
     sample: Sample,
     models: Inference,
     _other: Running,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl System {
@@ -62,7 +62,6 @@ impl System {
         fs::write(&config, text)?;
         let flags = ["--config", &config.to_string_lossy(), "--cut-idle=1s", "--cut-max-wait=1s"];
         let backend = Backend::start(path, &flags)?;
-        let sample = Sample::start(&path.join("sample"))?;
         let models = Inference::start(path)?;
         let other = Running::start("sleep", path, std::process::Command::new("sleep").arg("120"))?;
 
@@ -74,12 +73,21 @@ impl System {
         let flags = ["--config", &config.to_string_lossy()];
         let agent = Agent::start(path, &format!("http://{}", backend.grpc), &flags)?;
         let prometheus = prometheus(path, &backend, &agent)?;
-        Ok(Self { backend, agent, prometheus, sample, models, _other: other, folder })
+        let sample = Sample::start(&path.join("sample"))?;
+        // It begins to fetch some seconds after its start.
+        within(WITHIN, || {
+            let up = prometheus.query("up == 1")?;
+            ensure!(up.as_array().is_some_and(|targets| targets.len() == 3), "not all targets are up: {up}");
+            Ok(())
+        })?;
+        Ok(Self { backend, agent, prometheus, sample, models, _other: other, _folder: folder })
     }
 
     /// Requests of every kind that a panel shows.
     fn traffic(&self) -> Result<()> {
         let nginx = self.sample.url(Server::Nginx);
+        // A caller that sends no spans.
+        otlp::store(&self.backend, &otlp::request("edge", vec![otlp::span(0xedce, 1, "GET /")]))?;
         for round in 0..ORDERS {
             http::get(&format!("{nginx}/orders/{round}"))?;
             if round % 5 == 0 {
@@ -94,8 +102,7 @@ impl System {
         for _ in 0..BROKEN {
             http::get(&format!("{nginx}/broken"))?;
         }
-        // A caller that sends no spans, a span that cannot be stored, a request that is no OTLP.
-        otlp::store(&self.backend, &otlp::request("edge", vec![otlp::span(0xedce, 1, "GET /")]))?;
+        // A span that cannot be stored, a request that is no OTLP.
         let wrong = otlp::request("edge", vec![otlp::span(0, 0, "GET /")]);
         otlp::send_request(&self.backend, &wrong)?;
         otlp::send(&self.backend, &[("content-type", otlp::PROTOBUF)], b"no protobuf")?;
@@ -174,7 +181,6 @@ fn every_panel_finds_data_and_every_alert_is_about_something() -> Result<()> {
     wrong.extend(of_rules(&system, &known).err().map(|error| format!("{error:#}")));
     wrong.extend(undocumented(&system, &known)?);
     ensure!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    drop(system.folder);
     Ok(())
 }
 
@@ -284,7 +290,8 @@ fn is_there(prometheus: &Prometheus, selector: &VectorSelector, known: &BTreeSet
 fn of_rules(system: &System, known: &BTreeSet<String>) -> Result<()> {
     for rule in dashboards::rules()?.groups.iter().flat_map(|group| &group.rules) {
         for mut selector in selectors(&rule.expr)? {
-            // Which outcome it is about may not have come yet.
+            // Neither the time nor the outcome that it is about may have come yet.
+            selector.offset = None;
             selector.matchers.matchers.retain(|matcher| matcher.op == MatchOp::Equal && matcher.name == "job");
             is_there(&system.prometheus, &selector, known).with_context(|| rule.alert.clone())?;
         }
@@ -292,7 +299,8 @@ fn of_rules(system: &System, known: &BTreeSet<String>) -> Result<()> {
     within(WITHIN, || {
         let answer = http::get(&format!("{}/api/v1/rules", system.prometheus.base()))?.json()?;
         let groups = answer["data"]["groups"].as_array().cloned().unwrap_or_default();
-        let rules: Vec<Value> = groups.iter().filter_map(|group| group["rules"].as_array().cloned()).flatten().collect();
+        let rules: Vec<Value> =
+            groups.iter().filter_map(|group| group["rules"].as_array().cloned()).flatten().collect();
         ensure!(rules.len() >= 15 && rules.iter().all(|rule| rule["health"] == "ok"), "not evaluated: {answer}");
         let firing = |name: &str| rules.iter().any(|rule| rule["name"] == name && rule["state"] == "firing");
         ensure!(firing("CoatiRejectsSpans"), "CoatiRejectsSpans does not fire: {answer}");
@@ -311,8 +319,6 @@ fn undocumented(system: &System, known: &BTreeSet<String>) -> Result<Vec<String>
             wrong.extend((!has).then(|| format!("docs/metrics.md has no {name}: {}", metrics_page::HOW)));
         }
     }
-    let up = system.prometheus.query("up == 1")?;
-    ensure!(up.as_array().is_some_and(|targets| targets.len() == 3), "not all targets are up: {up}");
     Ok(wrong)
 }
 
@@ -348,8 +354,9 @@ fn the_service_map_is_right(system: &System) -> Result<()> {
             Ok(())
         })
         .context(server)?;
-        map(&base, &expected).context(server)?;
-        table(&base).context(server)?;
+        // A rate takes two samples.
+        within(WITHIN, || map(&base, &expected)).context(server)?;
+        within(WITHIN, || table(&base)).context(server)?;
     }
     Ok(())
 }
