@@ -29,6 +29,14 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// What metrics are made of, or where they are sent, is not said in a way that can be used.
+    #[error("{}: {}", path.display(), crate::telemetry::chain(source))]
+    Generator {
+        /// The file.
+        path: PathBuf,
+        /// Key and reason.
+        source: crate::generator::SettingError,
+    },
     /// Settings of a bucket that do not fit together, or a file that they name.
     #[error(transparent)]
     Storage(#[from] crate::store::SettingError),

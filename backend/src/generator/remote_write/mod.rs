@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use queue::{Queue, decode_queued};
+pub(super) use send::check;
 pub use send::Sender;
 
 /// Why samples cannot be queued or sent.
@@ -28,7 +29,7 @@ pub enum RemoteWriteError {
     #[error("damaged: {0}")]
     Damaged(&'static str),
     /// A setting cannot be used.
-    #[error("metrics_generator.storage.remote_write: {what}")]
+    #[error("{what}")]
     Setting {
         /// Which.
         what: String,
