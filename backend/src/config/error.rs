@@ -30,7 +30,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// What metrics are made of, or where they are sent, is not said in a way that can be used.
-    #[error("{}: {}", path.display(), crate::telemetry::chain(source))]
+    #[error("{}: {}", path.display(), on_one_line(source))]
     Generator {
         /// The file.
         path: PathBuf,
@@ -54,4 +54,9 @@ pub enum ConfigError {
 
 fn key_prefix(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+/// An error and its causes; that of a regular expression has several lines.
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    crate::telemetry::chain(error).split_whitespace().collect::<Vec<_>>().join(" ")
 }
