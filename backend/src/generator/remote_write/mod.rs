@@ -10,8 +10,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use queue::{Queue, decode_queued};
-pub(super) use send::check;
 pub use send::Sender;
+pub(super) use send::check;
 
 /// Why samples cannot be queued or sent.
 #[derive(Debug, thiserror::Error)]
