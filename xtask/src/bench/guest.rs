@@ -39,7 +39,7 @@ pub(crate) struct Options {
 }
 
 /// Interpreting a run takes a minute or two when there is a processor for it.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_mins(30);
 
 /// How long the server may take until it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
