@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError, SETTINGS};
+use crate::generator;
 use crate::tools;
 
 /// Receives OpenTelemetry traces, stores them, and answers TraceQL and the Tempo API.
@@ -152,7 +153,7 @@ pub fn parse(
     };
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let file = flags.config.clone().or_else(|| variable("COATI_BACKEND_CONFIG").map(PathBuf::from));
-    let mut config = file.map_or_else(|| Ok(Config::default()), |file| config::read(&file))?;
+    let mut config = file.as_deref().map_or_else(|| Ok(Config::default()), config::read)?;
     for setting in SETTINGS {
         let name = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_ascii_uppercase());
         if let Some(value) = variable(&name) {
@@ -163,6 +164,10 @@ pub fn parse(
         }
     }
     config.check(&variable)?;
+    // Tools make no metrics, and may run where the files for them are not. No flag says what is checked here.
+    if let (None, Some(path)) = (&flags.tool, file) {
+        generator::check(&config.metrics_generator).map_err(|source| ConfigError::Generator { path, source })?;
+    }
     let config = Box::new(config);
     Ok(match flags.tool {
         None => Command::Run(config),

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod dashboards;
 pub mod fault;
 pub mod front;
 pub mod guest;
@@ -9,6 +10,8 @@ pub mod http;
 pub mod inference;
 pub mod kubernetes;
 pub mod load;
+pub mod manifests;
+pub mod metrics_page;
 pub mod moto;
 pub mod nodes;
 pub mod process;

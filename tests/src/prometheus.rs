@@ -29,9 +29,14 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts it with its data under `folder`, and waits until it is ready.
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, &[("prometheus.yml", "global: {scrape_interval: 1s}\n")])
+    }
+
+    /// The same with files of its configuration: their names, `prometheus.yml` among them, and what is in them.
+    pub fn start_with(folder: &Path, files: &[(&str, &str)]) -> Result<Self> {
         let folder = folder.join("prometheus");
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join("prometheus.yml"), "global: {scrape_interval: 1s}\n")?;
+        files.iter().try_for_each(|(name, text)| fs::write(folder.join(name), text))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let process = spawn(&folder, address)?;
         let mut prometheus = Self { address, folder, process };

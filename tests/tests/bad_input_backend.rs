@@ -336,6 +336,19 @@ fn a_wrong_flag_is_named_in_one_line(#[case] arguments: &[&str], #[case] says: &
 #[case::not_yaml("log_level: info\n  - [unclosed\n", &["FILE:"])]
 #[case::twice("log_level: info\nlog_level: warn\n", &["FILE:2", "log_level"])]
 #[case::bad_address("listen:\n  api: nowhere\n", &["FILE:2", "listen.api", "nowhere"])]
+#[case::bad_filter_key(
+    "metrics_generator: {processor: {span_metrics: {filter_policies: [{exclude: {match_type: regex, attributes: [{key: service, value: x}]}}]}}}\n",
+    &["FILE:", "metrics_generator.processor.span_metrics.filter_policies[0]", "`resource.…`", "`service`"]
+)]
+#[case::bad_filter_value(
+    "metrics_generator: {processor: {span_metrics: {filter_policies: [{include: {match_type: regex, attributes: [{key: name, value: 'a('}]}}]}}}\n",
+    &["FILE:", "filter_policies[0]", "regular expression", "a("]
+)]
+#[case::bad_url("metrics_generator: {storage: {remote_write: [{url: prometheus}]}}\n", &["FILE:", "remote_write[0]", "url", "expected a URL"])]
+#[case::no_certificate(
+    "metrics_generator: {storage: {remote_write: [{url: 'http://a/'}, {url: 'https://b/', tls_config: {ca_file: /nonexistent.pem}}]}}\n",
+    &["FILE:", "remote_write[1]", "tls_config.ca_file", "/nonexistent.pem"]
+)]
 fn a_wrong_configuration_is_named_by_file_line_and_key(#[case] content: &str, #[case] says: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("backend.yaml").to_string_lossy().into_owned();

@@ -5,7 +5,9 @@
 mod bench;
 mod commands;
 mod demo;
+mod dist;
 mod ebpf;
+mod generate;
 mod scenarios;
 mod setup;
 mod table;
@@ -31,6 +33,10 @@ enum Task {
     Ebpf,
     /// Runs Coati on this machine, with a small sample system and traffic, and prints what it sees.
     Demo(demo::Options),
+    /// Builds what is released: binaries, their parts lists, images, checksums.
+    Dist(dist::Options),
+    /// Writes the files that are made of others: dashboards, alerts, docs/metrics.md.
+    Generate,
     /// Runs every check and every test.
     Test(test::Options),
     /// Asks a server with Tempo's API what tests/scenarios says; without --url a backend of its own.
@@ -46,6 +52,8 @@ fn main() -> Result<()> {
         Task::Setup => setup::run(),
         Task::Ebpf => setup::run_for(setup::Need::Build).and_then(|()| ebpf::build()),
         Task::Demo(options) => demo::run(&options),
+        Task::Dist(options) => dist::run(&options),
+        Task::Generate => generate::run(),
         Task::Test(options) => test::run(&options),
         Task::Scenarios(options) => scenarios::run(&options),
         Task::Vm(options) => vm::run(&options),

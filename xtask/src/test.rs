@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// Tests make the backend crash at certain places; the same in all steps, so that nothing is compiled twice.
-const FEATURES: [&str; 2] = ["--features", "coati-backend/failpoints"];
+pub(crate) const FEATURES: [&str; 2] = ["--features", "coati-backend/failpoints"];
 
 /// Times of the steps, for the table at the end.
 struct Clock(Vec<(&'static str, Duration)>);

@@ -21,7 +21,7 @@ mod sampler;
 mod spans;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{path::PathBuf, time::Duration};
 

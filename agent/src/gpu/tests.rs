@@ -26,6 +26,36 @@ fn process(pid: u32, sm: Option<f64>, memory: Option<u64>) -> ProcessSample {
     ProcessSample { pid, memory, sm, ..ProcessSample::default() }
 }
 
+/// Metrics of a device of which everything is known, DCGM's names too.
+pub(crate) fn all_metrics() -> GpuMetrics {
+    let sample = DeviceSample {
+        time_ns: 1,
+        utilization: Some(1.0),
+        memory_utilization: Some(1.0),
+        memory_used: Some(1),
+        memory_total: Some(1),
+        power: Some(1.0),
+        power_limit: Some(1.0),
+        energy: Some(1.0),
+        temperature: Some(1.0),
+        sm_clock: Some(1.0),
+        memory_clock: Some(1.0),
+        throttle: Some(Throttle(0)),
+        encoder: Some(1.0),
+        decoder: Some(1.0),
+        pcie_transmit: Some(1.0),
+        pcie_receive: Some(1.0),
+        ecc_corrected: Some(1),
+        ecc_uncorrected: Some(1),
+        xids: Vec::new(),
+        processes: Some(vec![process(7, Some(1.0), Some(1))]),
+    };
+    let mut history = History::default();
+    history.push(&DeviceInfo { parent: Some("GPU-0".into()), ..info("MIG-1") }, sample);
+    history.set_relatives(vec![Relative { pid: 7, ancestors: [].into(), container: Some("c".into()) }]);
+    GpuMetrics::new(&Gpu::of(history, &GpuConfig { dcgm_names: true, ..GpuConfig::default() }), Some("host"))
+}
+
 /// A busy device: at 100 ms, 200 ms and so on, use 0.1, 0.2, …; 100 W; processes 7 and 8, the first uses three times as
 /// much as the second.
 fn busy(count: u64) -> History {

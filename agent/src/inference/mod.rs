@@ -11,7 +11,7 @@ mod metrics;
 mod recognise;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use coati_common::wellknown::gen_ai as key;
 use opentelemetry_proto::tonic::{

@@ -41,6 +41,22 @@ fn inference(wire: &Wire) -> Inference {
     Inference::of(exchange, &process("ollama")).unwrap()
 }
 
+/// A request that is counted in every metric, and one that failed.
+pub(crate) fn counted() -> [Inference; 2] {
+    let well = Inference {
+        kind: Kind { operation: Operation::Chat, dialect: Dialect::Ollama },
+        facts: Facts { input_tokens: Some(1), output_tokens: Some(1), ..Facts::default() },
+        provider: "ollama",
+        is_stream: true,
+        duration_ns: 1,
+        error: None,
+        first_token_ns: Some(1),
+        per_token_ns: Some(1.0),
+        phases: Vec::new(),
+    };
+    [well.clone(), Inference { error: Some("500".to_owned()), ..well }]
+}
+
 fn chunk(text: &str) -> Vec<u8> {
     format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
 }

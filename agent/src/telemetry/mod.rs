@@ -377,4 +377,6 @@ pub fn mirror(counter: &Counter, total: u64) {
 }
 
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod tests;

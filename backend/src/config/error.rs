@@ -29,6 +29,14 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// What metrics are made of, or where they are sent, is not said in a way that can be used.
+    #[error("{}: {}", path.display(), on_one_line(source))]
+    Generator {
+        /// The file.
+        path: PathBuf,
+        /// Key and reason.
+        source: crate::generator::SettingError,
+    },
     /// Settings of a bucket that do not fit together, or a file that they name.
     #[error(transparent)]
     Storage(#[from] crate::store::SettingError),
@@ -46,4 +54,9 @@ pub enum ConfigError {
 
 fn key_prefix(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+/// An error and its causes; that of a regular expression has several lines.
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    crate::telemetry::chain(error).split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -46,12 +46,10 @@ enum Expected {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// The key has no scope.
-    #[error(
-        "metrics_generator: filter policy: expected `kind`, `status`, `name`, `resource.…` or `span.…`, found `{0}`"
-    )]
+    #[error("expected the key `kind`, `status`, `name`, `resource.…` or `span.…`, found `{0}`")]
     Key(String),
     /// The regular expression is none.
-    #[error("metrics_generator: filter policy: `{text}` is no regular expression")]
+    #[error("expected a regular expression, found `{text}`")]
     Regex {
         /// What stands there.
         text: String,

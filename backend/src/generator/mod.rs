@@ -5,6 +5,7 @@
 //! collection, with the numbers of the requests that are in it; after a crash the log has the others.
 
 mod attributes;
+mod check;
 mod collected;
 mod edges;
 mod expose;
@@ -37,6 +38,7 @@ use service_graphs::ServiceGraphsPlan;
 use span_metrics::SpanMetricsPlan;
 use tenant::Tenant;
 
+pub use check::{SettingError, check};
 pub use collected::Collected;
 pub use filter::FilterError;
 pub use http::{Latest, router};

@@ -125,8 +125,8 @@ pub enum ServerError {
         path: PathBuf,
     },
     /// Which spans are counted in metrics is not said in a way that can be used.
-    #[error(transparent)]
-    Filter(FilterError),
+    #[error("metrics_generator: filter policies")]
+    Filter(#[source] FilterError),
     /// What was counted of spans before cannot be kept.
     #[error("cannot write {}", path.display())]
     Generator {

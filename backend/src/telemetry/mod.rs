@@ -7,6 +7,8 @@ mod blocks;
 mod compaction;
 mod generator;
 mod metrics;
+#[cfg(test)]
+mod page;
 mod ready;
 mod store;
 

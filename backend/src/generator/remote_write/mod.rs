@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 pub use queue::{Queue, decode_queued};
 pub use send::Sender;
+pub(super) use send::check;
 
 /// Why samples cannot be queued or sent.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum RemoteWriteError {
     #[error("damaged: {0}")]
     Damaged(&'static str),
     /// A setting cannot be used.
-    #[error("metrics_generator.storage.remote_write: {what}")]
+    #[error("{what}")]
     Setting {
         /// Which.
         what: String,

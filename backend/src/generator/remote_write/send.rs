@@ -43,9 +43,16 @@ enum Outcome {
     Later { why: String, after: Option<Duration> },
 }
 
-impl Sender {
-    /// Fails if the settings cannot be used. `tells_tenant`: whether the server is told the tenant.
-    pub fn new(queue: Arc<Queue>, config: &RemoteWriteConfig, tells_tenant: bool) -> Result<Self, RemoteWriteError> {
+/// How a server is reached.
+struct Connection {
+    client: Client,
+    url: Url,
+    basic_auth: Option<(String, String)>,
+}
+
+impl Connection {
+    /// Fails if the settings, or files that they name, cannot be used.
+    fn new(config: &RemoteWriteConfig) -> Result<Self, RemoteWriteError> {
         let url = Url::parse(&config.url).map_err(|error| setting("url: expected a URL", error))?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("snappy"));
@@ -79,6 +86,19 @@ impl Sender {
         }
         let client = client.build().map_err(|error| setting("the client cannot be made", error))?;
         let basic_auth = config.basic_auth.as_ref().map(credentials).transpose()?;
+        Ok(Self { client, url, basic_auth })
+    }
+}
+
+/// Fails if the settings, or files that they name, cannot be used.
+pub(in crate::generator) fn check(config: &RemoteWriteConfig) -> Result<(), RemoteWriteError> {
+    Connection::new(config).map(drop)
+}
+
+impl Sender {
+    /// Fails if the settings cannot be used. `tells_tenant`: whether the server is told the tenant.
+    pub fn new(queue: Arc<Queue>, config: &RemoteWriteConfig, tells_tenant: bool) -> Result<Self, RemoteWriteError> {
+        let Connection { client, url, basic_auth } = Connection::new(config)?;
         Ok(Self { queue, client, url, basic_auth, tells_tenant })
     }
 

@@ -1,0 +1,26 @@
+//! `docs/metrics.md` has every metric of the agent.
+
+use coati_tests::metrics_page;
+
+use super::Telemetry;
+use crate::{decode::Role, gpu, inference};
+
+/// One series of each metric that has labels: what is forgotten here is named by the check.
+fn one_of_each() -> String {
+    let telemetry = Telemetry::default();
+    telemetry.anomalies("x");
+    telemetry.links("x");
+    for request in inference::tests::counted() {
+        telemetry.inference.count(&request, Role::Server);
+    }
+    let mut registry = telemetry.registry();
+    registry.register_collector(Box::new(gpu::tests::all_metrics()));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
+
+#[test]
+fn the_page_of_metrics_is_what_the_code_says() {
+    metrics_page::check("agent", &one_of_each()).unwrap_or_else(|error| panic!("{error:#}"));
+}
