@@ -184,7 +184,7 @@ fn filters(#[case] policy: &str, #[case] passing: usize) {
 
 #[rstest]
 #[case::key("{key: service.name, value: x}", "found `service.name`")]
-#[case::regex("{key: name, value: '('}", "`(` is no regular expression")]
+#[case::regex("{key: name, value: '('}", "expected a regular expression, found `(`")]
 fn bad_filters(#[case] attribute: &str, #[case] expected: &str) {
     let yaml = format!(
         "processor: {{span_metrics: {{filter_policies: [{{include: {{match_type: regex, attributes: [{attribute}]}}}}]}}}}"
