@@ -209,13 +209,7 @@ pub fn recall<T: Copy>(calls: &HashMap<u64, T>, caller: Caller) -> Option<T> {
 /// The call that this thread was in, one of `calls`, returned `result`. Whether it is one of a TLS library is known to each
 /// hook.
 #[inline(always)]
-pub fn sent<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    result: i64,
-    calls: &HashMap<u64, Call>,
-    is_tls: bool,
-) -> Option<()> {
+pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, calls: &HashMap<u64, Call>, is_tls: bool) -> Option<()> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let call = calls.get_ptr_mut(pid_tgid)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
@@ -229,14 +223,7 @@ pub fn sent<C: EbpfContext>(
 }
 
 #[inline(always)]
-fn finish<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    call: &mut Call,
-    len: u64,
-    is_tls: bool,
-) -> Option<()> {
+fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64, is_tls: bool) -> Option<()> {
     let (key, address) = (call.socket.key, call.socket.address);
     let socket = if is_tls { Socket::tls(key, address) } else { Socket::tcp(key) };
     if call.meaning == 0 {

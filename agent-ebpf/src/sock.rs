@@ -159,11 +159,14 @@ pub fn positions(sk: u64) -> Positions {
     }
 }
 
+/// How often [`server_start`] reads what changes meanwhile.
+const SERVER_START_TRIES: u32 = 4;
+
 /// Sequence number of the first byte that the server ever sent on the connection, of which this end is a `role`: the
 /// same at both ends, whenever it is asked for.
 ///
 /// Where the stream stands and how far it has come are counted together (net/ipv4/tcp_input.c, `tcp_rcv_nxt_update` and
-/// `tcp_snd_una_update`), for what is received by who has not called us, so it may change in between.
+/// `tcp_snd_una_update`), for what is received by who has not called us, so it may change in between; then it is read again.
 #[inline(always)]
 pub fn server_start(sk: u64, role: u8) -> Option<u32> {
     let (position, count) = if role == role::CLIENT {
@@ -174,9 +177,14 @@ pub fn server_start(sk: u64, role: u8) -> Option<u32> {
     if position == at::ABSENT || count == at::ABSENT {
         return None;
     }
-    let before: u64 = field(sk, count)?;
-    let start = field::<u32>(sk, position)?.wrapping_sub(before as u32);
-    (field::<u64>(sk, count)? == before).then_some(start)
+    for _ in 0..SERVER_START_TRIES {
+        let before: u64 = field(sk, count)?;
+        let start = field::<u32>(sk, position)?.wrapping_sub(before as u32);
+        if field::<u64>(sk, count)? == before {
+            return Some(start);
+        }
+    }
+    None
 }
 
 /// Whether something has arrived that the process has not read, the peer's close included.

@@ -148,13 +148,7 @@ fn tell_begin<C: EbpfContext>(
 
 /// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.
 #[inline(always)]
-fn tell_frames(
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-) -> Option<()> {
+fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, source: &Source) -> Option<()> {
     let [requests, responses] = &mut connection.frames;
     let direction = moved.meaning.direction();
     let frames = if direction == direction::REQUEST { requests } else { responses };

@@ -294,7 +294,9 @@ fn witness(id: &SessionId, call: &Thread, len: u64) -> Option<()> {
         }
         return None;
     }
-    if session.candidate != 0 && session.candidate != call.outside_socket || SOCKETS.get_ptr(call.outside_socket).is_some() {
+    if session.candidate != 0 && session.candidate != call.outside_socket
+        || SOCKETS.get_ptr(call.outside_socket).is_some()
+    {
         session.socket = SEVERAL;
         return None;
     }
