@@ -3,18 +3,24 @@
 use coati_tests::metrics_page;
 
 use super::Telemetry;
-use crate::{decode::Role, gpu, inference};
+use crate::{
+    decode::Role,
+    gpu, inference,
+    kubernetes::{KubernetesMetrics, testing::cluster},
+};
 
 /// One series of each metric that has labels: what is forgotten here is named by the check.
 fn one_of_each() -> String {
     let telemetry = Telemetry::default();
     telemetry.anomalies("x");
     telemetry.links("x");
+    telemetry.tls_failures("x");
     for request in inference::tests::counted() {
         telemetry.inference.count(&request, Role::Server);
     }
     let mut registry = telemetry.registry();
     registry.register_collector(Box::new(gpu::tests::all_metrics()));
+    registry.register_collector(Box::new(KubernetesMetrics(cluster(&[], &[]))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     text
