@@ -30,7 +30,7 @@ impl Answer {
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_mins(3)))
+        .timeout_global(Some(Duration::from_secs(30)))
         .build()
         .new_agent()
 }

@@ -9,6 +9,7 @@ use crate::{ebpf, setup};
 
 mod agent;
 mod guest;
+mod tls;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -22,6 +23,8 @@ enum What {
     Agent(agent::Options),
     /// Instructions per request of the agent, in guests where they can be counted, with each set of hooks.
     Guest(guest::Options),
+    /// What probes in a TLS library cost nginx, with the agent's `tls` off and on.
+    Tls(tls::Options),
     /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
     Ingest,
     /// CPU per span of the metrics that are made of them, and memory with many series.
@@ -40,6 +43,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             agent::run(options, &target().join("release"))
         }
         What::Guest(options) => guest::run(options),
+        What::Tls(options) => {
+            build()?;
+            tls::run(options, &target().join("release"))
+        }
         What::Ingest => bench("ingest"),
         What::Generator => bench("generator"),
         What::Storage => bench("storage"),

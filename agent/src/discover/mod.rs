@@ -128,11 +128,15 @@ impl Processes {
 
     /// Whether the rules say that spans are made of this process.
     pub fn is_selected(&mut self, tgid: u32, now_ns: u64) -> bool {
+        if self.known(tgid, now_ns).selected {
+            return true;
+        }
+        // Seldom, and so not asked of all others: the rules are gone through.
         let asks_again = self.may_be_selected_later();
         let known = self.known(tgid, now_ns);
         let age = Duration::from_nanos(now_ns.saturating_sub(known.selected_ns));
-        if known.selected || !asks_again || age < ASK_AGAIN {
-            return known.selected;
+        if !asks_again || age < ASK_AGAIN {
+            return false;
         }
         known.selected_ns = now_ns;
         let subject = known.subject.clone();

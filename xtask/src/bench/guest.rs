@@ -13,7 +13,7 @@ use clap::Args;
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
 use coati_tests::guest::{self, Files, Processors};
-use coati_tests::load::{Plan, run as load};
+use coati_tests::load::{Outcome, Plan, run as load};
 use coati_tests::process::{Running, free_port};
 use coati_tests::sample::{Sample, Server};
 use coati_tests::tools::target;
@@ -91,10 +91,7 @@ fn inside(options: &Options) -> Result<()> {
     let only_server = folder.join("server.yaml");
     fs::write(&only_server, "discovery:\n  include:\n    - exe_path: stock\n")?;
     let only_server = only_server.to_string_lossy();
-    let thousands = |microseconds: f64| format!("{microseconds:.1}");
-    let latencies = |outcome: &coati_tests::load::Outcome| [0.5, 0.99].map(|q| format!("{:.0}", outcome.latency_us(q)));
-    let mut rows = Vec::new();
-    rows.push(row("no agent", [String::new(), String::new(), String::new(), String::new()], latencies(&without)));
+    let mut rows = vec![row("no agent", [const { String::new() }; 4], &without)];
     for (name, arguments) in [("server only", &["--config", &only_server][..]), ("both ends", &[])] {
         let arguments = [arguments, &["--hooks", hooks]].concat();
         let mut agent = Agent::start_from(Path::new("/bin"), folder, &endpoint, &arguments)?;
@@ -103,11 +100,12 @@ fn inside(options: &Options) -> Result<()> {
         let (with, cost) = measure(&plan, &agent)?;
         let figures = [
             format!("{:.0} ({:.0} lost)", cost.captured, cost.lost),
-            thousands(cost.agent_us),
-            thousands(cost.probes_us),
+            // A microsecond of this guest is a thousand instructions.
+            format!("{:.1}", cost.agent_us),
+            format!("{:.1}", cost.probes_us),
             format!("{:.1} / {:.1}", cost.resident_mb, cost.peak_mb),
         ];
-        rows.push(row(name, figures, latencies(&with)));
+        rows.push(row(name, figures, &with));
         agent.stop()?;
     }
     println!("{} requests at 1,000/s on {} connections, hooks: {hooks}", options.requests, plan.connections);
@@ -118,6 +116,7 @@ fn inside(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn row(name: &str, figures: [String; 4], latencies: [String; 2]) -> Vec<String> {
+fn row(name: &str, figures: [String; 4], outcome: &Outcome) -> Vec<String> {
+    let latencies = [0.5, 0.99].map(|q| format!("{:.0}", outcome.latency_us(q)));
     std::iter::once(name.to_owned()).chain(figures).chain(latencies).collect()
 }
