@@ -227,9 +227,10 @@ impl CaptureThread {
             ..Options::default()
         };
         let mut source = Capture::new(Programs::load(&options)?);
+        let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = source.programs().attached.has_tls().then(|| {
-            let mut libraries = TlsLibraries::new(tree.clone());
-            libraries.look_at_all(monotonic_ns(), &mut source);
+            let (mut libraries, now_ns) = (TlsLibraries::new(tree), monotonic_ns());
+            libraries.look_at_all(now_ns, &mut source, &mut |tgid| processes.is_selected(tgid, now_ns));
             libraries
         });
         let since_ns = monotonic_ns();
@@ -242,7 +243,7 @@ impl CaptureThread {
         let mut stages = Stages::new(
             Decoder::new(decoding),
             Stitcher::new(config.stitch_config(), RandomIds::new(seed)),
-            Processes::new(tree, config.selection()).in_pods(kubernetes.clone()),
+            processes,
             SpanBuilder::new(spans, clock()).naming_peers(kubernetes),
             GpuSpans::new(gpu),
             Out { queue, printer, telemetry },

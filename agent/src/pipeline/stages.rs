@@ -115,6 +115,10 @@ impl Stages {
         for tgid in self.skipped.drain() {
             source.unskip(tgid);
         }
+        if let Some(tls) = &mut self.tls {
+            let (processes, now_ns) = (&mut self.rest.processes, self.ticked_ns);
+            tls.look_at_all(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
+        }
     }
 
     /// Looks into TLS from now on.
@@ -193,7 +197,8 @@ impl Stages {
     pub fn tick(&mut self, now_ns: u64, clock: Clock, source: &mut dyn Source) -> Result<(), CaptureError> {
         // Not held back: a process that has just begun may make its only request soon.
         if let Some(tls) = &mut self.tls {
-            tls.tick(now_ns, source);
+            let processes = &mut self.rest.processes;
+            tls.tick(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
         }
         if now_ns.saturating_sub(self.ticked_ns) < TICK_NS {
             return Ok(());

@@ -111,11 +111,15 @@ impl TlsLibraries {
         }
     }
 
-    /// Looks at the processes that run already.
-    pub fn look_at_all(&mut self, now_ns: u64, source: &mut dyn Source) {
+    /// Looks at the processes that run already, and of which no file is known. Files that no process has for which
+    /// `is_observed` says yes get no probes: whoever calls their functions would pay for nothing.
+    pub fn look_at_all(&mut self, now_ns: u64, source: &mut dyn Source, is_observed: &mut dyn FnMut(u32) -> bool) {
         for tgid in self.tree.all() {
+            if self.processes.get(&tgid).is_some_and(|process| !process.files.is_empty()) {
+                continue;
+            }
             self.processes.insert(tgid, Process { looks: LOOKS.len(), since_ns: now_ns, ..Process::default() });
-            self.look(tgid, now_ns, source);
+            self.look(tgid, now_ns, source, is_observed);
         }
     }
 
@@ -140,14 +144,15 @@ impl TlsLibraries {
         self.release(tgid, now_ns);
     }
 
-    /// Looks at the processes whose time has come. `source` is where probes are attached. To be called often.
-    pub fn tick(&mut self, now_ns: u64, source: &mut dyn Source) {
+    /// Looks at the processes whose time has come, as [`Self::look_at_all`] does. `source` is where probes are attached. To be
+    /// called often.
+    pub fn tick(&mut self, now_ns: u64, source: &mut dyn Source, is_observed: &mut dyn FnMut(u32) -> bool) {
         while let Some((due_ns, tgid)) = self.due.pop_first() {
             if due_ns > now_ns {
                 self.due.insert((due_ns, tgid));
                 break;
             }
-            self.look(tgid, now_ns, source);
+            self.look(tgid, now_ns, source, is_observed);
         }
     }
 
@@ -192,7 +197,7 @@ impl TlsLibraries {
         }
     }
 
-    fn look(&mut self, tgid: u32, now_ns: u64, source: &mut dyn Source) {
+    fn look(&mut self, tgid: u32, now_ns: u64, source: &mut dyn Source, is_observed: &mut dyn FnMut(u32) -> bool) {
         let Some(process) = self.processes.get_mut(&tgid) else { return };
         process.looks += 1;
         let speaks = process.speaks;
@@ -201,7 +206,10 @@ impl TlsLibraries {
             return;
         };
         let executable = self.tree.executable(tgid);
-        for (mapped, kind) in library::candidates(&maps::files(&maps), executable.as_deref()) {
+        let candidates = library::candidates(&maps::files(&maps), executable.as_deref());
+        // Asked of those alone that may have a library: it is not known of all others yet.
+        let candidates = if candidates.is_empty() || is_observed(tgid) { candidates } else { Vec::new() };
+        for (mapped, kind) in candidates {
             if self.probe(tgid, &mapped, kind, speaks, source)
                 && let Some(process) = self.processes.get_mut(&tgid)
                 && !process.files.contains(&mapped.id)

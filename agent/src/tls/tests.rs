@@ -104,7 +104,7 @@ fn a_file_gets_its_probes_once() {
     node.process(10, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
     node.process(11, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
     let mut libraries = node.libraries();
-    libraries.look_at_all(SECOND, &mut kernel);
+    libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
     let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)].map(|(call, offset)| TlsPoint { call, offset });
     assert_eq!(kernel.probed.len(), 1);
     assert!(kernel.probed[0].0.ends_with("map_files/2000-2fff"), "{:?}", kernel.probed);
@@ -113,16 +113,31 @@ fn a_file_gets_its_probes_once() {
 }
 
 #[test]
+fn what_no_observed_process_has_gets_no_probes() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let mut libraries = node.libraries();
+    node.process(10, "/usr/bin/curl", &[(1, "/usr/bin/curl", b"x"), (2, LIBRARY, &library())]);
+    libraries.look_at_all(0, &mut kernel, &mut |_| false);
+    libraries.started(10, 0);
+    libraries.tick(SECOND, &mut kernel, &mut |_| false);
+    assert_eq!(kernel.probed.len(), 0);
+    // It may be observed later, by its port, its pod or other rules.
+    libraries.tick(5 * SECOND, &mut kernel, &mut |tgid| tgid == 10);
+    libraries.look_at_all(6 * SECOND, &mut kernel, &mut |_| true);
+    assert_eq!(kernel.probed.len(), 1);
+}
+
+#[test]
 fn a_process_is_looked_at_when_it_has_loaded_its_libraries() {
     let (node, mut kernel) = (Node::new(), Kernel::default());
     let mut libraries = node.libraries();
     node.process(10, "/usr/bin/curl", &[(1, "/usr/bin/curl", b"x")]);
     libraries.started(10, SECOND);
-    libraries.tick(SECOND, &mut kernel);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
     node.process(10, "/usr/bin/curl", &[(1, "/usr/bin/curl", b"x"), (2, LIBRARY, &library())]);
-    libraries.tick(SECOND + 49_000_000, &mut kernel);
+    libraries.tick(SECOND + 49_000_000, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 0);
-    libraries.tick(SECOND + 50_000_000, &mut kernel);
+    libraries.tick(SECOND + 50_000_000, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 1);
 }
 
@@ -137,17 +152,17 @@ fn a_library_that_is_loaded_late_is_found(#[case] after: u64, #[case] speaks: bo
     let mut libraries = node.libraries();
     node.process(10, "/usr/bin/python3", &[(1, "/usr/bin/python3", b"x")]);
     libraries.started(10, 0);
-    libraries.tick(after - 1, &mut kernel);
+    libraries.tick(after - 1, &mut kernel, &mut |_| true);
     for now in [50_000_000, SECOND, 5 * SECOND, 30 * SECOND] {
-        libraries.tick(now.min(after - 1), &mut kernel);
+        libraries.tick(now.min(after - 1), &mut kernel, &mut |_| true);
     }
     node.process(10, "/usr/bin/python3", &[(1, "/usr/bin/python3", b"x"), (2, LIBRARY, &library())]);
     if speaks {
-        libraries.tick(after, &mut kernel);
+        libraries.tick(after, &mut kernel, &mut |_| true);
         assert_eq!(kernel.probed.len(), 0);
         libraries.speaks(10, after);
     }
-    libraries.tick(after, &mut kernel);
+    libraries.tick(after, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 1);
 }
 
@@ -159,7 +174,7 @@ fn probes_are_taken_out_some_time_after_the_last_process_is_gone() {
         node.process(tgid, "/usr/bin/curl", &[(2, LIBRARY, &library)]);
     }
     let mut libraries = node.libraries();
-    libraries.look_at_all(0, &mut kernel);
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
     libraries.ended(10, SECOND);
     node.end(10);
     libraries.forget_unused(1000 * SECOND);
@@ -183,10 +198,10 @@ fn a_file_that_is_used_again_keeps_its_probes() {
     let (node, mut kernel) = (Node::new(), Kernel::default());
     node.process(10, "/usr/bin/curl", &[(2, LIBRARY, &library())]);
     let mut libraries = node.libraries();
-    libraries.look_at_all(0, &mut kernel);
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
     libraries.ended(10, SECOND);
     libraries.started(10, 2 * SECOND);
-    libraries.tick(3 * SECOND, &mut kernel);
+    libraries.tick(3 * SECOND, &mut kernel, &mut |_| true);
     libraries.forget_unused(10_000 * SECOND);
     assert_eq!((libraries.counters().files, kernel.probed.len()), (1, 1));
 }
@@ -205,7 +220,7 @@ fn another_copy_of_a_build_gets_the_same_probes() {
     let mut libraries = node.libraries();
     for tgid in [10, 11] {
         libraries.speaks(tgid, u64::from(tgid));
-        libraries.tick(u64::from(tgid), &mut kernel);
+        libraries.tick(u64::from(tgid), &mut kernel, &mut |_| true);
     }
     assert_eq!(kernel.probed.len(), 2);
     assert_eq!(kernel.probed[0].1, kernel.probed[1].1);
@@ -220,12 +235,12 @@ fn what_gets_no_probes_is_counted_by_cause() {
     node.process(10, "/usr/bin/a", &[(2, LIBRARY, b"no file of that kind"), (3, "/usr/bin/a", b"x")]);
     node.process(11, "/usr/bin/a", &[(4, LIBRARY, &other)]);
     let mut libraries = node.libraries();
-    libraries.look_at_all(0, &mut kernel);
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
     kernel.refuses = true;
     node.process(12, "/usr/bin/a", &[(5, "/opt/libssl.so.1.1", &library())]);
     libraries.speaks(12, 1);
     for now in [1, 2 * SECOND, 9 * SECOND] {
-        libraries.tick(now, &mut kernel);
+        libraries.tick(now, &mut kernel, &mut |_| true);
     }
     let expected = TlsCounters { files: 0, unreadable: 1, no_functions: 1, refused: 1 };
     assert_eq!(libraries.counters(), expected);
@@ -241,10 +256,10 @@ fn an_executable_that_speaks_tls_is_searched_to_the_end() {
     executable[table..table + 4].fill(0);
     node.process(10, "/usr/bin/envoy", &[(1, "/usr/bin/envoy", &executable)]);
     let mut libraries = node.libraries();
-    libraries.look_at_all(0, &mut kernel);
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
     assert_eq!((kernel.probed.len(), libraries.counters()), (0, TlsCounters::default()));
     libraries.speaks(10, SECOND);
-    libraries.tick(SECOND, &mut kernel);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 1);
     assert_eq!(kernel.probed[0].1.iter().map(|point| point.offset).collect::<Vec<_>>(), [0x488, 0x448]);
 }

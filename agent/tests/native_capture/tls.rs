@@ -88,12 +88,12 @@ impl Tls {
             self.decoder.record(record, &mut emit);
         }
         self.decoder.tick(monotonic_ns(), &mut emit);
-        self.libraries.tick(monotonic_ns(), self.watch.source());
+        self.libraries.tick(monotonic_ns(), self.watch.source(), &mut |_| true);
     }
 
     /// Looks at every process, as the agent does when it starts.
     fn look(&mut self) {
-        self.libraries.look_at_all(monotonic_ns(), self.watch.source());
+        self.libraries.look_at_all(monotonic_ns(), self.watch.source(), &mut |_| true);
     }
 
     /// Runs a program to its end, and takes what is told meanwhile.
