@@ -47,7 +47,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut clock = Clock(Vec::new());
     clock.step("setup", || setup::run_for(setup::Need::Test))?;
     if options.filter.is_none() {
-        clock.step("format", || execute(cargo().args(["fmt", "--all", "--check"])))?;
+        // Those outside the workspace too.
+        clock.step("format", || {
+            ["Cargo.toml", "agent-ebpf/Cargo.toml", "fuzz/Cargo.toml"].iter().try_for_each(|manifest| {
+                execute(cargo().args(["fmt", "--all", "--check", "--manifest-path", manifest]))
+            })
+        })?;
     }
     clock.step("kernel programs", ebpf::build)?;
     if options.filter.is_none() {
