@@ -63,11 +63,12 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
             rows.push(vec![
                 tls.map_or_else(|| "no agent".to_owned(), |tls| format!("tls: {tls}")),
                 format!("{:.1}", cost / options.requests as f64 * 1e6),
-                captured.map_or_else(String::new, |captured| format!("{captured:.0} of {}", 2 * options.requests)),
+                captured.map_or_else(String::new, |captured| format!("{captured:.0}")),
             ]);
         }
     }
-    print!("{}", columns(&["", "nginx, us CPU/request", "exchanges, both ends"], &rows));
+    println!("each run: {} requests, two exchanges each", options.requests);
+    print!("{}", columns(&["", "nginx, us CPU/request", "exchanges of the node"], &rows));
     Ok(())
 }
 
