@@ -76,7 +76,7 @@ fn inside(options: &Options) -> Result<()> {
     let hooks = options.hooks.first().context("no hooks")?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut stock = Command::new("/bin/stock");
-    let mut server = Running::start("stock", folder, stock.env("SAMPLE_PORT", address.port().to_string()))?;
+    let mut server = Running::start("stock", folder, stock.env("SAMPLE_LISTEN", address.to_string()))?;
     server.wait_for_port(address, STARTS_WITHIN)?;
     let backend = Backend::start_from(Path::new("/bin"), folder, &[])?;
     let endpoint = format!("http://{}", backend.grpc);
