@@ -6,6 +6,8 @@
 //! only the former in common stay both. Some senders give one id to many spans, and some send a span before its end and
 //! once more after: all of these were acknowledged, which of them is meant cannot be told here, and a query must not
 //! answer differently because blocks were merged.
+//!
+//! Traces whose callers are found in another one become part of it (see [`super::late`]).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,9 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fail::fail_point;
 
+use super::late::Late;
 use super::{CompactError, Job};
 use crate::block::{
-    AttributeCounts, Block, BlockError, BlockId, BlockSummary, BlockWriter, Columns, NewBlock, TraceIter,
+    AttributeCounts, Block, BlockError, BlockId, BlockSummary, BlockWriter, Columns, NewBlock, TraceIter, data_path,
 };
 use crate::blocks::Added;
 use crate::live::{Trace, TraceId};
@@ -31,23 +34,32 @@ pub struct Merged {
     pub combined: u64,
     /// Spans that had come again, and were dropped.
     pub deduped: u64,
+    /// Traces that went to that of their caller on another node.
+    pub united: u64,
 }
 
 /// Makes the block of a job and puts its files into the store. Holds the bytes of some thousand rows of each input, a row group of the
-/// output and the ids of its traces in memory. Stops soon after `stop` is set.
+/// output, the ids of its traces and the spans of those that are united with others in memory. Stops soon after `stop` is set.
 pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBool) -> Result<Merged, CompactError> {
     let mut summaries = job.inputs.clone();
     summaries.sort_unstable_by_key(|input| (input.received_first_ns, input.id));
     let mut counts = AttributeCounts::default();
-    let mut inputs = Vec::with_capacity(summaries.len());
+    let mut blocks = Vec::with_capacity(summaries.len());
     for summary in &summaries {
         let block = Block::open(Arc::clone(store), summary);
         // A changed byte may go unnoticed where it is decoded, and the new block would have a checksum that is right.
         let block = block.and_then(|block| block.verify_checksum().map(|()| block));
         let block = block.map_err(|source| CompactError::Input { block: summary.id, source })?;
         counts.merge(block.attribute_counts());
-        inputs.push(Input { summary, traces: block.traces_in_parts(), spans: 0 });
+        blocks.push(block);
     }
+    let mut late = Late::of(&blocks).map_err(|(index, source)| {
+        let block = summaries.get(index).map_or(id, |summary| summary.id);
+        CompactError::Input { block, source }
+    })?;
+    let united = late.len();
+    let inputs = summaries.iter().zip(&blocks);
+    let inputs = inputs.map(|(summary, block)| Input { summary, traces: block.traces_in_parts(), spans: 0 });
     let spans_before: u64 = summaries.iter().map(|input| input.spans).sum();
     let new = NewBlock {
         id,
@@ -60,22 +72,32 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
     let mut writer =
         BlockWriter::create(store.as_ref(), new, Columns::choose(&counts, spans_before)).map_err(failed)?;
     let (mut ids, mut combined) = (Vec::new(), 0);
-    let mut heads = Heads::of(inputs)?;
+    let mut heads = Heads::of(inputs.collect())?;
     while let Some((mut trace, next)) = heads.next()? {
         if stop.load(Ordering::Relaxed) {
             return Err(CompactError::Stopped);
         }
         fail_point!("compact::merging");
+        if late.moves(&trace.id) {
+            continue;
+        }
         combined += u64::from(!next.is_empty());
-        for later in next {
+        for later in next.into_iter().chain(late.take(&trace.id)) {
             trace.extend(later);
         }
         writer.push(&trace).map_err(failed)?;
         ids.push(trace.id);
     }
+    if !late.is_empty() {
+        // Their inputs are to be removed, too.
+        return Err(failed(BlockError::Damaged {
+            path: data_path(job.tenant, id),
+            what: "callers are gone".to_owned(),
+        }));
+    }
     let (summary, filter) = writer.finish().map_err(failed)?;
     let deduped = spans_before.saturating_sub(summary.spans);
-    Ok(Merged { block: Added { summary, filter, ids }, combined, deduped })
+    Ok(Merged { block: Added { summary, filter, ids }, combined, deduped, united })
 }
 
 struct Input<'a> {

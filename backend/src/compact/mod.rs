@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod fixture;
+mod late;
 mod merge;
 mod plan;
 mod retention;

@@ -193,7 +193,7 @@ impl Compactor {
         let begun = Instant::now();
         let id = BlockId::random((self.clock)());
         let merged = merge(blocks.store(), job, id, stop).inspect_err(|_| discard(blocks, job, id))?;
-        let Merged { block, combined, deduped } = merged;
+        let Merged { block, combined, deduped, united } = merged;
         let (bytes, traces, spans) = (block.summary.bytes, block.summary.traces, block.summary.spans);
         let remove = job.inputs.iter().map(|input| input.id).collect();
         fail_point!("compact::before_commit");
@@ -212,8 +212,9 @@ impl Compactor {
         count(&self.metrics.objects_written, traces);
         count(&self.metrics.objects_combined, combined);
         self.metrics.spans_deduped.inc_by(deduped);
+        self.metrics.united.inc_by(united);
         let (inputs, level, seconds) = (job.inputs.len(), job.level, begun.elapsed().as_secs_f64());
-        info!(block = %id, tenant = %job.tenant, level, inputs, spans, bytes, deduped, seconds, "blocks compacted");
+        info!(block = %id, tenant = %job.tenant, level, inputs, spans, bytes, deduped, united, seconds, "blocks compacted");
         Ok(id)
     }
 

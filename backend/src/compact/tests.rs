@@ -24,9 +24,9 @@ use crate::telemetry::{BlocksMetrics, CompactionMetrics, LevelLabels};
 const MINUTE: u64 = 60_000_000_000;
 const HOUR: u64 = 60 * MINUTE;
 /// Ten minutes after the windows that the tests use.
-const NOW: u64 = EPOCH + 15 * MINUTE;
+pub(super) const NOW: u64 = EPOCH + 15 * MINUTE;
 
-static GO_ON: AtomicBool = AtomicBool::new(false);
+pub(super) static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn id(number: u8) -> TraceId {
     TraceId([number; 16])
@@ -46,7 +46,7 @@ fn trace_of(number: u8, spans: &[u8]) -> Arc<Trace> {
     trace(spans.iter().map(|span| sent(number, *span, false)).collect())
 }
 
-fn registry(store: &MemoryStore) -> Blocks {
+pub(super) fn registry(store: &MemoryStore) -> Blocks {
     let config = BlocksConfig { clock: || NOW, sleep: |_| {}, ..BlocksConfig::default() };
     let store: Arc<dyn Store> = Arc::new(store.clone());
     let catalog = Arc::new(MemoryCatalog::default());
@@ -54,7 +54,7 @@ fn registry(store: &MemoryStore) -> Blocks {
 }
 
 /// Writes and commits a block of level 0 with these traces, sorted by id.
-fn add(blocks: &Blocks, received_ns: u64, traces: &[Arc<Trace>]) -> BlockSummary {
+pub(super) fn add(blocks: &Blocks, received_ns: u64, traces: &[Arc<Trace>]) -> BlockSummary {
     let new = NewBlock {
         id: BlockId::random(NOW),
         tenant: "a".into(),

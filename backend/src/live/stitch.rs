@@ -17,7 +17,7 @@ use super::callers::{Callers, Home, SpanId};
 use super::entry::{Life, Part};
 use super::set::LiveSet;
 use super::trace::{Trace, TraceId};
-use crate::otlp::{MessageWriter, SpanRef};
+use crate::otlp::{MessageWriter, SpanRef, Top};
 
 impl LiveSet {
     /// Tells of a client span in a block: what is below it belongs there.
@@ -129,7 +129,7 @@ pub(super) fn may_be_linked(traces: &[Trace]) -> bool {
 /// Makes a provisional trace that has no caller one like any other, but for its id.
 pub(super) fn settle(trace: &mut Arc<Trace>) {
     if let Some(caller) = caller_of(trace.id.0) {
-        *trace = Arc::new(trace.rewritten(trace.id, Some(&caller)));
+        *trace = Arc::new(trace.rewritten(trace.id, Top::Leaves(&caller)));
     }
 }
 
@@ -141,15 +141,22 @@ const fn below(span: SpanId) -> TraceId {
 impl Trace {
     /// The same spans in another trace.
     fn moved_to(&self, id: TraceId) -> Self {
-        self.rewritten(id, None)
+        self.rewritten(id, Top::Stays)
     }
 
-    /// The same spans as those of trace `id`; those below the span `outside` are roots.
-    fn rewritten(&self, id: TraceId, outside: Option<&SpanId>) -> Self {
+    /// The spans of a trace that was stored as called from outside, in the trace of its caller, which came after that.
+    pub(crate) fn returned_to(&self, id: TraceId) -> Self {
+        let caller = caller_of(self.id.0);
+        self.rewritten(id, caller.as_ref().map_or(Top::Stays, Top::Returns))
+    }
+
+    /// The same spans as those of trace `id`. Only agents know who calls them, so only theirs return to a caller.
+    fn rewritten(&self, id: TraceId, top: Top<'_>) -> Self {
         let before: usize = self.spans.iter().map(|span| span.bytes.len()).sum();
         let mut writer = MessageWriter::with_capacity(before);
         let ends = self.spans.iter().map(|span| {
-            span.view().rewrite(&id.0, outside, &mut writer);
+            let is_foreign = matches!(top, Top::Returns(_)) && !span.batch.of_agent();
+            span.view().rewrite(&id.0, if is_foreign { Top::Stays } else { top }, &mut writer);
             writer.len()
         });
         let ends: Vec<_> = ends.collect();

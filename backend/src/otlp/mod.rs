@@ -15,6 +15,7 @@ mod wire;
 mod write;
 
 pub use check::{Checked, Odd, ResourceSpansRef, ScopeSpansRef, check};
+pub use rewrite::Top;
 pub use span::{EventRef, LinkRef, SpanRef, StatusRef};
 pub use value::{AttributeRef, Attributes, Encoded, Text, ValueRef};
 pub use write::MessageWriter;

@@ -172,6 +172,11 @@ impl<'a> SpanRef<'a> {
         self.parent_span_id.iter().all(|byte| *byte == 0)
     }
 
+    /// True for the server's end of a request.
+    pub fn is_server(&self) -> bool {
+        self.kind == SpanKind::Server as i32
+    }
+
     /// True for a root, and for a span whose parent is in a trace that is not known yet: until it is, or for good, there is
     /// nothing above it.
     pub fn is_top(&self) -> bool {

@@ -29,6 +29,8 @@ pub struct CompactionMetrics {
     pub objects_combined: Family<LevelLabels, Counter>,
     /// Spans that had come again, and are there once now.
     pub spans_deduped: Counter,
+    /// Traces that went to that of their caller on another node.
+    pub united: Counter,
     /// Blocks of jobs that are due.
     pub outstanding_blocks: Family<TenantLabels, Gauge>,
     /// Jobs that failed.
@@ -49,6 +51,7 @@ impl Default for CompactionMetrics {
             objects_written: Family::default(),
             objects_combined: Family::default(),
             spans_deduped: Counter::default(),
+            united: Counter::default(),
             outstanding_blocks: Family::default(),
             errors: Counter::default(),
             retention_marked: Counter::default(),
@@ -66,6 +69,7 @@ impl CompactionMetrics {
             objects_written,
             objects_combined,
             spans_deduped,
+            united,
             outstanding_blocks,
             errors,
             retention_marked,
@@ -79,6 +83,8 @@ impl CompactionMetrics {
         registry.register("tempodb_compaction_objects_combined", help, objects_combined);
         let help = "Spans that had come again and are there once now";
         registry.register("tempodb_compaction_spans_deduped", help, spans_deduped);
+        let help = "Traces of a node that were united with that of their caller, which had come late";
+        registry.register("coati_backend_compaction_united", help, united);
         registry.register("tempodb_compaction_outstanding_blocks", "Blocks of jobs that are due", outstanding_blocks);
         registry.register("tempodb_compaction_errors", "Compactions that failed", errors);
         let help = "Blocks that retention took from the list";
