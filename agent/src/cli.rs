@@ -100,6 +100,9 @@ pub fn parse(
     let file = config.or_else(|| file_of_environment(variable));
     let mut config = Config::read(file.as_deref(), variable)?;
     set_flag(&mut config.export.endpoint, "otlp-endpoint", otlp_endpoint.as_deref())?;
+    if otlp_endpoint.is_some() {
+        config.export.endpoints.clear();
+    }
     set_flag(&mut config.export.protocol, "otlp-protocol", otlp_protocol.as_deref())?;
     set_flag(&mut config.listen, "listen", listen.as_deref())?;
     set_flag(&mut config.hooks, "hooks", hooks.as_deref())?;

@@ -35,7 +35,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.log_level, LogLevel::Debug);
     assert_eq!(config.hooks, Hooks::Only(HookSet::Syscall));
-    assert_eq!(config.export_settings().endpoint, "http://flag:1");
+    assert_eq!(config.export_settings().endpoints[0].endpoint, "http://flag:1");
 
     let variables = [("COATI_AGENT_CONFIG", path), ("COATI_AGENT_LISTEN", "127.0.0.1:2")];
     assert_eq!(run(&[], &variables).unwrap().listen.port(), 2);

@@ -18,6 +18,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("beyla", beyla),
     ("btf", btf),
     ("elf", elf),
+    ("export_queue", export_queue),
     ("hpack", hpack),
     ("http1_request", http1_request),
     ("http1_response", http1_response),
@@ -66,6 +67,11 @@ pub fn elf(bytes: &[u8]) {
         let names = ["SSL_read", "SSL_write"];
         let _ = (functions.build_id(), functions.exported(names), functions.local(names));
     }
+}
+
+/// A file of the export's queue on disk.
+pub fn export_queue(bytes: &[u8]) {
+    crate::export::disk::fuzz(bytes);
 }
 
 /// The head of a request, whole or cut by the capture.

@@ -14,6 +14,7 @@ mod stages;
 
 use std::{
     io::{self, BufWriter, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +37,7 @@ use crate::{
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
-    export::{ExportError, SpanQueue, exporter},
+    export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     print::Printer,
@@ -160,10 +161,13 @@ async fn run_until_signal(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %listen,
-        endpoint = settings.endpoint,
-        protocol = ?settings.protocol,
         "coati-agent starts"
     );
+    for endpoint in &settings.endpoints {
+        let EndpointSettings { name, endpoint, protocol, .. } = endpoint;
+        let queue = settings.queue.as_ref().map_or(Path::new("memory"), |queue| &queue.directory);
+        tracing::info!(name, endpoint, ?protocol, queue = %queue.display(), "spans are sent here");
+    }
 
     let mut look = interval(LOOK_AT_FILE);
     let early = loop {
@@ -191,8 +195,8 @@ async fn run_until_signal(
     };
     // Not started, so nothing was captured, so nothing is worth waiting for.
     if !matches!(captured, Ok(Err(PipelineError::Load(_)))) {
-        // Its end is its own deadline; a panic in it has been logged.
-        let _ = exporting.await;
+        // Its end is its own deadline, unless a disk hangs; a panic in it has been logged.
+        let _ = timeout_at(end, exporting).await;
     }
     if let Some(metrics) = own_metrics {
         let stopped = timeout_at(end, tokio::task::spawn_blocking(|| metrics.stop())).await;

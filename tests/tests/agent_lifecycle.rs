@@ -118,6 +118,40 @@ fn a_port_in_use_is_one_line() -> Result<()> {
     Ok(())
 }
 
+/// What waits on disk outlives the agent.
+#[test]
+fn an_agent_that_is_killed_in_an_outage_loses_nothing_that_was_queued() -> Result<()> {
+    let folder = process::folder()?;
+    let addresses: [SocketAddr; 3] =
+        [free_port()?, free_port()?, free_port()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let [_, grpc, _] = addresses;
+    let endpoint = format!("http://{grpc}");
+    let file = folder.path().join("agent.yaml");
+    fs::write(&file, format!("export:\n  queue:\n    directory: {}\n", folder.path().join("queue").display()))?;
+    let config = file.to_string_lossy().into_owned();
+    let sample = Sample::start_only(&folder.path().join("sample"), &[Server::Go])?;
+
+    let mut queued = 0.0;
+    for _kill in 0..2 {
+        let mut agent = Agent::start(folder.path(), &endpoint, &["--config", &config])?;
+        send(&sample, 300)?;
+        // Both ends of each request.
+        queued += 600.0;
+        let begin = Instant::now();
+        while agent.metric("coati_agent_export_disk_spans", &[])? < queued {
+            ensure!(begin.elapsed() < ARRIVES_WITHIN, "{queued} spans are not on disk:\n{}", agent.metrics()?);
+        }
+        agent.process.kill()?;
+    }
+    let backend = Backend::start_at(&binaries(), folder.path(), &[], addresses)?;
+    let mut agent = Agent::start(folder.path(), &endpoint, &["--config", &config])?;
+    let found = backend.wait_for_count(&server_spans(&sample), 600, Duration::from_secs(35))?;
+    ensure!(found == 600, "{found} of 600 spans came:\n{}", agent.metrics()?);
+    ensure!(agent.stop()?.code() == Some(0), "{}", agent.process.output());
+    ensure!(backend.count(&server_spans(&sample))? == 600, "spans came twice");
+    Ok(())
+}
+
 #[test]
 fn spans_wait_for_a_backend_that_comes_later() -> Result<()> {
     let folder = process::folder()?;

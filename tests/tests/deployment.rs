@@ -124,6 +124,8 @@ struct Contained {
     user: u64,
     group: u64,
     capabilities: Vec<String>,
+    /// Where volumes are that it may write to.
+    writable: Vec<String>,
     /// Its configuration, as the config map has it.
     config: String,
 }
@@ -138,11 +140,14 @@ fn contained(kind: &str, name: &str, key: &str) -> Result<Contained> {
         own[key].as_u64().or_else(|| pod["securityContext"][key].as_u64()).with_context(|| format!("no {key}"))
     };
     let add = list(own, "/capabilities/add").iter().filter_map(Value::as_str);
+    let mounts = list(&pod["containers"][0], "/volumeMounts").iter();
+    let writable = mounts.filter(|mount| mount["readOnly"] != json!(true));
     let config = &object(&objects, "ConfigMap", name)?["data"][key];
     Ok(Contained {
         user: number("runAsUser")?,
         group: number("runAsGroup")?,
         capabilities: add.map(str::to_lowercase).collect(),
+        writable: writable.map(|mount| text(mount, "/mountPath").to_owned()).collect(),
         config: config.as_str().context("no configuration")?.to_owned(),
     })
 }
@@ -179,7 +184,12 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
         contained.capabilities
     );
     let config = folder.path().join("agent.yaml");
-    fs::write(&config, &contained.config)?;
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty)?;
+    // The only thing that it may write to stands for the node's folder.
+    ensure!(contained.writable == ["/var/lib/coati-agent"], "{:?}", contained.writable);
+    let state = empty.display().to_string();
+    fs::write(&config, contained.config.replace("/var/lib/coati-agent", &state))?;
     let backend = Backend::start(folder.path(), &[])?;
     // Its workers are another user's, and its files are.
     let sample = Sample::start_only(&folder.path().join("sample"), &[Server::Nginx])?;
@@ -190,8 +200,6 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
         ("--listen", listen.to_string()),
     ]);
     let program = binary(&binaries(), "coati-agent")?;
-    let empty = folder.path().join("empty");
-    fs::create_dir(&empty)?;
 
     let doctor = [vec!["doctor".to_owned()], flags.clone()].concat();
     let doctor = contained.command(&program, &doctor, &empty)?.output()?;
@@ -217,6 +225,7 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
     let spans = spans_of(&backend, query)?;
     let span = spans.iter().find(|span| span.kind == "SPAN_KIND_SERVER").context("no span")?;
     ensure!(span.service() == "nginx", "service {:?}: {span:?}", span.service());
+    ensure!(empty.join("export-queue").is_dir(), "no queue on disk:\n{}", agent.output());
     ensure!(agent.stop()?.success(), "it did not end well:\n{}", agent.output());
     Ok(())
 }

@@ -2,17 +2,22 @@
 
 mod beyla;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Config, ConfigError, Endpoint, RuleConfig,
+    Config, ConfigError, Endpoint, ExportConfig, QueueConfig, RuleConfig,
     discovery::{Executable, Globs, Regexes, Text},
     value::Value,
 };
 use crate::{
     discover::{Pids, Ports},
+    export::Proxies,
     print::Format,
     span::{Ratio, SamplerName},
 };
@@ -78,6 +83,8 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     let of_all = environment.get(&["OTEL_EXPORTER_OTLP_ENDPOINT"])?;
     if let Some(endpoint) = own.or(of_traces).or(of_all) {
         export.endpoint = Some(endpoint);
+        // What is more specific than the file names all there is.
+        export.endpoints.clear();
     }
     environment.set(
         &mut export.protocol,
@@ -89,7 +96,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     )?;
     let headers = ["COATI_AGENT_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
     if let Some(Headers(headers)) = environment.get(&headers)? {
-        export.headers = headers.into_iter().collect();
+        export.headers = headers.into_iter().map(|(name, value)| (name, value.into())).collect();
     }
     let timeouts = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
     if let Some(Milliseconds(timeout)) = environment.get(&timeouts)? {
@@ -97,6 +104,13 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     }
     environment.set(&mut export.timeout, &["COATI_AGENT_OTLP_TIMEOUT"])?;
     environment.set(&mut export.queue_spans, &["COATI_AGENT_EXPORT_QUEUE_SPANS"])?;
+    apply_tls(export, &environment, warnings)?;
+    if !export.endpoints.is_empty() && export.has_own_endpoint() {
+        let unused = "export: `endpoint`, `headers`, `tls` and `auth` are not used, as each of `endpoints` has its own";
+        warnings.push(unused.to_owned());
+    }
+    apply_queue(&mut export.queue, &environment)?;
+    export.proxies = Proxies::of(variable);
 
     let executables = [
         "COATI_AGENT_INCLUDE_EXE_PATH",
@@ -179,6 +193,50 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut metrics.enabled, &["COATI_AGENT_OTLP_METRICS"])?;
     if let Some(Milliseconds(interval)) = environment.get(&["OTEL_METRIC_EXPORT_INTERVAL"])? {
         metrics.interval = interval;
+    }
+    Ok(())
+}
+
+/// OpenTelemetry's names of the files, and Beyla's switch. Where no TLS is spoken they mean nothing, as in SDKs.
+fn apply_tls(
+    export: &mut ExportConfig,
+    environment: &Environment<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    let file = |traces, all| environment.named::<PathBuf>(&[traces, all]);
+    let ca_file = file("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE")?;
+    let cert_file = file("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")?;
+    let key_file = file("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY")?;
+    let skips = ["OTEL_EBPF_OTEL_INSECURE_SKIP_VERIFY", "BEYLA_OTEL_INSECURE_SKIP_VERIFY"];
+    let skip = environment.named::<bool>(&skips)?.filter(|(_, skip)| *skip);
+    let names = [&ca_file, &cert_file, &key_file].map(|file| file.as_ref().map(|(name, _)| *name));
+    let names: Vec<&str> = names.into_iter().chain([skip.map(|(name, _)| name)]).flatten().collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !export.endpoint.as_ref().is_some_and(Endpoint::is_secure) {
+        warnings.push(format!("environment variable {}: not used, as `export.endpoint` has no TLS", names.join(", ")));
+        return Ok(());
+    }
+    let tls = export.tls.get_or_insert_default();
+    tls.ca_file = ca_file.map(|(_, file)| file).or(tls.ca_file.take());
+    tls.cert_file = cert_file.map(|(_, file)| file).or(tls.cert_file.take());
+    tls.key_file = key_file.map(|(_, file)| file).or(tls.key_file.take());
+    tls.insecure_skip_verify |= skip.is_some();
+    Ok(())
+}
+
+fn apply_queue(queue: &mut QueueConfig, environment: &Environment<'_>) -> Result<(), ConfigError> {
+    environment.set(&mut queue.max_bytes, &["COATI_AGENT_EXPORT_QUEUE_MAX_BYTES"])?;
+    environment.set(&mut queue.fsync, &["COATI_AGENT_EXPORT_QUEUE_FSYNC"])?;
+    if let Some(directory) = environment.get(&["COATI_AGENT_EXPORT_QUEUE_DIRECTORY"])? {
+        queue.directory = Some(directory);
+    }
+    if queue.directory.is_none() {
+        // systemd's, of a unit with `StateDirectory=`; several are separated by colons.
+        let state = (environment.variable)("STATE_DIRECTORY").unwrap_or_default();
+        let first = state.split(':').next().map(Path::new).filter(|path| path.is_absolute());
+        queue.directory = first.map(|path| path.join("export-queue"));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod discovery;
 mod environment;
 mod error;
+mod export;
 mod file;
 mod foreign;
 mod kubernetes;
@@ -15,7 +16,6 @@ mod spans;
 mod value;
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use discovery::{DiscoveryConfig, RuleConfig};
 pub use error::ConfigError;
+pub use export::{AuthConfig, Endpoint, EndpointConfig, ExportConfig, ProtocolChoice, QueueConfig, TlsConfig};
 pub use foreign::{from_alloy, from_beyla};
 pub use kubernetes::KubernetesSection;
 pub use reload::{FileWatch, Reload};
@@ -35,13 +36,8 @@ pub use spans::{RoutesConfig, SamplingSection, SpansConfig};
 use value::Value;
 
 use crate::{
-    export::{Compression, Protocol, Settings},
-    gpu::GpuConfig,
-    kernel::features::HookSet,
-    kubernetes::KubernetesConfig,
-    print::Format,
-    stitch::StitchConfig,
-    telemetry::{OtlpMetricsSettings, Server},
+    gpu::GpuConfig, kernel::features::HookSet, kubernetes::KubernetesConfig, print::Format, secret::Secret,
+    stitch::StitchConfig, telemetry::Server,
 };
 
 /// The whole configuration. The names of the fields are the keys of the file.
@@ -112,62 +108,6 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             warnings: Vec::new(),
             file: None,
-        }
-    }
-}
-
-/// Section `export`.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ExportConfig {
-    /// Address of the OTLP endpoint; absent, port 4317 (gRPC) or 4318 (HTTP) of this node.
-    #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Of<Endpoint>>")]
-    pub endpoint: Option<Endpoint>,
-    /// How OTLP is spoken.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<ProtocolChoice>")]
-    pub protocol: ProtocolChoice,
-    /// Whether requests are compressed.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<Compression>")]
-    pub compression: Compression,
-    /// Headers of every request, such as `X-Scope-OrgID` or `Authorization`.
-    pub headers: BTreeMap<String, String>,
-    /// How long one request may take.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<Duration>")]
-    pub timeout: Duration,
-    /// Spans that wait at most, for example while the endpoint is away.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<usize>")]
-    pub queue_spans: usize,
-    /// Spans of one request at most.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<usize>")]
-    pub batch_spans: usize,
-    /// Bytes of the spans of one request, before compression.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<usize>")]
-    pub batch_bytes: usize,
-    /// How long a span waits for others to share its request with.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<Duration>")]
-    pub batch_delay: Duration,
-}
-
-impl Default for ExportConfig {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            protocol: ProtocolChoice::Auto,
-            compression: Compression::Auto,
-            headers: BTreeMap::new(),
-            timeout: Duration::from_secs(10),
-            queue_spans: 16_384,
-            batch_spans: 4096,
-            batch_bytes: 1 << 20,
-            batch_delay: Duration::from_millis(200),
         }
     }
 }
@@ -291,25 +231,6 @@ pub enum Tls {
     Off,
 }
 
-/// How OTLP is spoken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ProtocolChoice {
-    /// HTTP if the endpoint has port 4318 or a path, else gRPC.
-    Auto,
-    /// gRPC.
-    Grpc,
-    /// HTTP with protobuf.
-    HttpProtobuf,
-}
-
-/// Address of an OTLP endpoint.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Endpoint {
-    url: String,
-    /// True if OTLP HTTP must be spoken to this very URL, not to the path that OTLP adds to it.
-    is_whole: bool,
-}
-
 impl Config {
     /// Reads the file, if there is one, and then the environment, through `variable`.
     pub fn read(file: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -325,43 +246,6 @@ impl Config {
     /// Reads a file only.
     pub fn of_file(file: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         file::read(file, variable)
-    }
-
-    /// What the exporter is told.
-    pub fn export_settings(&self) -> Settings {
-        let ExportConfig {
-            endpoint,
-            protocol,
-            compression,
-            headers,
-            timeout,
-            queue_spans,
-            batch_spans,
-            batch_bytes,
-            batch_delay,
-        } = &self.export;
-        let protocol = match protocol {
-            ProtocolChoice::HttpProtobuf => Protocol::HttpProtobuf,
-            ProtocolChoice::Auto if endpoint.as_ref().is_some_and(Endpoint::looks_like_http) => Protocol::HttpProtobuf,
-            ProtocolChoice::Auto | ProtocolChoice::Grpc => Protocol::Grpc,
-        };
-        let endpoint = match (endpoint, protocol) {
-            (Some(endpoint), Protocol::Grpc) => endpoint.url.clone(),
-            (Some(endpoint), Protocol::HttpProtobuf) => endpoint.for_traces(),
-            (None, Protocol::Grpc) => "http://127.0.0.1:4317".to_owned(),
-            (None, Protocol::HttpProtobuf) => "http://127.0.0.1:4318/v1/traces".to_owned(),
-        };
-        Settings {
-            endpoint,
-            protocol,
-            compression: *compression,
-            headers: headers.clone(),
-            timeout: *timeout,
-            queue_spans: *queue_spans,
-            batch_spans: *batch_spans,
-            batch_bytes: *batch_bytes,
-            batch_delay: *batch_delay,
-        }
     }
 
     /// How spans find their traces.
@@ -385,40 +269,15 @@ impl Config {
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut redacted = self.clone();
-        redacted.export.headers.values_mut().for_each(|value| "***".clone_into(value));
+        let export = &mut redacted.export;
+        let of_endpoints = export.endpoints.iter_mut().flat_map(|endpoint| endpoint.headers.values_mut());
+        export.headers.values_mut().chain(of_endpoints).for_each(Secret::hide);
         redacted
     }
 
     /// How Kubernetes is asked.
     pub fn kubernetes_config(&self) -> KubernetesConfig {
         self.kubernetes.config()
-    }
-
-    /// Where the agent's own metrics are sent, if they are.
-    pub fn otlp_metrics(&self, host_name: Option<String>) -> Option<OtlpMetricsSettings> {
-        let OtlpMetricsConfig { enabled, endpoint, interval } = &self.telemetry.otlp_metrics;
-        enabled.then(|| OtlpMetricsSettings {
-            endpoint: endpoint
-                .as_ref()
-                .or(self.export.endpoint.as_ref())
-                .map_or_else(|| "http://127.0.0.1:4317".to_owned(), |endpoint| endpoint.url.clone()),
-            interval: *interval,
-            host_name,
-        })
-    }
-}
-
-impl Endpoint {
-    /// The port that OTLP has for HTTP, or a path: gRPC has none.
-    fn looks_like_http(&self) -> bool {
-        let uri: Option<http::Uri> = self.url.parse().ok();
-        uri.is_some_and(|uri| uri.port_u16() == Some(4318) || !matches!(uri.path(), "" | "/"))
-    }
-
-    fn for_traces(&self) -> String {
-        const PATH: &str = "/v1/traces";
-        let url = self.url.trim_end_matches('/');
-        if self.is_whole || url.ends_with(PATH) { self.url.clone() } else { format!("{url}{PATH}") }
     }
 }
 

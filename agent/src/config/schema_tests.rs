@@ -21,7 +21,9 @@ pub(super) fn keys(schema: &Json) -> BTreeSet<String> {
             if !is_alias {
                 walk(schema, &path, keys);
                 walk(&schema["items"], &format!("{path}[]"), keys);
-                schema["anyOf"].as_array().into_iter().flatten().for_each(|schema| walk(schema, &path, keys));
+                for one_of in ["anyOf", "oneOf"] {
+                    schema[one_of].as_array().into_iter().flatten().for_each(|schema| walk(schema, &path, keys));
+                }
                 keys.insert(path);
             }
         }
@@ -31,11 +33,12 @@ pub(super) fn keys(schema: &Json) -> BTreeSet<String> {
     all
 }
 
-/// The keys of rules are shown once.
-pub(super) fn is_regex_rule(path: &str) -> bool {
-    ["services[]", "exclude_services[]", "exclude_instrument[]", "default_exclude_instrument[]"]
-        .iter()
-        .any(|list| path.contains(&format!("discovery.{list}.")))
+/// The keys of rules and of endpoints are shown once, and of `auth` only one can be set.
+pub(super) fn is_shown_elsewhere(path: &str) -> bool {
+    let rules = ["services[]", "exclude_services[]", "exclude_instrument[]", "default_exclude_instrument[]"];
+    path.starts_with("export.endpoints[].")
+        || path.starts_with("export.auth.bearer")
+        || rules.iter().any(|list| path.contains(&format!("discovery.{list}.")))
 }
 
 /// What is wrong with a value, if anything.

@@ -3,7 +3,10 @@ use std::collections::HashMap;
 use rstest::rstest;
 
 use super::*;
-use crate::discover::Ports;
+use crate::{
+    discover::Ports,
+    export::{Auth, Compression, Protocol},
+};
 
 #[path = "schema_tests.rs"]
 mod schema_tests;
@@ -31,7 +34,7 @@ const EXAMPLE: &str = include_str!("../../../deploy/agent.yaml");
 
 /// What has no default stands in a comment; with the marks taken away it must be valid too.
 fn example_with_everything() -> String {
-    EXAMPLE.replace("#~ ", "").replace(": {}\n", ":\n").replace(": []\n", ":\n")
+    EXAMPLE.replace("#~ ", "").replace(": {}\n", ":\n").replace(": []\n", ":\n").replace(": null\n", ":\n")
 }
 
 #[test]
@@ -41,12 +44,13 @@ fn the_example_file_has_every_key_and_its_default() {
     let everything = of_file(&text).unwrap();
     let [rule] = &everything.discovery.instrument[..] else { panic!("{everything:?}") };
     assert!(rule.k8s_pod_labels.len() == 1 && rule.sampler.is_some());
+    assert_eq!(everything.export_settings().endpoints.len(), 2);
     // Every key is set: what is written of it has as many keys as the schema.
     let written = serde_json::to_value(&everything).unwrap();
     for path in schema_tests::keys(&schema_tests::schema()) {
         let pointer = format!("/{}", path.replace('.', "/")).replace("[]", "/0");
         assert!(
-            schema_tests::is_regex_rule(&path) || written.pointer(&pointer).is_some(),
+            schema_tests::is_shown_elsewhere(&path) || written.pointer(&pointer).is_some(),
             "{path} is not in the example"
         );
     }
@@ -63,8 +67,12 @@ fn what_is_written_is_read_as_the_same() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let config = of_file("export: {headers: {authorization: Bearer abc}}").unwrap();
-    assert!(config.to_yaml().contains("Bearer abc"));
+    let config = of_file(
+        "export: {headers: {authorization: Bearer abc}, endpoints: [{endpoint: 'http://a:1', headers: {x: abc}}]}",
+    )
+    .unwrap();
+    assert!(config.to_yaml().contains("Bearer abc") && config.to_yaml().contains("x: abc"));
+    assert!(!format!("{config:?}").contains("abc"));
     let shown = config.redacted().to_yaml();
     assert!(shown.contains("authorization: \"***\"") && !shown.contains("abc"), "{shown}");
 }
@@ -76,10 +84,21 @@ fn secrets_are_not_shown() {
      kernel_debug, export, discovery, spans, routes, gpu, kubernetes, telemetry"
 )]
 #[case::unknown_key_in_a_section(
-    "export:\n  endpoint: http://x:1\n  queue: 5\n",
-    "agent.yaml:3: export.queue: unknown field `queue`, expected one of endpoint, protocol, compression, headers, \
-     timeout, queue_spans, batch_spans, batch_bytes, batch_delay"
+    "export:\n  endpoint: http://x:1\n  queues: 5\n",
+    "agent.yaml:3: export.queues: unknown field `queues`, expected one of endpoint, protocol, compression, headers, \
+     timeout, tls, auth, endpoints, queue, queue_spans, batch_spans, batch_bytes, batch_delay"
 )]
+#[case::relative_path(
+    "export:\n  queue: {directory: here}",
+    "agent.yaml:2: export.queue.directory: expected an absolute path, found `here`"
+)]
+#[case::bad_fsync(
+    "export:\n  queue:\n    fsync: sometimes",
+    "agent.yaml:3: export.queue.fsync: expected `always`, `never`, or a time such as `1s`, found `sometimes`"
+)]
+#[case::unknown_auth("export:\n  auth:\n    digest: x", "agent.yaml:3: export.auth")]
+#[case::password_in_the_file("export:\n  auth:\n    basic: {username: a, password: b}", "agent.yaml:3: export.auth")]
+#[case::endpoint_without_its_address("export:\n  endpoints:\n    - name: a\n", "agent.yaml:3: export.endpoints[0]")]
 #[case::bad_level(
     "log_level: loud",
     "agent.yaml:1: log_level: expected `error`, `warn`, `info`, `debug` or `trace`, found `loud`"
@@ -97,9 +116,9 @@ fn secrets_are_not_shown() {
     "agent.yaml:2: export.timeout: expected a time with a unit such as `200ms`, `10s` or `5m`, found `10`"
 )]
 #[case::bad_endpoint(
-    "export:\n  endpoint: https://tempo:4317",
-    "agent.yaml:2: export.endpoint: expected an address such as `http://127.0.0.1:4317` (https is not built in), found \
-     `https://tempo:4317`"
+    "export:\n  endpoint: tempo:4317",
+    "agent.yaml:2: export.endpoint: expected an address such as `http://127.0.0.1:4317` or \
+     `https://tempo.example:4317`, found `tempo:4317`"
 )]
 #[case::bad_flag(
     "kernel_debug: yes please",
@@ -246,7 +265,7 @@ fn an_empty_variable_is_not_set() {
     Protocol::Grpc
 )]
 fn endpoint_and_protocol(#[case] variables: &[(&str, &str)], #[case] endpoint: &str, #[case] protocol: Protocol) {
-    let settings = of_environment(variables).unwrap().export_settings();
+    let settings = of_environment(variables).unwrap().export_settings().endpoints.remove(0);
     assert_eq!((settings.endpoint.as_str(), settings.protocol), (endpoint, protocol));
 }
 
@@ -258,9 +277,11 @@ fn variables_of_opentelemetry() {
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
     ])
     .unwrap()
-    .export_settings();
-    assert_eq!(settings.headers["X-Scope-OrgID"], "home");
-    assert_eq!(settings.headers["authorization"], "Basic YTpi");
+    .export_settings()
+    .endpoints
+    .remove(0);
+    assert_eq!(settings.headers["X-Scope-OrgID"].reveal(), "home");
+    assert_eq!(settings.headers["authorization"].reveal(), "Basic YTpi");
     assert_eq!(settings.timeout, Duration::from_millis(2500));
     assert_eq!(settings.compression, Compression::Gzip);
 }
@@ -356,7 +377,73 @@ fn beylas_names_of_the_rules_are_understood() {
 #[case::switched_off(&[("COATI_AGENT_OTLP_METRICS", "false"), ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4317")], None)]
 fn own_metrics_are_sent_if_asked_for(#[case] variables: &[(&str, &str)], #[case] endpoint: Option<&str>) {
     let settings = of_environment(variables).unwrap().otlp_metrics(None);
-    assert_eq!(settings.as_ref().map(|settings| settings.endpoint.as_str()), endpoint);
+    assert_eq!(settings.as_ref().map(|settings| settings.endpoint.endpoint.as_str()), endpoint);
+}
+
+#[test]
+fn several_endpoints_share_no_secrets() {
+    let config = of_file(
+        "export:\n  endpoint: http://ignored:1\n  headers: {authorization: secret}\n  timeout: 3s\n  endpoints:\n    \
+         - endpoint: https://a:4318\n      auth: {bearer: {token_file: /token}}\n    \
+         - {endpoint: 'http://b:4317', name: second, timeout: 5s, compression: none, headers: {x: other}}\n",
+    )
+    .unwrap();
+    let settings = config.export_settings();
+    let [first, second] = &settings.endpoints[..] else { panic!("{settings:?}") };
+    assert_eq!((first.name.as_str(), first.endpoint.as_str()), ("a:4318", "https://a:4318/v1/traces"));
+    assert_eq!((first.timeout, first.headers.len()), (Duration::from_secs(3), 0));
+    assert_eq!(first.auth, Auth::Bearer { token_file: "/token".into() });
+    assert_eq!((second.name.as_str(), second.endpoint.as_str()), ("second", "http://b:4317"));
+    assert_eq!((second.timeout, second.compression), (Duration::from_secs(5), Compression::None));
+    assert_eq!((second.auth.clone(), second.headers["x"].reveal()), (Auth::None, "other"));
+    assert!(!format!("{config:?}{settings:?}").contains("secret"));
+}
+
+#[test]
+fn an_endpoint_of_the_environment_replaces_the_list_of_the_file() {
+    let mut config =
+        of_file("export:\n  endpoints: [{endpoint: 'http://a:4317'}, {endpoint: 'http://b:4317'}]\n").unwrap();
+    let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://c:4317".to_owned());
+    environment::apply(&mut config, &variable).unwrap();
+    let endpoints: Vec<_> = config.export_settings().endpoints.into_iter().map(|endpoint| endpoint.endpoint).collect();
+    assert_eq!(endpoints, ["http://c:4317"]);
+}
+
+#[rstest]
+#[case::none(&[], None)]
+#[case::of_systemd(&[("STATE_DIRECTORY", "/var/lib/coati:/var/lib/other")], Some("/var/lib/coati/export-queue"))]
+#[case::own(&[("STATE_DIRECTORY", "/var/lib/coati"), ("COATI_AGENT_EXPORT_QUEUE_DIRECTORY", "/q")], Some("/q"))]
+fn where_requests_wait(#[case] variables: &[(&str, &str)], #[case] directory: Option<&str>) {
+    let settings = of_environment(variables).unwrap().export_settings();
+    assert_eq!(settings.queue.map(|queue| queue.directory), directory.map(PathBuf::from));
+}
+
+#[rstest]
+#[case::https("https://tempo:4317", true)]
+#[case::http("http://tempo:4317", false)]
+fn certificates_by_the_variables_of_opentelemetry(#[case] endpoint: &str, #[case] are_used: bool) {
+    let config = of_environment(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/cert.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem"),
+        ("BEYLA_OTEL_INSECURE_SKIP_VERIFY", "true"),
+    ])
+    .unwrap();
+    let tls = config.export_settings().endpoints.remove(0).tls;
+    assert_eq!((tls.is_some(), config.warnings.is_empty()), (are_used, are_used), "{:?}", config.warnings);
+    if let Some(tls) = tls {
+        let files = [tls.ca_file, tls.cert_file, tls.key_file].map(Option::unwrap);
+        assert_eq!(files, ["/ca.pem", "/cert.pem", "/key.pem"].map(PathBuf::from));
+        assert!(tls.insecure_skip_verify);
+    }
+}
+
+#[test]
+fn what_a_list_of_endpoints_makes_useless_is_said() {
+    let mut config = of_file("export: {endpoints: [{endpoint: 'http://a:1'}]}").unwrap();
+    environment::apply(&mut config, &|name| (name == "OTEL_EXPORTER_OTLP_HEADERS").then(|| "a=b".to_owned())).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 }
 
 #[test]

@@ -7,7 +7,11 @@ use serde::{Deserialize, Deserializer, Serializer, de, ser};
 use serde_json::{Value as Json, json};
 
 use super::{Endpoint, Hooks, LogLevel, ProtocolChoice, Tls};
-use crate::{export::Compression, kernel::features::HookSet, print::Format};
+use crate::{
+    export::{Compression, Fsync},
+    kernel::features::HookSet,
+    print::Format,
+};
 
 /// Something that a setting can be set to.
 pub(crate) trait Value: Sized {
@@ -348,14 +352,16 @@ impl Value for Option<Format> {
 }
 
 impl Value for Endpoint {
-    const EXPECTED: &'static str = "an address such as `http://127.0.0.1:4317` (https is not built in)";
+    const EXPECTED: &'static str = "an address such as `http://127.0.0.1:4317` or `https://tempo.example:4317`";
 
     fn from_text(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
-        let is_plain = uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty());
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
         // A password would be logged wherever the endpoint is, and is sent by neither transport: headers are for that.
         let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        (is_plain && !has_user && uri.query().is_none()).then(|| Self { url: text.to_owned(), is_whole: false })
+        (is_http && has_host && !has_user && uri.query().is_none())
+            .then(|| Self { url: text.to_owned(), is_whole: false })
     }
 
     fn to_text(&self) -> String {
@@ -444,6 +450,30 @@ impl Value for Compression {
     }
 }
 
+impl Value for Fsync {
+    const EXPECTED: &'static str = "`always`, `never`, or a time such as `1s`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "always" => Some(Self::Always),
+            "never" => Some(Self::Never),
+            text => Duration::from_text(text).map(Self::Every),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Always => "always".to_owned(),
+            Self::Never => "never".to_owned(),
+            Self::Every(time) => time.to_text(),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^(always|never|[0-9]+(ms|s|m))$" })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -474,7 +504,8 @@ mod tests {
     #[case("http://127.0.0.1:4317", true)]
     #[case("http://tempo:4318/otlp", true)]
     #[case("http://[::1]:4317", true)]
-    #[case("https://tempo:4317", false)]
+    #[case("https://tempo:4317", true)]
+    #[case("ftp://tempo:4317", false)]
     #[case("tempo:4317", false)]
     #[case("http://", false)]
     #[case("http://tempo?x=1", false)]

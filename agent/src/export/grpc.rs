@@ -1,6 +1,6 @@
 //! OTLP by gRPC.
 
-use http::uri::PathAndQuery;
+use http::{HeaderMap, Uri, uri::PathAndQuery};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::{
     Message as _,
@@ -10,12 +10,14 @@ use tonic::{
     Request, Status,
     client::Grpc as Client,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
 use super::{
-    ExportError, Settings,
+    EndpointSettings, ExportError,
+    causes::with_causes,
+    connect::Connector,
     response::{self, Answer},
 };
 
@@ -26,63 +28,46 @@ const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 #[derive(Debug)]
 pub(super) struct Grpc {
     client: Client<Channel>,
-    metadata: MetadataMap,
 }
 
 impl Grpc {
     /// Connects with the first request. Must be called on a tokio runtime.
-    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
-        let bad = |reason: String| ExportError::Endpoint { endpoint: settings.endpoint.clone(), reason };
-        let endpoint = Endpoint::from_shared(settings.endpoint.clone())
-            .map_err(|error| bad(error.to_string()))?
-            .user_agent(concat!("coati-agent/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| bad(error.to_string()))?
-            .connect_timeout(settings.timeout)
-            .timeout(settings.timeout)
-            .tcp_nodelay(true);
-        super::http::check_scheme(endpoint.uri(), &settings.endpoint)?;
-        let compresses = settings.compresses(endpoint.uri().host());
-        let client = Client::new(endpoint.connect_lazy());
-        let client = if compresses { client.send_compressed(CompressionEncoding::Gzip) } else { client };
-        Ok(Self { client: client.accept_compressed(CompressionEncoding::Gzip), metadata: metadata(settings)? })
+    pub(super) fn new(settings: &EndpointSettings) -> Result<Self, ExportError> {
+        let channel = channel(settings)?;
+        let client = Client::new(channel).accept_compressed(CompressionEncoding::Gzip);
+        let compresses = settings.compresses();
+        Ok(Self { client: if compresses { client.send_compressed(CompressionEncoding::Gzip) } else { client } })
     }
 
-    /// Sends an encoded request.
-    pub(super) async fn send(&mut self, body: Bytes) -> Answer {
-        if let Err(error) = self.client.ready().await {
+    /// Sends an encoded request with these headers.
+    pub(super) async fn send(&self, body: Bytes, headers: HeaderMap) -> Answer {
+        let mut client = self.client.clone();
+        if let Err(error) = client.ready().await {
             return Answer::Retry { after: None, reason: with_causes(&error) };
         }
         let mut request = Request::new(body);
-        *request.metadata_mut() = self.metadata.clone();
-        match self.client.unary(request, PathAndQuery::from_static(PATH), EncodedTraces).await {
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        match client.unary(request, PathAndQuery::from_static(PATH), EncodedTraces).await {
             Ok(response) => response::accepted(response.into_inner()),
             Err(status) => response::of_status(&status),
         }
     }
 }
 
-fn metadata(settings: &Settings) -> Result<MetadataMap, ExportError> {
-    let mut metadata = MetadataMap::new();
-    for (name, value) in &settings.headers {
-        let bad = || ExportError::Header { name: name.clone() };
-        let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes()).map_err(|_| bad())?;
-        metadata.insert(key, AsciiMetadataValue::try_from(value).map_err(|_| bad())?);
-    }
-    Ok(metadata)
-}
-
-/// An error with everything that led to it; tonic's own text is "transport error".
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
+/// A connection that is made when it is needed. Must be called on a tokio runtime.
+pub(crate) fn channel(settings: &EndpointSettings) -> Result<Channel, ExportError> {
+    let bad = |reason: String| ExportError::Endpoint { endpoint: settings.endpoint.clone(), reason };
+    let connector = Connector::new(settings)?;
+    let origin: Uri = settings.endpoint.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+    // The connector knows where to go and whether by TLS; what the library is told is only what requests are to say.
+    let plain = settings.endpoint.replacen("https://", "http://", 1);
+    let endpoint = Endpoint::from_shared(plain)
+        .map_err(|error| bad(error.to_string()))?
+        .origin(origin)
+        .user_agent(concat!("coati-agent/", env!("CARGO_PKG_VERSION")))
+        .map_err(|error| bad(error.to_string()))?
+        .timeout(settings.timeout);
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 /// Requests that are encoded already, answers that are not decoded yet.

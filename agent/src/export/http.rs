@@ -6,17 +6,18 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use prost::bytes::Bytes;
 
 use super::{
-    ExportError, Settings,
-    grpc::with_causes,
+    EndpointSettings, ExportError,
+    causes::with_causes,
+    connect::Connector,
     response::{self, Answer},
 };
 
@@ -26,31 +27,28 @@ const MAX_ANSWER: usize = 64 << 10;
 /// A client of an OTLP HTTP endpoint.
 #[derive(Debug)]
 pub(super) struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     uri: Uri,
-    headers: HeaderMap,
+    proxy_authorization: Option<HeaderValue>,
     compresses: bool,
     timeout: Duration,
 }
 
 impl Http {
     /// Connects with the first request.
-    pub(super) fn new(settings: &Settings) -> Result<Self, ExportError> {
+    pub(super) fn new(settings: &EndpointSettings) -> Result<Self, ExportError> {
+        let connector = Connector::new(settings)?;
         let uri: Uri = settings.endpoint.parse().map_err(|error: http::uri::InvalidUri| ExportError::Endpoint {
             endpoint: settings.endpoint.clone(),
             reason: error.to_string(),
         })?;
-        check_scheme(&uri, &settings.endpoint)?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(settings.timeout));
+        let proxy_authorization = connector.proxy_authorization();
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        let compresses = settings.compresses(uri.host());
-        Ok(Self { client, headers: headers(settings, compresses)?, uri, compresses, timeout: settings.timeout })
+        Ok(Self { client, uri, proxy_authorization, compresses: settings.compresses(), timeout: settings.timeout })
     }
 
-    /// Sends an encoded request.
-    pub(super) async fn send(&self, body: Bytes) -> Answer {
+    /// Sends an encoded request with these headers and those of OTLP.
+    pub(super) async fn send(&self, body: Bytes, headers: HeaderMap) -> Answer {
         let body = match self.compresses.then(|| gzip(&body)).transpose() {
             Ok(compressed) => compressed.unwrap_or(body),
             Err(error) => return Answer::Refused { reason: format!("it cannot be compressed: {error}") },
@@ -58,7 +56,16 @@ impl Http {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
+        let all = request.headers_mut();
+        all.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        all.insert(header::USER_AGENT, HeaderValue::from_static(concat!("coati-agent/", env!("CARGO_PKG_VERSION"))));
+        if self.compresses {
+            all.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if let Some(authorization) = &self.proxy_authorization {
+            all.insert(header::PROXY_AUTHORIZATION, authorization.clone());
+        }
+        all.extend(headers);
         match tokio::time::timeout(self.timeout, self.exchange(request)).await {
             Ok(answer) => answer,
             Err(_) => Answer::Retry { after: None, reason: format!("no answer within {:?}", self.timeout) },
@@ -75,31 +82,6 @@ impl Http {
         let body = Limited::new(body, MAX_ANSWER).collect().await.map(Collected::to_bytes).unwrap_or_default();
         response::of_http(head.status, &head.headers, &body, SystemTime::now())
     }
-}
-
-/// Only plain connections so far.
-pub(super) fn check_scheme(uri: &Uri, endpoint: &str) -> Result<(), ExportError> {
-    let bad = |reason: &str| Err(ExportError::Endpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() });
-    match uri.scheme_str() {
-        Some("http") if uri.host().is_some() => Ok(()),
-        Some("https") => bad("TLS is not built in; use http, or a collector on this node that speaks TLS"),
-        _ => bad("it must begin with `http://` and name a host"),
-    }
-}
-
-fn headers(settings: &Settings, compresses: bool) -> Result<HeaderMap, ExportError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("coati-agent/", env!("CARGO_PKG_VERSION"))));
-    if compresses {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    for (name, value) in &settings.headers {
-        let bad = || ExportError::Header { name: name.clone() };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-        headers.insert(name, HeaderValue::from_str(value).map_err(|_| bad())?);
-    }
-    Ok(headers)
 }
 
 fn gzip(body: &[u8]) -> io::Result<Bytes> {

@@ -1,26 +1,46 @@
-//! Finished spans on their way to an OTLP endpoint.
+//! Finished spans on their way to OTLP endpoints.
 //!
 //! ```text
-//! SpanQueue: encode ──bounded──► Exporter: batch ──► send, and again after a pause while the endpoint is away
+//! SpanQueue: encode ──bounded──► Exporter: batch ──┬► Outlet: backlog ──► send, and again after a pause
+//!                                                  └► Outlet …  └► disk, while the endpoint is away
 //! ```
 //!
-//! The queue never blocks who fills it: while the endpoint is away it keeps the oldest spans and counts the newer ones
-//! as dropped. One request is under way at a time, so spans arrive in the order in which they were finished.
+//! The queue never blocks who fills it. Each endpoint has an outlet with a backlog of its own, so that one that is away
+//! does not stop the others. One request at a time is under way to an endpoint: requests arrive in the order in which
+//! they were made. ADR 0018 says when they are written to disk, and what a crash can cost.
 
+mod auth;
+mod backlog;
 mod backoff;
 mod batch;
+mod causes;
+mod connect;
+pub(crate) mod disk;
 mod grpc;
 mod http;
+mod outlet;
 pub(crate) mod queue;
 mod response;
+mod tls;
+mod transport;
+mod watched;
 mod worker;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use prost::bytes::Bytes;
+
+pub use auth::{Auth, AuthError};
+pub use connect::Proxies;
+pub use disk::{Fsync, QueueError, QueueSettings};
 pub use queue::SpanQueue;
+pub use tls::{TlsError, TlsSettings};
 pub use worker::Exporter;
 
-use crate::telemetry::Telemetry;
+pub(crate) use grpc::channel;
+pub(crate) use transport::interceptor;
+
+use crate::{secret::Secret, telemetry::Telemetry};
 
 /// What can go wrong before the first span is sent.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +59,44 @@ pub enum ExportError {
         /// Name of the header; its value may be a secret.
         name: String,
     },
+    /// TLS cannot be spoken as it is configured.
+    #[error("cannot export to `{endpoint}`")]
+    Tls {
+        /// The endpoint of the configuration.
+        endpoint: String,
+        /// What is wrong.
+        #[source]
+        source: TlsError,
+    },
+    /// The token or the password is not there.
+    #[error("cannot export to `{endpoint}`")]
+    Auth {
+        /// The endpoint of the configuration.
+        endpoint: String,
+        /// What is wrong.
+        #[source]
+        source: AuthError,
+    },
+    /// Two endpoints would share a queue.
+    #[error("there are two endpoints with the name `{name}`: give them different ones")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// Nothing can wait on disk.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// An encoded request: encoded once, however often and to however many endpoints it is sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Encoded {
+    /// Its place in the order of an endpoint's requests; 0 until it has one.
+    pub(crate) sequence: u64,
+    /// How many spans are in it.
+    pub(crate) spans: u64,
+    /// An `ExportTraceServiceRequest`.
+    pub(crate) body: Bytes,
 }
 
 /// How OTLP is spoken.
@@ -62,19 +120,13 @@ pub enum Compression {
 }
 
 /// Where and how spans are sent.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// For gRPC the address of the server, for HTTP the whole URL, path included.
-    pub endpoint: String,
-    /// How OTLP is spoken.
-    pub protocol: Protocol,
-    /// Whether requests are compressed.
-    pub compression: Compression,
-    /// Headers that every request has, by name.
-    pub headers: BTreeMap<String, String>,
-    /// How long one request may take.
-    pub timeout: Duration,
-    /// Spans that wait at most.
+    /// Every one gets everything.
+    pub endpoints: Vec<EndpointSettings>,
+    /// Where requests wait while their endpoint is away; absent, in memory.
+    pub queue: Option<QueueSettings>,
+    /// Spans that wait in memory at most, for each endpoint.
     pub queue_spans: usize,
     /// Spans of one request at most.
     pub batch_spans: usize,
@@ -84,11 +136,37 @@ pub struct Settings {
     pub batch_delay: Duration,
 }
 
-impl Settings {
+/// One destination.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// What it is called in logs, on `/metrics` and on disk.
+    pub name: String,
+    /// For gRPC the address of the server, for HTTP the whole URL, path included.
+    pub endpoint: String,
+    /// How OTLP is spoken.
+    pub protocol: Protocol,
+    /// Whether requests are compressed.
+    pub compression: Compression,
+    /// Headers that every request has, by name.
+    pub headers: BTreeMap<String, Secret>,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// For `https`: whom to trust and who we are. Absent for `http`; for `https` the defaults then.
+    pub tls: Option<TlsSettings>,
+    /// Who sends.
+    pub auth: Auth,
+    /// Ways out of the network.
+    pub proxies: Proxies,
+}
+
+impl EndpointSettings {
     /// Whether requests go out compressed.
-    fn compresses(&self, host: Option<&str>) -> bool {
+    fn compresses(&self) -> bool {
         match self.compression {
-            Compression::Auto => !host.is_some_and(is_this_node),
+            Compression::Auto => {
+                let uri: Option<::http::Uri> = self.endpoint.parse().ok();
+                !uri.as_ref().and_then(|uri| uri.host()).is_some_and(is_this_node)
+            }
             Compression::Gzip => true,
             Compression::None => false,
         }
@@ -101,16 +179,23 @@ impl Settings {
 pub fn exporter(
     settings: &Settings,
     telemetry: &Telemetry,
-    random: impl FnMut() -> f64 + Send + 'static,
+    random: impl FnMut() -> f64 + Clone + Send + 'static,
 ) -> Result<(SpanQueue, Exporter), ExportError> {
-    let transport = match settings.protocol {
-        Protocol::Grpc => worker::Transport::Grpc(Box::new(grpc::Grpc::new(settings)?)),
-        Protocol::HttpProtobuf => worker::Transport::Http(Box::new(http::Http::new(settings)?)),
-    };
-    let (queue, spans) = queue::bounded(settings.queue_spans, settings.batch_spans, telemetry.clone());
+    let mut outlets: Vec<outlet::Outlet> = Vec::with_capacity(settings.endpoints.len());
+    for endpoint in &settings.endpoints {
+        if outlets.iter().any(|outlet| outlet.name() == endpoint.name) {
+            return Err(ExportError::SameName { name: endpoint.name.clone() });
+        }
+        let transport = transport::Transport::new(endpoint)?;
+        let disk = settings.queue.as_ref().map(|queue| backlog::Unopened::new(queue, &endpoint.name)).transpose()?;
+        let backoff = backoff::Backoff::new(random.clone());
+        outlets.push(outlet::Outlet::new(endpoint, transport, backoff, settings.queue_spans as u64, disk, telemetry));
+    }
+    let endpoints = outlets.len() as u64;
+    let (queue, spans) = queue::bounded(settings.queue_spans, settings.batch_spans, endpoints, telemetry.clone());
     let limits =
         batch::Limits { spans: settings.batch_spans, bytes: settings.batch_bytes, delay: settings.batch_delay };
-    Ok((queue, Exporter::new(spans, limits, transport, backoff::Backoff::new(random), telemetry.clone())))
+    Ok((queue, Exporter::new(spans, limits, outlets, telemetry.clone())))
 }
 
 fn is_this_node(host: &str) -> bool {
@@ -119,4 +204,8 @@ fn is_this_node(host: &str) -> bool {
 }
 
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -33,6 +33,8 @@ pub struct SpanQueue {
     many: Arc<Notify>,
     /// When so many wait, they are taken at once.
     many_spans: usize,
+    /// Each span counts once for each of them.
+    endpoints: u64,
     telemetry: Telemetry,
 }
 
@@ -43,12 +45,12 @@ pub(crate) struct Spans {
     many: Arc<Notify>,
 }
 
-/// Both ends of a queue for `spans` spans, of which `batch` are worth to be sent at once.
-pub(crate) fn bounded(spans: usize, batch: usize, telemetry: Telemetry) -> (SpanQueue, Spans) {
+/// Both ends of a queue for `spans` spans, of which `batch` are worth to be sent at once, to so many endpoints.
+pub(crate) fn bounded(spans: usize, batch: usize, endpoints: u64, telemetry: Telemetry) -> (SpanQueue, Spans) {
     let (sender, receiver) = mpsc::channel(spans);
     let many = Arc::new(Notify::new());
     let many_spans = batch.min(spans / 2).max(1);
-    (SpanQueue { sender, many: Arc::clone(&many), many_spans, telemetry }, Spans { receiver, many })
+    (SpanQueue { sender, many: Arc::clone(&many), many_spans, endpoints, telemetry }, Spans { receiver, many })
 }
 
 impl SpanQueue {
@@ -57,7 +59,7 @@ impl SpanQueue {
         let FinishedSpan { process, span } = span;
         let dropped = match self.sender.try_reserve() {
             Ok(place) => {
-                self.telemetry.queue_length.inc();
+                self.telemetry.queue_length.inc_by(i64::try_from(self.endpoints).unwrap_or(i64::MAX));
                 place.send(EncodedSpan { process, bytes: span.encode_to_vec() });
                 if self.sender.max_capacity() - self.sender.capacity() >= self.many_spans {
                     self.many.notify_one();
@@ -68,7 +70,7 @@ impl SpanQueue {
             // Closed only when the exporter has ended before its time.
             Err(mpsc::error::TrySendError::Closed(())) => DropCause::Shutdown,
         };
-        self.telemetry.spans_dropped(dropped).inc();
+        self.telemetry.spans_dropped(dropped).inc_by(self.endpoints);
     }
 }
 
@@ -87,6 +89,11 @@ impl Spans {
     /// A span that is there already.
     pub(crate) fn next(&mut self) -> Option<EncodedSpan> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Lets no more come: what is there can still be taken.
+    pub(crate) fn close(&mut self) {
+        self.receiver.close();
     }
 
     /// Lets spans come until `end`, until many are there, or until none can come any more.

@@ -8,6 +8,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{StatusExt as _, pb};
 
+use super::causes::with_causes;
+
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
@@ -23,6 +25,11 @@ pub(super) enum Answer {
         /// How long the server asks to wait.
         after: Option<Duration>,
         /// Why it was not taken.
+        reason: String,
+    },
+    /// Not taken, because of who we are or are not.
+    Unauthorised {
+        /// Why not.
         reason: String,
     },
     /// Not taken, and never will be.
@@ -41,7 +48,10 @@ pub(super) fn accepted(response: ExportTraceServiceResponse) -> Answer {
 /// The meaning of a gRPC status that is not OK.
 pub(super) fn of_status(status: &Status) -> Answer {
     let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    let reason = format!("{:?}: {}", status.code(), status.message());
+    let mut reason = format!("{:?}: {}", status.code(), status.message());
+    if let Some(source) = std::error::Error::source(status) {
+        reason = format!("{:?}: {}", status.code(), with_causes(source));
+    }
     let retryable = match status.code() {
         // The server said nothing: the connection broke while it was at work, whatever code tonic makes of that.
         _ if std::error::Error::source(status).is_some() => true,
@@ -55,7 +65,11 @@ pub(super) fn of_status(status: &Status) -> Answer {
         Code::ResourceExhausted => after.is_some(),
         _ => false,
     };
-    if retryable { Answer::Retry { after, reason } } else { Answer::Refused { reason } }
+    match status.code() {
+        _ if retryable => Answer::Retry { after, reason },
+        Code::Unauthenticated | Code::PermissionDenied => Answer::Unauthorised { reason },
+        _ => Answer::Refused { reason },
+    }
 }
 
 /// The meaning of an HTTP answer whose body is at hand.
@@ -67,6 +81,7 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &[u8], now:
     let message = pb::Status::decode(body).map(|status| status.message).unwrap_or_default();
     let reason = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
     match status.as_u16() {
+        401 | 403 | 407 => Answer::Unauthorised { reason },
         429 | 502 | 503 | 504 => Answer::Retry { after: retry_after(headers, now), reason },
         _ => Answer::Refused { reason },
     }
@@ -116,7 +131,8 @@ mod tests {
     fn grpc_codes(#[case] code: Code, #[case] retried: bool) {
         let answer = of_status(&Status::new(code, "why"));
         assert_eq!(matches!(answer, Answer::Retry { after: None, .. }), retried, "{answer:?}");
-        assert_eq!(matches!(answer, Answer::Refused { .. }), !retried, "{answer:?}");
+        let refused = matches!(answer, Answer::Refused { .. } | Answer::Unauthorised { .. });
+        assert_eq!(refused, !retried, "{answer:?}");
     }
 
     #[rstest]
@@ -143,7 +159,10 @@ mod tests {
     fn http_codes(#[case] code: u16, #[case] retried: bool) {
         let body = pb::Status { message: "why".to_owned(), ..pb::Status::default() }.encode_to_vec();
         let answer = of_http(StatusCode::from_u16(code).unwrap(), &HeaderMap::new(), &body, now());
-        let (Answer::Retry { reason, .. } | Answer::Refused { reason }) = &answer else { panic!("{answer:?}") };
+        let (Answer::Retry { reason, .. } | Answer::Refused { reason } | Answer::Unauthorised { reason }) = &answer
+        else {
+            panic!("{answer:?}")
+        };
         assert!(reason.starts_with(&code.to_string()) && reason.ends_with(": why"), "{reason}");
         assert_eq!(matches!(answer, Answer::Retry { after: None, .. }), retried, "{answer:?}");
     }

@@ -166,7 +166,7 @@ fn run_reloaded(script: &mut Script, selection: Selection, reload: Option<Reload
         sender.send(reload).unwrap();
     }
     let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
+    let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let node = Node::new();
     let mut stages = node.stages(queue, &telemetry, selection);
     let stop = Arc::clone(&script.stop);
@@ -378,7 +378,7 @@ fn the_sessions_of_a_process_that_is_gone_end() {
     let exit = Record::Exit(Exit { header, tgid: 200, reserved: 0 });
 
     let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
+    let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let mut stages = node.stages(queue, &telemetry, Selection::default());
     stages.watch_tls(libraries);
     stages.take(&mut [client.records, vec![exit]].concat(), &mut script).unwrap();
@@ -414,7 +414,7 @@ fn exec_and_exit_records_reach_the_processes() {
 #[case::never(&[0, 0, 0], 0)]
 fn a_record_is_missing_only_if_it_stays_missing(#[case] readings: &[u64], #[case] expected: u64) {
     let telemetry = Telemetry::default();
-    let (queue, _received) = export::queue::bounded(100, 100, telemetry.clone());
+    let (queue, _received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
     let mut script = Script::default();
     script.health.losses[Loss::ConnectionsFull as usize] = 5;
@@ -436,7 +436,7 @@ fn a_response_that_is_only_counted_ends_when_the_kernel_has_counted_it() {
         server.response(&[b'x'; 10]);
     }
     let telemetry = Telemetry::default();
-    let (queue, mut received) = export::queue::bounded(100, 100, telemetry.clone());
+    let (queue, mut received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
     let mut script = Script::default();
     stages.take(&mut server.records, &mut script).unwrap();
@@ -464,7 +464,7 @@ impl Write for Broken<'_> {
 #[test]
 fn spans_are_exported_when_they_cannot_be_printed() {
     let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, 100, telemetry.clone());
+    let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let writes: &'static Cell<u32> = Box::leak(Box::new(Cell::new(0)));
     let node = Node::new();
     let mut stages = Stages::new(
@@ -523,5 +523,5 @@ async fn records_come_out_as_otlp() {
     exporting.await.unwrap();
     assert_eq!(*destination.0.lock().unwrap(), 2);
     assert_eq!(telemetry.spans_exported.get(), 2);
-    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 5]);
+    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 6]);
 }

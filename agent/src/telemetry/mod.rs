@@ -2,6 +2,7 @@
 //!
 //! [`Telemetry`] is cheap to clone and every clone counts into the same cells.
 
+mod export;
 mod otlp;
 mod process;
 mod server;
@@ -22,6 +23,7 @@ use prometheus_client::{
 };
 
 use crate::inference::InferenceMetrics;
+pub use export::{EndpointMetrics, ExportMetrics};
 pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
 pub use server::Server;
 
@@ -46,6 +48,9 @@ pub enum TelemetryError {
         #[source]
         source: opentelemetry_otlp::ExporterBuildError,
     },
+    /// The endpoint of metrics cannot be connected to as it is configured.
+    #[error(transparent)]
+    Endpoint(#[from] crate::export::ExportError),
 }
 
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
@@ -102,11 +107,14 @@ pub enum DropCause {
     Shutdown,
     /// There were more in a second than the configuration allows.
     RateLimit,
+    /// It waited on disk and cannot be read any more.
+    Damaged,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 5] = [Self::QueueFull, Self::Rejected, Self::Refused, Self::Shutdown, Self::RateLimit];
+    pub const ALL: [Self; 6] =
+        [Self::QueueFull, Self::Rejected, Self::Refused, Self::Shutdown, Self::RateLimit, Self::Damaged];
 
     /// The value of the label `cause`.
     pub const fn name(self) -> &'static str {
@@ -116,6 +124,7 @@ impl DropCause {
             Self::Refused => "refused",
             Self::Shutdown => "shutdown",
             Self::RateLimit => "rate_limit",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -199,6 +208,8 @@ pub struct Telemetry {
     export_requests: Family<OutcomeLabel, Counter>,
     /// Seconds that requests of the exporter took.
     pub export_duration: Histogram,
+    /// The same by endpoint.
+    pub export: ExportMetrics,
     /// Processes that are known.
     pub processes: Gauge,
     /// Files of TLS libraries that have probes.
@@ -240,6 +251,7 @@ impl Default for Telemetry {
             export_duration: Histogram::new([
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
+            export: ExportMetrics::default(),
             processes: Gauge::default(),
             tls_files: Gauge::default(),
             tls_failures: Family::default(),
@@ -360,6 +372,7 @@ impl Telemetry {
             Unit::Seconds,
             self.export_duration.clone(),
         );
+        self.export.register(agent);
         agent.register("processes", "Processes that are known", self.processes.clone());
         agent.register("tls_files", "Files of TLS libraries that have probes", self.tls_files.clone());
         agent.register(

@@ -8,20 +8,22 @@ use opentelemetry::{
     KeyValue,
     metrics::{Meter, MeterProvider as _},
 };
-use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{
     Resource,
     metrics::{PeriodicReader, SdkMeterProvider},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
+use crate::export::{self, EndpointSettings};
+
 use super::{DropCause, LOSS_CAUSES, RECORD_KINDS, RequestOutcome, Telemetry, TelemetryError, kind_name, process};
 
 /// Where and how often the agent's own metrics are sent.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct OtlpMetricsSettings {
-    /// URL of an OTLP gRPC endpoint.
-    pub endpoint: String,
+    /// An OTLP gRPC endpoint.
+    pub endpoint: EndpointSettings,
     /// Time between two exports.
     pub interval: Duration,
     /// `host.name` and others that identify this agent.
@@ -40,9 +42,11 @@ impl OtlpMetrics {
         let OtlpMetricsSettings { endpoint, interval, host_name } = settings;
         let exporter = MetricExporter::builder()
             .with_tonic()
-            .with_endpoint(endpoint)
+            .with_channel(export::channel(endpoint)?)
+            .with_interceptor(export::interceptor(endpoint)?)
+            .with_timeout(endpoint.timeout)
             .build()
-            .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.clone(), source })?;
+            .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.endpoint.clone(), source })?;
         let mut resource = Resource::builder()
             .with_service_name("coati-agent")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));

@@ -15,6 +15,7 @@ fn one_of_each() -> String {
     telemetry.anomalies("x");
     telemetry.links("x");
     telemetry.tls_failures("x");
+    telemetry.export.endpoint("x");
     for request in inference::tests::counted() {
         telemetry.inference.count(&request, Role::Server);
     }

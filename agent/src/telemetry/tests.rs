@@ -15,6 +15,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, async_trait, transport};
 
 use super::*;
+use crate::config::Config;
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
@@ -116,8 +117,9 @@ async fn the_same_numbers_go_by_otlp() {
     telemetry.spans.inc_by(7);
     telemetry.losses(Loss::RingFullBegin.name()).inc_by(2);
     telemetry.processes.set(4);
-    let settings =
-        OtlpMetricsSettings { endpoint, interval: Duration::from_hours(1), host_name: Some("node-1".to_owned()) };
+    let variable = |name: &str| (name == "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT").then(|| endpoint.clone());
+    let settings = Config::read(None, &variable).unwrap().otlp_metrics(Some("node-1".to_owned())).unwrap();
+    let settings = OtlpMetricsSettings { interval: Duration::from_hours(1), ..settings };
     let metrics = OtlpMetrics::start(&settings, &telemetry).unwrap();
     // The interval never passes: what arrives is what the end of the agent flushes.
     tokio::task::spawn_blocking(|| metrics.stop()).await.unwrap().unwrap();

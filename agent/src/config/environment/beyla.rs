@@ -58,7 +58,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("NETWORK_SOURCE", FLOWS),
     ("NODEJS_ENABLED", NO_INJECTION),
     ("OTEL_HISTOGRAM_AGGREGATION", RED),
-    ("OTEL_INSECURE_SKIP_VERIFY", "not supported: certificates are always checked"),
     ("OTEL_METRICS_FEATURES", RED),
     ("OTEL_METRICS_INSTRUMENTATIONS", RED),
     ("OTEL_METRICS_TTL", RED),

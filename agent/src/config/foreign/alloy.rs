@@ -2,6 +2,8 @@
 //!
 //! The block says what Beyla's YAML says, partly in other words: it is put into those of the YAML first.
 
+mod exporter;
+
 use serde_json::json;
 
 use super::{
@@ -157,14 +159,18 @@ fn rule(block: &Block) -> Node {
 /// Goes from component to component, up to an exporter.
 fn follow(output: &Block, statements: &[Statement], out: &mut Translation<'_>) {
     let mut wanted: Vec<(String, u64)> = targets(output);
-    let mut has_exporter = false;
+    let (mut exporters, mut seen) = (Vec::new(), Vec::new());
     let mut hops = 0;
     while let Some((target, line)) = wanted.pop() {
         hops += 1;
         if hops > MAX_HOPS {
             out.warn("output.traces", line, "too many components: the others are not looked at");
-            return;
+            break;
         }
+        if seen.contains(&target) {
+            continue;
+        }
+        seen.push(target.clone());
         let is_it = |block: &&Block| {
             let label = block.label.as_deref().unwrap_or_default();
             target.strip_suffix(".input").unwrap_or(&target) == format!("{}.{label}", block.name)
@@ -178,12 +184,8 @@ fn follow(output: &Block, statements: &[Statement], out: &mut Translation<'_>) {
             continue;
         };
         match block.name.as_str() {
-            "otelcol.exporter.otlp" | "otelcol.exporter.otlphttp" if has_exporter => {
-                out.warn(&target, block.line, "a second exporter is not used: spans go to one endpoint");
-            }
             "otelcol.exporter.otlp" | "otelcol.exporter.otlphttp" => {
-                has_exporter = true;
-                exporter(block, &target, statements, out);
+                exporters.push(exporter::read(block, &target, statements, out));
             }
             "otelcol.processor.batch" => batch(block, &target, out),
             name => {
@@ -193,6 +195,7 @@ fn follow(output: &Block, statements: &[Statement], out: &mut Translation<'_>) {
         }
         wanted.extend(block.body.iter().filter_map(|statement| inner(statement, "output")).flat_map(targets));
     }
+    exporter::put(&exporters, out);
 }
 
 /// What `traces` of an output names.
@@ -225,89 +228,4 @@ fn batch(block: &Block, target: &str, out: &mut Translation<'_>) {
             _ => out.warn(&theirs, node.line, "not supported"),
         }
     }
-}
-
-fn exporter(block: &Block, target: &str, statements: &[Statement], out: &mut Translation<'_>) {
-    let is_http = block.name.ends_with("http");
-    let protocol = if is_http { "http/protobuf" } else { "grpc" };
-    out.set("export.protocol", json!(protocol), target, block.line);
-    for (key, node) in map(block).map() {
-        let theirs = format!("{target}.{key}");
-        match key.as_str() {
-            "client" => client(node, &theirs, is_http, statements, out),
-            "timeout" => match node.text().and_then(beyla::duration) {
-                Some(timeout) => out.set("export.timeout", json!(timeout.to_text()), &theirs, node.line),
-                None => out.set("export.timeout", node.json(), &theirs, node.line),
-            },
-            "traces_endpoint" => out.set("export.endpoint", node.json(), &theirs, node.line),
-            "sending_queue" => out.warn(&theirs, node.line, "not used: see `export.queue_spans`"),
-            "retry_on_failure" => {
-                out.warn(&theirs, node.line, "not needed: it is tried again as long as there is room");
-            }
-            "encoding" if node.text() == Some("proto") => {}
-            _ => out.warn(&theirs, node.line, "not supported"),
-        }
-    }
-}
-
-fn client(client: &Node, target: &str, is_http: bool, statements: &[Statement], out: &mut Translation<'_>) {
-    let tls = client.get("tls");
-    let is_plain = tls.is_some_and(|tls| tls.get("insecure").and_then(Node::text) == Some("true"));
-    for (key, node) in client.map() {
-        let theirs = format!("{target}.{key}");
-        match key.as_str() {
-            "endpoint" => {
-                let text = node.text().unwrap_or_default();
-                let url = match (is_http || text.contains("://"), is_plain) {
-                    (true, _) => text.to_owned(),
-                    (false, true) => format!("http://{text}"),
-                    (false, false) => format!("https://{text}"),
-                };
-                out.set("export.endpoint", json!(url), &theirs, node.line);
-            }
-            "compression" => {
-                let compression = if node.text() == Some("gzip") { "gzip" } else { "none" };
-                out.set("export.compression", json!(compression), &theirs, node.line);
-                if !matches!(node.text(), Some("gzip" | "none")) {
-                    out.warn(&theirs, node.line, "not supported: `gzip` or `none`");
-                }
-            }
-            "headers" => out.set("export.headers", node.json(), &theirs, node.line),
-            "tls" => {
-                let others = node.map().iter().filter(|(key, _)| key != "insecure");
-                for (key, node) in others {
-                    out.warn(
-                        &format!("{theirs}.{key}"),
-                        node.line,
-                        "not translated: see section `export` in docs/configuration.md",
-                    );
-                }
-            }
-            "auth" => auth(node, &theirs, statements, out),
-            "timeout" => match node.text().and_then(beyla::duration) {
-                Some(timeout) => out.set("export.timeout", json!(timeout.to_text()), &theirs, node.line),
-                None => out.set("export.timeout", node.json(), &theirs, node.line),
-            },
-            "balancer_name" | "keepalive" | "read_buffer_size" | "write_buffer_size" | "wait_for_ready" => {
-                out.warn(&theirs, node.line, "not needed");
-            }
-            _ => out.warn(&theirs, node.line, "not supported"),
-        }
-    }
-}
-
-/// Passwords and tokens are headers here.
-fn auth(node: &Node, theirs: &str, statements: &[Statement], out: &mut Translation<'_>) {
-    let handler = match &node.data {
-        Data::Expression(name) => name.strip_suffix(".handler").unwrap_or(name),
-        _ => "",
-    };
-    let is_it = |block: &&Block| handler == format!("{}.{}", block.name, block.label.as_deref().unwrap_or_default());
-    let instead = match blocks(statements).find(is_it).map(|block| block.name.as_str()) {
-        Some("otelcol.auth.basic") => "not translated: set `export.headers` to `Authorization: Basic …`",
-        Some("otelcol.auth.bearer") => "not translated: set `export.headers` to `Authorization: Bearer …`",
-        Some("otelcol.auth.headers") => "not translated: set `export.headers`",
-        _ => "not supported: set `export.headers`",
-    };
-    out.warn(theirs, node.line, instead);
 }

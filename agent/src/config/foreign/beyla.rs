@@ -18,6 +18,7 @@ pub(super) use keys::{KEYS, Meaning, SECTIONS};
 pub(super) fn translate(root: &Node, out: &mut Translation<'_>) {
     section("", root, out);
     single(root, out);
+    plain_endpoint(root, out);
     if out.has("discovery.instrument") && out.has("discovery.services") {
         let line = root.get("discovery").and_then(|node| node.get("services")).map_or(1, |node| node.line);
         out.warn("discovery.services", line, "unlike in Beyla it counts too, although there is `discovery.instrument`");
@@ -142,6 +143,21 @@ fn single(root: &Node, out: &mut Translation<'_>) {
     services.push(parts.clone().map(|(_, ours, node)| (ours.to_owned(), node.json())).collect::<Map<_, _>>().into());
     for (theirs, ours, node) in parts {
         out.note(format!("discovery.services[{place}].{ours}"), theirs.to_owned(), node.line);
+    }
+}
+
+/// Where no TLS is spoken, what is said of it means nothing.
+fn plain_endpoint(root: &Node, out: &mut Translation<'_>) {
+    let Some(export) = out.ours.get_mut("export").and_then(Json::as_object_mut) else { return };
+    let is_plain = export.get("endpoint").and_then(Json::as_str).is_some_and(|url| url.starts_with("http://"));
+    let is_meaningless = is_plain && export.remove("tls").is_some();
+    if is_meaningless {
+        let node = root.get("otel_traces_export").and_then(|export| export.get("insecure_skip_verify"));
+        out.warn(
+            "otel_traces_export.insecure_skip_verify",
+            node.map_or(1, |node| node.line),
+            "not used: the endpoint is one without TLS",
+        );
     }
 }
 
@@ -283,6 +299,13 @@ fn traces_endpoint(key: &str, node: &Node, out: &mut Translation<'_>) {
             node.line,
             "`/v1/traces` is added to this path: set OTEL_EXPORTER_OTLP_TRACES_ENDPOINT for a whole address",
         );
+    }
+}
+
+/// Without TLS there is nothing to verify.
+fn skip_verify(key: &str, node: &Node, out: &mut Translation<'_>) {
+    if node.text() == Some("true") {
+        out.set("export.tls.insecure_skip_verify", json!("true"), key, node.line);
     }
 }
 

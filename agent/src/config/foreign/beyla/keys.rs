@@ -4,7 +4,8 @@ use super::{
     super::{Translation, tree::Node},
     default_exclude, default_exclude_regexes, exclude_instrument, exclude_services, filter, instrument,
     instrumentations, internal_exporter, internal_port, kubernetes, later, metrics_endpoint, metrics_path,
-    metrics_protocol, port, printer, propagation, sampler, select, services, traces_endpoint, track_headers,
+    metrics_protocol, port, printer, propagation, sampler, select, services, skip_verify, traces_endpoint,
+    track_headers,
 };
 
 /// What a key of theirs means.
@@ -213,7 +214,10 @@ pub(in super::super) const KEYS: &[(&str, Meaning)] = &[
     ("otel_metrics_export.extra_span_resource_attributes", Instead(RED)),
     ("otel_metrics_export.reporters_cache_len", Instead(RED)),
     ("otel_metrics_export.ttl", Instead(RED)),
-    ("otel_metrics_export.insecure_skip_verify", Instead("not supported: certificates are always checked")),
+    (
+        "otel_metrics_export.insecure_skip_verify",
+        Instead("not supported: certificates of an endpoint of its own are always checked"),
+    ),
     ("otel_traces_export", Section),
     ("otel_traces_export.endpoint", With(traces_endpoint)),
     ("otel_traces_export.protocol", Same("export.protocol")),
@@ -231,5 +235,5 @@ pub(in super::super) const KEYS: &[(&str, Meaning)] = &[
     ("otel_traces_export.backoff_max_elapsed_time", Instead("not needed: spans are kept as long as there is room")),
     ("otel_traces_export.reporters_cache_len", Instead("not needed")),
     ("otel_traces_export.sdk_log_level", Instead("not needed: use `log_level`")),
-    ("otel_traces_export.insecure_skip_verify", Instead("not supported: certificates are always checked")),
+    ("otel_traces_export.insecure_skip_verify", With(skip_verify)),
 ];
