@@ -243,7 +243,11 @@ impl CaptureThread {
             config.print.map(|format| Printer::new(Box::new(BufWriter::new(io::stdout())) as Box<dyn Write>, format));
         let seed = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
         let spans = config.span_config();
-        let decoding = DecodeConfig { keeps_headers: spans.headers.wants_any(), ..DecodeConfig::default() };
+        let decoding = DecodeConfig {
+            keeps_headers: spans.headers.wants_any(),
+            show_after: spans.partial_after,
+            ..DecodeConfig::default()
+        };
         let mut stages = Stages::new(
             Decoder::new(decoding),
             Stitcher::new(config.stitch_config(), RandomIds::new(seed)),

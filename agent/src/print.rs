@@ -81,6 +81,9 @@ impl fmt::Display for Line<'_> {
         }
         let nanoseconds = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
         write!(formatter, " {:.1?}", Duration::from_nanos(nanoseconds))?;
+        if let Some(Value::BoolValue(true)) = attribute(span, names::COATI_SPAN_PARTIAL) {
+            write!(formatter, " so far")?;
+        }
         if let Some(Value::DoubleValue(first)) = attribute(span, names::COATI_TIME_TO_FIRST_BYTE)
             && let Ok(first) = Duration::try_from_secs_f64(*first)
         {
@@ -216,6 +219,10 @@ mod tests {
     #[case::server(
         finished(SpanKind::Server, whole()),
         "12:30:01.123 → shop GET /cart/{id} 200 3.2ms (first byte 2.9ms) 4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b\n"
+    )]
+    #[case::not_over(
+        finished(SpanKind::Server, [whole(), vec![pair("coati.span.partial", Value::BoolValue(true))]].concat()),
+        "12:30:01.123 → shop GET /cart/{id} 200 3.2ms so far (first byte 2.9ms) 4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b\n"
     )]
     #[case::client_without_a_route(
         finished(SpanKind::Client, vec![

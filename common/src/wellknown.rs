@@ -149,6 +149,9 @@ pub mod span {
     pub const RPC_GRPC_STATUS_CODE: &str = "rpc.grpc.status_code";
     /// What is not known of the exchange: `response`, `end`, `head`.
     pub const COATI_INCOMPLETE: &str = "coati.incomplete";
+    /// True on a span that was sent before its end: what was known of it by then. One with the same ids, kind and start
+    /// that ends later, or lacks this, replaces it.
+    pub const COATI_SPAN_PARTIAL: &str = "coati.span.partial";
 }
 
 /// What a span says of a GPU, and the names of the events.

@@ -176,6 +176,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     }
     environment.set(&mut spans.redact_query, &["COATI_AGENT_REDACT_QUERY"])?;
     environment.set(&mut spans.across_nodes, &["COATI_AGENT_ACROSS_NODES"])?;
+    environment.set(&mut spans.partial_after, &["COATI_AGENT_PARTIAL_AFTER"])?;
 
     environment.set(&mut gpu.enabled, &["COATI_AGENT_GPU"])?;
     environment.set(&mut gpu.library, &["COATI_AGENT_GPU_LIBRARY"])?;

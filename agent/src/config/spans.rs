@@ -49,11 +49,16 @@ pub struct SpansConfig {
     #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Of<usize>>")]
     pub max_per_second: Option<usize>,
+    /// How long a request is under way before what is known of it is sent as a span that its last one replaces; `off` for
+    /// never. Coati's backend shows the newest of them; in others each is a span of its own.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<PartialAfter>")]
+    pub partial_after: PartialAfter,
 }
 
 impl Default for SpansConfig {
     fn default() -> Self {
-        let SpanConfig { redact_query, max_per_second, .. } = SpanConfig::default();
+        let SpanConfig { redact_query, max_per_second, partial_after, .. } = SpanConfig::default();
         Self {
             redact_query,
             across_nodes: StitchConfig::default().across_nodes,
@@ -63,6 +68,7 @@ impl Default for SpansConfig {
             attributes: AttributesConfig::default(),
             sampling: SamplingSection::default(),
             max_per_second,
+            partial_after: PartialAfter(partial_after),
         }
     }
 }
@@ -171,6 +177,12 @@ impl Default for RoutesConfig {
     }
 }
 
+/// How long a request is under way before its first span; `None` for never.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PartialAfter(Option<Duration>);
+
+const OFF: &str = "off";
+
 /// What stands for an id.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wildcard(String);
@@ -189,6 +201,7 @@ impl Config {
             attributes,
             sampling: SamplingSection { sampler, ratio, keep_errors, keep_slower_than },
             max_per_second,
+            partial_after,
         } = &self.spans;
         let RoutesConfig {
             patterns: known,
@@ -225,7 +238,24 @@ impl Config {
                 keep_slower_than: *keep_slower_than,
             },
             max_per_second: *max_per_second,
+            partial_after: partial_after.0,
         }
+    }
+}
+
+impl Value for PartialAfter {
+    const EXPECTED: &'static str = "a time with a unit such as `10s` or `1m`, or `off`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        if text == OFF { Some(Self(None)) } else { Duration::from_text(text).map(|after| Self(Some(after))) }
+    }
+
+    fn to_text(&self) -> String {
+        self.0.map_or_else(|| OFF.to_owned(), |after| after.to_text())
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m)|off)$" })
     }
 }
 

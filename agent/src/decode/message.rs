@@ -16,7 +16,7 @@ fn keep(kept: &mut Vec<u8>, moved: &Moved<'_>) {
 }
 
 /// Puts a head together that comes in pieces.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct HeadBuffer(Vec<u8>);
 
 impl HeadBuffer {
@@ -63,7 +63,7 @@ impl HeadBuffer {
 }
 
 /// Where a message stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Head(HeadBuffer),
     Body(Body),
@@ -76,7 +76,7 @@ impl Default for Stage {
 }
 
 /// A request whose bytes move.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RequestStream {
     pub(super) head: Option<RequestHead>,
     stage: Stage,
@@ -133,7 +133,7 @@ impl RequestStream {
 }
 
 /// The responses to a request, of which the last one counts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ResponseStream {
     pub(super) head: Option<ResponseHead>,
     stage: Stage,

@@ -52,6 +52,9 @@ pub enum Event<'a> {
     Answered(&'a Origin, u64),
     /// The connection was switched to WebSocket: what its process does from now on is not done for this request.
     Upgraded(&'a Origin),
+    /// The exchange has been open for long, and this is what would be told of it if it ended now. Told again now and then,
+    /// with an end that is never earlier, before `Ended` or `Dropped`.
+    Running(&'a Exchange),
     /// Nothing more will be known of the exchange.
     Ended(&'a Exchange),
     /// The exchange is lost; a counter says why.

@@ -8,7 +8,7 @@ use super::{
     http1::{Head, HeadError},
     message::{RequestStream, ResponseStream},
     method::Method,
-    progress::{Notes, Recorder},
+    progress::{Notes, Recorder, Showings},
 };
 
 /// Where results go.
@@ -52,7 +52,7 @@ pub(super) struct Moment<'a> {
 }
 
 /// An exchange that is not over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) origin: Origin,
     announced: Announced,
@@ -71,6 +71,7 @@ pub(super) struct Open {
     /// The end of the response so far, where it is wanted.
     response_end: Vec<u8>,
     pub(super) progress: Notes,
+    pub(super) showings: Showings,
     pub(super) websocket: Option<WebSocket>,
 }
 
@@ -92,6 +93,7 @@ impl Open {
             body_first_ns: 0,
             response_end: Vec::new(),
             progress: Notes::default(),
+            showings: Showings::default(),
             websocket: None,
         }
     }
@@ -114,6 +116,30 @@ impl Open {
             progress.chunks = progress.chunks.max(totals.response_chunks);
         }
         Recorder::of(&mut self.progress, self.first_ns).note(progress);
+    }
+
+    /// Shows the exchange as if it ended now, if it is time; of one that is alone on its connection the kernel may have
+    /// counted more.
+    pub(super) fn show(&mut self, after_ns: u64, now_ns: u64, counted: Option<&Totals>, out: &mut Out<'_>) {
+        if self.announced != Announced::Began || !self.showings.is_due(self.origin.begin_ns, after_ns, now_ns) {
+            return;
+        }
+        let mut so_far = self.clone();
+        if let Some(totals) = counted {
+            so_far.request.bytes = so_far.request.bytes.max(totals.request_bytes);
+            so_far.response.bytes = so_far.response.bytes.max(totals.response_bytes);
+            so_far.chunks = so_far.chunks.max(totals.response_chunks);
+            so_far.longest_gap_ns = so_far.longest_gap_ns.max(totals.longest_gap_ns);
+            so_far.last_ns = so_far.last_ns.max(totals.response_last_ns);
+        }
+        // A WebSocket is over with its connection, however long that is silent.
+        let ends_with_bytes = so_far.response.has_begun() && so_far.websocket.is_none();
+        let end_ns = if ends_with_bytes { so_far.last_ns } else { now_ns };
+        so_far.showings.end_ns = so_far.showings.end_ns.max(end_ns);
+        self.showings = so_far.showings;
+        if let Some(exchange) = so_far.exchange(end_ns, None, None) {
+            (out.emit)(Event::Running(&exchange));
+        }
     }
 
     pub(super) fn announce(&mut self, out: &mut Out<'_>) {
@@ -219,13 +245,7 @@ impl Open {
         if let Err(error) = self.cut_request(out) {
             return self.refuse(error, out);
         }
-        let (mut incomplete, failure) = self.judge(ending);
-        let Some(request) = self.request.head.take() else {
-            return self.refuse(HeadError::Unreadable { len: 0 }, out);
-        };
-        if request.cut {
-            incomplete = incomplete.max(Some(Incomplete::Head));
-        }
+        let (incomplete, failure) = self.judge(ending);
         if self.response.is_malformed {
             out.counters.response_malformed += 1;
         } else if self.response.is_headless() {
@@ -236,31 +256,39 @@ impl Open {
             Ending::Closed { time_ns, .. } => time_ns,
             _ => self.request_last_ns,
         };
+        let Some(exchange) = self.exchange(end_ns, incomplete, failure) else {
+            return self.refuse(HeadError::Unreadable { len: 0 }, out);
+        };
+        out.counters.ended += 1;
+        (out.emit)(Event::Ended(&exchange));
+    }
+
+    /// The exchange, if its head was read.
+    fn exchange(&mut self, end_ns: u64, incomplete: Option<Incomplete>, failure: Option<Failure>) -> Option<Exchange> {
+        let request = self.request.head.take()?;
+        let is_cut = request.cut.then_some(Incomplete::Head);
         let request_body_bytes = if request.cut {
             request.framing.content_length
         } else {
             Some(self.request.bytes.saturating_sub(request.size() as u64))
         };
-        let bodies = self.bodies();
-        let exchange = Exchange {
+        Some(Exchange {
             origin: self.origin,
             request_body_bytes,
             response_body_bytes: self.response.body_bytes(),
             request,
             response: self.response.head.take(),
-            end_ns: end_ns.max(self.origin.begin_ns),
+            end_ns: end_ns.max(self.origin.begin_ns).max(self.showings.end_ns),
             response_first_ns: (self.first_ns > 0).then_some(self.first_ns),
             response_chunks: self.chunks,
             longest_gap_ns: self.longest_gap_ns,
             grpc: None,
             websocket: self.websocket,
-            progress: self.progress.all,
-            incomplete,
+            progress: std::mem::take(&mut self.progress.all),
+            incomplete: incomplete.max(is_cut),
             failure,
-            bodies,
-        };
-        out.counters.ended += 1;
-        (out.emit)(Event::Ended(&exchange));
+            bodies: self.bodies(),
+        })
     }
 
     /// What is not known, and what went wrong.

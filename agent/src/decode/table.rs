@@ -27,6 +27,8 @@ pub struct DecodeConfig {
     pub hold: Duration,
     /// Silence after which the kernel is asked how an open exchange is doing.
     pub audit_after: Duration,
+    /// How long an exchange is open before it is shown, and then ever more rarely; `None` for never.
+    pub show_after: Option<Duration>,
     /// Whether the headers of responses, and those of HTTP/2 that have no place of their own, are kept.
     pub keeps_headers: bool,
 }
@@ -37,6 +39,7 @@ impl Default for DecodeConfig {
             max_connections: 65_536,
             hold: Duration::from_secs(1),
             audit_after: Duration::from_secs(10),
+            show_after: Some(Duration::from_secs(10)),
             keeps_headers: false,
         }
     }
@@ -98,6 +101,11 @@ impl Decoder {
     /// Whether headers are kept, from now on.
     pub const fn set_keeps_headers(&mut self, keeps: bool) {
         self.config.keeps_headers = keeps;
+    }
+
+    /// How long an exchange is open before it is shown, from now on.
+    pub const fn set_show_after(&mut self, after: Option<Duration>) {
+        self.config.show_after = after;
     }
 
     /// Takes a record. Records come in the order of their times; a small disorder does no harm.
@@ -301,10 +309,14 @@ impl Decoder {
         let audit_ns = self.config.audit_after.as_nanos() as u64;
         let mut out = Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers };
         let (polled, long_streams) = (&mut self.polled, &mut self.long_streams);
+        let show_after_ns = self.config.show_after.map(|after| after.as_nanos() as u64);
         *long_streams = 0;
         self.connections.retain(|id, connection| {
             connection.settle_silent(now_ns, &mut out);
             *long_streams += connection.note_progress(now_ns);
+            if let Some(after_ns) = show_after_ns {
+                connection.show(after_ns, now_ns, &mut out);
+            }
             if connection.open_exchanges() == 0 {
                 polled.remove(id);
             } else if !connection.is_closed && now_ns.saturating_sub(connection.last_ns) >= audit_ns {

@@ -296,11 +296,13 @@ pub(crate) struct Run {
     /// `opened`, `began`, `ended` and `dropped`, with the exchange's number and place.
     pub(crate) told: Vec<String>,
     pub(crate) exchanges: Vec<Exchange>,
+    /// What was shown before it was over.
+    pub(crate) running: Vec<Exchange>,
 }
 
 impl Run {
     pub(crate) fn new(config: DecodeConfig) -> Self {
-        Self { decoder: Decoder::new(config), told: Vec::new(), exchanges: Vec::new() }
+        Self { decoder: Decoder::new(config), told: Vec::new(), exchanges: Vec::new(), running: Vec::new() }
     }
 
     /// What becomes of `records`, and of the time after them.
@@ -323,13 +325,17 @@ impl Run {
     }
 
     pub(crate) fn with(&mut self, step: impl FnOnce(&mut Decoder, &mut dyn FnMut(Event<'_>))) {
-        let (told, exchanges) = (&mut self.told, &mut self.exchanges);
-        step(&mut self.decoder, &mut |event| {
+        let Self { decoder, told, exchanges, running } = self;
+        step(decoder, &mut |event| {
             let (word, origin) = match event {
                 Event::Opened(origin) => ("opened", origin),
                 Event::Began(origin, _) => ("began", origin),
                 Event::Answered(origin, _) => ("answered", origin),
                 Event::Upgraded(origin) => ("upgraded", origin),
+                Event::Running(exchange) => {
+                    running.push(exchange.clone());
+                    return;
+                }
                 Event::Ended(exchange) => {
                     exchanges.push(exchange.clone());
                     ("ended", &exchange.origin)
@@ -356,7 +362,7 @@ impl Run {
 }
 
 /// `METHOD target status [first byte, end] request body → response body bytes`, then what is wrong; times in ms.
-fn line(exchange: &Exchange) -> String {
+pub(crate) fn line(exchange: &Exchange) -> String {
     let path = exchange.request.path().or(exchange.request.host()).unwrap_or_default();
     let ms = |ns: u64| ns / MS;
     let first = exchange.response_first_ns.map_or("-".into(), |ns| ms(ns).to_string());

@@ -182,14 +182,23 @@ impl Session {
         });
     }
 
+    /// Shows the exchange as if it ended now, if it is time.
+    pub(super) fn show(&mut self, after_ns: u64, now_ns: u64, out: &mut Out<'_>) {
+        self.open.websocket = Some(self.so_far());
+        self.open.show(after_ns, now_ns, None, out);
+    }
+
     /// It is over, at `time_ns`.
     pub(super) fn finish(mut self, time_ns: u64, is_known: bool, out: &mut Out<'_>) {
+        self.open.last_ns = self.open.last_ns.max(time_ns);
+        self.open.websocket = Some(self.so_far());
+        self.open.finish(if is_known { Ending::Framing } else { Ending::Unknown }, out);
+    }
+
+    fn so_far(&self) -> WebSocket {
         // Who asks to close says why; the other end repeats it.
         let code = [&self.requests, &self.responses].into_iter().filter_map(|side| side.closed).find(|code| *code > 0);
-        self.open.last_ns = self.open.last_ns.max(time_ns);
-        self.open.websocket =
-            Some(WebSocket { requests: self.requests.told(), responses: self.responses.told(), close_code: code });
-        self.open.finish(if is_known { Ending::Framing } else { Ending::Unknown }, out);
+        WebSocket { requests: self.requests.told(), responses: self.responses.told(), close_code: code }
     }
 }
 

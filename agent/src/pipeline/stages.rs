@@ -6,13 +6,13 @@ use coati_common::{
     event::{Connection, End, Header, Kind, end_reason},
     loss::Loss,
 };
-use foldhash::{HashSet, HashSetExt as _};
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use prometheus_client::metrics::counter::Counter;
 
 use crate::{
     capture::{CaptureError, Record, Source},
     config::Reload,
-    decode::{Decoder, Event},
+    decode::{Decoder, Event, Exchange, ExchangeId},
     discover::Processes,
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
@@ -26,6 +26,8 @@ use crate::{
 
 /// How often the stages look at the time.
 const TICK_NS: u64 = 100_000_000;
+/// Exchanges that are shown while they run at once.
+const MAX_SHOWN: usize = 65_536;
 /// How often the kernel's counters are read and old things forgotten.
 const SLOW_TICK_NS: u64 = 1_000_000_000;
 
@@ -64,6 +66,9 @@ struct Rest {
     spans: SpanBuilder,
     gpu: GpuSpans,
     out: Out,
+    /// What spans of exchanges that are not over were sent with: their last ones must start at the same time, whatever the
+    /// wall clock does meanwhile.
+    shown: HashMap<ExchangeId, Clock>,
     /// Processes that the rules do not select: the kernel is told to leave them alone.
     unselected: Vec<u32>,
     since_ns: u64,
@@ -90,7 +95,8 @@ impl Stages {
         since_ns: u64,
     ) -> Self {
         let records = RECORD_KINDS.map(|kind| out.telemetry.records(kind));
-        let rest = Rest { stitcher, processes, spans, gpu, out, unselected: Vec::new(), since_ns };
+        let rest =
+            Rest { stitcher, processes, spans, gpu, out, shown: HashMap::new(), unselected: Vec::new(), since_ns };
         Self {
             decoder,
             rest,
@@ -108,6 +114,7 @@ impl Stages {
     pub fn reload(&mut self, reload: Reload, source: &mut dyn Source) {
         let Reload { selection, spans } = reload;
         self.decoder.set_keeps_headers(spans.headers.wants_any());
+        self.decoder.set_show_after(spans.partial_after);
         self.rest.spans.set_config(spans);
         self.rest.processes.set_selection(selection);
         // A rule may select them now. If none does, their next request has them skipped again.
@@ -315,10 +322,11 @@ impl Rest {
                 (origin, origin.begin_ns)
             }
             Event::Answered(origin, first_ns) => (origin, first_ns),
-            Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
+            Event::Running(exchange) | Event::Ended(exchange) => (&exchange.origin, exchange.end_ns),
         };
         // What is left out on purpose is counted as well, or nobody could tell it from a loss.
         let is_last = matches!(event, Event::Ended(_) | Event::Dropped(_));
+        let shown = if is_last { self.shown.remove(&origin.id) } else { None };
         if origin.begin_ns < self.since_ns {
             self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
             return;
@@ -343,6 +351,7 @@ impl Rest {
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Upgraded(origin) => self.stitcher.upgraded(origin),
             Event::Dropped(origin) => self.stitcher.dropped(origin),
+            Event::Running(exchange) => self.show(exchange),
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
                 let ids = self.stitcher.ended(exchange);
@@ -363,6 +372,8 @@ impl Rest {
                 }
                 match self.spans.verdict(exchange, &ids, &process) {
                     Verdict::Kept => {}
+                    // It was kept while it ran, and without this one it would seem to run for ever.
+                    _ if shown.is_some() => {}
                     Verdict::SampledOut => {
                         self.out.telemetry.spans_sampled_out.inc();
                         return;
@@ -372,10 +383,11 @@ impl Rest {
                         return;
                     }
                 }
-                let mut span = self.spans.build(exchange, ids, &process);
+                let clock = shown.unwrap_or_else(|| self.spans.clock());
+                let mut span = self.spans.build(exchange, ids, &process, clock);
                 if let Some(inference) = &inference {
                     inference.describe(&mut span.span);
-                    for phase in inference.phases(&span, self.spans.clock()) {
+                    for phase in inference.phases(&span, clock) {
                         self.out.push(self.spans.select(phase));
                     }
                 }
@@ -392,6 +404,33 @@ impl Rest {
         }
     }
 
+    /// Sends what is known of an exchange that is not over. It counts nowhere: its last span does.
+    fn show(&mut self, exchange: &Exchange) {
+        let origin = &exchange.origin;
+        let is_left_out = exchange.request.exports_telemetry()
+            || self.spans.ignored(&exchange.request).is_some_and(IgnoreMode::has_no_span);
+        if is_left_out || (self.shown.len() >= MAX_SHOWN && !self.shown.contains_key(&origin.id)) {
+            return;
+        }
+        let Some(ids) = self.stitcher.running(origin.id) else { return };
+        let process = self.processes.get(origin.tgid, exchange.end_ns);
+        let clock = match self.shown.get(&origin.id) {
+            Some(clock) => *clock,
+            None if self.spans.verdict(exchange, &ids, &process) == Verdict::Kept => {
+                *self.shown.entry(origin.id).or_insert(self.spans.clock())
+            }
+            // It may be later: it takes longer then, and others less room.
+            None => return,
+        };
+        let mut span = self.spans.build(exchange, ids, &process, clock);
+        if let Some(inference) = Inference::of(exchange, &process) {
+            inference.describe(&mut span.span);
+        }
+        let mut span = self.spans.select(span);
+        span.mark_partial();
+        self.out.push_partial(span);
+    }
+
     /// Lets go of the spans that waited for a sample of their GPU.
     fn release(&mut self, now_ns: u64) {
         let Self { gpu, processes, spans, out, .. } = self;
@@ -406,9 +445,18 @@ impl Rest {
 
 impl Out {
     fn push(&mut self, span: FinishedSpan) {
+        self.telemetry.spans.inc();
+        self.send(span);
+    }
+
+    fn push_partial(&mut self, span: FinishedSpan) {
+        self.telemetry.spans_partial.inc();
+        self.send(span);
+    }
+
+    fn send(&mut self, span: FinishedSpan) {
         let result = self.printer.as_mut().map_or(Ok(()), |printer| printer.print(&span));
         self.give_up_printing_on(result);
-        self.telemetry.spans.inc();
         self.queue.push(span);
     }
 

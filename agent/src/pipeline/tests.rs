@@ -219,8 +219,60 @@ fn an_open_request_becomes_a_span_at_the_end() {
     server.request(b"GET /slow HTTP/1.1\r\nhost: shop\r\n\r\n");
     let mut script = Script { drains: [server.records].into(), ..Script::default() };
     let (spans, _) = run_script(&mut script, Selection::default());
-    let [span] = &spans[..] else { panic!("{spans:?}") };
+    // It has been open since the machine was started, so it is shown before.
+    let [.., span] = &spans[..] else { panic!("{spans:?}") };
     assert!(span.span.attributes.iter().any(|attribute| attribute.key == "coati.incomplete"), "{span:?}");
+}
+
+/// The two ends of a stream while it runs and when it is over: spans of one trace in both, which say when they are not the
+/// last ones and differ in nothing by which their last ones are found, whatever the wall clock does and however few pass.
+#[test]
+fn a_stream_is_sent_while_it_runs_and_when_it_is_over() {
+    let (mut client, mut server) = (Wire::client(1), Wire::server(2));
+    client.request(b"GET /events HTTP/1.1\r\nhost: shop\r\n\r\n");
+    server.wait(MS / 2).request(b"GET /events HTTP/1.1\r\nhost: shop\r\n\r\n");
+    server.response(b"HTTP/1.1 200 OK\r\n\r\n");
+    client.wait(2 * MS).response(b"HTTP/1.1 200 OK\r\n\r\n");
+    let mut script = Script::default();
+    let telemetry = Telemetry::default();
+    let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
+    let node = Node::new();
+    let mut stages = node.stages(queue, &telemetry, Selection::default());
+    let attributes = AttributeConfig { include: vec![Pattern::glob("http.*").unwrap()], exclude: vec![] };
+    let spans_config = SpanConfig { attributes, max_per_second: Some(2), ..SpanConfig::default() };
+    stages.reload(Reload { selection: Selection::default(), spans: spans_config }, &mut script);
+    stages.take(&mut Wire::merge(&[&client, &server]), &mut script).unwrap();
+    let clock = |second: u64| Clock::new(0, 1_000_000_000 + second * 17);
+    for second in 1..=35 {
+        for (wire, socket) in [(&client, 1 << 8), (&server, 2 << 8)] {
+            script.connections.insert(socket, wire.state);
+        }
+        stages.tick(second * 1000 * MS, clock(second), &mut script).unwrap();
+    }
+    assert_eq!((telemetry.spans.get(), telemetry.spans_partial.get()), (0, 4));
+    (client.records, server.records) = (vec![], vec![]);
+    client.wait(36_000 * MS).close();
+    server.wait(36_000 * MS).close();
+    stages.take(&mut Wire::merge(&[&client, &server]), &mut script).unwrap();
+    stages.tick(40_000 * MS, clock(40), &mut script).unwrap();
+    drop(stages);
+    assert_eq!((telemetry.spans.get(), telemetry.spans_partial.get()), (2, 4));
+    let spans = spans(received);
+    let is_partial =
+        |span: &FinishedSpan| span.span.attributes.iter().any(|attribute| attribute.key == "coati.span.partial");
+    assert_eq!(spans.iter().map(is_partial).collect::<Vec<_>>(), [true, true, true, true, false, false]);
+    for kind in [SpanKind::Client, SpanKind::Server] {
+        let mut versions = spans.iter().filter(|span| span.span.kind() == kind).map(|span| &span.span);
+        let first = versions.next().unwrap();
+        assert_eq!(first.trace_id, spans[0].span.trace_id);
+        for later in versions {
+            assert_eq!(
+                (&later.span_id, &later.trace_id, &later.parent_span_id, later.start_time_unix_nano, &later.name),
+                (&first.span_id, &first.trace_id, &first.parent_span_id, first.start_time_unix_nano, &first.name),
+            );
+            assert!(later.end_time_unix_nano >= first.end_time_unix_nano);
+        }
+    }
 }
 
 #[test]

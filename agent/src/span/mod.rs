@@ -33,7 +33,7 @@ pub use sampling::{RateLimit, Ratio, Sampler, SamplerName, SamplingConfig};
 pub use select::{AttributeConfig, AttributeFilter};
 
 use crate::{
-    decode::{Exchange, Failure, Method, Origin, Progress, RequestHead, Role, WebSocket},
+    decode::{DecodeConfig, Exchange, Failure, Method, Origin, Progress, RequestHead, Role, WebSocket},
     discover::Process,
     kubernetes::Kubernetes,
     stitch::Ids,
@@ -52,6 +52,15 @@ pub struct FinishedSpan {
     pub span: Span,
 }
 
+impl FinishedSpan {
+    /// Says that the request is not over: a later span with the same ids, kind and start replaces this one (ADR 0027).
+    pub fn mark_partial(&mut self) {
+        let mut attributes = Attributes(std::mem::take(&mut self.span.attributes));
+        attributes.push(key::COATI_SPAN_PARTIAL, Value::BoolValue(true));
+        self.span.attributes = attributes.0;
+    }
+}
+
 /// What is put into spans.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanConfig {
@@ -67,6 +76,8 @@ pub struct SpanConfig {
     pub sampling: SamplingConfig,
     /// Spans of requests that pass in a second at most.
     pub max_per_second: Option<usize>,
+    /// How long a request is under way before what is known of it is sent, and then ever more rarely; `None` for never.
+    pub partial_after: Option<Duration>,
 }
 
 impl Default for SpanConfig {
@@ -78,6 +89,7 @@ impl Default for SpanConfig {
             attributes: AttributeConfig::default(),
             sampling: SamplingConfig::default(),
             max_per_second: None,
+            partial_after: DecodeConfig::default().show_after,
         }
     }
 }
@@ -109,7 +121,8 @@ pub struct SpanBuilder {
 impl SpanBuilder {
     /// A builder that has seen no paths yet.
     pub fn new(config: SpanConfig, clock: Clock) -> Self {
-        let SpanConfig { redact_query, routes, headers, attributes, sampling, max_per_second } = config;
+        let SpanConfig { redact_query, routes, headers, attributes, sampling, max_per_second, partial_after: _ } =
+            config;
         Self {
             redact_query,
             headers,
@@ -174,8 +187,8 @@ impl SpanBuilder {
         self.clock
     }
 
-    /// The span of `exchange`, which `process` took part in.
-    pub fn build(&mut self, exchange: &Exchange, ids: Ids, process: &Arc<Process>) -> FinishedSpan {
+    /// The span of `exchange`, which `process` took part in, and which `clock` was for.
+    pub fn build(&mut self, exchange: &Exchange, ids: Ids, process: &Arc<Process>, clock: Clock) -> FinishedSpan {
         let request = &exchange.request;
         let role = exchange.origin.role;
         let status_code = exchange.response.as_ref().map(|response| response.status);
@@ -196,10 +209,10 @@ impl SpanBuilder {
                 Role::Server => SpanKind::Server.into(),
                 Role::Client => SpanKind::Client.into(),
             },
-            start_time_unix_nano: self.clock.unix_ns(exchange.origin.begin_ns),
-            end_time_unix_nano: self.clock.unix_ns(exchange.end_ns),
+            start_time_unix_nano: clock.unix_ns(exchange.origin.begin_ns),
+            end_time_unix_nano: clock.unix_ns(exchange.end_ns),
             attributes: self.describe(exchange, path, route, error.as_ref()),
-            events: exchange.progress.iter().map(|it| self.progress(it)).collect(),
+            events: exchange.progress.iter().map(|it| progress(it, clock)).collect(),
             status: error.map(Error::status),
             flags: flags(&ids),
             trace_id: ids.trace_id.to_vec(),
@@ -328,22 +341,22 @@ impl SpanBuilder {
         }
     }
 
-    /// How far a long response had come.
-    fn progress(&self, progress: &Progress) -> Event {
-        let mut attributes = Attributes(Vec::with_capacity(3));
-        attributes.count(key::COATI_PROGRESS_REQUEST_BYTES, progress.request_bytes);
-        attributes.count(key::COATI_PROGRESS_RESPONSE_BYTES, progress.response_bytes);
-        attributes.int(key::COATI_PROGRESS_CHUNKS, progress.chunks);
-        Event {
-            time_unix_nano: self.clock.unix_ns(progress.time_ns),
-            name: "progress".to_owned(),
-            attributes: attributes.0,
-            dropped_attributes_count: 0,
-        }
-    }
-
     fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
         if self.redact_query { redact::query(query).into() } else { query.into() }
+    }
+}
+
+/// How far a long response had come.
+fn progress(progress: &Progress, clock: Clock) -> Event {
+    let mut attributes = Attributes(Vec::with_capacity(3));
+    attributes.count(key::COATI_PROGRESS_REQUEST_BYTES, progress.request_bytes);
+    attributes.count(key::COATI_PROGRESS_RESPONSE_BYTES, progress.response_bytes);
+    attributes.int(key::COATI_PROGRESS_CHUNKS, progress.chunks);
+    Event {
+        time_unix_nano: clock.unix_ns(progress.time_ns),
+        name: "progress".to_owned(),
+        attributes: attributes.0,
+        dropped_attributes_count: 0,
     }
 }
 

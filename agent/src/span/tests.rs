@@ -42,12 +42,13 @@ fn spans_with(config: SpanConfig, records: &[Record]) -> Vec<Span> {
 fn build(config: SpanConfig, kubernetes: Option<Kubernetes>, records: &[Record]) -> Vec<Span> {
     let process = process();
     let keeps_headers = config.headers.wants_any();
-    let mut builder = SpanBuilder::new(config, Clock::new(0, EPOCH_NS)).naming_peers(kubernetes);
+    let clock = Clock::new(0, EPOCH_NS);
+    let mut builder = SpanBuilder::new(config, clock).naming_peers(kubernetes);
     let mut decoder = Decoder::new(DecodeConfig { keeps_headers, ..DecodeConfig::default() });
     let mut spans = Vec::new();
     let mut emit = |event: Event<'_>| {
         if let Event::Ended(exchange) = event {
-            spans.push(builder.build(exchange, ids(), &process).span);
+            spans.push(builder.build(exchange, ids(), &process, clock).span);
         }
     };
     for record in records {
@@ -474,7 +475,8 @@ fn progress_is_an_event() {
     let mut exchange = exchanges.remove(0);
     exchange.progress.push(Progress { time_ns: 10_000 * MS, request_bytes: 1, response_bytes: 2, chunks: 3 });
     let process = process();
-    let span = SpanBuilder::new(SpanConfig::default(), Clock::new(0, EPOCH_NS)).build(&exchange, ids(), &process).span;
+    let clock = Clock::new(0, EPOCH_NS);
+    let span = SpanBuilder::new(SpanConfig::default(), clock).build(&exchange, ids(), &process, clock).span;
     let [event] = span.events.as_slice() else { panic!("{:?}", span.events) };
     assert_eq!((event.name.as_str(), event.time_unix_nano), ("progress", EPOCH_NS + 10_000 * MS));
     let keys: Vec<_> = event.attributes.iter().map(|it| it.key.as_str()).collect();

@@ -73,7 +73,7 @@ struct Open {
     answered_ns: Option<u64>,
     /// `None` until its head is read.
     ids: Option<Ids>,
-    /// A span of its trace was made below it, so it must stay in that trace.
+    /// A span of its trace was made, below it or of itself, so it must stay in that trace.
     has_children: bool,
 }
 
@@ -158,6 +158,14 @@ impl Stitcher {
         if let Some(servers) = self.servers.get_mut(&origin.tgid) {
             servers.retain(|id| *id != origin.id);
         }
+    }
+
+    /// The ids of an exchange that is not over, if they were decided; it keeps them from now on.
+    pub fn running(&mut self, id: ExchangeId) -> Option<Ids> {
+        let open = self.open.get_mut(&id)?;
+        // As if there was one: who has seen it in its trace looks for it there.
+        open.has_children = true;
+        open.ids.clone()
     }
 
     /// An exchange is over; gives its ids.

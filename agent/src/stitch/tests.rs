@@ -33,6 +33,7 @@ impl Run {
             Event::Answered(origin, first_ns) => stitcher.answered(origin, first_ns),
             Event::Ended(exchange) => spans.push((exchange.origin.id.connection, stitcher.ended(exchange))),
             Event::Upgraded(origin) => stitcher.upgraded(origin),
+            Event::Running(exchange) => drop(stitcher.running(exchange.origin.id)),
             Event::Dropped(origin) => stitcher.dropped(origin),
         };
         for record in records {

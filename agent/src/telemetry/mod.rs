@@ -198,6 +198,8 @@ pub struct Telemetry {
     links: Family<LinkLabel, Counter>,
     /// Spans made.
     pub spans: Counter,
+    /// Spans of requests that were not over.
+    pub spans_partial: Counter,
     /// Requests of which no span was made because their traces are not sampled.
     pub spans_sampled_out: Counter,
     /// Spans that the destination has taken.
@@ -243,6 +245,7 @@ impl Default for Telemetry {
             ignored_exchanges: Counter::default(),
             links: Family::default(),
             spans: Counter::default(),
+            spans_partial: Counter::default(),
             spans_sampled_out: Counter::default(),
             spans_exported: Counter::default(),
             spans_dropped: Family::default(),
@@ -360,6 +363,8 @@ impl Telemetry {
         let help = "Responses that have run for ten seconds and are not over";
         agent.register("open_streams", help, self.open_streams.clone());
         agent.register("spans", "Spans made", self.spans.clone());
+        let help = "Spans of requests that were not over, sent in addition to their last ones";
+        agent.register("spans_partial", help, self.spans_partial.clone());
         let help = "Requests of which no span was made because their traces are not sampled";
         agent.register("spans_sampled_out", help, self.spans_sampled_out.clone());
         agent.register("spans_exported", "Spans that the destination has taken", self.spans_exported.clone());

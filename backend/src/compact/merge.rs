@@ -3,9 +3,9 @@
 //! Of a trace that is in several blocks the spans come in the order in which they were received, those of the block with
 //! the oldest first. A span that is there again is dropped: same trace, span id, kind and start, *and* everything else the
 //! same but for the order of attributes (see [`crate::query::distinct_spans`], by which queries go too). Spans that have
-//! only the former in common stay both. Some senders give one id to many spans, and some send a span before its end and
-//! once more after: all of these were acknowledged, which of them is meant cannot be told here, and a query must not
-//! answer differently because blocks were merged.
+//! only the former in common stay both. Some senders give one id to many spans: all of these were acknowledged, which of them
+//! is meant cannot be told here, and a query must not answer differently because blocks were merged. Of what an agent sent
+//! before its end and marked as such only the last version stays (ADR 0027), as queries see no other.
 //!
 //! Traces whose callers are found in another one become part of it (see [`super::late`]).
 

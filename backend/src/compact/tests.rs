@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use coati_common::wellknown::AGENT_SCOPE;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -211,6 +214,51 @@ proptest! {
         prop_assert_eq!(&merged.block.ids, &all.iter().map(|trace| trace.id).collect::<Vec<_>>());
         let before: u64 = summaries.iter().map(|summary| summary.spans).sum();
         prop_assert_eq!(merged.deduped, before - merged.block.summary.spans);
+    }
+}
+
+/// A version of a span of the agent that ends at this millisecond.
+fn version(end_ms: u64, is_partial: bool) -> ResourceSpans {
+    let mut span = span(id(1), 1, 0, "GET /events", 0, end_ms);
+    span.attributes = attributes(&[(COATI_SPAN_PARTIAL, Any::BoolValue(is_partial)), ("number", int(1))]);
+    service("shop", &[], AGENT_SCOPE, vec![span])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// However versions are spread over blocks and however these are merged, at any time all blocks together show the
+    /// last version, and in the end it alone is there.
+    #[test]
+    fn of_versions_of_a_span_the_last_is_left(
+        order in Just((1..=6_u64).collect::<Vec<_>>()).prop_shuffle(),
+        has_end: bool,
+        cuts in prop::collection::vec(any::<bool>(), 6),
+    ) {
+        let blocks = registry(&MemoryStore::new());
+        let mut waiting = Vec::new();
+        let mut received_ns = EPOCH;
+        for (place, cut) in order.iter().zip(cuts.into_iter().chain([true])) {
+            waiting.push(version(10 * place, !(has_end && *place == 6)));
+            if cut || place == order.last().unwrap() {
+                received_ns += 2_000;
+                add(&blocks, received_ns, &[trace(std::mem::take(&mut waiting))]);
+            }
+        }
+        let mut compactor = compactor();
+        loop {
+            let found = blocks.find(&blocks.snapshot(), "a", &id(1)).unwrap();
+            let mut whole = Trace::empty(id(1));
+            found.traces.into_iter().for_each(|fragment| whole.extend(fragment));
+            let shown = distinct_spans(&whole);
+            prop_assert_eq!(shown.len(), 1);
+            prop_assert_eq!(shown[0].1.end_time_unix_nano, EPOCH + 60_000_000);
+            prop_assert_eq!(shown[0].1.is_partial(), !has_end);
+            if !matches!(run_once(&mut compactor, &blocks).unwrap(), Outcome::Compacted(_)) {
+                break;
+            }
+        }
+        prop_assert_eq!(spans(&blocks), [((id(1), 1), 1)].into());
     }
 }
 

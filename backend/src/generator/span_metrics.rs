@@ -9,6 +9,7 @@ use super::span::{Multiplier, Seen};
 use crate::config::{HistogramKind, IntrinsicDimensions, SpanMetricsConfig};
 use crate::otlp::ValueRef;
 use coati_common::wellknown::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE};
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 
 /// Labels that dimensions must not be taken for.
 const INTRINSIC: [&str; 7] = ["service", "span_name", "span_kind", "status_code", "status_message", "job", "instance"];
@@ -29,6 +30,8 @@ pub(super) struct SpanMetricsPlan {
     filter: Filter,
     multiplier: Multiplier,
     wanted: Wanted,
+    /// Number of the attribute that marks a span which is not over.
+    partial: usize,
     shape: Shape,
 }
 
@@ -93,9 +96,15 @@ impl SpanMetricsPlan {
                 config.enable_tracestate_span_multiplier,
                 &mut wanted,
             ),
+            partial: wanted.add(COATI_SPAN_PARTIAL),
             wanted,
             shape,
         })
+    }
+
+    /// Whether a span was sent before its end. `values` are what was found of the wanted attributes.
+    pub(super) fn is_partial(&self, values: &[Option<ValueRef<'_>>]) -> bool {
+        matches!(found(values, self.partial), Some(ValueRef::Bool(true)))
     }
 
     /// Which attributes of spans are looked at.

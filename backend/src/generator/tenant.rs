@@ -70,7 +70,13 @@ impl Tenant {
                 if let (Some(plan), Some(metrics), Some(labels)) = (&plan.span_metrics, &mut *span_metrics, &of.labels)
                 {
                     plan.wanted().find(&seen.span, &mut values);
+                    // It is counted when it is over.
+                    if of_agent && plan.is_partial(&values) {
+                        continue;
+                    }
                     *filtered += u64::from(!metrics.count(plan, &seen, labels, &values, room, key));
+                } else if of_agent && seen.span.is_partial() {
+                    continue;
                 }
                 if let (Some(plan), Some(graphs), Some(service)) =
                     (&plan.service_graphs, &mut *service_graphs, &of.service)

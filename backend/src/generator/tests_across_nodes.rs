@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use coati_common::stitch::provisional_trace_id;
 use coati_common::wellknown::AGENT_SCOPE;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use rstest::rstest;
@@ -120,4 +122,25 @@ fn an_exemplar_names_the_trace_in_which_its_span_is() {
     assert_eq!(exemplars(&collected), [u128::from_be_bytes(provisional_trace_id([7; 8]))].into());
     collected.move_exemplars(|tenant, id| live.home(tenant, &TraceId(id)).0);
     assert_eq!(exemplars(&collected), [0x1a].into());
+}
+
+/// A request that runs for long is counted once, by both processors, when it is over.
+#[rstest]
+#[case::both("{}")]
+#[case::graph("processors: [service-graphs]")]
+#[case::metrics("processors: [span-metrics]")]
+fn what_is_not_over_is_not_counted(#[case] yaml: &str) {
+    let mark = KeyValue {
+        key: COATI_SPAN_PARTIAL.to_owned(),
+        value: Some(AnyValue { value: Some(Value::BoolValue(true)) }),
+        ..KeyValue::default()
+    };
+    let ends = || [of("front", vec![span(3, 7, 0, 30_000, &[])]), of("cart", vec![span(2, 8, 7, 30_000, &[])])];
+    let partial = |kind, id, parent| Span { attributes: vec![mark.clone()], ..span(kind, id, parent, 10_000, &[]) };
+    let so_far = || [of("front", vec![partial(3, 7, 0)]), of("cart", vec![partial(2, 8, 7)])];
+    let text = |requests: Vec<Vec<Trace>>| shown(&counting(yaml, requests).collect(NOW_MS + 60_000), "");
+    assert_eq!(text(so_far().into()), "");
+    let once = text(ends().into());
+    assert!(!once.is_empty());
+    assert_eq!(text([so_far(), so_far(), ends()].concat()), once);
 }

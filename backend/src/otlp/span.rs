@@ -1,13 +1,14 @@
 //! Views of spans and of what is in them.
 
 use coati_common::stitch::caller_of;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 
 use super::check::Odd;
 use super::field;
-use super::value::{Attributes, Text};
+use super::value::{Attributes, Text, ValueRef};
 use super::wire::{Fields, Wire};
 
 /// A `Span` that was checked. Its fields are read once, when the view is made; lists are read as they are asked for.
@@ -155,6 +156,13 @@ impl<'a> SpanRef<'a> {
     /// Its attributes, in the order in which they were sent.
     pub const fn attributes(&self) -> Attributes<'a> {
         Attributes::of(self.attributes, field::ATTRIBUTES)
+    }
+
+    /// Whether it was sent before its end: a later one with the same ids, kind and start replaces it. Goes through its
+    /// attributes.
+    pub fn is_partial(&self) -> bool {
+        let mark = self.attributes().find(|attribute| attribute.key == *COATI_SPAN_PARTIAL);
+        mark.is_some_and(|mark| matches!(mark.value, Some(ValueRef::Bool(true))))
     }
 
     /// Its events.

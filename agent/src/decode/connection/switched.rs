@@ -1,4 +1,4 @@
-//! Connections that were switched to another protocol, and long responses.
+//! Connections that were switched to another protocol, long responses, and what is open for long.
 
 use super::{Connection, Event, Http2, Method, Moment, Moved, Open, Out, Session, StreamEnd, Upgrade, progress};
 
@@ -47,6 +47,20 @@ impl Connection {
             long += usize::from(progress::is_long(session.open.first_ns, now_ns));
         }
         long
+    }
+
+    /// Shows what has been open for `after_ns`.
+    pub(in super::super) fn show(&mut self, after_ns: u64, now_ns: u64, out: &mut Out<'_>) {
+        let counted = self.counted.filter(|_| !self.is_shared && self.pending.len() == 1);
+        if let Some(http2) = &mut self.http2 {
+            http2.show(after_ns, now_ns, out);
+        }
+        if let Some(front) = self.pending.front_mut() {
+            front.show(after_ns, now_ns, counted.as_ref(), out);
+        }
+        if let Some(session) = &mut self.websocket {
+            session.show(after_ns, now_ns, out);
+        }
     }
 
     /// Ends what goes on after the switch without knowing how.

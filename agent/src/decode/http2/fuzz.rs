@@ -20,7 +20,7 @@ pub fn fuzz_http2(bytes: &[u8]) {
     let mut emit = |event: Event<'_>| match event {
         Event::Began(..) => opened += 1,
         Event::Ended(_) | Event::Dropped(_) => over += 1,
-        Event::Opened(_) | Event::Answered(..) | Event::Upgraded(_) => {}
+        Event::Opened(_) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_) => {}
     };
     let (mut rest, mut time_ns, mut totals) = (bytes, 1, Totals::ZERO);
     while let Some(([what, len, told, state], behind)) = rest.split_first_chunk::<RECORD_BYTES>() {

@@ -138,6 +138,11 @@ impl Http2 {
         self.streams.open.values().filter(|stream| stream.is_long(now_ns)).count()
     }
 
+    /// Shows the streams that have been open for long.
+    pub(super) fn show(&mut self, after_ns: u64, now_ns: u64, out: &mut Out<'_>) {
+        self.streams.open.values_mut().for_each(|stream| stream.show(after_ns, now_ns, out));
+    }
+
     /// Ends what only the time that has passed tells to be over.
     pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
         let is_over =

@@ -5,7 +5,7 @@ use super::{
         Event, Exchange, Failure, Grpc, Incomplete, Origin, Progress,
         http1::{RequestHead, ResponseHead},
         open::Out,
-        progress::{self, Notes, Recorder},
+        progress::{self, Notes, Recorder, Showings},
     },
     head::Fields,
 };
@@ -31,7 +31,7 @@ pub(in crate::decode) enum StreamEnd {
 }
 
 /// An exchange that is not over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stream {
     pub(super) origin: Origin,
     request: RequestHead,
@@ -49,6 +49,7 @@ pub(super) struct Stream {
     is_grpc: bool,
     grpc_status: Option<u32>,
     progress: Notes,
+    showings: Showings,
     /// Its end may have been missed.
     pub(super) is_end_uncertain: bool,
     /// A header block of the response was missed, or could not be read.
@@ -77,6 +78,7 @@ impl Stream {
             is_grpc,
             grpc_status: None,
             progress: Notes::default(),
+            showings: Showings::default(),
             is_end_uncertain: false,
             is_block_missing: false,
         }
@@ -97,6 +99,17 @@ impl Stream {
                 chunks: self.chunks,
             });
         }
+    }
+
+    /// Shows the exchange as if it ended now, if it is time.
+    pub(super) fn show(&mut self, after_ns: u64, now_ns: u64, out: &mut Out<'_>) {
+        if !self.showings.is_due(self.origin.begin_ns, after_ns, now_ns) {
+            return;
+        }
+        let end_ns = if self.first_ns > 0 { self.last_ns } else { now_ns };
+        self.showings.end_ns = self.showings.end_ns.max(end_ns);
+        let incomplete = self.request.cut.then_some(Incomplete::Head);
+        (out.emit)(Event::Running(&self.clone().exchange(end_ns, incomplete, None)));
     }
 
     /// The response has run for long.
@@ -182,13 +195,19 @@ impl Stream {
             is_response_lost.then_some(Incomplete::Response),
         ];
         out.counters.response_missing += u64::from(is_response_lost);
+        let exchange = self.exchange(end_ns, incomplete.into_iter().flatten().max(), failure);
+        out.counters.ended += 1;
+        (out.emit)(Event::Ended(&exchange));
+    }
+
+    fn exchange(self, end_ns: u64, incomplete: Option<Incomplete>, failure: Option<Failure>) -> Exchange {
         let has_response = self.response.is_some();
-        let exchange = Exchange {
-            end_ns: end_ns.max(self.origin.begin_ns),
+        Exchange {
+            end_ns: end_ns.max(self.origin.begin_ns).max(self.showings.end_ns),
             origin: self.origin,
             request: self.request,
             response: self.response,
-            response_first_ns: is_answered.then_some(self.first_ns),
+            response_first_ns: (self.first_ns > 0).then_some(self.first_ns),
             response_chunks: self.chunks,
             longest_gap_ns: self.longest_gap_ns,
             request_body_bytes: self.request_bytes,
@@ -196,12 +215,10 @@ impl Stream {
             websocket: None,
             progress: self.progress.all,
             grpc: self.is_grpc.then_some(Grpc { status: self.grpc_status }),
-            incomplete: incomplete.into_iter().flatten().max(),
+            incomplete,
             failure,
             // The content of DATA frames is not captured.
             bodies: None,
-        };
-        out.counters.ended += 1;
-        (out.emit)(Event::Ended(&exchange));
+        }
     }
 }

@@ -6,8 +6,8 @@ use rstest::rstest;
 use crate::{
     capture::Record,
     decode::{
-        DecodeConfig, Incomplete,
-        testing::{MS, Run, Wire},
+        DecodeConfig, Exchange, Incomplete,
+        testing::{MS, Run, Wire, line},
     },
 };
 
@@ -365,6 +365,26 @@ fn unknown_ends_are_given_up_and_a_stream_that_speaks_is_not() {
     assert_eq!(run.lines(), ["GET /gone 200 13..14..14 0→? in 1 incomplete=end"]);
     assert_eq!(run.exchanges[0].incomplete, Some(Incomplete::End));
     assert_eq!(run.decoder.open_exchanges(), 1);
+}
+
+/// One stream is answered and goes on, another one waits for its answer.
+#[test]
+fn streams_that_are_open_are_shown() {
+    let mut wire = Wire::server(7);
+    preface(&mut wire);
+    wire.request(&frame((1, BOTH, 1, &get("/events")))).request(&frame((1, BOTH, 3, &get("/poll"))));
+    wire.response(&frames(&[(1, END_HEADERS, 1, OK), (0, 0, 1, b"hello")]));
+    let mut run = Run::new(DecodeConfig::default());
+    run.feed(&std::mem::take(&mut wire.records));
+    (1..=12).for_each(|second| run.tick(wire.time_ns + second * 1000 * MS));
+    let lines = |exchanges: &[Exchange]| exchanges.iter().map(line).collect::<Vec<_>>();
+    assert_eq!(lines(&run.running), ["GET /events 200 13..15..15 0→5 in 2", "GET /poll - 14..-..10015 0→? in 0"]);
+    wire.wait(13_000 * MS).response(&frames(&[(0, END_STREAM, 1, b" world"), (1, BOTH, 3, OK)]));
+    run.feed(&wire.records);
+    assert_eq!(
+        lines(&run.exchanges),
+        ["GET /events 200 13..15..13016 0→11 in 3", "GET /poll 200 14..13016..13016 0→0 in 1"]
+    );
 }
 
 fn calls() -> impl Strategy<Value = Vec<(bool, usize)>> {

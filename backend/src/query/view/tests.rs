@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use coati_common::wellknown::AGENT_SCOPE;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -309,6 +312,74 @@ proptest! {
                     found.trace.map(|trace| canonical(&trace))
                 };
                 prop_assert_eq!(find(&world), find(&live), "trace {} in {}", number, layout);
+            }
+        }
+    }
+}
+
+/// A version of each span that was sent before its end, in another place: where, and after how much of the span, per cent.
+fn partial_versions(parts: &[Part], versions: &[Option<(usize, u64)>]) -> Vec<Part> {
+    let mut versions = versions.iter().cycle();
+    let mut earlier = Vec::new();
+    for (part, _) in parts {
+        for span in &part.scope_spans[0].spans {
+            let Some((place, percent)) = versions.next().copied().flatten() else { continue };
+            let length = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
+            let partial = Span {
+                end_time_unix_nano: span.start_time_unix_nano + length * percent / 100,
+                attributes: fixture::attributes(&[
+                    (COATI_SPAN_PARTIAL, Any::BoolValue(true)),
+                    ("a", fixture::int(1)),
+                    ("b", fixture::text("x")),
+                ]),
+                status: None,
+                events: Vec::new(),
+                links: Vec::new(),
+                ..span.clone()
+            };
+            let mut part = part.clone();
+            part.scope_spans[0].spans = vec![partial];
+            earlier.push((part, place));
+        }
+    }
+    earlier
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 64, ..ProptestConfig::with_cases(4) })]
+
+    /// What was sent of spans before their end changes no answer, wherever it lies.
+    #[test]
+    fn partial_versions_change_no_answer(
+        traces in parts(),
+        versions in vec(proptest::option::weighted(0.6, (0..=BLOCKS, 0..=100_u64)), 7),
+        // What is stored under which names is told as it is stored.
+        questions in questions().prop_map(|questions| Questions { tags: Vec::new(), ..questions }),
+    ) {
+        let mut parts: Vec<Part> = traces.iter().flatten().map(|(part, [_, _, place])| (part.clone(), *place)).collect();
+        for (part, _) in &mut parts {
+            part.scope_spans[0].scope.get_or_insert_default().name = AGENT_SCOPE.to_owned();
+        }
+        let in_memory = |parts: &[Part]| parts.iter().map(|(part, _)| (part.clone(), BLOCKS)).collect::<Vec<_>>();
+        let expected = World::of(&in_memory(&parts));
+        let earlier = partial_versions(&parts, &versions);
+        for (layout, all) in [
+            ("versions first", [&earlier[..], &parts].concat()),
+            ("versions last", [&parts[..], &earlier].concat()),
+            ("in memory", in_memory(&[&parts[..], &earlier].concat())),
+        ] {
+            let world = World::of(&all);
+            let expected_answers = answers(&expected.view(), &questions);
+            for ((query, expected), (_, found)) in expected_answers.iter().zip(answers(&world.view(), &questions)) {
+                prop_assert_eq!(&found, expected, "{} with {}", query, layout);
+            }
+            for number in 1..8 {
+                let id = TraceId([number; 16]);
+                let find = |world: &World| {
+                    let found = View::find(&world.live, Some(&world.blocks), TENANT, &id).unwrap();
+                    found.trace.map(|trace| canonical(&trace))
+                };
+                prop_assert_eq!(find(&world), find(&expected), "trace {} with {}", number, layout);
             }
         }
     }
