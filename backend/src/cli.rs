@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::access;
 use crate::config::{self, Config, ConfigError, SETTINGS};
 use crate::generator;
 use crate::tools;
@@ -166,6 +167,7 @@ pub fn parse(
     config.check(&variable)?;
     // Tools make no metrics, and may run where the files for them are not. No flag says what is checked here.
     if let (None, Some(path)) = (&flags.tool, file) {
+        access::check(&config, &variable).map_err(|source| ConfigError::Access { path: path.clone(), source })?;
         generator::check(&config.metrics_generator).map_err(|source| ConfigError::Generator { path, source })?;
     }
     let config = Box::new(config);

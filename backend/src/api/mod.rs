@@ -98,8 +98,9 @@ impl ApiState {
 }
 
 /// What can be asked on port 3200.
-const PATHS: [&str; 19] = [
+const PATHS: [&str; 20] = [
     "/ready",
+    "/healthz",
     "/metrics",
     "/status",
     "/status/version",
@@ -125,6 +126,7 @@ const PATHS: [&str; 19] = [
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/ready", any(status::ready))
+        .route("/healthz", any(status::healthz))
         .route("/metrics", any(status::metrics))
         .route("/status", any(status::status))
         .route("/status/version", any(status::version))

@@ -21,6 +21,11 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, String)
     }
 }
 
+/// Whether requests are answered at all; `/ready` says whether they are answered well.
+pub(super) async fn healthz() -> &'static str {
+    "ok"
+}
+
 pub(super) async fn echo() -> &'static str {
     "echo"
 }

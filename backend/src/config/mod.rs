@@ -2,6 +2,7 @@
 //!
 //! An unknown key, a wrong type or a bad value is an error that names where it stands and what is expected there.
 
+mod access;
 mod error;
 mod file;
 mod generator;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use access::{AuthConfig, CredentialConfig, ListenerName, ListenerTls, TlsListeners};
 pub use error::ConfigError;
 pub(crate) use file::read;
 pub use generator::{
@@ -40,6 +42,10 @@ pub struct Config {
     pub multitenancy: bool,
     /// Addresses.
     pub listen: Listen,
+    /// TLS of each listener.
+    pub tls: TlsListeners,
+    /// Who may come in.
+    pub auth: AuthConfig,
     /// What is kept on disk.
     pub retention: RetentionConfig,
     /// How small blocks become large ones.
@@ -65,7 +71,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// Queries: HTTP/1.1 and HTTP/2 without TLS.
+    /// Queries: HTTP/1.1 and HTTP/2.
     #[serde(deserialize_with = "text")]
     pub api: SocketAddr,
     /// OTLP over gRPC.
@@ -184,6 +190,8 @@ impl Default for Config {
             log_level: LogLevel::Info,
             multitenancy: false,
             listen: Listen::default(),
+            tls: TlsListeners::default(),
+            auth: AuthConfig::default(),
             retention: RetentionConfig::default(),
             compaction: CompactionConfig::default(),
             live: LiveConfig::default(),
@@ -304,6 +312,8 @@ impl Config {
             log_level,
             multitenancy,
             listen,
+            tls: _,
+            auth: _,
             retention,
             compaction,
             live,
