@@ -44,16 +44,16 @@ const HANDSHAKE_RECORD: u8 = 22;
 #[derive(Debug)]
 pub struct Connections {
     address: SocketAddr,
-    connections: mpsc::Receiver<Connection>,
+    incoming: mpsc::Receiver<Connection>,
     _accepting: JoinSet<()>,
 }
 
 impl Connections {
     pub(super) fn accept(listener: TcpListener, address: SocketAddr, door: Arc<Door>) -> Self {
-        let (sender, connections) = mpsc::channel(WAITING);
+        let (sender, incoming) = mpsc::channel(WAITING);
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, door, sender));
-        Self { address, connections, _accepting: accepting }
+        Self { address, incoming, _accepting: accepting }
     }
 }
 
@@ -62,7 +62,7 @@ impl Listener for Connections {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.connections.recv().await {
+        match self.incoming.recv().await {
             Some(connection) => {
                 let address = connection.peer().address;
                 (connection, address)
@@ -81,7 +81,7 @@ impl Stream for Connections {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.connections.poll_recv(cx).map(|connection| connection.map(Ok))
+        self.incoming.poll_recv(cx).map(|connection| connection.map(Ok))
     }
 }
 

@@ -220,13 +220,13 @@ impl Door {
         let credential = credentials::find(&self.credentials, shown.as_bytes()).ok_or(Refusal::WrongCredentials)?;
         let Some(allowed) = credential.tenants() else { return Ok(()) };
         match (headers.get(TENANT_HEADER).cloned(), allowed) {
-            (Some(named), _) => {
-                let names = named.as_bytes().split(|byte| *byte == b'|');
-                if !names.into_iter().all(|name| allowed.iter().any(|tenant| tenant.as_bytes() == name)) {
+            (Some(header), _) => {
+                let mut names = header.as_bytes().split(|byte| *byte == b'|');
+                if !names.all(|name| allowed.iter().any(|tenant| tenant.as_bytes() == name)) {
                     return Err(Refusal::OtherTenant);
                 }
                 // Should there be several such headers, this is the one that counts.
-                headers.insert(TENANT_HEADER, named);
+                headers.insert(TENANT_HEADER, header);
             }
             (None, [only]) => {
                 let name = HeaderValue::from_str(only).map_err(|_| Refusal::OtherTenant)?;
@@ -239,12 +239,12 @@ impl Door {
     }
 
     /// Checks a request before anything of it is read; else what it is answered.
-    pub fn check(&self, request: &mut http::request::Parts, peer: Option<Peer>) -> Result<(), Response> {
+    pub fn check(&self, request: &mut http::request::Parts, peer: Option<Peer>) -> Result<(), Box<Response>> {
         let certified = peer.is_some_and(|peer| peer.certified);
         let admitted = self.admit(request.uri.path(), &mut request.headers, certified);
         admitted.map_err(|refusal| {
             self.refused(refusal.reason(), peer.map(|peer| peer.address), &refusal.to_string());
-            self.answer(refusal, &request.headers)
+            Box::new(self.answer(refusal, &request.headers))
         })
     }
 
@@ -325,6 +325,6 @@ pub async fn guard(State(door): State<Arc<Door>>, request: Request, next: Next) 
     let (mut head, body) = request.into_parts();
     match door.check(&mut head, peer) {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
-        Err(response) => response,
+        Err(response) => *response,
     }
 }

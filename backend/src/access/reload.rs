@@ -33,11 +33,11 @@ impl<T> Reloaded<T> {
     /// Fails if it cannot be made now.
     pub(super) fn new(
         files: Vec<PathBuf>,
-        make: impl Fn() -> Result<T, AccessError> + Send + Sync + 'static,
+        read: impl Fn() -> Result<T, AccessError> + Send + Sync + 'static,
     ) -> Result<Self, AccessError> {
         let seen = Mutex::new(stamps(&files));
-        let made = RwLock::new(Arc::new(make()?));
-        Ok(Self { files, make: Box::new(make), made, seen })
+        let made = RwLock::new(Arc::new(read()?));
+        Ok(Self { files, make: Box::new(read), made, seen })
     }
 
     /// The newest that could be made.

@@ -7,6 +7,7 @@ use std::path::Path;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::any;
+use proptest::prelude::{any, prop_assert, proptest};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
 };
@@ -96,6 +97,37 @@ fn requests(#[case] shown: &str, #[case] tenant: &str, #[case] expected: Result<
     let seen = headers.get(TENANT_HEADER).map_or("", |value| value.to_str().unwrap());
     assert_eq!(admitted.map(|()| seen), expected);
     assert_eq!(door.admit("/ready", &mut HeaderMap::new(), false), Ok(()));
+}
+
+/// Credentials that need no file.
+fn from_the_environment() -> Vec<Credential> {
+    let config = |username: &str| CredentialConfig {
+        token_env: if username.is_empty() { "TOKEN".to_owned() } else { String::new() },
+        username: username.to_owned(),
+        password_env: if username.is_empty() { String::new() } else { "TOKEN".to_owned() },
+        ..CredentialConfig::default()
+    };
+    let auth = crate::config::AuthConfig { credentials: vec![config(""), config("me")], ..Default::default() };
+    Credential::open(ListenerName::Api, &auth, false, &variable).unwrap()
+}
+
+#[rstest]
+#[case::token(ENVIRONMENT)]
+#[case::password("Basic bWU6ZnJvbSB0aGUgZW52aXJvbm1lbnQ=")]
+fn only_the_whole_header_fits(#[case] header: &str) {
+    let credentials = from_the_environment();
+    assert!(credentials::find(&credentials, header.as_bytes()).is_some());
+    for len in 0..header.len() {
+        assert!(credentials::find(&credentials, &header.as_bytes()[..len]).is_none(), "{len}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_header_is_read(scheme in "(Bearer|basic|[a-z]*) ?", rest in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let header = [scheme.as_bytes(), &rest].concat();
+        prop_assert!(credentials::find(&from_the_environment(), &header).is_none());
+    }
 }
 
 #[test]

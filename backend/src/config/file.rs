@@ -6,12 +6,12 @@ use std::path::Path;
 
 use serde_saphyr::with_deserializer_from_str;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Given};
 
 /// Reads a file; what it does not say keeps its default.
 pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    parse(&text, path)
+    Ok(Config { given: Given::of_file(&text), ..parse(&text, path)? })
 }
 
 fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {

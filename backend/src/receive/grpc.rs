@@ -152,7 +152,9 @@ impl UnaryService<Bytes> for Export {
 fn tenant_status(error: TenantError) -> Status {
     match error {
         TenantError::Missing => Status::unauthenticated(error.to_string()),
-        TenantError::Invalid | TenantError::Multiple => Status::invalid_argument(error.to_string()),
+        TenantError::Invalid | TenantError::Multiple | TenantError::TooMany => {
+            Status::invalid_argument(error.to_string())
+        }
     }
 }
 

@@ -225,7 +225,7 @@ impl Server {
             readiness.clone(),
             Arc::clone(&metrics),
         )
-        .with_limits(config.query.clone())
+        .with_config(config)
         .with_blocks(Arc::clone(&listed));
         let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
         let latest = Latest::default();
