@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod kubernetes;
 pub mod pipeline;
 pub mod print;
+pub mod privileges;
 pub mod secret;
 pub mod span;
 pub mod stitch;

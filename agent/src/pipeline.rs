@@ -6,6 +6,9 @@
 //! tokio (main):      queue → export · Kubernetes → names · /metrics · the agent's own metrics · signals
 //! ```
 //!
+//! The capture thread is started first: it alone may do what loading and attaching programs takes
+//! ([`crate::privileges`]).
+//!
 //! The end is ordered: the capture thread takes what the kernel still has, ends what is open and drops the queue; the
 //! exporter sends what is in it, until four seconds after the signal.
 
@@ -18,12 +21,13 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::Receiver,
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::thread::CapabilitySet;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -41,6 +45,7 @@ use crate::{
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     print::Printer,
+    privileges::{self, LOOKING, Later},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
@@ -101,8 +106,9 @@ pub enum PipelineError {
 /// Runs the agent until it is told to end by SIGTERM or SIGINT. On SIGHUP, and when its file has changed, the
 /// configuration is read again by `reread`.
 pub fn run(config: &Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<(), PipelineError> {
+    let waiting = Waiting::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(PipelineError::Start)?;
-    let result = runtime.block_on(run_until_signal(config, reread));
+    let result = runtime.block_on(run_until_signal(config, reread, waiting));
     runtime.shutdown_timeout(Duration::ZERO);
     result
 }
@@ -110,6 +116,7 @@ pub fn run(config: &Config, reread: &dyn Fn() -> Result<Config, ConfigError>) ->
 async fn run_until_signal(
     config: &Config,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
+    waiting: Waiting,
 ) -> Result<(), PipelineError> {
     let telemetry = Telemetry::default();
     let mut terminate = signal(SignalKind::terminate()).map_err(PipelineError::Start)?;
@@ -118,6 +125,8 @@ async fn run_until_signal(
     reload::tell(config);
     let (mut reloader, reloads) = Reloader::new(config, reread);
     let mut server = Server::bind(config.listen, telemetry.clone()).await?;
+    // What is left to do takes no more, and no thread but the waiting one was started before.
+    keep_only(LOOKING);
     let settings = config.export_settings();
     let (queue, exporter) = exporter(&settings, &telemetry, fastrand::f64)?;
     let tree = ProcTree::new("/proc");
@@ -147,17 +156,10 @@ async fn run_until_signal(
     let exporting = tokio::spawn(exporter.run(end));
 
     let stop = Arc::new(AtomicBool::new(false));
-    let (ended, mut capture_ended) = oneshot::channel();
     let stopped = Arc::clone(&stop);
     let capture =
         CaptureThread { config: config.clone(), tree, queue, telemetry, gpu, kubernetes, reloads, stop: stopped };
-    thread::Builder::new()
-        .name("capture".to_owned())
-        .spawn(move || {
-            // Nobody listens if the end took too long.
-            let _ = ended.send(capture.run());
-        })
-        .map_err(PipelineError::Start)?;
+    let mut capture_ended = waiting.begin(capture);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %listen,
@@ -207,6 +209,42 @@ async fn run_until_signal(
     captured.unwrap_or(Err(PipelineError::Panicked))
 }
 
+/// Gives away what is not needed. That it cannot is worth a line, and no reason not to run.
+fn keep_only(keep: CapabilitySet) {
+    if let Err(error) = privileges::keep_only(keep) {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "capabilities that are not needed are kept");
+    }
+}
+
+/// The capture thread before there is something to capture: it was started while everything was allowed.
+struct Waiting {
+    begin: SyncSender<CaptureThread>,
+    ended: oneshot::Receiver<Result<(), PipelineError>>,
+}
+
+impl Waiting {
+    fn start() -> Result<Self, PipelineError> {
+        let (begin, begins) = sync_channel::<CaptureThread>(1);
+        let (tell, ended) = oneshot::channel();
+        let wait = move || {
+            // The agent may end before there is anything to capture, and nobody listens if the end took too long.
+            if let Ok(capture) = begins.recv() {
+                let _ = tell.send(capture.run());
+            }
+        };
+        thread::Builder::new().name("capture".to_owned()).spawn(wait).map_err(PipelineError::Start)?;
+        Ok(Self { begin, ended })
+    }
+
+    /// Lets it begin; tells its end.
+    fn begin(self, capture: CaptureThread) -> oneshot::Receiver<Result<(), PipelineError>> {
+        // It waits for nothing else, so it is there.
+        let _ = self.begin.send(capture);
+        self.ended
+    }
+}
+
 /// What the capture thread takes with it.
 struct CaptureThread {
     config: Config,
@@ -231,6 +269,8 @@ impl CaptureThread {
             ..Options::default()
         };
         let mut source = Capture::new(Programs::load(&options)?);
+        keep_only(Later::here(source.programs().attached.has_tls()).needs(privileges::held()));
+        tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = source.programs().attached.has_tls().then(|| {
             let (mut libraries, now_ns) = (TlsLibraries::new(tree), monotonic_ns());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::access;
 use crate::config::{self, Config, ConfigError, SETTINGS};
 use crate::generator;
 use crate::tools;
@@ -154,7 +155,7 @@ pub fn parse(
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let file = flags.config.clone().or_else(|| variable("COATI_BACKEND_CONFIG").map(PathBuf::from));
     let mut config = file.as_deref().map_or_else(|| Ok(Config::default()), config::read)?;
-    for setting in SETTINGS {
+    for (setting, _) in SETTINGS {
         let name = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_ascii_uppercase());
         if let Some(value) = variable(&name) {
             config.set(setting, &value, &name)?;
@@ -166,6 +167,7 @@ pub fn parse(
     config.check(&variable)?;
     // Tools make no metrics, and may run where the files for them are not. No flag says what is checked here.
     if let (None, Some(path)) = (&flags.tool, file) {
+        access::check(&config, &variable).map_err(|source| ConfigError::Access { path: path.clone(), source })?;
         generator::check(&config.metrics_generator).map_err(|source| ConfigError::Generator { path, source })?;
     }
     let config = Box::new(config);
@@ -313,7 +315,7 @@ mod tests {
     #[test]
     fn every_setting_has_a_flag_and_a_variable() {
         let bucket = ("COATI_BACKEND_S3_BUCKET", "needed-with-s3");
-        for setting in SETTINGS {
+        for (setting, key) in SETTINGS {
             let value = match setting {
                 "data-dir" => "/x",
                 "retention" | "cut-idle" | "cut-max-age" | "cut-max-wait" | "query-max-duration" => "1h",
@@ -330,6 +332,14 @@ mod tests {
             let by_variable = run(&[], &[bucket, (&variable, value)]).unwrap();
             assert_eq!(by_flag, by_variable, "{setting}");
             assert_ne!(by_flag, run(&[], &[bucket]).unwrap(), "{setting}");
+            // Its key in the file means the same.
+            let sections: Vec<&str> = key.split('.').collect();
+            let lines = sections.iter().enumerate().map(|(depth, name)| format!("{}{name}:", " ".repeat(depth)));
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(&file, format!("{} '{value}'\n", lines.collect::<Vec<_>>().join("\n"))).unwrap();
+            let variables = if setting == "s3-bucket" { &[][..] } else { &[bucket] };
+            let by_file = run(&["--config", file.path().to_str().unwrap()], variables).unwrap();
+            assert_eq!(Config { given: by_flag.given.clone(), ..by_file }, by_flag, "{setting}");
         }
     }
 

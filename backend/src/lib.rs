@@ -1,6 +1,7 @@
 //! The backend, in the order in which a span travels: [`receive`] → [`wal`] → [`live`] → [`cut`] → [`block`] → [`store`],
 //! and [`blocks`] says which there are; and a query: [`traceql`] → [`query`] → [`api`]. [`server`] wires the stages.
 
+pub mod access;
 pub mod api;
 pub mod block;
 pub mod blocks;

@@ -1,5 +1,6 @@
 //! Whose data a request is about.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Tenant of everything while multitenancy is off; the name that Tempo uses.
@@ -7,6 +8,9 @@ pub const SINGLE_TENANT: &str = "single-tenant";
 
 /// Header, and gRPC metadata key, that names the tenant.
 pub const TENANT_HEADER: &str = "x-scope-orgid";
+
+/// Most tenants that one request may name.
+const MAX_TENANTS: usize = 64;
 
 /// Longest name of a tenant, bytes.
 const MAX_BYTES: usize = 150;
@@ -32,6 +36,34 @@ pub enum TenantError {
     /// Several tenants at once can be read, not written.
     #[error("multiple org IDs present")]
     Multiple,
+    /// More than can be asked at once.
+    #[error("at most {MAX_TENANTS} org IDs can be asked at once")]
+    TooMany,
+}
+
+/// Whose data is asked for: at least one tenant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tenants {
+    first: Arc<str>,
+    others: Vec<Arc<str>>,
+}
+
+impl Tenants {
+    /// All of them, each once.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.first).chain(self.others.iter().map(|tenant| &**tenant))
+    }
+
+    /// The first, by the alphabet, and the others.
+    pub fn split(&self) -> (&str, &[Arc<str>]) {
+        (&self.first, &self.others)
+    }
+}
+
+impl From<&str> for Tenants {
+    fn from(tenant: &str) -> Self {
+        Self { first: tenant.into(), others: Vec::new() }
+    }
 }
 
 impl Tenancy {
@@ -49,13 +81,32 @@ impl Tenancy {
         if name.contains(&b'|') {
             return Err(TenantError::Multiple);
         }
-        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!-_.*'()".contains(byte);
-        let name = std::str::from_utf8(name).map_err(|_| TenantError::Invalid)?;
-        if name.len() > MAX_BYTES || !name.as_bytes().iter().all(allowed) || matches!(name, "." | "..") {
-            return Err(TenantError::Invalid);
-        }
-        Ok(name.into())
+        valid(name)
     }
+
+    /// The tenants of a question: several are joined by `|`.
+    pub fn tenants(&self, header: Option<&[u8]>) -> Result<Tenants, TenantError> {
+        if let Self::Single(tenant) = self {
+            return Ok(Tenants { first: Arc::clone(tenant), others: Vec::new() });
+        }
+        let names = header.filter(|names| !names.is_empty()).ok_or(TenantError::Missing)?;
+        let names = names.split(|byte| *byte == b'|').map(valid).collect::<Result<BTreeSet<_>, _>>()?;
+        if names.len() > MAX_TENANTS {
+            return Err(TenantError::TooMany);
+        }
+        let mut names = names.into_iter();
+        let first = names.next().ok_or(TenantError::Missing)?;
+        Ok(Tenants { first, others: names.collect() })
+    }
+}
+
+fn valid(name: &[u8]) -> Result<Arc<str>, TenantError> {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!-_.*'()".contains(byte);
+    let name = std::str::from_utf8(name).map_err(|_| TenantError::Invalid)?;
+    if name.is_empty() || name.len() > MAX_BYTES || !name.as_bytes().iter().all(allowed) || matches!(name, "." | "..") {
+        return Err(TenantError::Invalid);
+    }
+    Ok(name.into())
 }
 
 #[cfg(test)]
@@ -79,6 +130,25 @@ mod tests {
     fn with_multitenancy(#[case] header: Option<&str>, #[case] expected: Result<&str, TenantError>) {
         let tenant = Tenancy::new(true).tenant(header.map(str::as_bytes));
         assert_eq!(tenant.as_deref(), expected.as_deref());
+    }
+
+    #[rstest]
+    #[case::one(Some("a"), Ok(vec!["a"]))]
+    #[case::several(Some("c|a|b|a"), Ok(vec!["a", "b", "c"]))]
+    #[case::missing(None, Err(TenantError::Missing))]
+    #[case::half(Some("a|"), Err(TenantError::Invalid))]
+    #[case::a_way_out(Some("a|.."), Err(TenantError::Invalid))]
+    fn of_questions(#[case] header: Option<&str>, #[case] expected: Result<Vec<&str>, TenantError>) {
+        let tenants = Tenancy::new(true).tenants(header.map(str::as_bytes));
+        assert_eq!(tenants.as_ref().map(|tenants| tenants.iter().collect()).map_err(|error| *error), expected);
+    }
+
+    #[test]
+    fn too_many_tenants_are_not_asked() {
+        let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join("|");
+        let ask = |count| Tenancy::new(true).tenants(Some(names(count).as_bytes()));
+        assert_eq!(ask(MAX_TENANTS).unwrap().iter().count(), MAX_TENANTS);
+        assert_eq!(ask(MAX_TENANTS + 1), Err(TenantError::TooMany));
     }
 
     #[test]

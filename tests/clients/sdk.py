@@ -136,7 +136,7 @@ def main(protocol, endpoint):
          "host.ip": ["10.0.0.1", "::1"]},
         "https://opentelemetry.io/schemas/1.30.0",
     )
-    exporter = GrpcExporter(endpoint, insecure=True) if protocol == "grpc" else HttpExporter(f"{endpoint}/v1/traces")
+    exporter = GrpcExporter(endpoint, insecure=endpoint.startswith("http:")) if protocol == "grpc" else HttpExporter(f"{endpoint}/v1/traces")
     memory = InMemorySpanExporter()
     provider = TracerProvider(
         resource=resource, span_limits=SpanLimits(max_attributes=45, max_events=4, max_links=3, max_link_attributes=2)

@@ -39,6 +39,17 @@ impl Agent {
         Self::launch(binaries, folder, endpoint, arguments, &[])
     }
 
+    /// The same, with both.
+    pub fn start_from_with(
+        binaries: &Path,
+        folder: &Path,
+        endpoint: &str,
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Result<Self> {
+        Self::launch(binaries, folder, endpoint, arguments, variables)
+    }
+
     fn launch(
         binaries: &Path,
         folder: &Path,

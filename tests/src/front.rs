@@ -60,8 +60,9 @@ impl Front {
     }
 }
 
-/// An authority, and a certificate of it, both valid for a day.
-fn make_certificates(folder: &Path) -> Result<()> {
+/// An authority, and a certificate of it for `127.0.0.1` and `localhost`, both valid for a day: `authority.pem`, `server.pem`,
+/// `server.key`.
+pub fn make_certificates(folder: &Path) -> Result<()> {
     fs::write(folder.join("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n")?;
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
     let authority = ["req", "-x509", "-days", "1", "-subj", "/CN=Coati test authority"];

@@ -14,6 +14,7 @@ pub mod manifests;
 pub mod metrics_page;
 pub mod moto;
 pub mod nodes;
+pub mod privileges;
 pub mod process;
 pub mod prometheus;
 pub mod rgw;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use coati_tests::backend::Backend;
 use coati_tests::http;
 use coati_tests::manifests::{folder, list, object, objects, render, text};
+use coati_tests::privileges;
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::sample::{Sample, Server};
 use coati_tests::seen::spans_of;
@@ -20,7 +21,7 @@ use coati_tests::tools::{binaries, binary, system, tool, workspace};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-const OVERLAYS: [&str; 3] = ["base", "overlays/ringtail", "overlays/s3"];
+const OVERLAYS: [&str; 4] = ["base", "overlays/ringtail", "overlays/s3", "overlays/tls"];
 
 /// Definitions of the Prometheus operator, which Kubernetes does not know.
 fn is_custom(object: &Value) -> bool {
@@ -215,9 +216,7 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
     agent.wait_for("ready agent", Duration::from_secs(20), |_| {
         http::get(&ready).is_ok_and(|answer| answer.status == 200).then_some(())
     })?;
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
-    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff")?;
-    ensure!(capabilities.trim() == "000000c000080004", "it has others: {capabilities}");
+    privileges::assert_given_away(agent.id())?;
 
     http::get(&format!("{}/hello.txt", sample.url(Server::Nginx)))?;
     let query = "{ kind = server && span.url.path = \"/hello.txt\" }";

@@ -3,17 +3,16 @@
 //! The process is a real server in a real control group, called as the kubelet calls that of a container; the API server is
 //! one of the tests, behind TLS, and wants a token.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
 use coati_tests::front::Front;
 use coati_tests::http;
-use coati_tests::kubernetes::{ApiServer, pod, service, uid};
+use coati_tests::kubernetes::{ApiServer, Group, pod, service, uid};
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::seen::{Seen, spans_of};
 use coati_tests::tools::system;
@@ -23,40 +22,6 @@ const TOKEN: &str = "token-of-the-test";
 const NODE: &str = "node-1";
 /// How long a span may take until it is found, and a name until it is known.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
-
-/// A control group as the kubelet makes them; removed when dropped, after what ran in it has ended.
-struct Group(PathBuf);
-
-impl Group {
-    /// In the first hierarchy of control groups that takes one.
-    fn new(pod_uid: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let is_control = |fields: &[&str]| matches!(fields.get(2), Some(&("cgroup2" | "cgroup")));
-        let roots = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| is_control(fields));
-        for root in roots.filter_map(|fields| fields.get(1).map(PathBuf::from)) {
-            let path = root.join(format!("kubepods/burstable/pod{pod_uid}/{CONTAINER}"));
-            if fs::create_dir_all(&path).is_ok() && path.join("cgroup.procs").is_file() {
-                return Ok(Self(path));
-            }
-        }
-        bail!("no hierarchy of control groups takes a new one: the test needs root and a writable one")
-    }
-
-    fn add(&self, pid: u32) -> Result<()> {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).context("a process into the group")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for path in self.0.ancestors().take_while(|path| !path.ends_with("kubepods")) {
-            let _ = fs::remove_dir(path);
-        }
-        if let Some(root) = self.0.ancestors().find(|path| path.ends_with("kubepods")) {
-            let _ = fs::remove_dir(root);
-        }
-    }
-}
 
 fn server(folder: &Path, port: u16) -> Result<Running> {
     let mut command = Command::new(system("python3")?);
@@ -94,7 +59,7 @@ fn spans_carry_the_names_of_their_pod() -> Result<()> {
     let url = format!("https://{}", front.tls);
     let file = ApiServer::kubeconfig(folder.path(), &url, TOKEN, Some(&front.authority))?;
 
-    let group = Group::new(&uid("shop", "cart-6d5f8c9b7-x2x4z"))?;
+    let group = Group::new(&uid("shop", "cart-6d5f8c9b7-x2x4z"), CONTAINER)?;
     let backend = Backend::start(folder.path(), &[])?;
     let port = free_port()?;
     let server = server(folder.path(), port)?;

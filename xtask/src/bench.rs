@@ -8,6 +8,7 @@ use crate::commands::{cargo, execute};
 use crate::{ebpf, setup};
 
 mod agent;
+mod crowd;
 mod guest;
 mod tls;
 
@@ -21,6 +22,14 @@ pub(crate) struct Options {
 enum What {
     /// CPU per request and memory of the agent, beside an nginx under an open-loop load.
     Agent(agent::Options),
+    /// Memory of the agent on a node with many processes and pods.
+    Crowd(crowd::Options),
+    /// A server of `crowd`.
+    #[command(hide = true)]
+    Serve {
+        /// Port of 127.0.0.1.
+        port: u16,
+    },
     /// Instructions per request of the agent, in guests where they can be counted, with each set of hooks.
     Guest(guest::Options),
     /// What probes in a TLS library cost nginx, with the agent's `tls` off and on.
@@ -42,6 +51,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             build()?;
             agent::run(options, &target().join("release"))
         }
+        What::Crowd(options) => {
+            if let Some(binaries) = &options.binaries {
+                return crowd::run(options, binaries);
+            }
+            build()?;
+            crowd::run(options, &target().join("release"))
+        }
+        What::Serve { port } => crowd::serve(*port),
         What::Guest(options) => guest::run(options),
         What::Tls(options) => {
             build()?;

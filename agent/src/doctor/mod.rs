@@ -3,7 +3,7 @@
 //! [`examine`] asks the kernel, the agent and `/proc`; [`report`] is a pure function of what they say. Whether a kernel
 //! runs a program is known only when it has been tried, so the programs are loaded and attached, and taken out again.
 
-mod privileges;
+mod needed;
 mod running;
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
@@ -18,8 +18,9 @@ use crate::{
         features::{BTF_PATH, HookSet},
         offsets::Offsets,
     },
+    privileges::{self, Later},
 };
-use privileges::Privileges;
+use needed::Privileges;
 use running::{Agent, AgentError};
 
 /// How long the agent that runs may take to answer.
@@ -36,6 +37,8 @@ struct Findings {
     kernel: String,
     processors: usize,
     privileges: Privileges,
+    /// What is kept once programs are attached.
+    kept: String,
     types: Types,
     /// The hooks that the configuration asks for; `None` for the best.
     wanted: Option<HookSet>,
@@ -79,6 +82,7 @@ pub fn examine(config: &Config) -> Report {
         kernel: format!("{} {} {}", part(uname.sysname()), part(uname.release()), part(uname.machine())),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         privileges: Privileges::of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        kept: privileges::names(Later::here(config.tls == Tls::Auto).needs(privileges::held())),
         types: types(Path::new(BTF_PATH)),
         wanted: config.hooks.into(),
         trial: trial(config),
@@ -144,7 +148,7 @@ impl Lines {
 fn report(findings: &Findings) -> Report {
     let mut lines = Lines::default();
     lines.subject("kernel", &format!("{}, processors: {}", findings.kernel, findings.processors));
-    privileges(&mut lines, &findings.privileges);
+    of_privileges(&mut lines, &findings.privileges, &findings.kept);
     match &findings.types {
         Types::Unusable(why) => lines.subject("types", &format!("{BTF_PATH} cannot be used: {why}")),
         Types::Usable(bytes, missing) => {
@@ -169,16 +173,15 @@ fn report(findings: &Findings) -> Report {
     Report { text: lines.0, works }
 }
 
-fn privileges(lines: &mut Lines, privileges: &Privileges) {
+fn of_privileges(lines: &mut Lines, privileges: &Privileges, kept: &str) {
     let missing = privileges.missing();
-    if missing.is_empty() {
-        lines.subject("privileges", "all that are needed");
-        return;
-    }
-    lines.subject("privileges", "not all that are needed");
+    let all = if missing.is_empty() { "all that are needed" } else { "not all that are needed" };
+    lines.subject("privileges", all);
     for (name, without) in missing {
         lines.detail(&format!("missing: {name}, for {without}"));
     }
+    let kept = if kept.is_empty() { "none" } else { kept };
+    lines.detail(&format!("kept when programs are attached: {kept}"));
 }
 
 fn hooks(lines: &mut Lines, wanted: Option<HookSet>, trial: &Trial) -> bool {

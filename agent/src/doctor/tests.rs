@@ -8,6 +8,7 @@ fn findings(trial: Trial, agent: Result<Agent, AgentError>) -> Findings {
         kernel: "Linux 6.1.0 x86_64".to_owned(),
         processors: 2,
         privileges: Privileges::of("CapEff:\t000001ffffffffff"),
+        kept: "CAP_PERFMON CAP_SYS_PTRACE".to_owned(),
         types: Types::Usable(5 << 20, vec![]),
         wanted: None,
         trial,
@@ -29,6 +30,7 @@ fn a_node_where_all_is_well() {
     assert_snapshot!(report.text, @r"
     kernel      Linux 6.1.0 x86_64, processors: 2
     privileges  all that are needed
+                kept when programs are attached: CAP_PERFMON CAP_SYS_PTRACE
     types       /sys/kernel/btf/vmlinux, 5120 KiB
     hooks       syscall (the best were asked for; they were attached and taken out again)
                 on: connections processes write read
@@ -44,6 +46,7 @@ fn a_node_where_nothing_is() {
     let trial = Trial::Failed("this kernel lacks BPF ring buffers (Linux 5.8)".to_owned());
     let report = report(&Findings {
         privileges: Privileges::of("CapEff:\t0000000000000004"),
+        kept: String::new(),
         types: Types::Unusable("No such file or directory (os error 2)".to_owned()),
         wanted: Some(HookSet::Fentry),
         ..findings(trial, Err(refused()))
@@ -55,6 +58,7 @@ fn a_node_where_nothing_is() {
                 missing: CAP_BPF, for loading programs
                 missing: CAP_PERFMON, for attaching them
                 missing: CAP_SYS_PTRACE, for names of services of other users
+                kept when programs are attached: none
     types       /sys/kernel/btf/vmlinux cannot be used: No such file or directory (os error 2)
     hooks       none (only fentry were asked for): this kernel lacks BPF ring buffers (Linux 5.8)
     ring        4096 KiB, 65536 connections, 16384 calls at once

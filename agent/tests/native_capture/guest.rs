@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(500);
 
 /// What runs in the guest: what differs between hooks and between kernels, and not what takes long when every
 /// instruction is interpreted.
-const TESTS: [&str; 18] = [
+const TESTS: [&str; 19] = [
     "functions::",
     "system_calls::several_buffers",
     "system_calls::peeking",
@@ -32,6 +32,7 @@ const TESTS: [&str; 18] = [
     "http2::a_connection_from_before",
     "closing::resets",
     "closing::half_a_close",
+    "privileges::what_is_kept",
     "processes::the_end_of_a_thread",
     "tails::the_end_of_a_large",
     "tails::the_end_of_a_long",

@@ -15,6 +15,8 @@ mod http2;
 #[cfg(test)]
 mod loss;
 #[cfg(test)]
+mod privileges;
+#[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod software;

@@ -147,7 +147,14 @@ fn file_offset(address: usize) -> u64 {
 }
 
 /// Probes that are out before the next test puts in its own.
-struct Probes(Option<Attachment>);
+pub(crate) struct Probes(Option<Attachment>);
+
+impl Probes {
+    /// In the functions of this program.
+    pub(crate) fn put(watch: &mut Watch) -> Self {
+        Self(Some(attach(watch)))
+    }
+}
 
 impl Drop for Probes {
     fn drop(&mut self) {
@@ -165,8 +172,8 @@ fn wait(attachment: Attachment) {
 /// A capture with probes in the functions.
 fn probed(covers: &str) -> Option<(Watch, Probes)> {
     let mut watch = Watch::start_with_tls(covers)?;
-    let attachment = attach(&mut watch);
-    Some((watch, Probes(Some(attachment))))
+    let probes = Probes::put(&mut watch);
+    Some((watch, probes))
 }
 
 fn attach(watch: &mut Watch) -> Attachment {
@@ -258,7 +265,7 @@ fn sessions_on_sockets_are_told() {
 }
 
 /// Of TLS within TLS only the inner plaintext is told: the outer one is records.
-fn assert_innermost(watch: &mut Watch) {
+pub(crate) fn assert_innermost(watch: &mut Watch) {
     let (client, server, port) = pair();
     let tunnel = |stream| Session::new(Below::Session(Box::new(Session::new(Below::Socket(stream))), Vec::new()));
     let server = thread::spawn(move || {

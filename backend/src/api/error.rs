@@ -101,7 +101,9 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::BadRequest(_) | Self::Tenant(TenantError::Invalid | TenantError::Multiple) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::Tenant(TenantError::Invalid | TenantError::Multiple | TenantError::TooMany) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),

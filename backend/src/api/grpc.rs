@@ -29,7 +29,7 @@ use super::tempopb::{
 use super::work::Work;
 use super::{metrics, search, tags};
 use crate::query::{TraceMatch, search_in_parts};
-use crate::tenant::TenantError;
+use crate::tenant::{TenantError, Tenants};
 
 /// Clients refuse larger messages.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -55,10 +55,10 @@ pub(super) async fn call(State(state): State<ApiState>, Path(method): Path<Strin
 }
 
 /// What a method does: it answers a message of one type with messages of another.
-trait Method<In, Out>: Fn(&ApiState, &str, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static {}
+trait Method<In, Out>: Fn(&ApiState, &Tenants, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static {}
 
 impl<In, Out, F> Method<In, Out> for F where
-    F: Fn(&ApiState, &str, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static
+    F: Fn(&ApiState, &Tenants, In, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static
 {
 }
 
@@ -96,11 +96,11 @@ where
         let (state, method) = (self.state.clone(), self.method.take());
         Box::pin(async move {
             let (metadata, _, message) = request.into_parts();
-            let tenant = state.tenant(&metadata.into_headers()).map_err(|error| status(&error))?;
+            let tenants = state.tenants(&metadata.into_headers()).map_err(|error| status(&error))?;
             let method = method.ok_or_else(|| Status::internal("called twice"))?;
             // As over HTTP, an answer waits in memory for a slow client, so that the client stops no other query.
             let (sender, receiver) = unbounded_channel();
-            tokio::spawn(run(state, sender, move |state, work, emit| method(state, &tenant, message, work, emit)));
+            tokio::spawn(run(state, sender, move |state, work, emit| method(state, &tenants, message, work, emit)));
             Ok(tonic::Response::new(UnboundedReceiverStream::new(receiver)))
         })
     }
@@ -127,7 +127,8 @@ async fn run<Out: Message + 'static>(
 
 fn status(error: &ApiError) -> Status {
     let code = match error {
-        ApiError::BadRequest(_) | ApiError::Tenant(TenantError::Invalid | TenantError::Multiple) => {
+        ApiError::BadRequest(_)
+        | ApiError::Tenant(TenantError::Invalid | TenantError::Multiple | TenantError::TooMany) => {
             Code::InvalidArgument
         }
         ApiError::TooLarge | ApiError::TooMuch { .. } | ApiError::TooMuchRead { .. } | ApiError::Busy => {
@@ -156,7 +157,7 @@ fn number(name: &'static str, number: impl Into<u64>) -> (&'static str, String) 
 
 fn search(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: SearchRequest,
     work: &Work,
     emit: Emit<'_, SearchResponse>,
@@ -193,7 +194,7 @@ fn search(
         }
         message.traces.is_empty() || emit(message)
     };
-    let done = state.query(tenant, work, |view| search_in_parts(view, &request, work.stop(), &mut tell))?;
+    let done = state.query(tenants, work, |view| search_in_parts(view, &request, work.stop(), &mut tell))?;
     // The last one says that all is done, even if nothing was found.
     emit(SearchResponse { traces: Vec::new(), metrics: Some(search::metrics(done)) });
     Ok(())
@@ -243,24 +244,24 @@ fn tags_params(asked: SearchTagsRequest) -> Params {
 
 fn search_tags(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: SearchTagsRequest,
     work: &Work,
     emit: Emit<'_, SearchTagsResponse>,
 ) -> Result<(), ApiError> {
-    let SearchTagsResponse { tag_names, metrics } = tags::tag_names(state, tenant, &tags_params(asked), work)?;
+    let SearchTagsResponse { tag_names, metrics } = tags::tag_names(state, tenants, &tags_params(asked), work)?;
     in_parts(tag_names, String::len, |tag_names| emit(SearchTagsResponse { tag_names, metrics }));
     Ok(())
 }
 
 fn search_tags_v2(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: SearchTagsRequest,
     work: &Work,
     emit: Emit<'_, SearchTagsV2Response>,
 ) -> Result<(), ApiError> {
-    let SearchTagsV2Response { scopes, metrics } = tags::tag_names_v2(state, tenant, &tags_params(asked), work)?;
+    let SearchTagsV2Response { scopes, metrics } = tags::tag_names_v2(state, tenants, &tags_params(asked), work)?;
     in_parts(scopes, Message::encoded_len, |scopes| emit(SearchTagsV2Response { scopes, metrics }));
     Ok(())
 }
@@ -278,13 +279,13 @@ fn values_params(asked: SearchTagValuesRequest) -> (String, Params) {
 
 fn search_tag_values(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: SearchTagValuesRequest,
     work: &Work,
     emit: Emit<'_, SearchTagValuesResponse>,
 ) -> Result<(), ApiError> {
     let (name, params) = values_params(asked);
-    let found = tags::tag_values(state, tenant, &name, &params, work)?;
+    let found = tags::tag_values(state, tenants, &name, &params, work)?;
     let SearchTagValuesResponse { tag_values, metrics } = found;
     in_parts(tag_values, String::len, |tag_values| emit(SearchTagValuesResponse { tag_values, metrics }));
     Ok(())
@@ -292,13 +293,13 @@ fn search_tag_values(
 
 fn search_tag_values_v2(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: SearchTagValuesRequest,
     work: &Work,
     emit: Emit<'_, SearchTagValuesV2Response>,
 ) -> Result<(), ApiError> {
     let (name, params) = values_params(asked);
-    let found = tags::tag_values_v2(state, tenant, &name, &params, work)?;
+    let found = tags::tag_values_v2(state, tenants, &name, &params, work)?;
     let SearchTagValuesV2Response { tag_values, metrics } = found;
     in_parts(tag_values, Message::encoded_len, |tag_values| emit(SearchTagValuesV2Response { tag_values, metrics }));
     Ok(())
@@ -306,7 +307,7 @@ fn search_tag_values_v2(
 
 fn query_range(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: QueryRangeRequest,
     work: &Work,
     emit: Emit<'_, QueryRangeResponse>,
@@ -321,7 +322,7 @@ fn query_range(
         number("exemplars", asked.exemplars),
         number("maxSeries", asked.max_series),
     ]);
-    let QueryRangeResponse { series, metrics, status, message } = metrics::range(state, tenant, &params, work)?;
+    let QueryRangeResponse { series, metrics, status, message } = metrics::range(state, tenants, &params, work)?;
     in_parts(series, Message::encoded_len, |series| {
         emit(QueryRangeResponse { series, metrics, status, message: message.clone() })
     });
@@ -330,13 +331,13 @@ fn query_range(
 
 fn query_instant(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     asked: QueryInstantRequest,
     work: &Work,
     emit: Emit<'_, QueryInstantResponse>,
 ) -> Result<(), ApiError> {
     let params = params([("q", asked.query), ("start", padded(asked.start)), ("end", padded(asked.end))]);
-    let answer = metrics::instant(state, tenant, &params, work)?;
+    let answer = metrics::instant(state, tenants, &params, work)?;
     // Of several messages clients would keep the last one only.
     if answer.encoded_len() > MAX_MESSAGE_BYTES {
         return Err(ApiError::TooLarge);

@@ -19,6 +19,7 @@ use crate::query::{
     self, Intervals, Label, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Progress, Series, default_step,
     go_duration, query_metrics,
 };
+use crate::tenant::Tenants;
 use crate::traceql::{self, TraceQlError};
 
 /// Longest range, nanoseconds.
@@ -42,14 +43,14 @@ pub(super) async fn query(State(state): State<ApiState>, uri: Uri, headers: Head
 /// Series over time.
 pub(super) fn range(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     params: &Params,
     work: &Work,
 ) -> Result<QueryRangeResponse, ApiError> {
     let asked = Asked::of(params, state.now_ns())?;
     let step = step(params)?.unwrap_or_else(|| default_step(asked.start, asked.end));
     let request = asked.request(Some(step), &state.limits)?;
-    let result = state.query(tenant, work, |view| query_metrics(view, &request, work.stop()))?;
+    let result = state.query(tenants, work, |view| query_metrics(view, &request, work.stop()))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().map(|series| time_series(series, &request.intervals));
     Ok(QueryRangeResponse {
@@ -63,12 +64,12 @@ pub(super) fn range(
 /// One value for each series.
 pub(super) fn instant(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     params: &Params,
     work: &Work,
 ) -> Result<QueryInstantResponse, ApiError> {
     let request = Asked::of(params, state.now_ns())?.request(None, &state.limits)?;
-    let result = state.query(tenant, work, |view| query_metrics(view, &request, work.stop()))?;
+    let result = state.query(tenants, work, |view| query_metrics(view, &request, work.stop()))?;
     let (status, message) = partial(&result);
     let series = result.series.into_iter().filter_map(|series| {
         Some(InstantSeries { value: *series.values.first()?, labels: series.labels.into_iter().map(label).collect() })

@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::blocks::Blocks;
 use crate::catalog::Catalog;
-use crate::config::QueryConfig;
+use crate::config::{Config, QueryConfig};
 use crate::live::LiveSet;
 use crate::telemetry::{Metrics, Readiness, RequestLabels};
 use crate::tenant::Tenancy;
@@ -59,6 +59,8 @@ pub struct ApiState {
     /// One for each query that may run at a time.
     permits: Arc<Semaphore>,
     limits: QueryConfig,
+    /// What is shown of it.
+    config: Arc<Config>,
     clock: fn() -> SystemTime,
 }
 
@@ -75,13 +77,21 @@ impl ApiState {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let permits = Arc::new(Semaphore::new(cores.min(MAX_QUERIES)));
         let limits = QueryConfig::default();
-        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, clock: SystemTime::now }
+        let config = Arc::default();
+        let clock = SystemTime::now;
+        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, config, clock }
     }
 
     /// What one query may take.
     #[must_use]
     pub fn with_limits(self, limits: QueryConfig) -> Self {
         Self { limits, ..self }
+    }
+
+    /// What one query may take, and what is shown of the rest.
+    #[must_use]
+    pub fn with_config(self, config: &Config) -> Self {
+        Self { limits: config.query.clone(), config: Arc::new(config.clone()), ..self }
     }
 
     /// Answers from blocks too. Until they are there, queries are refused.
@@ -98,13 +108,19 @@ impl ApiState {
 }
 
 /// What can be asked on port 3200.
-const PATHS: [&str; 19] = [
+const PATHS: [&str; 25] = [
     "/ready",
+    "/healthz",
     "/metrics",
     "/status",
     "/status/version",
     "/status/services",
     "/status/endpoints",
+    "/status/config",
+    "/status/runtime_config",
+    "/status/overrides",
+    "/status/overrides/{tenant}",
+    "/status/usage-stats",
     "/api/echo",
     "/api/status/buildinfo",
     "/api/traces/{id}",
@@ -125,11 +141,17 @@ const PATHS: [&str; 19] = [
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/ready", any(status::ready))
+        .route("/healthz", any(status::healthz))
         .route("/metrics", any(status::metrics))
         .route("/status", any(status::status))
         .route("/status/version", any(status::version))
         .route("/status/services", any(status::services))
         .route("/status/endpoints", any(status::endpoints))
+        .route("/status/config", any(status::config))
+        .route("/status/runtime_config", any(status::overrides))
+        .route("/status/overrides", any(status::overrides))
+        .route("/status/overrides/{tenant}", any(status::overrides_of))
+        .route("/status/usage-stats", any(status::usage_stats))
         .route("/api/echo", any(status::echo))
         .route("/api/status/buildinfo", any(status::build_info))
         .route("/api/traces/{id}", any(traces::by_id))

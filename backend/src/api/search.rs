@@ -12,6 +12,7 @@ use super::tempopb::{SearchMetrics, SearchResponse, ServiceStats, Span, SpanSet,
 use super::work::{PARTIAL, Work};
 use crate::config::QueryConfig;
 use crate::query::{self, Order, OrderBy, Plan, Progress, SearchRequest, SpanMatch, SpansetMatch, TraceMatch, Window};
+use crate::tenant::Tenants;
 use crate::traceql::{self, TraceQlError};
 
 /// How many traces match, if `total=true` asks for it.
@@ -25,9 +26,9 @@ const MAX_SPANS_PER_SPANSET: usize = 100;
 const MAX_RANGE: u64 = 168 * 3_600;
 
 pub(super) async fn search(State(state): State<ApiState>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
-    let job = |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
+    let job = |state: &ApiState, tenants: &Tenants, params: &Params, work: &Work| {
         let request = request(params, &state.limits)?;
-        let result = state.query(tenant, work, |view| query::search(view, &request, work.stop()))?;
+        let result = state.query(tenants, work, |view| query::search(view, &request, work.stop()))?;
         // The message has no field for these, and clients refuse fields that they do not know.
         if result.skipped > 0 {
             work.note(PARTIAL, &format!("{} blocks cannot be read", result.skipped));

@@ -1,14 +1,19 @@
 //! What the program says of itself.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{StatusCode, Uri};
 
 use super::ApiState;
+use super::error::ApiError;
+use super::params::Params;
+use crate::config::Shown;
+use crate::query::go_duration;
 use crate::telemetry::CONTENT_TYPE as OPEN_METRICS;
 
 /// The version of Tempo whose API this is. Clients compare it to find out what they may call, so ours would mislead them.
@@ -19,6 +24,11 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, String)
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
+}
+
+/// Whether requests are answered at all; `/ready` says whether they are answered well.
+pub(super) async fn healthz() -> &'static str {
+    "ok"
 }
 
 pub(super) async fn echo() -> &'static str {
@@ -52,6 +62,44 @@ pub(super) async fn services(State(state): State<ApiState>) -> String {
 /// What can be asked.
 pub(super) async fn endpoints() -> String {
     super::PATHS.join("\n") + "\n"
+}
+
+/// The configuration without secrets: what is in force, with `mode=diff` what is not the default, with `mode=defaults` that.
+pub(super) async fn config(State(state): State<ApiState>, uri: Uri) -> Result<String, ApiError> {
+    let shown = match Params::of(&uri)?.get("mode") {
+        Some("diff") => Shown::Different,
+        Some("defaults") => Shown::Defaults,
+        _ => Shown::InForce,
+    };
+    Ok(state.config.given.yaml(shown))
+}
+
+/// What is different for some tenants.
+pub(super) async fn overrides(State(state): State<ApiState>) -> String {
+    let tenants = state.config.retention.tenants.iter();
+    let lines: String = tenants.filter_map(|(name, own)| Some(override_of(name, own.age?))).collect();
+    if lines.is_empty() { "overrides: {}\n".to_owned() } else { format!("overrides:\n{lines}") }
+}
+
+/// The same of one tenant. One that nothing is said of has none.
+pub(super) async fn overrides_of(State(state): State<ApiState>, Path(tenant): Path<String>) -> String {
+    let age = state.config.retention.tenants.get(&tenant).and_then(|own| own.age);
+    age.map_or_else(|| "overrides: {}\n".to_owned(), |age| format!("overrides:\n{}", override_of(&tenant, age)))
+}
+
+fn nanos(age: Duration) -> i64 {
+    i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// In Tempo's words.
+fn override_of(tenant: &str, age: Duration) -> String {
+    let tenant = serde_json::Value::from(tenant);
+    format!("  {tenant}:\n    compaction:\n      block_retention: {}\n", go_duration(nanos(age)))
+}
+
+/// What is told to the authors: nothing.
+pub(super) async fn usage_stats() -> &'static str {
+    "usage-stats: nothing is collected and nothing is sent\n"
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> Response {

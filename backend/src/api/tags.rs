@@ -18,6 +18,7 @@ use super::tempopb::{
 use super::work::Work;
 use crate::catalog::{self, Hours, Scope};
 use crate::query::{Plan, TagScan, Window, scan_names, scan_values};
+use crate::tenant::Tenants;
 use crate::traceql::{self, Attribute, Field, Intrinsic, Kind, Literal, Status};
 
 /// What can be completed without looking at any span.
@@ -108,8 +109,8 @@ pub(super) async fn values(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
-    let job = move |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
-        tag_values(state, tenant, &name, params, work)
+    let job = move |state: &ApiState, tenants: &Tenants, params: &Params, work: &Work| {
+        tag_values(state, tenants, &name, params, work)
     };
     state.answer(uri, &headers, job).await
 }
@@ -123,15 +124,15 @@ pub(super) async fn values_v2(
     let name = rest.strip_suffix("/values").ok_or(ApiError::NoSuchPath)?.to_owned();
     let format = Format::of(&headers);
     if format.llm {
-        let tenant = state.tenant(&headers)?;
+        let tenants = state.tenants(&headers)?;
         let answer = state.run(move |state, work| {
-            let found = tag_values_v2(state, &tenant, &name, &Params::of(&uri)?, work)?;
+            let found = tag_values_v2(state, &tenants, &name, &Params::of(&uri)?, work)?;
             Ok(format.answer_llm(&llm::tag_values(&found)))
         });
         return answer.await?;
     }
-    let job = move |state: &ApiState, tenant: &str, params: &Params, work: &Work| {
-        tag_values_v2(state, tenant, &name, params, work)
+    let job = move |state: &ApiState, tenants: &Tenants, params: &Params, work: &Work| {
+        tag_values_v2(state, tenants, &name, params, work)
     };
     state.answer(uri, &headers, job).await
 }
@@ -139,11 +140,11 @@ pub(super) async fn values_v2(
 /// Names of all scopes in one list, or of the scope that was chosen.
 pub(super) fn tag_names(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     params: &Params,
     work: &Work,
 ) -> Result<SearchTagsResponse, ApiError> {
-    let found = find_names(state, tenant, params, work)?;
+    let found = find_names(state, tenants, params, work)?;
     let scopes = found.scopes.into_iter().filter(|(scope, _)| !found.all || *scope != Scope::Intrinsic.name());
     let names: BTreeSet<String> = scopes.flat_map(|(_, names)| names).collect();
     Ok(SearchTagsResponse { tag_names: names.into_iter().take(found.limit).collect(), metrics: Some(found.metrics) })
@@ -152,11 +153,11 @@ pub(super) fn tag_names(
 /// Names by scope.
 pub(super) fn tag_names_v2(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     params: &Params,
     work: &Work,
 ) -> Result<SearchTagsV2Response, ApiError> {
-    let found = find_names(state, tenant, params, work)?;
+    let found = find_names(state, tenants, params, work)?;
     let scopes = found.scopes.into_iter().filter(|(_, tags)| !tags.is_empty());
     let scopes = scopes.map(|(name, tags)| SearchTagsV2Scope { name: name.to_owned(), tags }).collect();
     Ok(SearchTagsV2Response { scopes, metrics: Some(found.metrics) })
@@ -165,7 +166,7 @@ pub(super) fn tag_names_v2(
 /// Values of a name, which may lack its scope, as texts.
 pub(super) fn tag_values(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     name: &str,
     params: &Params,
     work: &Work,
@@ -179,7 +180,7 @@ pub(super) fn tag_values(
             _ => Field::Attribute(Attribute { parent: false, scope: traceql::Scope::Any, name: name.to_owned() }),
         },
     };
-    let found = find_values(state, tenant, &field, params, work)?;
+    let found = find_values(state, tenants, &field, params, work)?;
     let mut values: Vec<String> = found.values.into_iter().map(|value| value.value).collect();
     if name == "error" && values.is_empty() {
         // The old search knows it as a name for the status.
@@ -193,7 +194,7 @@ pub(super) fn tag_values(
 /// Values of a field, with their types.
 pub(super) fn tag_values_v2(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     name: &str,
     params: &Params,
     work: &Work,
@@ -202,7 +203,7 @@ pub(super) fn tag_values_v2(
         let error = error.shown_in(name);
         ApiError::bad(format!("please provide a valid tagName: failed to parse identifier {name}: {error}"))
     })?;
-    let found = find_values(state, tenant, &field, params, work)?;
+    let found = find_values(state, tenants, &field, params, work)?;
     Ok(SearchTagValuesV2Response { tag_values: found.values, metrics: Some(found.metrics) })
 }
 
@@ -214,7 +215,7 @@ struct Names {
     metrics: MetadataMetrics,
 }
 
-fn find_names(state: &ApiState, tenant: &str, params: &Params, work: &Work) -> Result<Names, ApiError> {
+fn find_names(state: &ApiState, tenants: &Tenants, params: &Params, work: &Work) -> Result<Names, ApiError> {
     let request = TagsRequest::of(params)?;
     let hours = request.hours();
     let mut metrics = MetadataMetrics::default();
@@ -225,13 +226,17 @@ fn find_names(state: &ApiState, tenant: &str, params: &Params, work: &Work) -> R
     }
     if let Some(plan) = request.plan {
         let scan = TagScan { plan: Some(plan), window: request.window, limit: request.limit };
-        let (names, inspected) = state.query(tenant, work, |view| scan_names(view, &scan, work.stop()))?;
+        let (names, inspected) = state.query(tenants, work, |view| scan_names(view, &scan, work.stop()))?;
         metrics.inspected_bytes = inspected.bytes;
         let names = names.into_iter().filter(|(name, _)| request.scope.is_none_or(|scope| scope.name() == *name));
         scopes.extend(names.map(|(scope, names)| (scope, names.into_iter().collect())));
     } else {
         for scope in Scope::ALL.into_iter().filter(|scope| *scope != Scope::Intrinsic && wanted(*scope)) {
-            scopes.insert(scope.name(), state.catalog.tag_names(tenant, scope, hours, request.limit)?);
+            let mut names = BTreeSet::new();
+            for tenant in tenants.iter() {
+                names.extend(state.catalog.tag_names(tenant, scope, hours, request.limit)?);
+            }
+            scopes.insert(scope.name(), names.into_iter().take(request.limit).collect());
         }
     }
     Ok(Names { scopes, all: request.scope.is_none(), limit: request.limit, metrics })
@@ -244,7 +249,7 @@ struct Values {
 
 fn find_values(
     state: &ApiState,
-    tenant: &str,
+    tenants: &Tenants,
     field: &Field,
     params: &Params,
     work: &Work,
@@ -259,16 +264,18 @@ fn find_values(
     let values = match indexed(field) {
         Some(index) if request.plan.is_none() => {
             let mut values = BTreeSet::new();
-            for (scope, name) in index {
+            let of_all = tenants.iter().flat_map(|tenant| index.iter().map(move |of| (tenant, of)));
+            for (tenant, (scope, name)) in of_all {
                 let hours = request.hours();
-                values.extend(state.catalog.tag_values(tenant, scope, name, hours, request.limit)?);
+                values.extend(state.catalog.tag_values(tenant, *scope, name, hours, request.limit)?);
             }
             values.into_iter().take(request.limit).collect()
         }
         None if is_endless(field) => Vec::new(),
         _ => {
             let scan = TagScan { plan: request.plan, window: request.window, limit: request.limit };
-            let (values, inspected) = state.query(tenant, work, |view| scan_values(view, field, &scan, work.stop()))?;
+            let (values, inspected) =
+                state.query(tenants, work, |view| scan_values(view, field, &scan, work.stop()))?;
             metrics.inspected_bytes = inspected.bytes;
             values
         }

@@ -1,7 +1,5 @@
 //! A trace by its id.
 
-use std::sync::Arc;
-
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Uri};
@@ -18,6 +16,7 @@ use super::tempopb::{PartialStatus, TraceByIdMetrics, TraceByIdResponse};
 use super::work::PARTIAL;
 use crate::live::{Trace, TraceId};
 use crate::query;
+use crate::tenant::Tenants;
 
 /// `/api/traces/{id}`: 404 without a word if there is none.
 pub(super) async fn by_id(
@@ -27,9 +26,9 @@ pub(super) async fn by_id(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let format = Format::of(&headers);
-    let (tenant, id) = asked(&state, &id, &uri, &headers)?;
+    let (tenants, id) = asked(&state, &id, &uri, &headers)?;
     let answer = state.run(move |state, _| {
-        let found = state.find(&tenant, &id)?;
+        let found = state.find(&tenants, &id)?;
         let skipped = found.skipped;
         let trace = match found.trace {
             Some(trace) => trace,
@@ -57,10 +56,10 @@ pub(super) async fn by_id_v2(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let format = Format::of(&headers);
-    let (tenant, id) = asked(&state, &id, &uri, &headers)?;
+    let (tenants, id) = asked(&state, &id, &uri, &headers)?;
     let part = Part::of(&Params::of(&uri)?)?;
     let answer = state.run(move |state, _| {
-        let found = state.find(&tenant, &id)?;
+        let found = state.find(&tenants, &id)?;
         let trace = found.trace.as_deref();
         let metrics = TraceByIdMetrics { inspected_bytes: trace.map_or(0, |trace| trace.bytes as u64) };
         let (status, message) = match found.skipped {
@@ -85,11 +84,11 @@ pub(super) async fn by_id_v2(
 }
 
 /// `start` and `end` tell where a trace lies, to save work; it is found without them.
-fn asked(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<(Arc<str>, TraceId), ApiError> {
-    let tenant = state.tenant(headers)?;
+fn asked(state: &ApiState, id: &str, uri: &Uri, headers: &HeaderMap) -> Result<(Tenants, TraceId), ApiError> {
+    let tenants = state.tenants(headers)?;
     let id = trace_id(id)?;
     Params::of(uri)?.window()?;
-    Ok((tenant, id))
+    Ok((tenants, id))
 }
 
 /// The trace as OTLP. Every part has all its messages, if empty: clients look into them without asking.

@@ -17,7 +17,7 @@ use super::respond::Format;
 use crate::blocks::{Blocks, BlocksError};
 use crate::live::TraceId;
 use crate::query::{FoundTrace, View};
-use crate::tenant::TENANT_HEADER;
+use crate::tenant::{TENANT_HEADER, Tenants};
 
 /// Says what is missing in an answer whose form has no room for it.
 pub(super) const PARTIAL: HeaderName = HeaderName::from_static("coati-partial");
@@ -93,32 +93,32 @@ impl ApiState {
         &self,
         uri: Uri,
         headers: &HeaderMap,
-        job: impl FnOnce(&Self, &str, &Params, &Work) -> Result<T, ApiError> + Send + 'static,
+        job: impl FnOnce(&Self, &Tenants, &Params, &Work) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        let tenant = self.tenant(headers)?;
+        let tenants = self.tenants(headers)?;
         let format = Format::of(headers);
         let answer = self.run(move |state, work| {
             let params = Params::of(&uri)?;
-            let mut response = format.answer(&job(state, &tenant, &params, work)?);
+            let mut response = format.answer(&job(state, &tenants, &params, work)?);
             response.headers_mut().extend(work.take_notes());
             Ok(response)
         });
         answer.await?
     }
 
-    /// Asks all traces of a tenant; again if a block was removed meanwhile. What was stopped because it took too long or
+    /// Asks all traces of some tenants; again if a block was removed meanwhile. What was stopped because it took too long or
     /// read too much has no answer.
     pub(super) fn query<T, E: Into<ApiError>>(
         &self,
-        tenant: &str,
+        tenants: &Tenants,
         work: &Work,
         mut query: impl FnMut(&View) -> Result<T, E>,
     ) -> Result<T, ApiError> {
         let blocks = self.blocks()?;
         again(|| {
             let view = match blocks {
-                Some(blocks) => View::new(&self.live, blocks, tenant),
-                None => View::of_live(self.live.snapshot(tenant)),
+                Some(blocks) => View::of_tenants(&self.live, blocks, tenants),
+                None => View::of_live(tenants.iter().flat_map(|tenant| self.live.snapshot(tenant)).collect()),
             };
             let view = view.reading_at_most(self.limits.max_read_bytes.0);
             let answer = query(&view).map_err(E::into)?;
@@ -132,10 +132,16 @@ impl ApiState {
         })
     }
 
-    /// Looks for a trace of a tenant.
-    pub(super) fn find(&self, tenant: &str, id: &TraceId) -> Result<FoundTrace, ApiError> {
+    /// Looks for a trace of some tenants; what several have of it becomes one.
+    pub(super) fn find(&self, tenants: &Tenants, id: &TraceId) -> Result<FoundTrace, ApiError> {
         let blocks = self.blocks()?.map(Arc::as_ref);
-        again(|| View::find(&self.live, blocks, tenant, id))
+        again(|| {
+            let mut whole = FoundTrace::default();
+            for tenant in tenants.iter() {
+                whole.add(View::find(&self.live, blocks, tenant, id)?);
+            }
+            Ok::<_, ApiError>(whole)
+        })
     }
 
     fn blocks(&self) -> Result<Option<&Arc<Blocks>>, ApiError> {
@@ -143,9 +149,9 @@ impl ApiState {
     }
 
     /// Whose data a request asks for.
-    pub(super) fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
+    pub(super) fn tenants(&self, headers: &HeaderMap) -> Result<Tenants, ApiError> {
         let header = headers.get(TENANT_HEADER).map(HeaderValue::as_bytes);
-        Ok(self.tenancy.tenant(header)?)
+        Ok(self.tenancy.tenants(header)?)
     }
 }
 

@@ -5,6 +5,14 @@ use std::path::PathBuf;
 /// A configuration that cannot be used. The text of each is one line that says where, and what is expected there.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Who may come in is not said in a way that can be used.
+    #[error("{}: {}", path.display(), on_one_line(source))]
+    Access {
+        /// The file.
+        path: PathBuf,
+        /// Key and reason.
+        source: crate::access::AccessError,
+    },
     /// Something in the file is wrong.
     #[error("{}:{line}: {}{message}", path.display(), key_prefix(key))]
     File {

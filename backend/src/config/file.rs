@@ -6,12 +6,12 @@ use std::path::Path;
 
 use serde_saphyr::with_deserializer_from_str;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Given};
 
 /// Reads a file; what it does not say keeps its default.
 pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    parse(&text, path)
+    Ok(Config { given: Given::of_file(&text), ..parse(&text, path)? })
 }
 
 fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
@@ -57,9 +57,9 @@ mod tests {
         let example = include_str!("../../../deploy/backend.yaml");
         assert_eq!(parsed(example).unwrap(), Config::default());
         let keys = |text: &str| text.lines().filter(|line| line.contains(':') && !line.trim().starts_with('#')).count();
-        // 3 settings, 9 sections with 3 + 3 + 2 + 2 + 4 + 2 + 5 + 1 + 11, and the generator's 7 sections with 3 + 5 + 5 + 8 +
+        // 3 settings, 11 sections with 3 + 3 + 2 + 3 + 2 + 2 + 4 + 2 + 5 + 1 + 11, and the generator's 7 sections with 3 + 5 + 5 + 8 +
         // 10 + 5; a key that is missing here is one that nobody finds.
-        assert_eq!(keys(example), 3 + 9 + 33 + 7 + 36);
+        assert_eq!(keys(example), 3 + 11 + 38 + 7 + 36);
     }
 
     #[rstest]
@@ -101,12 +101,15 @@ mod tests {
             "storage:\n  s3:\n    acces_key: hidden\n",
             "storage:\n  s3:\n    secret_key: [hidden]\n",
             "storage:\n  s3:\n    forcepathstyle: yes\n",
+            "tls:\n  api: {cert: a.pem}\n",
+            "auth:\n  credentials:\n  - {token: hidden}\n",
+            "auth:\n  credentials:\n  - {token_file: a, listeners: [grpc]}\n",
             "- a\n",
             "listen: {\n",
             "data_dir: a\ndata_dir: b\n",
         ];
         insta::assert_snapshot!(mistakes.map(|text| parsed(text).unwrap_err()).join("\n"), @"
-        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, retention, compaction, live, cut, receive, query, metrics_generator, storage
+        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, tls, auth, retention, compaction, live, cut, receive, query, metrics_generator, storage
         backend.yaml:2: live.bytes: unknown field `bytes`, expected one of max_bytes, max_trace_bytes
         backend.yaml:3: retention.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`
         backend.yaml:2: listen.api: expected an address with a port such as `0.0.0.0:3200`, found `3200`
@@ -118,6 +121,9 @@ mod tests {
         backend.yaml:3: storage.s3.acces_key: unknown field `acces_key`, expected one of bucket, prefix, endpoint, region, access_key, secret_key, session_token, credentials_file, insecure, forcepathstyle, tls_ca_path
         backend.yaml:3: storage.s3.secret_key: expected string scalar
         backend.yaml:3: storage.s3.forcepathstyle: expected `auto`, `true` or `false`, found `yes`
+        backend.yaml:2: tls.api.cert: unknown field `cert`, expected one of cert_file, key_file, client_ca_file
+        backend.yaml:3: auth.credentials[0].token: unknown field `token`, expected one of token_file, token_env, username, password_file, password_env, listeners, tenants
+        backend.yaml:3: auth.credentials[0].listeners[0]: expected `api`, `otlp_grpc` or `otlp_http`, found `grpc`
         backend.yaml:1: expected mapping start
         backend.yaml:1: listen: unclosed bracket '{'
         backend.yaml:2: duplicate mapping key: data_dir

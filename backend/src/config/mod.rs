@@ -2,9 +2,11 @@
 //!
 //! An unknown key, a wrong type or a bad value is an error that names where it stands and what is expected there.
 
+mod access;
 mod error;
 mod file;
 mod generator;
+mod show;
 mod storage;
 mod value;
 
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use access::{AuthConfig, CredentialConfig, ListenerName, ListenerTls, TlsListeners};
 pub use error::ConfigError;
 pub(crate) use file::read;
 pub use generator::{
@@ -22,6 +25,7 @@ pub use generator::{
     IntrinsicDimensions, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName,
     RegistryConfig, RemoteWriteConfig, SecretText, ServiceGraphsConfig, SpanMetricsConfig, TlsConfig,
 };
+pub use show::{Given, Shown};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use value::{ByteSize, LogLevel};
 use value::{Value, optional_text, text};
@@ -40,6 +44,10 @@ pub struct Config {
     pub multitenancy: bool,
     /// Addresses.
     pub listen: Listen,
+    /// TLS of each listener.
+    pub tls: TlsListeners,
+    /// Who may come in.
+    pub auth: AuthConfig,
     /// What is kept on disk.
     pub retention: RetentionConfig,
     /// How small blocks become large ones.
@@ -56,6 +64,9 @@ pub struct Config {
     pub metrics_generator: GeneratorConfig,
     /// Where blocks lie.
     pub storage: StorageConfig,
+    /// What of all this was said, to show it.
+    #[serde(skip)]
+    pub given: Given,
 }
 
 /// Addresses to listen on; port 0 chooses a free one, which is logged.
@@ -65,7 +76,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// Queries: HTTP/1.1 and HTTP/2 without TLS.
+    /// Queries: HTTP/1.1 and HTTP/2.
     #[serde(deserialize_with = "text")]
     pub api: SocketAddr,
     /// OTLP over gRPC.
@@ -184,6 +195,8 @@ impl Default for Config {
             log_level: LogLevel::Info,
             multitenancy: false,
             listen: Listen::default(),
+            tls: TlsListeners::default(),
+            auth: AuthConfig::default(),
             retention: RetentionConfig::default(),
             compaction: CompactionConfig::default(),
             live: LiveConfig::default(),
@@ -192,6 +205,7 @@ impl Default for Config {
             query: QueryConfig::default(),
             metrics_generator: GeneratorConfig::default(),
             storage: StorageConfig::default(),
+            given: Given::default(),
         }
     }
 }
@@ -247,40 +261,40 @@ impl Default for QueryConfig {
     }
 }
 
-/// Names of the settings that have a flag and an environment variable. Secrets have neither: every process sees flags.
-pub(crate) const SETTINGS: [&str; 32] = [
-    "data-dir",
-    "api-listen",
-    "otlp-grpc-listen",
-    "otlp-http-listen",
-    "retention",
-    "max-bytes",
-    "compaction",
-    "max-block-bytes",
-    "max-live-bytes",
-    "max-trace-bytes",
-    "cut-idle",
-    "cut-max-age",
-    "cut-block-bytes",
-    "cut-max-wait",
-    "max-request-bytes",
-    "max-in-flight-bytes",
-    "query-max-duration",
-    "query-max-read-bytes",
-    "query-max-answer-bytes",
-    "query-max-metrics-bytes",
-    "query-mcp",
-    "multitenancy",
-    "log-level",
-    "storage-backend",
-    "s3-bucket",
-    "s3-prefix",
-    "s3-endpoint",
-    "s3-region",
-    "s3-credentials-file",
-    "s3-insecure",
-    "s3-forcepathstyle",
-    "s3-tls-ca-path",
+/// The settings that have a flag and an environment variable, and their keys. Secrets have neither: every process sees flags.
+pub(crate) const SETTINGS: [(&str, &str); 32] = [
+    ("data-dir", "data_dir"),
+    ("api-listen", "listen.api"),
+    ("otlp-grpc-listen", "listen.otlp_grpc"),
+    ("otlp-http-listen", "listen.otlp_http"),
+    ("retention", "retention.age"),
+    ("max-bytes", "retention.max_bytes"),
+    ("compaction", "compaction.enabled"),
+    ("max-block-bytes", "compaction.max_block_bytes"),
+    ("max-live-bytes", "live.max_bytes"),
+    ("max-trace-bytes", "live.max_trace_bytes"),
+    ("cut-idle", "cut.idle"),
+    ("cut-max-age", "cut.max_age"),
+    ("cut-block-bytes", "cut.block_bytes"),
+    ("cut-max-wait", "cut.max_wait"),
+    ("max-request-bytes", "receive.max_request_bytes"),
+    ("max-in-flight-bytes", "receive.max_in_flight_bytes"),
+    ("query-max-duration", "query.max_duration"),
+    ("query-max-read-bytes", "query.max_read_bytes"),
+    ("query-max-answer-bytes", "query.max_answer_bytes"),
+    ("query-max-metrics-bytes", "query.max_metrics_bytes"),
+    ("query-mcp", "query.mcp"),
+    ("multitenancy", "multitenancy"),
+    ("log-level", "log_level"),
+    ("storage-backend", "storage.backend"),
+    ("s3-bucket", "storage.s3.bucket"),
+    ("s3-prefix", "storage.s3.prefix"),
+    ("s3-endpoint", "storage.s3.endpoint"),
+    ("s3-region", "storage.s3.region"),
+    ("s3-credentials-file", "storage.s3.credentials_file"),
+    ("s3-insecure", "storage.s3.insecure"),
+    ("s3-forcepathstyle", "storage.s3.forcepathstyle"),
+    ("s3-tls-ca-path", "storage.s3.tls_ca_path"),
 ];
 
 impl Config {
@@ -304,6 +318,8 @@ impl Config {
             log_level,
             multitenancy,
             listen,
+            tls: _,
+            auth: _,
             retention,
             compaction,
             live,
@@ -312,7 +328,9 @@ impl Config {
             query,
             metrics_generator: _,
             storage,
+            given,
         } = self;
+        given.set(setting, text);
         match setting {
             "data-dir" => set(data_dir, text, place),
             "api-listen" => set(&mut listen.api, text, place),

@@ -24,6 +24,7 @@ use super::ExportError;
 use super::budget::{Metered, ReadError, Share};
 use super::ingest::Ingest;
 use super::prepare::Format;
+use crate::access::Door;
 use crate::telemetry::RequestLabels;
 use crate::tenant::{TENANT_HEADER, Tenancy, TenantError};
 
@@ -34,6 +35,7 @@ const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 /// Not the generated server: that one hands the decoded message over, and the log keeps the sender's own bytes.
 #[derive(Clone)]
 pub struct GrpcReceiver {
+    door: Option<Arc<Door>>,
     ingest: Arc<Ingest>,
     tenancy: Tenancy,
     durations: Family<RequestLabels, Histogram>,
@@ -42,7 +44,13 @@ pub struct GrpcReceiver {
 impl GrpcReceiver {
     /// The service; `durations` is told how long each call took.
     pub fn new(ingest: Arc<Ingest>, tenancy: Tenancy, durations: Family<RequestLabels, Histogram>) -> Self {
-        Self { ingest, tenancy, durations }
+        Self { door: None, ingest, tenancy, durations }
+    }
+
+    /// Asks at this door who may call.
+    #[must_use]
+    pub fn behind(self, door: Arc<Door>) -> Self {
+        Self { door: Some(door), ..self }
     }
 
     async fn call(self, request: http::Request<Body>) -> http::Response<Body> {
@@ -88,6 +96,14 @@ impl Service<http::Request<Body>> for GrpcReceiver {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let receiver = self.clone();
         Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            if let Some(door) = &receiver.door {
+                let peer = head.extensions.get().copied();
+                if let Err(response) = door.check(&mut head, peer) {
+                    return Ok(response.map(Body::new));
+                }
+            }
+            let request = http::Request::from_parts(head, body);
             if request.uri().path() != METHOD {
                 return Ok(Status::unimplemented("unknown method").into_http());
             }
@@ -136,7 +152,9 @@ impl UnaryService<Bytes> for Export {
 fn tenant_status(error: TenantError) -> Status {
     match error {
         TenantError::Missing => Status::unauthenticated(error.to_string()),
-        TenantError::Invalid | TenantError::Multiple => Status::invalid_argument(error.to_string()),
+        TenantError::Invalid | TenantError::Multiple | TenantError::TooMany => {
+            Status::invalid_argument(error.to_string())
+        }
     }
 }
 

@@ -74,7 +74,9 @@ impl Receiver {
         let tenant = self.tenancy.tenant(tenant).map_err(|error| {
             let (status, code) = match error {
                 TenantError::Missing => (StatusCode::UNAUTHORIZED, Code::Unauthenticated),
-                TenantError::Invalid | TenantError::Multiple => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
+                TenantError::Invalid | TenantError::Multiple | TenantError::TooMany => {
+                    (StatusCode::BAD_REQUEST, Code::InvalidArgument)
+                }
             };
             refuse(status, code, "tenant", error.to_string())
         })?;

@@ -18,14 +18,13 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::serve::ListenerExt as _;
+use axum::middleware::from_fn_with_state;
 use rustix::thread::disable_transparent_huge_pages;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
@@ -33,11 +32,12 @@ use self::generator::Metering;
 use self::housekeeping::{House, store_checkpoint};
 use self::recall::recall;
 use self::replay::Replay;
+use crate::access::{self, AccessError, Connections, Door, Peer};
 use crate::api::{self, ApiState};
 use crate::blocks::BlocksError;
 use crate::catalog::{Catalog, CatalogError, IndexLimits, SledCatalog, TagIndex, Watermark};
 use crate::compact::{Compactor, Running};
-use crate::config::{Config, CutConfig, RetentionConfig};
+use crate::config::{Config, CutConfig, ListenerName, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
 use crate::generator::{FilterError, Latest, RemoteWriteError, router as generator_router};
 use crate::live::{Limits, LiveSet};
@@ -92,6 +92,9 @@ pub fn runtime() -> io::Result<Runtime> {
 /// Why the backend does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// Certificates or credentials cannot be used.
+    #[error("cannot let anybody in")]
+    Access(#[source] AccessError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} (--{flag})")]
     Bind {
@@ -175,6 +178,8 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     listeners: JoinSet<()>,
     housekeeping: JoinHandle<()>,
+    /// Reads certificates and secrets again.
+    fresh: JoinHandle<()>,
     cutter: Cutter,
     compactor: Running,
     house: House,
@@ -196,6 +201,14 @@ impl Server {
         let mut listeners = JoinSet::new();
 
         let metrics = Arc::new(Metrics::new());
+        let door = |listener| -> Result<Arc<Door>, ServerError> {
+            let variable = |name: &str| std::env::var(name).ok();
+            let door = Door::new(listener, config, &variable, metrics.access.clone());
+            Ok(Arc::new(door.map_err(ServerError::Access)?))
+        };
+        let api_door = door(ListenerName::Api)?;
+        let grpc_door = door(ListenerName::OtlpGrpc)?;
+        let http_door = door(ListenerName::OtlpHttp)?;
         let readiness = Readiness::default();
         let tenancy = Tenancy::new(config.multitenancy);
         let limits = Limits {
@@ -212,7 +225,7 @@ impl Server {
             readiness.clone(),
             Arc::clone(&metrics),
         )
-        .with_limits(config.query.clone())
+        .with_config(config)
         .with_blocks(Arc::clone(&listed));
         let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
         let latest = Latest::default();
@@ -221,7 +234,7 @@ impl Server {
         let router = api::router(api)
             .merge(generator_router(latest.clone(), tenancy.clone(), label))
             .merge(promql::router(Arc::clone(&history), tenancy.clone()));
-        listeners.spawn(serve_http("api", api_listener.0, router, stopped.clone()));
+        listeners.spawn(serve_http(&api_door, api_listener, router, stopped.clone()));
 
         let blocks = storage::open_blocks(&config.storage, &data_dir, &catalog, &metrics, &readiness).await?;
         // Nobody else sets it.
@@ -302,9 +315,9 @@ impl Server {
         let ingest = Arc::new(ingest(config, &house, &metrics).with_generator(generator));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
-        listeners.spawn(serve_grpc(grpc_listener.0, grpc, stopped.clone()));
+        listeners.spawn(serve_grpc(&grpc_door, grpc_listener, grpc, stopped.clone()));
         let http = receive::router(ingest, tenancy, durations);
-        listeners.spawn(serve_http("otlp-http", http_listener.0, http, stopped));
+        listeners.spawn(serve_http(&http_door, http_listener, http, stopped));
 
         let compactor = Compactor::new(&config.compaction, &config.retention, metrics.compaction.clone(), now_ns);
         let block_bytes = {
@@ -319,11 +332,10 @@ impl Server {
             .map_err(|source| ServerError::Thread { what: "compaction", source })?;
         let housekeeping = tokio::spawn(house.clone().keep());
         readiness.set_ready();
-        for (listener, address) in
-            [("api", addresses.api), ("otlp-grpc", addresses.otlp_grpc), ("otlp-http", addresses.otlp_http)]
-        {
-            info!(listener, %address, "listening");
-        }
+        api_door.announce(addresses.api);
+        grpc_door.announce(addresses.otlp_grpc);
+        http_door.announce(addresses.otlp_http);
+        let fresh = tokio::spawn(access::keep_fresh(vec![api_door, grpc_door, http_door]));
         Ok(Self {
             addresses,
             readiness,
@@ -331,6 +343,7 @@ impl Server {
             stopping,
             listeners,
             housekeeping,
+            fresh,
             cutter,
             compactor,
             house,
@@ -352,6 +365,7 @@ impl Server {
         self.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         self.housekeeping.abort();
+        self.fresh.abort();
         let compactor = self.compactor;
         let compaction = on_own_thread("the end of compaction", move || compactor.stop());
         let drained = timeout(DRAIN, async { while self.listeners.join_next().await.is_some() {} }).await;
@@ -451,28 +465,45 @@ fn wal_config(retention: &RetentionConfig) -> WalConfig {
     WalConfig { segment_bytes: (max_bytes / SEGMENTS).min(SEGMENT_BYTES), max_bytes }
 }
 
-async fn serve_http(name: &'static str, listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
-    // With Nagle's algorithm an answer of two small writes waits for the client's delayed acknowledgement: 40 ms.
-    let listener = listener.tap_io(|connection| _ = connection.set_nodelay(true));
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        error!(listener = name, error = %chain(&error), "listener broke off");
+/// Serves what comes to this door until the server stops.
+fn serve_http(
+    door: &Arc<Door>,
+    (listener, address): (TcpListener, SocketAddr),
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let name = door.name();
+    let connections = door.listen(listener, address);
+    let router = router.layer(from_fn_with_state(Arc::clone(door), access::guard));
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    async move {
+        let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
+        if let Err(error) = axum::serve(connections, service).with_graceful_shutdown(stop).await {
+            error!(listener = name, error = %chain(&error), "listener broke off");
+        }
     }
 }
 
-async fn serve_grpc(listener: TcpListener, receiver: GrpcReceiver, mut stopped: watch::Receiver<bool>) {
-    let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
-    let server = tonic::transport::Server::builder()
-        .http2_adaptive_window(Some(true))
-        .max_concurrent_streams(STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(receiver)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE)),
-            stop,
-        );
-    if let Err(error) = server.await {
-        error!(listener = "otlp-grpc", error = %chain(&error), "listener broke off");
+fn serve_grpc(
+    door: &Arc<Door>,
+    (listener, address): (TcpListener, SocketAddr),
+    receiver: GrpcReceiver,
+    mut stopped: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let name = door.name();
+    let connections: Connections = door.listen(listener, address);
+    let receiver = receiver.behind(Arc::clone(door));
+    async move {
+        let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
+        let server = tonic::transport::Server::builder()
+            .http2_adaptive_window(Some(true))
+            .max_concurrent_streams(STREAMS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_service(receiver)
+            .serve_with_incoming_shutdown(connections, stop);
+        if let Err(error) = server.await {
+            error!(listener = name, error = %chain(&error), "listener broke off");
+        }
     }
 }
 

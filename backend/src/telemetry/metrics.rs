@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{BlocksMetrics, CompactionMetrics, GeneratorMetrics, StoreMetrics};
+use super::{AccessMetrics, BlocksMetrics, CompactionMetrics, GeneratorMetrics, StoreMetrics};
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -159,6 +159,8 @@ pub struct CatalogMetrics {
 
 /// All groups and the registry that they are in.
 pub struct Metrics {
+    /// Of `access`.
+    pub access: AccessMetrics,
     /// Of `receive`.
     pub receive: ReceiveMetrics,
     /// Of `wal`.
@@ -184,6 +186,7 @@ impl Metrics {
     /// All metrics at zero, registered.
     pub fn new() -> Self {
         let metrics = Self {
+            access: AccessMetrics::default(),
             receive: ReceiveMetrics::default(),
             wal: WalMetrics::default(),
             live: LiveMetrics::default(),
@@ -293,6 +296,7 @@ impl Metrics {
         registry.register("coati_backend_catalog_rebuilds", "Times the catalog was begun anew", rebuilds);
         registry.register("coati_backend_catalog_failed_writes", "Writes that failed", failed_writes);
 
+        self.access.register(&mut registry);
         self.blocks.register(&mut registry);
         self.store.register(&mut registry);
         self.compaction.register(&mut registry);

@@ -3,6 +3,7 @@
 //! Metrics that Tempo has too bear Tempo's names, so that its dashboards and alerts work; the others begin with
 //! `coati_backend_`.
 
+mod access;
 mod blocks;
 mod compaction;
 mod generator;
@@ -12,6 +13,7 @@ mod page;
 mod ready;
 mod store;
 
+pub use access::{AccessLabels, AccessMetrics};
 pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
 pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ReasonLabels};

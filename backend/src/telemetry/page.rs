@@ -6,8 +6,8 @@ use coati_tests::metrics_page;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use super::{
-    BackendLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels, LossLabels, Metrics, OperationLabels,
-    ReasonLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
+    AccessLabels, BackendLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels, LossLabels, Metrics,
+    OperationLabels, ReasonLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
 };
 
 /// Makes a series.
@@ -22,6 +22,8 @@ fn one_of_each() -> Metrics {
     let tenant = TenantLabels { tenant: some() };
     let request = RequestLabels { method: some(), route: some(), status_code: some() };
     touch(&metrics.request_duration, &request);
+
+    touch(&metrics.access.refused, &AccessLabels { listener: "x", reason: "x" });
 
     let receive = &metrics.receive;
     touch(&receive.spans_received, &tenant);

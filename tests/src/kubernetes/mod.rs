@@ -5,6 +5,7 @@
 //! with bookmarks. A [`Fault`] spoils the next answers to a kind of request.
 
 mod connection;
+mod group;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,6 +16,8 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+pub use group::Group;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

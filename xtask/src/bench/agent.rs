@@ -139,7 +139,8 @@ fn probe_seconds(process: u32) -> Result<f64> {
     Ok(nanoseconds / 1e9)
 }
 
-fn status_mb(process: u32, key: &str) -> Result<f64> {
+/// A line of `/proc/PID/status` that is in kB, in MB.
+pub(super) fn status_mb(process: u32, key: &str) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{process}/status"))?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)).with_context(|| key.to_owned())?;
     Ok(value.trim().trim_end_matches("kB").trim().parse::<f64>()? / 1000.0)

@@ -34,7 +34,7 @@ pub(super) async fn call(
     if !state.limits.mcp {
         return Err(ApiError::NoSuchPath);
     }
-    state.tenant(&headers)?;
+    state.tenants(&headers)?;
     if method != Method::POST {
         // Nothing is ever told that was not asked for, and there are no sessions to end.
         return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "POST")]).into_response());

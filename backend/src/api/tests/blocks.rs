@@ -12,7 +12,12 @@ use crate::store::MemoryStore;
 use crate::telemetry::BlocksMetrics;
 
 /// The API, and the path of the block.
-fn with_a_block() -> (ApiState, MemoryStore, String) {
+pub(super) fn with_a_block() -> (ApiState, MemoryStore, String) {
+    with_a_block_of(SINGLE_TENANT, SINGLE_TENANT)
+}
+
+/// The same where the shop is one tenant's and the job another's.
+pub(super) fn with_a_block_of(of_shop: &str, of_job: &str) -> (ApiState, MemoryStore, String) {
     let store = MemoryStore::new();
     let config = BlocksConfig { clock: || fixture::EPOCH, ..BlocksConfig::default() };
     let catalog = Arc::new(MemoryCatalog::default());
@@ -20,7 +25,7 @@ fn with_a_block() -> (ApiState, MemoryStore, String) {
         Blocks::open(Arc::new(store.clone()), WriterId::random(), catalog, config, BlocksMetrics::default()).unwrap();
     let new = NewBlock {
         id: BlockId::new(fixture::EPOCH, 1),
-        tenant: SINGLE_TENANT.into(),
+        tenant: of_shop.into(),
         level: 0,
         received_first_ns: fixture::EPOCH,
         received_last_ns: fixture::EPOCH,
@@ -32,7 +37,7 @@ fn with_a_block() -> (ApiState, MemoryStore, String) {
     let live = LiveSet::new(Limits::default());
     let resource_spans = fixture::job();
     let request = opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans };
-    live.insert(SINGLE_TENANT, crate::live::group_message(&request), fixture::EPOCH, 0);
+    live.insert(of_job, crate::live::group_message(&request), fixture::EPOCH, 0);
     let opened = OnceLock::new();
     assert!(opened.set(Arc::new(blocks)).is_ok());
     (state_of(live).with_blocks(Arc::new(opened)), store, path)
@@ -50,7 +55,7 @@ async fn get_from(state: &ApiState, path: &str) -> (u16, String) {
 }
 
 /// Everything but what was looked at, which depends on where it lies.
-fn without_metrics(body: &str) -> Value {
+pub(super) fn without_metrics(body: &str) -> Value {
     let mut body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
     body.as_object_mut().unwrap().remove("metrics");
     body

@@ -7,6 +7,7 @@ mod mcp;
 mod metrics;
 mod search;
 mod tags;
+mod tenants;
 mod traces;
 
 use std::io::Read;
@@ -35,15 +36,19 @@ const SECOND: u64 = fixture::EPOCH / 1_000_000_000;
 const SHOP: &str = "a1b02030405060708090a0b0c0d0e";
 
 fn catalog() -> MemoryCatalog {
+    catalog_of(SINGLE_TENANT, SINGLE_TENANT)
+}
+
+/// What the shop has is one tenant's, what the job has the other's.
+fn catalog_of(of_shop: &str, of_job: &str) -> MemoryCatalog {
     let text = |text: &str| Some(TagValue::String(text.to_owned()));
     let seen = |scope, name: &str, value, hours| Seen { scope, name: name.to_owned(), value, hours };
     let shop = Hours::from_seconds(SECOND, SECOND);
-    let job = Hours::from_seconds(SECOND + 3_600, SECOND + 3_600);
+    let job_hours = Hours::from_seconds(SECOND + 3_600, SECOND + 3_600);
     let catalog = MemoryCatalog::default();
     let tags = [
         seen(Scope::Resource, "service.name", text("frontend"), shop),
         seen(Scope::Resource, "service.name", text("cart"), shop),
-        seen(Scope::Resource, "service.name", text("job"), job),
         seen(Scope::Resource, "region", text("eu"), shop),
         seen(Scope::Span, "http.status_code", Some(TagValue::Int(500)), shop),
         seen(Scope::Span, "http.status_code", Some(TagValue::Int(200)), shop),
@@ -53,7 +58,8 @@ fn catalog() -> MemoryCatalog {
         seen(Scope::Intrinsic, "name", text("SELECT"), shop),
         seen(Scope::Intrinsic, "rootServiceName", text("frontend"), shop),
     ];
-    catalog.put(SINGLE_TENANT, &tags).unwrap();
+    catalog.put(of_shop, &tags).unwrap();
+    catalog.put(of_job, &[seen(Scope::Resource, "service.name", text("job"), job_hours)]).unwrap();
     catalog
 }
 
@@ -167,6 +173,67 @@ async fn its_paths_are_told_and_all_there() {
     assert_eq!(get("/status/services").await.2, "coati-backend: Running\n");
 }
 
+#[tokio::test]
+async fn the_configuration_is_shown_without_secrets() {
+    let mut config = Config::default();
+    let age = std::time::Duration::from_hours(90 * 24);
+    let own = crate::config::TenantRetention { age: Some(age) };
+    config.retention.tenants =
+        [("a".to_owned(), own), ("b".to_owned(), crate::config::TenantRetention::default())].into();
+    config.given = crate::config::Given::of_file(
+        "storage: {s3: {bucket: b, secret_key: hidden}}\nretention: {tenants: {a: {age: 90d}}}\n",
+    );
+    let api = router(blocks::state_of(fixture::live()).with_config(&config));
+    let mut all = String::new();
+    for path in [
+        "/status/config?mode=diff",
+        "/status/runtime_config",
+        "/status/overrides",
+        "/status/overrides/a",
+        "/status/overrides/b",
+        "/status/usage-stats",
+    ] {
+        let (status, headers, body) = send(api.clone(), Request::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/plain; charset=utf-8"));
+        all += &format!("{path}\n{}", String::from_utf8(body).unwrap());
+    }
+    insta::assert_snapshot!(all, @r#"
+    /status/config?mode=diff
+    retention:
+      tenants:
+        a:
+          age: 90d
+    storage:
+      s3:
+        bucket: b
+        secret_key: "***"
+    /status/runtime_config
+    overrides:
+      "a":
+        compaction:
+          block_retention: 2160h0m0s
+    /status/overrides
+    overrides:
+      "a":
+        compaction:
+          block_retention: 2160h0m0s
+    /status/overrides/a
+    overrides:
+      "a":
+        compaction:
+          block_retention: 2160h0m0s
+    /status/overrides/b
+    overrides: {}
+    /status/usage-stats
+    usage-stats: nothing is collected and nothing is sent
+    "#);
+    let whole = send(api.clone(), Request::get("/status/config").body(Body::empty()).unwrap()).await.2;
+    let whole = String::from_utf8(whole).unwrap();
+    assert!(whole.contains("query") && whole.contains("max_trace_bytes") && !whole.contains("hidden"), "{whole}");
+    let (status, _, body) = send(api, Request::get("/status/bogus").body(Body::empty()).unwrap()).await;
+    assert_eq!((status, body.as_slice()), (StatusCode::NOT_FOUND, &b"404 page not found"[..]));
+}
+
 // Errors.
 
 #[rstest]
@@ -271,7 +338,7 @@ async fn a_query_that_takes_too_long_is_refused() {
     let state =
         state.with_limits(QueryConfig { max_duration: std::time::Duration::from_millis(1), ..QueryConfig::default() });
     let job = state.run(|state, work| {
-        state.query(SINGLE_TENANT, work, |_| {
+        state.query(&SINGLE_TENANT.into(), work, |_| {
             while !work.stop().load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::yield_now();
             }

@@ -1,4 +1,4 @@
-//! What one query sees: the traces of a tenant, wherever they lie.
+//! What one query sees: the traces of a tenant, wherever they lie, or of several, one after the other.
 //!
 //! A trace lies in memory, in a block, or, if spans came late, in several places. One that lies in one place is looked at
 //! there. Of any other one the parts are brought together first, so that the answer is that of the whole trace, once.
@@ -26,6 +26,7 @@ use super::value::Value;
 use crate::block::{BlockId, BlockSummary};
 use crate::blocks::{BlockEntry, BlockList, Blocks, BlocksError};
 use crate::live::{LiveSet, Trace, TraceId};
+use crate::tenant::Tenants;
 use crate::traceql::{Attribute, Field, Scope};
 
 /// Traces in memory that are looked at before progress is told.
@@ -37,6 +38,8 @@ pub struct View {
     /// Those that started last first, then by id.
     live: Vec<Arc<Trace>>,
     stored: Option<Stored>,
+    /// What is looked at after it: the traces of other tenants.
+    others: Vec<View>,
     /// A scan that has looked at so many bytes ends before its next part.
     max_bytes: u64,
     read_too_much: AtomicBool,
@@ -59,6 +62,21 @@ pub struct FoundTrace {
     pub skipped: usize,
 }
 
+impl FoundTrace {
+    /// What another place has of the same trace.
+    pub fn add(&mut self, other: Self) {
+        self.skipped += other.skipped;
+        self.trace = match (self.trace.take(), other.trace) {
+            (Some(trace), Some(other)) => {
+                let mut whole = Arc::unwrap_or_clone(trace);
+                whole.extend(Arc::unwrap_or_clone(other));
+                Some(Arc::new(whole))
+            }
+            (trace, other) => trace.or(other),
+        };
+    }
+}
+
 impl View {
     /// The present traces, in memory and in blocks.
     pub fn new(live: &LiveSet, blocks: &Arc<Blocks>, tenant: &str) -> Self {
@@ -67,12 +85,20 @@ impl View {
         let list = blocks.snapshot();
         let also_live = also_live(&live, blocks, &list, tenant);
         let stored = Some(Stored { blocks: Arc::clone(blocks), list, also_live });
-        Self { tenant: tenant.into(), live, stored, max_bytes: u64::MAX, read_too_much: AtomicBool::new(false) }
+        Self { tenant: tenant.into(), stored, ..Self::of_live(live) }
+    }
+
+    /// The present traces of several tenants. A trace that more than one has is a trace of each.
+    pub fn of_tenants(live: &LiveSet, blocks: &Arc<Blocks>, tenants: &Tenants) -> Self {
+        let (first, others) = tenants.split();
+        let others = others.iter().map(|tenant| Self::new(live, blocks, tenant)).collect();
+        Self { others, ..Self::new(live, blocks, first) }
     }
 
     /// Traces in memory only, as [`LiveSet::snapshot`] gives them.
     pub fn of_live(live: Vec<Arc<Trace>>) -> Self {
-        Self { tenant: "".into(), live, stored: None, max_bytes: u64::MAX, read_too_much: AtomicBool::new(false) }
+        let (stored, others) = (None, Vec::new());
+        Self { tenant: "".into(), live, stored, others, max_bytes: u64::MAX, read_too_much: AtomicBool::new(false) }
     }
 
     /// Lets scans end early, before the next part of the work, when they have looked at more bytes than this.
@@ -116,17 +142,38 @@ impl View {
         visitor: &mut V,
         cancelled: &AtomicBool,
     ) -> Result<Progress, BlocksError> {
+        let mut progress = Progress::default();
+        for (place, view) in std::iter::once(self).chain(&self.others).enumerate() {
+            let is_last = place == self.others.len();
+            progress = view.scan_own(scan, visitor, cancelled, (progress, is_last), self)?;
+        }
+        Ok(progress)
+    }
+
+    /// The same for the traces of one tenant, after those of others; `whole` is the view that is asked.
+    fn scan_own<V: Visitor>(
+        &self,
+        scan: &Scan<'_>,
+        visitor: &mut V,
+        cancelled: &AtomicBool,
+        (before, is_last): (Progress, bool),
+        whole: &Self,
+    ) -> Result<Progress, BlocksError> {
         let blocks: Vec<_> = self.stored.iter().flat_map(|stored| stored.list.of(&self.tenant)).collect();
         let in_range = |entry: &&Arc<BlockEntry>| scan.range.overlaps(entry.summary.start_ns, entry.summary.end_ns);
         let in_range: Vec<_> = blocks.iter().copied().filter(in_range).collect();
         let parts = self.live.chunks(TRACES_PER_PART);
         let total = u32::try_from((parts.len() + in_range.len()).max(1)).unwrap_or(u32::MAX);
+        let total = before.total.saturating_add(total);
         let mut scanning = Scanning {
             view: self,
+            whole,
+            is_last,
+            skipped_before: before.skipped,
             scan,
             visitor,
             cancelled,
-            progress: Progress { total, ..Progress::default() },
+            progress: Progress { total, ..before },
             seen: HashSet::new(),
             skipped: HashSet::new(),
         };
@@ -282,6 +329,12 @@ impl Stored {
 /// A scan at work.
 struct Scanning<'s, V> {
     view: &'s View,
+    /// The view that is asked, of which this is a part.
+    whole: &'s View,
+    /// Whether no other part comes after this one.
+    is_last: bool,
+    /// Blocks that were passed over in parts before.
+    skipped_before: usize,
     scan: &'s Scan<'s>,
     visitor: &'s mut V,
     cancelled: &'s AtomicBool,
@@ -416,22 +469,27 @@ impl<V: Visitor> Scanning<'_, V> {
 
     fn skip(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
         self.skipped.extend(blocks);
-        self.progress.skipped = self.skipped.len();
+        self.progress.skipped = self.skipped_before + self.skipped.len();
     }
 
     fn part_done(&mut self, rest_starts_by: Option<u64>) -> bool {
         self.progress.done = (self.progress.done + 1).min(self.progress.total);
-        if rest_starts_by.is_some() && self.progress.inspected.bytes > self.view.max_bytes {
-            self.view.read_too_much.store(true, Ordering::Relaxed);
+        if (rest_starts_by.is_some() || !self.is_last) && self.progress.inspected.bytes > self.whole.max_bytes {
+            self.whole.read_too_much.store(true, Ordering::Relaxed);
             return false;
         }
         // The end is told by [`Self::end`].
-        rest_starts_by.is_none() || self.visitor.part_done(self.progress, rest_starts_by)
+        rest_starts_by.is_none() || self.visitor.part_done(self.progress, self.rest(rest_starts_by))
     }
 
     fn end(self) -> Progress {
         let progress = Progress { done: self.progress.total, ..self.progress };
-        self.visitor.part_done(progress, None);
+        self.visitor.part_done(progress, self.rest(None));
         progress
+    }
+
+    /// By when what comes later starts: in another part, at any time.
+    fn rest(&self, of_part: Option<u64>) -> Option<u64> {
+        if self.is_last { of_part } else { Some(u64::MAX) }
     }
 }
