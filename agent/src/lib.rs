@@ -18,6 +18,7 @@ pub mod kubernetes;
 pub mod pipeline;
 pub mod print;
 pub mod privileges;
+pub mod receive;
 pub mod secret;
 pub mod span;
 pub mod stitch;

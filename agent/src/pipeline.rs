@@ -13,6 +13,7 @@
 //! exporter sends what is in it, until four seconds after the signal.
 
 mod reload;
+mod self_traced;
 mod stages;
 
 use std::{
@@ -46,6 +47,7 @@ use crate::{
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     print::Printer,
     privileges::{self, LOOKING, Later},
+    receive::{ReceiveError, Receiver as OtlpReceiver, Senders},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
@@ -86,6 +88,17 @@ pub enum PipelineError {
     /// Spans cannot be sent as it is configured.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// OTLP cannot be received.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    /// The agent would receive what it sends.
+    #[error(
+        "the endpoint `{endpoint}` is where this agent receives OTLP: give `export.endpoint` the backend's address"
+    )]
+    Loop {
+        /// The endpoint of the configuration.
+        endpoint: String,
+    },
     /// The agent cannot tell how it is.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -129,6 +142,15 @@ async fn run_until_signal(
     keep_only(LOOKING);
     let settings = config.export_settings();
     let (queue, exporter) = exporter(&settings, &telemetry, fastrand::f64)?;
+    let receiving = config.receive_settings();
+    let receiver = match &receiving {
+        Some(settings) => Some(OtlpReceiver::bind(settings).await?),
+        None => None,
+    };
+    let received_at = receiver.as_ref().map(OtlpReceiver::addresses).unwrap_or_default();
+    if let Some(endpoint) = settings.endpoints.iter().find(|endpoint| endpoint.is_one_of(&received_at)) {
+        return Err(PipelineError::Loop { endpoint: endpoint.endpoint.clone() });
+    }
     let tree = ProcTree::new("/proc");
     let host = Host::of(&tree);
     let gpu_config = config.gpu_config();
@@ -150,6 +172,17 @@ async fn run_until_signal(
         .map(|settings| OtlpMetrics::start(&settings, &telemetry))
         .transpose()?;
 
+    if let (Some(receiver), Some(receiving)) = (receiver, receiving) {
+        let senders = if receiving.enrich {
+            Senders::new(tree.clone(), config.selection(), kubernetes.clone())
+        } else {
+            Senders::none()
+        };
+        receiver.start(queue.relay(exporter.room()), senders, telemetry.clone());
+        for address in received_at {
+            tracing::info!(%address, "OTLP is received here");
+        }
+    }
     let listen = server.address();
     let (deadline, end) = watch::channel(None);
     tokio::spawn(server.run(std::future::pending()));
@@ -297,6 +330,7 @@ impl CaptureThread {
             Out { queue, printer, telemetry },
             since_ns,
         );
+        stages.exclude_self_traced(config.discovery.exclude_otel_instrumented_services);
         if let Some(libraries) = libraries {
             stages.watch_tls(libraries);
         }

@@ -7,8 +7,8 @@ use prost::Message;
 
 use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
-use crate::receive::json;
 use crate::{generator, otlp, traceql, wal};
+use coati_common::otlp_json as json;
 
 /// A parser of outside bytes.
 pub type Target = fn(&[u8]);

@@ -1,13 +1,19 @@
 //! What the kernel programs, the agent and the backend share.
 //!
-//! Everything here is `no_std` and free of dependencies, because `agent-ebpf` compiles it for the kernel.
+//! Everything here is `no_std` and free of dependencies, because `agent-ebpf` compiles it for the kernel; what is not has
+//! a feature of its own.
 #![no_std]
+
+#[cfg(feature = "otlp-json")]
+extern crate std;
 
 pub mod counter;
 pub mod event;
 pub mod follow;
 pub mod limits;
 pub mod loss;
+#[cfg(feature = "otlp-json")]
+pub mod otlp_json;
 pub mod sniff;
 pub mod stitch;
 pub mod tls;

@@ -21,7 +21,7 @@ use coati_tests::tools::{binaries, binary, system, tool, workspace};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-const OVERLAYS: [&str; 4] = ["base", "overlays/ringtail", "overlays/s3", "overlays/tls"];
+const OVERLAYS: [&str; 5] = ["base", "overlays/otlp", "overlays/ringtail", "overlays/s3", "overlays/tls"];
 
 /// Definitions of the Prometheus operator, which Kubernetes does not know.
 fn is_custom(object: &Value) -> bool {

@@ -35,6 +35,10 @@ pub struct DiscoveryConfig {
     /// The same again, for what nobody wants to see unless they say so: programs that carry telemetry.
     #[serde(alias = "default_exclude")]
     pub default_exclude_instrument: Vec<RuleConfig<Globs>>,
+    /// Make no spans of processes that are seen to export spans by OTLP themselves.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
+    pub exclude_otel_instrumented_services: bool,
 }
 
 impl Default for DiscoveryConfig {
@@ -46,6 +50,7 @@ impl Default for DiscoveryConfig {
             exclude_instrument: Vec::new(),
             exclude_services: Vec::new(),
             default_exclude_instrument: vec![carriers],
+            exclude_otel_instrumented_services: true,
         }
     }
 }
@@ -219,8 +224,14 @@ impl Config {
         fn rules<N: Notation>(rules: &[RuleConfig<N>]) -> impl Iterator<Item = Rule> {
             rules.iter().map(RuleConfig::rule)
         }
-        let DiscoveryConfig { instrument, services, exclude_instrument, exclude_services, default_exclude_instrument } =
-            &self.discovery;
+        let DiscoveryConfig {
+            instrument,
+            services,
+            exclude_instrument,
+            exclude_services,
+            default_exclude_instrument,
+            exclude_otel_instrumented_services: _,
+        } = &self.discovery;
         Selection {
             include: rules(instrument).chain(rules(services)).collect(),
             exclude: rules(exclude_instrument)

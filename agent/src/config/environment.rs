@@ -33,6 +33,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         print,
         kernel_debug,
         export,
+        receive,
         discovery,
         spans,
         routes: _,
@@ -160,6 +161,15 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         discovery.exclude_instrument = vec![RuleConfig { exe_path: Some(pattern), ..RuleConfig::default() }];
     }
 
+    environment.set(
+        &mut discovery.exclude_otel_instrumented_services,
+        &[
+            "COATI_AGENT_EXCLUDE_OTEL_INSTRUMENTED_SERVICES",
+            "OTEL_EBPF_EXCLUDE_OTEL_INSTRUMENTED_SERVICES",
+            "BEYLA_EXCLUDE_OTEL_INSTRUMENTED_SERVICES",
+        ],
+    )?;
+
     let sampling = &mut spans.sampling;
     environment.set(&mut sampling.sampler, &["COATI_AGENT_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER"])?;
     // OpenTelemetry's argument is one of OpenTelemetry's sampler.
@@ -185,6 +195,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut gpu.dcgm_names, &["COATI_AGENT_GPU_DCGM_NAMES"])?;
 
     kubernetes.apply(&environment)?;
+    receive.apply(&environment)?;
 
     let metrics = &mut telemetry.otlp_metrics;
     if let Some(endpoint) = environment.get(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])? {

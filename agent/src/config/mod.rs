@@ -10,6 +10,7 @@ mod export;
 mod file;
 mod foreign;
 mod kubernetes;
+mod receive;
 mod reload;
 mod schema;
 mod spans;
@@ -29,6 +30,7 @@ pub use error::ConfigError;
 pub use export::{AuthConfig, Endpoint, EndpointConfig, ExportConfig, ProtocolChoice, QueueConfig, TlsConfig};
 pub use foreign::{from_alloy, from_beyla};
 pub use kubernetes::KubernetesSection;
+pub use receive::ReceiveSection;
 pub use reload::{FileWatch, Reload};
 use schema::Of;
 pub use schema::schema;
@@ -70,6 +72,8 @@ pub struct Config {
     pub kernel_debug: bool,
     /// Where spans are sent.
     pub export: ExportConfig,
+    /// OTLP from SDKs on this node.
+    pub receive: ReceiveSection,
     /// Which processes are observed.
     pub discovery: DiscoveryConfig,
     /// What is put into spans.
@@ -100,6 +104,7 @@ impl Default for Config {
             print: None,
             kernel_debug: false,
             export: ExportConfig::default(),
+            receive: ReceiveSection::default(),
             discovery: DiscoveryConfig::default(),
             spans: SpansConfig::default(),
             routes: RoutesConfig::default(),

@@ -13,6 +13,8 @@ const LIVE: [&str; 3] = ["discovery", "routes", "spans"];
 pub struct Reload {
     /// Which processes are observed.
     pub selection: Selection,
+    /// Whether processes that trace themselves are left out.
+    pub excludes_self_traced: bool,
     /// What spans are made of, and which are kept.
     pub spans: SpanConfig,
 }
@@ -20,7 +22,11 @@ pub struct Reload {
 impl Config {
     /// What the capture thread is told.
     pub fn reload(&self) -> Reload {
-        Reload { selection: self.selection(), spans: self.span_config() }
+        Reload {
+            selection: self.selection(),
+            excludes_self_traced: self.discovery.exclude_otel_instrumented_services,
+            spans: self.span_config(),
+        }
     }
 
     /// The keys whose change needs a restart, and that are not the same in `new`.

@@ -10,6 +10,11 @@ const HTTP: [&str; 3] = ["/v1/traces", "/v1/metrics", "/v1/logs"];
 /// What exporters call themselves: the first as the specification of OTLP's exporters asks of SDKs.
 const EXPORTERS: [&str; 2] = ["otlp", "coati-agent/"];
 
+/// What the path of OTLP's gRPC service for traces begins with.
+const GRPC_TRACES: &str = "/opentelemetry.proto.collector.trace.";
+/// Path of traces over HTTP.
+const HTTP_TRACES: &str = "/v1/traces";
+
 impl RequestHead {
     /// Whether the request exports spans, metrics or logs. Such requests make no spans: each would be exported by another.
     pub fn exports_telemetry(&self) -> bool {
@@ -20,6 +25,12 @@ impl RequestHead {
             EXPORTERS.iter().any(|name| agent.contains(name))
         };
         path.starts_with(GRPC) || HTTP.iter().any(|known| path.ends_with(known)) && is_exporter()
+    }
+
+    /// Whether what it exports are spans.
+    pub fn exports_traces(&self) -> bool {
+        let is_of_traces = |path: &str| path.starts_with(GRPC_TRACES) || path.ends_with(HTTP_TRACES);
+        self.path().is_some_and(is_of_traces) && self.exports_telemetry()
     }
 }
 
@@ -44,5 +55,6 @@ mod tests {
         let text = format!("{start} HTTP/1.1\r\nhost: tempo\r\nuser-agent: {agent}\r\n\r\n");
         let head = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
         assert_eq!(head.exports_telemetry(), expected);
+        assert_eq!(head.exports_traces(), expected && start.contains("trace"));
     }
 }

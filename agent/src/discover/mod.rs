@@ -12,6 +12,7 @@ mod pattern;
 mod proc_tree;
 mod resource;
 mod selection;
+mod sockets;
 mod unit;
 
 use std::{

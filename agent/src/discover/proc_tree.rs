@@ -214,7 +214,12 @@ impl ProcTree {
     }
 
     fn directory(&self, tgid: u32) -> PathBuf {
-        self.root.join(tgid.to_string())
+        self.path(&tgid.to_string())
+    }
+
+    /// The folder of a process, by number or as `self`.
+    pub(super) fn path(&self, process: &str) -> PathBuf {
+        self.root.join(process)
     }
 }
 

@@ -95,6 +95,11 @@ impl Backlog {
         matches!(self.disk, Disk::Queue(_))
     }
 
+    /// Spans that wait in memory, without those under way.
+    pub(super) const fn memory_spans(&self) -> u64 {
+        self.memory_spans
+    }
+
     /// Spans that wait on disk.
     pub(super) fn disk_spans(&self) -> u64 {
         self.queue().map_or(0, DiskQueue::spans)

@@ -10,8 +10,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use super::queue::{EncodedSpan, Spans};
-use crate::discover::Process;
+use super::queue::{EncodedSpan, Spans, Under};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -24,21 +23,22 @@ pub(super) struct Limits {
     pub(super) delay: Duration,
 }
 
-/// Spans grouped by process, in the order in which processes and their spans came.
+/// Spans grouped by what they are sent under, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     groups: Vec<Group>,
-    /// Group of a process, by the address of its description: two descriptions of one process id are two resources.
+    /// Group of a process, by the address of its description: two descriptions of one process id are two resources. Of
+    /// relayed spans by the address of what an SDK has sent them under.
     group_of: HashMap<usize, usize>,
     spans: usize,
     bytes: usize,
 }
 
-/// The spans of one process.
+/// Spans that are sent under the same.
 #[derive(Debug)]
 struct Group {
     /// Also keeps its address from being used again.
-    process: Arc<Process>,
+    under: Under,
     /// `ScopeSpans`, encoded.
     scope_spans: Vec<u8>,
 }
@@ -55,12 +55,19 @@ impl Batch {
 
     /// Adds a span.
     pub(super) fn add(&mut self, span: EncodedSpan) {
-        let EncodedSpan { process, bytes } = span;
+        let EncodedSpan { under, bytes } = span;
         self.spans += 1;
         self.bytes += bytes.len();
-        let group = *self.group_of.entry(Arc::as_ptr(&process).addr()).or_insert_with(|| {
-            let scope_spans = ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }.encode_to_vec();
-            self.groups.push(Group { process, scope_spans });
+        let address = match &under {
+            Under::Process(process) => Arc::as_ptr(process).addr(),
+            Under::Relayed(relayed) => Arc::as_ptr(relayed).addr(),
+        };
+        let group = *self.group_of.entry(address).or_insert_with(|| {
+            let scope_spans = match &under {
+                Under::Process(_) => ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }.encode_to_vec(),
+                Under::Relayed(relayed) => relayed.scope.clone(),
+            };
+            self.groups.push(Group { under, scope_spans });
             self.groups.len() - 1
         });
         if let Some(group) = self.groups.get_mut(group) {
@@ -81,9 +88,14 @@ impl Batch {
     /// The encoded `ExportTraceServiceRequest`: encoded once, however often it is sent.
     pub(super) fn encode(self) -> Bytes {
         let mut request = Vec::with_capacity(self.bytes + self.bytes / 8);
-        for Group { process, scope_spans } in self.groups {
+        for Group { under, scope_spans } in self.groups {
             let mut resource_spans = Vec::with_capacity(scope_spans.len() + 1024);
-            field(&mut resource_spans, tag::RESOURCE, &process.resource.encode_to_vec());
+            match under {
+                Under::Process(process) => {
+                    field(&mut resource_spans, tag::RESOURCE, &process.resource.encode_to_vec());
+                }
+                Under::Relayed(relayed) => resource_spans.extend_from_slice(&relayed.resource),
+            }
             field(&mut resource_spans, tag::SCOPE_SPANS, &scope_spans);
             field(&mut request, tag::RESOURCE_SPANS, &resource_spans);
         }

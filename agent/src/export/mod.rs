@@ -20,13 +20,18 @@ mod grpc;
 mod http;
 mod outlet;
 pub(crate) mod queue;
+pub(crate) mod relay;
 mod response;
 mod tls;
 mod transport;
 mod watched;
 mod worker;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use prost::bytes::Bytes;
 
@@ -34,6 +39,7 @@ pub use auth::{Auth, AuthError};
 pub use connect::Proxies;
 pub use disk::{Fsync, QueueError, QueueSettings};
 pub use queue::SpanQueue;
+pub use relay::{RelayError, RelayQueue, Relayed, RelayedSpan, Room};
 pub use tls::{TlsError, TlsSettings};
 pub use worker::Exporter;
 
@@ -160,6 +166,19 @@ pub struct EndpointSettings {
 }
 
 impl EndpointSettings {
+    /// Whether it is on this node, at one of these addresses.
+    pub(crate) fn is_one_of(&self, addresses: &[SocketAddr]) -> bool {
+        let uri: Option<::http::Uri> = self.endpoint.parse().ok();
+        let Some((host, port)) = uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16()?))) else {
+            return false;
+        };
+        let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+        addresses.iter().any(|listening| {
+            let is_here = listening.ip().is_unspecified() || listening.ip().is_loopback();
+            listening.port() == port && (Some(listening.ip()) == address || is_here && is_this_node(host))
+        })
+    }
+
     /// Whether requests go out compressed.
     fn compresses(&self) -> bool {
         match self.compression {
@@ -200,7 +219,7 @@ pub fn exporter(
 
 fn is_this_node(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

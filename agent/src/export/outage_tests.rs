@@ -7,6 +7,7 @@ use super::{
     *,
 };
 use crate::telemetry::DropCause;
+use rstest::rstest;
 use tokio::{net::TcpListener, time::sleep};
 
 fn on_disk(settings: Settings, folder: &Path) -> Settings {
@@ -15,7 +16,7 @@ fn on_disk(settings: Settings, folder: &Path) -> Settings {
 }
 
 /// An address that nobody listens on until somebody does.
-fn reserved() -> std::net::SocketAddr {
+fn reserved() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -104,6 +105,38 @@ async fn what_an_endpoint_is_slow_to_take_goes_to_disk() {
     let bench = Bench::start(&on_disk(settings(silent.local_addr().unwrap(), Protocol::HttpProtobuf), folder.path()));
     bench.push(1..=30);
     disk_has(&bench, 30).await;
+}
+
+#[rstest]
+#[case::in_memory(false)]
+#[case::on_disk(true)]
+#[tokio::test]
+async fn what_an_sdk_was_told_is_taken_arrives(#[case] has_disk: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let address = reserved();
+    let settings = settings(address, Protocol::Grpc);
+    let settings = if has_disk { on_disk(settings, folder.path()) } else { settings };
+    let bench = Bench::start(&settings);
+    let under = Arc::new(Relayed { resource: Vec::new(), scope: Vec::new() });
+    let mut taken = Vec::new();
+    for number in 1..=300 {
+        let bytes = prost::Message::encode_to_vec(&tests::span(&tests::process(1, "shop"), number).span);
+        match bench.relay.push(vec![RelayedSpan { under: Arc::clone(&under), bytes }]) {
+            Ok(()) => taken.push(number),
+            Err(error) => assert_eq!(error, RelayError::Full),
+        }
+        if number % 10 == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    // In memory half of the room is theirs, and what is under way; on disk there is room for all.
+    assert!(if has_disk { taken.len() == 300 } else { (40..=70).contains(&taken.len()) }, "{}", taken.len());
+    bench.push(1001..=1020);
+    let destination = Destination::default();
+    serve(&destination, Protocol::Grpc, TcpListener::bind(address).await.unwrap());
+    idle(&bench.telemetry).await;
+    assert_eq!(destination.names(), taken.into_iter().chain(1001..=1020).collect::<Vec<_>>());
+    assert_eq!(DropCause::ALL.map(|cause| bench.telemetry.spans_dropped(cause).get()), [0; 6]);
 }
 
 #[tokio::test]

@@ -1,6 +1,14 @@
 //! The task that sends requests to one endpoint.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -33,6 +41,8 @@ pub(super) struct Outlet {
     telemetry: Telemetry,
     metrics: EndpointMetrics,
     logged: Option<Instant>,
+    /// Spans that wait in memory, for who wants to know whether there is room.
+    waiting: Arc<AtomicU64>,
 }
 
 /// A request that is under way.
@@ -76,7 +86,13 @@ impl Outlet {
             telemetry: telemetry.clone(),
             metrics: telemetry.export.endpoint(&settings.name),
             logged: None,
+            waiting: Arc::default(),
         }
+    }
+
+    /// Spans that wait in memory, as they are at any time.
+    pub(super) fn waiting(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.waiting)
     }
 
     /// What the endpoint is called.
@@ -216,6 +232,7 @@ impl Outlet {
 
     /// Shows what is on disk and counts what was lost there.
     fn account(&mut self, backlog: &mut Backlog) {
+        self.waiting.store(backlog.memory_spans(), Ordering::Relaxed);
         if !backlog.has_disk() {
             return;
         }

@@ -8,6 +8,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::relay::{RelayQueue, Relayed, Room};
 use crate::{
     discover::Process,
     span::FinishedSpan,
@@ -20,10 +21,19 @@ use crate::{
 /// waits takes little memory.
 #[derive(Debug)]
 pub(crate) struct EncodedSpan {
-    /// Whose resource it is sent under.
-    pub(crate) process: Arc<Process>,
+    /// What it is sent under.
+    pub(crate) under: Under,
     /// `opentelemetry.proto.trace.v1.Span`.
     pub(crate) bytes: Vec<u8>,
+}
+
+/// What a span is sent under.
+#[derive(Clone, Debug)]
+pub(crate) enum Under {
+    /// A process that it was made of.
+    Process(Arc<Process>),
+    /// What an SDK has sent it under.
+    Relayed(Arc<Relayed>),
 }
 
 /// Where finished spans are put. Dropping it lets the exporter send what is left and end.
@@ -60,7 +70,7 @@ impl SpanQueue {
         let dropped = match self.sender.try_reserve() {
             Ok(place) => {
                 self.telemetry.queue_length.inc_by(i64::try_from(self.endpoints).unwrap_or(i64::MAX));
-                place.send(EncodedSpan { process, bytes: span.encode_to_vec() });
+                place.send(EncodedSpan { under: Under::Process(process), bytes: span.encode_to_vec() });
                 if self.sender.max_capacity() - self.sender.capacity() >= self.many_spans {
                     self.many.notify_one();
                 }
@@ -71,6 +81,12 @@ impl SpanQueue {
             Err(mpsc::error::TrySendError::Closed(())) => DropCause::Shutdown,
         };
         self.telemetry.spans_dropped(dropped).inc_by(self.endpoints);
+    }
+
+    /// Another way in, for spans that somebody else has made. It is closed when this one is.
+    pub fn relay(&self, room: Room) -> RelayQueue {
+        let (many, telemetry) = (Arc::clone(&self.many), self.telemetry.clone());
+        RelayQueue::new(self.sender.downgrade(), many, self.endpoints, room, telemetry)
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {
 }
 
 pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpan {
-    queue::EncodedSpan { process: finished.process, bytes: finished.span.encode_to_vec() }
+    queue::EncodedSpan { under: queue::Under::Process(finished.process), bytes: finished.span.encode_to_vec() }
 }
 
 /// What a server is to do with the next request; when the script is over it accepts.
@@ -203,6 +203,8 @@ pub(super) fn with(mut settings: Settings, change: impl FnOnce(&mut EndpointSett
 /// An exporter at work, with its destination.
 pub(super) struct Bench {
     queue: Option<SpanQueue>,
+    /// The way of spans that SDKs have made.
+    pub(super) relay: RelayQueue,
     pub(super) telemetry: Telemetry,
     pub(super) exporter: JoinHandle<()>,
     deadline: watch::Sender<Option<Instant>>,
@@ -213,7 +215,8 @@ impl Bench {
         let telemetry = Telemetry::default();
         let (queue, exporter) = exporter(settings, &telemetry, || 0.0).unwrap();
         let (deadline, watched) = watch::channel(None);
-        Self { queue: Some(queue), telemetry, exporter: tokio::spawn(exporter.run(watched)), deadline }
+        let relay = queue.relay(exporter.room());
+        Self { queue: Some(queue), relay, telemetry, exporter: tokio::spawn(exporter.run(watched)), deadline }
     }
 
     pub(super) fn push(&self, numbers: impl IntoIterator<Item = u32>) {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Encoded,
+    Encoded, Room,
     batch::{Batch, Limits},
     outlet::Outlet,
     queue::Spans,
@@ -41,6 +41,11 @@ struct Batcher {
 impl Exporter {
     pub(super) fn new(spans: Spans, limits: Limits, outlets: Vec<Outlet>, telemetry: Telemetry) -> Self {
         Self { spans, limits, outlets, telemetry }
+    }
+
+    /// How much waits in memory, for each endpoint.
+    pub fn room(&self) -> Room {
+        Room(self.outlets.iter().map(Outlet::waiting).collect())
     }
 
     /// Exports until the queue is dropped and everything in it is sent or safe on disk, or until the moment that

@@ -93,6 +93,14 @@ impl Index {
         self.addresses.get(&address.to_canonical()).map(|(_, peer)| peer)
     }
 
+    /// The pod that has this address, and its only container.
+    pub(super) fn pod_at(&self, address: IpAddr) -> Option<(Arc<Pod>, Option<Arc<str>>)> {
+        let (uid, _) = self.addresses.get(&address.to_canonical())?;
+        let pod = Arc::clone(&self.pods.get(uid)?.pod);
+        let container = pod.only_container.as_deref().map(Arc::from);
+        Some((pod, container))
+    }
+
     /// How many pods there are.
     pub(super) fn pods(&self) -> usize {
         self.pods.len() - self.deleted.len()

@@ -34,6 +34,7 @@ use std::{
 };
 
 use kube::{Api, Client, runtime::watcher};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch as signal;
 
@@ -206,6 +207,12 @@ impl Kubernetes {
         self.shared.index().peer(address).cloned()
     }
 
+    /// The pod of this node that has this address.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<Found> {
+        let (pod, container) = self.shared.index().pod_at(address)?;
+        Some(Found { pod, container, cluster_name: self.shared.cluster_name.clone() })
+    }
+
     /// The only container that the GPU has been given to.
     pub(crate) fn gpu_user(&self, id: &str) -> Option<GpuUser> {
         self.shared.gpu_users.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
@@ -282,6 +289,20 @@ impl Found {
     /// `service.name`, unless the process has been given one.
     pub(crate) fn service_name(&self) -> &str {
         self.pod.service_name()
+    }
+
+    /// All that is known, as attributes of a resource.
+    pub(crate) fn resource(&self) -> Vec<KeyValue> {
+        let mut resource = Vec::new();
+        let mut add = |key: &str, value: &str| {
+            if !resource.iter().any(|known: &KeyValue| known.key == key) {
+                let value = Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
+                resource.push(KeyValue { key: key.to_owned(), value, ..KeyValue::default() });
+            }
+        };
+        add(coati_common::wellknown::resource::SERVICE_NAME, self.service_name());
+        self.attributes(&mut add);
+        resource
     }
 
     /// Keys and values; those that come first win.

@@ -9,6 +9,7 @@ use coati_common::{
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use prometheus_client::metrics::counter::Counter;
 
+use super::self_traced::SelfTraced;
 use crate::{
     capture::{CaptureError, Record, Source},
     config::Reload,
@@ -69,6 +70,7 @@ struct Rest {
     /// What spans of exchanges that are not over were sent with: their last ones must start at the same time, whatever the
     /// wall clock does meanwhile.
     shown: HashMap<ExchangeId, Clock>,
+    self_traced: SelfTraced,
     /// Processes that the rules do not select: the kernel is told to leave them alone.
     unselected: Vec<u32>,
     since_ns: u64,
@@ -95,8 +97,17 @@ impl Stages {
         since_ns: u64,
     ) -> Self {
         let records = RECORD_KINDS.map(|kind| out.telemetry.records(kind));
-        let rest =
-            Rest { stitcher, processes, spans, gpu, out, shown: HashMap::new(), unselected: Vec::new(), since_ns };
+        let rest = Rest {
+            stitcher,
+            processes,
+            spans,
+            gpu,
+            out,
+            shown: HashMap::new(),
+            self_traced: SelfTraced::new(),
+            unselected: Vec::new(),
+            since_ns,
+        };
         Self {
             decoder,
             rest,
@@ -112,7 +123,8 @@ impl Stages {
 
     /// Another configuration, between two batches of records.
     pub fn reload(&mut self, reload: Reload, source: &mut dyn Source) {
-        let Reload { selection, spans } = reload;
+        let Reload { selection, excludes_self_traced, spans } = reload;
+        self.exclude_self_traced(excludes_self_traced);
         self.decoder.set_keeps_headers(spans.headers.wants_any());
         self.decoder.set_show_after(spans.partial_after);
         self.rest.spans.set_config(spans);
@@ -126,6 +138,11 @@ impl Stages {
             let (processes, now_ns) = (&mut self.rest.processes, self.ticked_ns);
             tls.look_at_all(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
         }
+    }
+
+    /// Whether no spans are made of processes that export their own; at first none are.
+    pub fn exclude_self_traced(&mut self, is_on: bool) {
+        self.rest.self_traced.set_on(is_on);
     }
 
     /// Looks into TLS from now on.
@@ -151,6 +168,7 @@ impl Stages {
             match &record {
                 Record::Exec(header, tgid, path) => {
                     self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path));
+                    self.rest.self_traced.forget(*tgid);
                     if let Some(tls) = &mut self.tls {
                         tls.started(*tgid, header.time_ns);
                     }
@@ -165,6 +183,7 @@ impl Stages {
                         tls.ended(exit.tgid, exit.header.time_ns);
                     }
                     self.rest.processes.ended(exit.tgid, exit.header.time_ns);
+                    self.rest.self_traced.forget(exit.tgid);
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
                     self.skipped.remove(&exit.tgid);
                     source.unskip(exit.tgid);
@@ -342,7 +361,14 @@ impl Rest {
         if is_last {
             self.gpu.ended(origin.id);
         }
+        // What was shown while it ran needs its last span, whatever has become known of its process meanwhile.
+        let is_shown = shown.is_some() || self.shown.contains_key(&origin.id);
+        let is_self_traced = self.self_traced.has(origin.tgid) && !is_shown;
         match event {
+            // Nobody will see a span of it, so it may be no parent of others'. What its SDK puts into headers still is.
+            Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_)
+                if is_self_traced => {}
+            Event::Dropped(origin) if is_self_traced => self.stitcher.forget(origin),
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
                 self.stitcher.began(origin, head);
@@ -354,8 +380,16 @@ impl Rest {
             Event::Running(exchange) => self.show(exchange),
             Event::Ended(exchange) => {
                 let process = self.processes.get(origin.tgid, now_ns);
-                let ids = self.stitcher.ended(exchange);
+                let ids = if is_self_traced {
+                    self.stitcher.forget(origin);
+                    None
+                } else {
+                    Some(self.stitcher.ended(exchange))
+                };
                 if exchange.request.exports_telemetry() {
+                    if exchange.request.exports_traces() {
+                        self.self_traced.exported(exchange);
+                    }
                     self.out.telemetry.ignored_exchanges.inc();
                     return;
                 }
@@ -366,10 +400,10 @@ impl Rest {
                 {
                     self.out.telemetry.inference.count(inference, origin.role);
                 }
-                if ignored.is_some_and(IgnoreMode::has_no_span) {
+                let Some(ids) = ids.filter(|_| !ignored.is_some_and(IgnoreMode::has_no_span)) else {
                     self.out.telemetry.ignored_exchanges.inc();
                     return;
-                }
+                };
                 match self.spans.verdict(exchange, &ids, &process) {
                     Verdict::Kept => {}
                     // It was kept while it ran, and without this one it would seem to run for ever.

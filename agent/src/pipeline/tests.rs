@@ -31,7 +31,7 @@ use crate::{
     ebpf::{Attachment, TlsPoint, UprobeError},
     export::{
         self,
-        queue::{EncodedSpan, Spans},
+        queue::{EncodedSpan, Spans, Under},
     },
     print::Format,
     span::{
@@ -146,7 +146,7 @@ fn both_ends() -> (Wire, Wire) {
 }
 
 fn next(received: &mut Spans) -> Option<FinishedSpan> {
-    let EncodedSpan { process, bytes } = received.next()?;
+    let EncodedSpan { under: Under::Process(process), bytes } = received.next()? else { panic!("a relayed span") };
     Some(FinishedSpan { process, span: Span::decode(&bytes[..]).unwrap() })
 }
 
@@ -240,7 +240,8 @@ fn a_stream_is_sent_while_it_runs_and_when_it_is_over() {
     let mut stages = node.stages(queue, &telemetry, Selection::default());
     let attributes = AttributeConfig { include: vec![Pattern::glob("http.*").unwrap()], exclude: vec![] };
     let spans_config = SpanConfig { attributes, max_per_second: Some(2), ..SpanConfig::default() };
-    stages.reload(Reload { selection: Selection::default(), spans: spans_config }, &mut script);
+    let reload = Reload { selection: Selection::default(), excludes_self_traced: true, spans: spans_config };
+    stages.reload(reload, &mut script);
     stages.take(&mut Wire::merge(&[&client, &server]), &mut script).unwrap();
     let clock = |second: u64| Clock::new(0, 1_000_000_000 + second * 17);
     for second in 1..=35 {
@@ -296,7 +297,11 @@ fn another_configuration_counts_from_the_next_batch_on() {
     };
     let mut script = Script { drains: [request(1, "/before"), request(2, "/behind")].into(), ..Script::default() };
     let headers = HeaderConfig { response: vec![Pattern::glob("x-*").unwrap()], ..HeaderConfig::default() };
-    let reload = Reload { selection: Selection::default(), spans: SpanConfig { headers, ..SpanConfig::default() } };
+    let reload = Reload {
+        selection: Selection::default(),
+        excludes_self_traced: true,
+        spans: SpanConfig { headers, ..SpanConfig::default() },
+    };
     let rule = Rule { exe_path: Pattern::executable("shop"), ..Rule::default() };
     let selection = Selection { include: vec![], exclude: vec![rule] };
     let (spans, telemetry) = run_reloaded(&mut script, selection, Some(reload));
@@ -334,7 +339,7 @@ fn what_is_left_out_is_counted(#[case] config: SpanConfig, #[case] expected: [u6
     server.request(b"GET /good HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 204 No Content\r\n\r\n");
     server.request(b"GET /bad HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n");
     let mut script = Script { drains: [vec![], server.records].into(), ..Script::default() };
-    let reload = Reload { selection: Selection::default(), spans: config };
+    let reload = Reload { selection: Selection::default(), excludes_self_traced: true, spans: config };
     let (spans, telemetry) = run_reloaded(&mut script, Selection::default(), Some(reload));
     let dropped = telemetry.spans_dropped(DropCause::RateLimit).get();
     let ignored = telemetry.ignored_exchanges.get();
@@ -352,13 +357,92 @@ fn attributes_can_be_left_out() {
     let (client, server) = both_ends();
     let mut script = Script { drains: [vec![], Wire::merge(&[&client, &server])].into(), ..Script::default() };
     let attributes = AttributeConfig { include: vec![Pattern::glob("http.*").unwrap()], exclude: vec![] };
-    let reload = Reload { selection: Selection::default(), spans: SpanConfig { attributes, ..SpanConfig::default() } };
+    let reload = Reload {
+        selection: Selection::default(),
+        excludes_self_traced: true,
+        spans: SpanConfig { attributes, ..SpanConfig::default() },
+    };
     let (spans, _) = run_reloaded(&mut script, Selection::default(), Some(reload));
     assert_eq!(spans.len(), 2);
     for span in spans {
         assert!(span.span.attributes.iter().all(|attribute| attribute.key.starts_with("http.")), "{span:?}");
         assert!(!span.span.attributes.is_empty());
     }
+}
+
+/// Process 200 exports spans, is answered so, and calls `shop` with a header and without; `shop` may take spans too.
+fn self_traced(exports: &str, status: &str, is_carrier: bool) -> Vec<Vec<Record>> {
+    let mut exporter = Wire::client(9);
+    let export =
+        format!("POST {exports} HTTP/1.1\r\nuser-agent: OTel-OTLP-Exporter-Python/1\r\ncontent-length: 2\r\n\r\nab");
+    exporter.wait(MS).request(export.as_bytes());
+    exporter.response(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes());
+    let mut records = exporter.records;
+    if is_carrier {
+        let mut taken = Wire::server(10);
+        taken.tgid = 200;
+        taken.wait(MS).request(export.as_bytes());
+        taken.response(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        records.extend(taken.records);
+    }
+    let (mut client, mut server) = (Wire::client(1), Wire::server(2));
+    for (place, header) in
+        ["traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n", ""].iter().enumerate()
+    {
+        let start = (place as u64 + 1) * 20 * MS;
+        client.time_ns = start;
+        server.time_ns = start + MS / 2;
+        let request = format!("GET /cart/7 HTTP/1.1\r\nhost: shop\r\n{header}\r\n");
+        client.request(request.as_bytes());
+        server.request(request.as_bytes());
+        server.response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        client.wait(2 * MS).response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    }
+    vec![records, Wire::merge(&[&client, &server])]
+}
+
+#[rstest]
+#[case::its_spans_are_its_own(("/v1/traces", "200 OK", false), true, 2)]
+#[case::with_a_prefix(("/otlp/v1/traces", "202 Accepted", false), true, 2)]
+#[case::refused(("/v1/traces", "503 Service Unavailable", false), true, 4)]
+#[case::metrics_only(("/v1/metrics", "200 OK", false), true, 4)]
+#[case::of_others(("/v1/traces", "200 OK", true), true, 4)]
+#[case::switched_off(("/v1/traces", "200 OK", false), false, 4)]
+fn who_traces_itself_is_not_traced_twice(
+    #[case] (exports, status, is_carrier): (&str, &str, bool),
+    #[case] is_on: bool,
+    #[case] expected: usize,
+) {
+    let drains = [vec![vec![]], self_traced(exports, status, is_carrier)].concat();
+    let mut script = Script { drains: drains.into(), ..Script::default() };
+    let reload = Reload { selection: Selection::default(), excludes_self_traced: is_on, spans: SpanConfig::default() };
+    let (spans, telemetry) = run_reloaded(&mut script, Selection::default(), Some(reload));
+    assert_eq!(spans.len(), expected, "{spans:?}");
+    assert_eq!(telemetry.exchanges.get(), if is_carrier { 6 } else { 5 });
+    let of_shop: Vec<_> = spans.iter().filter(|span| span.process.tgid == 100).collect();
+    let [with_header, without] = &of_shop[..] else { panic!("{spans:?}") };
+    // What the SDK put into the request is its parent, whoever is left out.
+    let number = |id: &[u8]| id.iter().fold(0, |number: u128, byte| number << 8 | u128::from(*byte));
+    let (trace, parent) = (number(&with_header.span.trace_id), number(&with_header.span.parent_span_id));
+    assert_eq!(trace, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+    let parents: Vec<_> = spans.iter().map(|span| &span.span.span_id).collect();
+    match expected {
+        2 => {
+            assert_eq!(parent, 0xb7ad_6b71_6920_3331);
+            // Not below a span that nobody sees: its caller may be on another node, and else it becomes a root there.
+            assert!(without.span.trace_state.starts_with("coati=p"), "{without:?}");
+        }
+        _ => assert!(parents.contains(&&without.span.parent_span_id), "{spans:?}"),
+    }
+}
+
+#[test]
+fn another_program_in_the_process_may_be_traced() {
+    let [exports, requests] = &self_traced("/v1/traces", "200 OK", false)[..] else { panic!() };
+    let executed = Record::Exec(Header { time_ns: 10 * MS, ..Header::default() }, 200, b"/usr/bin/curl".to_vec());
+    let drains = [exports.clone(), vec![executed], requests.clone()];
+    let mut script = Script { drains: drains.into(), ..Script::default() };
+    assert_eq!(run_script(&mut script, Selection::default()).0.len(), 4);
 }
 
 #[test]

@@ -183,6 +183,13 @@ impl Stitcher {
         self.close(origin, false);
     }
 
+    /// No span is made of an exchange that may have been told of: nothing is to be below it from now on.
+    pub fn forget(&mut self, origin: &Origin) {
+        if self.open.contains_key(&origin.id) {
+            self.close(origin, false);
+        }
+    }
+
     /// To be called every few seconds: forgets what is too old to be of use.
     pub fn tick(&mut self, now_ns: u64) {
         let within_ns = self.config.pair_within_ns;

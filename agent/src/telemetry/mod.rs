@@ -5,6 +5,7 @@
 mod export;
 mod otlp;
 mod process;
+mod relay;
 mod server;
 
 use std::{
@@ -25,6 +26,7 @@ use prometheus_client::{
 use crate::inference::InferenceMetrics;
 pub use export::{EndpointMetrics, ExportMetrics};
 pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
+pub use relay::RelayMetrics;
 pub use server::Server;
 
 /// What can go wrong with the telemetry of the agent itself.
@@ -192,8 +194,8 @@ pub struct Telemetry {
     pub open_exchanges: Gauge,
     /// Responses that have run for ten seconds and are not over.
     pub open_streams: Gauge,
-    /// Exchanges of processes that are not observed, begun before all programs were attached, that export telemetry, or
-    /// whose paths are ignored.
+    /// Exchanges of processes that are not observed or trace themselves, begun before all programs were attached, that
+    /// export telemetry, or whose paths are ignored.
     pub ignored_exchanges: Counter,
     links: Family<LinkLabel, Counter>,
     /// Spans made.
@@ -212,6 +214,8 @@ pub struct Telemetry {
     pub export_duration: Histogram,
     /// The same by endpoint.
     pub export: ExportMetrics,
+    /// Spans of SDKs.
+    pub relay: RelayMetrics,
     /// Processes that are known.
     pub processes: Gauge,
     /// Files of TLS libraries that have probes.
@@ -255,6 +259,7 @@ impl Default for Telemetry {
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
             export: ExportMetrics::default(),
+            relay: RelayMetrics::default(),
             processes: Gauge::default(),
             tls_files: Gauge::default(),
             tls_failures: Family::default(),
@@ -378,6 +383,7 @@ impl Telemetry {
             self.export_duration.clone(),
         );
         self.export.register(agent);
+        self.relay.register(agent);
         agent.register("processes", "Processes that are known", self.processes.clone());
         agent.register("tls_files", "Files of TLS libraries that have probes", self.tls_files.clone());
         agent.register(

@@ -16,6 +16,7 @@ fn one_of_each() -> String {
     telemetry.links("x");
     telemetry.tls_failures("x");
     telemetry.export.endpoint("x");
+    telemetry.relay.refused("x");
     for request in inference::tests::counted() {
         telemetry.inference.count(&request, Role::Server);
     }

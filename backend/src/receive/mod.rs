@@ -5,7 +5,8 @@ mod compression;
 mod grpc;
 mod http;
 mod ingest;
-pub(crate) mod json;
+#[cfg(test)]
+mod json_tests;
 mod prepare;
 #[cfg(test)]
 mod tests;

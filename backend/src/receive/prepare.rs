@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use coati_common::otlp_json as json;
 use foldhash::quality::RandomState;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
 use super::compression::pack;
 use super::validate::{Reason, Rejections, invalid, remove_invalid};
-use super::{ExportError, json, weight};
+use super::{ExportError, weight};
 use crate::live::{LiveSet, Trace, TraceId, group};
 use crate::otlp::{self, Odd};
 

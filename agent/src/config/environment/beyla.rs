@@ -35,7 +35,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("CHANNEL_BUFFER_LEN", NOT_NEEDED),
     ("DISCOVERY_POLL_INTERVAL", "not needed: processes are noticed when they start"),
     ("ENFORCE_SYS_CAPS", "not needed: the agent ends if it cannot capture; ask `coati-agent doctor`"),
-    ("EXCLUDE_OTEL_INSTRUMENTED_SERVICES", "not supported: name such services in `discovery.exclude_instrument`"),
     ("HEALTH_CHECK_PORT", "not needed: `/healthz` and `/readyz` are on `listen`"),
     ("HEURISTIC_SQL_DETECT", HTTP_ONLY),
     ("HOST_ID", "not supported: `host.id` is the node's machine id"),

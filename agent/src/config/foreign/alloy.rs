@@ -35,6 +35,7 @@ pub(super) fn translate(statements: &[Statement], out: &mut Translation<'_>) -> 
         Some(output) => follow(output, statements, out),
         None => out.warn("output", block.line, "missing: spans go to the default endpoint"),
     }
+    receive(statements, out);
     Ok(())
 }
 
@@ -196,6 +197,32 @@ fn follow(output: &Block, statements: &[Statement], out: &mut Translation<'_>) {
         wanted.extend(block.body.iter().filter_map(|statement| inner(statement, "output")).flat_map(targets));
     }
     exporter::put(&exporters, out);
+}
+
+/// Where it takes the spans of SDKs.
+fn receive(statements: &[Statement], out: &mut Translation<'_>) {
+    let mut listen = Vec::new();
+    let mut line = None;
+    for block in blocks(statements).filter(|block| block.name == "otelcol.receiver.otlp") {
+        line = line.or(Some(block.line));
+        let node = map(block);
+        for (transport, port) in [("grpc", 4317), ("http", 4318)] {
+            if let Some(transport) = node.get(transport) {
+                let endpoint = transport.get("endpoint").and_then(Node::text);
+                listen.push(endpoint.map_or_else(|| format!("0.0.0.0:{port}"), str::to_owned));
+            }
+        }
+        let output = node.get("output");
+        for other in ["metrics", "logs"] {
+            if let Some(node) = output.and_then(|output| output.get(other)).filter(|node| !node.list().is_empty()) {
+                let theirs = format!("otelcol.receiver.otlp.output.{other}");
+                out.warn(&theirs, node.line, "not taken: the agent relays traces only");
+            }
+        }
+    }
+    if let Some(line) = line.filter(|_| !listen.is_empty()) {
+        out.set("receive.listen", json!(listen), "otelcol.receiver.otlp", line);
+    }
 }
 
 /// What `traces` of an output names.

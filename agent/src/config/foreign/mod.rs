@@ -34,7 +34,8 @@ pub fn from_alloy(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Res
 
 /// Whether YAML has keys that Beyla has and we have not, and none that only we have.
 pub(super) fn is_beyla(text: &str, path: &Path) -> Result<bool, ConfigError> {
-    const OURS: [&str; 8] = ["export", "gpu", "hooks", "kernel_debug", "listen", "print", "spans", "telemetry"];
+    const OURS: [&str; 9] =
+        ["export", "gpu", "hooks", "kernel_debug", "listen", "print", "receive", "spans", "telemetry"];
     let root = Node::of_yaml(text, path)?;
     let has = |names: &[&str]| root.map().iter().any(|(key, _)| names.contains(&key.as_str()));
     Ok(has(beyla::SECTIONS) && !has(&OURS))

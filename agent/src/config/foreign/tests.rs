@@ -405,6 +405,18 @@ fn exporters_of_alloy(
 }
 
 #[rstest]
+#[case::defaults("grpc { }\n http { }", Some("0.0.0.0:4317,0.0.0.0:4318"), 0)]
+#[case::one("http {\n endpoint = \"127.0.0.1:14318\"\n}", Some("127.0.0.1:14318"), 0)]
+#[case::metrics_too("grpc { }\n output {\n metrics = [a.b.input]\n traces = [a.b.input]\n}", Some("0.0.0.0:4317"), 1)]
+#[case::nothing("", None, 0)]
+fn receivers_of_alloy(#[case] body: &str, #[case] listen: Option<&str>, #[case] warnings: usize) {
+    let text = format!("beyla.ebpf \"b\" {{\n output {{ }}\n}}\notelcol.receiver.otlp \"r\" {{\n {body}\n}}\n");
+    let config = of(&text, "r.alloy").unwrap();
+    assert_eq!(config.receive.listen.map(|listen| crate::config::value::Value::to_text(&listen)).as_deref(), listen);
+    assert_eq!(config.warnings.len(), warnings, "{:?}", config.warnings);
+}
+
+#[rstest]
 #[case::secure("https://t:4317", true, 0)]
 #[case::plain("http://t:4317", false, 1)]
 fn a_certificate_that_is_not_checked(#[case] endpoint: &str, #[case] skips: bool, #[case] warnings: usize) {

@@ -103,10 +103,7 @@ pub(in super::super) const KEYS: &[(&str, Meaning)] = &[
     ("discovery.min_process_age", Instead("not needed: processes are noticed when they start")),
     ("discovery.skip_go_specific_tracers", Instead("not needed: Go programs are observed as all others")),
     ("discovery.bpf_pid_filter_off", Instead("not needed")),
-    (
-        "discovery.exclude_otel_instrumented_services",
-        Instead("not supported: name such services in `discovery.exclude_instrument`; their exports make no spans"),
-    ),
+    ("discovery.exclude_otel_instrumented_services", Same("discovery.exclude_otel_instrumented_services")),
     ("discovery.exclude_otel_instrumented_services_span_metrics", Instead(RED)),
     ("discovery.default_otlp_grpc_port", Instead("not needed: exports are known by their path")),
     ("discovery.excluded_linux_system_paths", Instead("not supported: use `discovery.exclude_instrument`")),

@@ -4,12 +4,10 @@
 //! protobuf JSON allow: fields that are missing or `null` in values, names of enum members, numbers as text, `NaN`,
 //! base64 in either alphabet, fields that are not known yet.
 
-#[cfg(test)]
-mod tests;
-
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::prelude::rust_2024::*;
 use std::str::FromStr;
 
 use base64::Engine;
@@ -26,7 +24,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// The request in `body`.
-pub(crate) fn decode(body: &[u8]) -> Result<ExportTraceServiceRequest, serde_json::Error> {
+pub fn decode(body: &[u8]) -> Result<ExportTraceServiceRequest, serde_json::Error> {
     let request: Request = serde_json::from_slice(body)?;
     Ok(ExportTraceServiceRequest { resource_spans: convert(request.resource_spans) })
 }

@@ -1,7 +1,10 @@
 //! OTLP/JSON as the specification, and the SDKs, write it.
 
-use super::*;
+use coati_common::otlp_json::decode;
+use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::common::v1::AnyValue as Any;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1 as trace;
 use prost::Message;
 use rstest::rstest;
 
