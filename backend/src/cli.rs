@@ -155,6 +155,7 @@ pub fn parse(
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let file = flags.config.clone().or_else(|| variable("COATI_BACKEND_CONFIG").map(PathBuf::from));
     let mut config = file.as_deref().map_or_else(|| Ok(Config::default()), config::read)?;
+    config.file.clone_from(&file);
     for (setting, _) in SETTINGS {
         let name = format!("COATI_BACKEND_{}", setting.replace('-', "_").to_ascii_uppercase());
         if let Some(value) = variable(&name) {

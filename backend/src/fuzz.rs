@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
-use crate::{generator, otlp, traceql, wal};
+use crate::{generator, otlp, promql, traceql, wal};
 use coati_common::otlp_json as json;
 
 /// A parser of outside bytes.
@@ -17,6 +17,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("block", block),
     ("generator_state", generator_state),
+    ("history", history),
     ("manifest", manifest),
     ("otlp", otlp),
     ("otlp_json", otlp_json),
@@ -38,6 +39,11 @@ pub fn block(bytes: &[u8]) {
 /// Counters of the generator.
 pub fn generator_state(bytes: &[u8]) {
     let _ = generator::check_state(bytes);
+}
+
+/// Samples of a tenant.
+pub fn history(bytes: &[u8]) {
+    let _ = promql::check_history(bytes);
 }
 
 /// A request that waits to be sent.

@@ -7,6 +7,7 @@ mod otlp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use coati_tests::metrics_page;
 use coati_tests::process::{self, Running};
 use coati_tests::prometheus::{Prometheus, query_at, value_of};
 use coati_tests::sample::{Sample, Server};
+use coati_tests::tools::system;
 use promql_parser::label::MatchOp;
 use promql_parser::parser::{Expr, VectorSelector, parse};
 use promql_parser::util::{ExprVisitor, walk_expr};
@@ -63,7 +65,7 @@ impl System {
         let flags = ["--config", &config.to_string_lossy(), "--cut-idle=1s", "--cut-max-wait=1s"];
         let backend = Backend::start(path, &flags)?;
         let models = Inference::start(path)?;
-        let other = Running::start("sleep", path, std::process::Command::new("sleep").arg("120"))?;
+        let other = Running::start("sleep", path, Command::new("sleep").arg("120"))?;
 
         let built = std::env::current_exe()?.with_file_name("libcoati_fake_nvml.so");
         let timeline = timeline(models.process.id(), other.id()).to_string();
@@ -181,6 +183,26 @@ fn every_panel_finds_data_and_every_alert_is_about_something() -> Result<()> {
     wrong.extend(of_rules(&system, &known).err().map(|error| format!("{error:#}")));
     wrong.extend(undocumented(&system, &known)?);
     ensure!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+/// Each alert has series for which it fires and others for which it does not; Prometheus' own tool runs them.
+#[test]
+fn alerts_fire_for_what_they_are_about() -> Result<()> {
+    let folder = dashboards::deploy().join("prometheus");
+    let promtool = |arguments: &[&str]| -> Result<()> {
+        let output = Command::new(system("promtool")?).args(arguments).current_dir(&folder).output()?;
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).join("\n");
+        ensure!(output.status.success(), "promtool {arguments:?}: {said}");
+        Ok(())
+    };
+    promtool(&["check", "config", "prometheus.yml"])?;
+    promtool(&["test", "rules", "rules_test.yml"])?;
+    let tests = fs::read_to_string(folder.join("rules_test.yml"))?;
+    for rule in dashboards::rules()?.groups.iter().flat_map(|group| &group.rules) {
+        let fires = format!("alertname: {}\n    exp_alerts:", rule.alert);
+        ensure!(tests.contains(&fires), "no test in which {} fires", rule.alert);
+    }
     Ok(())
 }
 

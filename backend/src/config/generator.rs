@@ -1,13 +1,12 @@
 //! Metrics that are made of spans. The keys are those of Tempo's `metrics_generator`, where it has them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::{ByteSize, Value, text};
-use super::{MIB, Secret};
+use super::value::{Value, text};
+use super::{GeneratorStorage, TenantGenerator};
 
 /// Metrics that are made of spans, and where they go.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -27,6 +26,8 @@ pub struct GeneratorConfig {
     pub trace_id_label_name: String,
     /// Where series go.
     pub storage: GeneratorStorage,
+    /// What is different for some tenants, by name. Read again when the file changes.
+    pub tenants: BTreeMap<String, TenantGenerator>,
 }
 
 /// A kind of metrics.
@@ -38,6 +39,9 @@ pub enum ProcessorName {
     /// Requests from service to service.
     #[serde(rename = "service-graphs")]
     ServiceGraphs,
+    /// Hosts that send spans.
+    #[serde(rename = "host-info")]
+    HostInfo,
 }
 
 /// Series: how many, how long, how often.
@@ -67,6 +71,19 @@ pub struct ProcessorConfig {
     pub span_metrics: SpanMetricsConfig,
     /// Requests from service to service.
     pub service_graphs: ServiceGraphsConfig,
+    /// Hosts that send spans.
+    pub host_info: HostInfoConfig,
+}
+
+/// Hosts that send spans.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostInfoConfig {
+    /// Attributes of resources that name the host; the first that is there counts.
+    pub host_identifiers: Vec<String>,
+    /// Name of the metric.
+    #[serde(deserialize_with = "text")]
+    pub metric_name: String,
 }
 
 /// Calls, latencies and sizes of spans.
@@ -248,90 +265,6 @@ pub enum HistogramKind {
     Both,
 }
 
-/// Where series go.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct GeneratorStorage {
-    /// Servers that take Prometheus' remote write.
-    pub remote_write: Vec<RemoteWriteConfig>,
-    /// Whether they are told the tenant in `X-Scope-OrgID`, if there are several.
-    pub remote_write_add_org_id_header: bool,
-    /// What may wait for one of them on disk; beyond it the oldest is given up.
-    #[serde(deserialize_with = "text")]
-    pub remote_write_queue_bytes: ByteSize,
-    /// How long samples are kept in memory, for `/prometheus`.
-    #[serde(deserialize_with = "text")]
-    pub history: Duration,
-    /// What the samples of one tenant may take, about; then the oldest are dropped.
-    #[serde(deserialize_with = "text")]
-    pub history_bytes: ByteSize,
-}
-
-/// A server that takes Prometheus' remote write 1.0.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct RemoteWriteConfig {
-    /// Such as `http://prometheus:9090/api/v1/write`.
-    #[serde(deserialize_with = "text")]
-    pub url: String,
-    /// Sent with every request.
-    pub headers: BTreeMap<String, SecretText>,
-    /// User and password.
-    pub basic_auth: Option<BasicAuth>,
-    /// How its certificate is checked.
-    pub tls_config: TlsConfig,
-    /// Whether exemplars are sent.
-    pub send_exemplars: bool,
-    /// Whether native histograms are sent.
-    pub send_native_histograms: bool,
-    /// How long one request may take.
-    #[serde(deserialize_with = "text")]
-    pub remote_timeout: Duration,
-}
-
-/// User and password.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct BasicAuth {
-    /// User.
-    #[serde(deserialize_with = "text")]
-    pub username: String,
-    /// Password.
-    #[serde(deserialize_with = "text")]
-    pub password: Secret,
-    /// A file with the password, read at each start.
-    #[serde(deserialize_with = "text")]
-    pub password_file: Option<PathBuf>,
-}
-
-/// A text that no log shows.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(from = "String")]
-pub struct SecretText(pub Secret);
-
-impl From<String> for SecretText {
-    fn from(text: String) -> Self {
-        Self(text.as_str().into())
-    }
-}
-
-/// How a server's certificate is checked.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Certificates, in PEM, that are trusted beside the system's.
-    #[serde(deserialize_with = "text")]
-    pub ca_file: Option<PathBuf>,
-    /// Certificate of this client, in PEM.
-    #[serde(deserialize_with = "text")]
-    pub cert_file: Option<PathBuf>,
-    /// Its key, in PEM.
-    #[serde(deserialize_with = "text")]
-    pub key_file: Option<PathBuf>,
-    /// Whether any certificate is taken.
-    pub insecure_skip_verify: bool,
-}
-
 impl Default for GeneratorConfig {
     fn default() -> Self {
         Self {
@@ -341,6 +274,16 @@ impl Default for GeneratorConfig {
             generate_native_histograms: HistogramKind::Classic,
             trace_id_label_name: "traceID".to_owned(),
             storage: GeneratorStorage::default(),
+            tenants: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for HostInfoConfig {
+    fn default() -> Self {
+        Self {
+            host_identifiers: ["k8s.node.name", "host.id"].map(str::to_owned).to_vec(),
+            metric_name: "traces_host_info".to_owned(),
         }
     }
 }
@@ -393,32 +336,6 @@ impl Default for ServiceGraphsConfig {
 impl Default for IntrinsicDimensions {
     fn default() -> Self {
         Self { service: true, span_name: true, span_kind: true, status_code: true, status_message: false }
-    }
-}
-
-impl Default for GeneratorStorage {
-    fn default() -> Self {
-        Self {
-            remote_write: Vec::new(),
-            remote_write_add_org_id_header: true,
-            remote_write_queue_bytes: ByteSize(256 * MIB),
-            history: Duration::from_hours(24),
-            history_bytes: ByteSize(64 * MIB),
-        }
-    }
-}
-
-impl Default for RemoteWriteConfig {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            headers: BTreeMap::new(),
-            basic_auth: None,
-            tls_config: TlsConfig::default(),
-            send_exemplars: true,
-            send_native_histograms: true,
-            remote_timeout: Duration::from_secs(30),
-        }
     }
 }
 

@@ -4,10 +4,12 @@
 
 mod access;
 mod error;
+mod export;
 mod file;
 mod generator;
 mod show;
 mod storage;
+mod tenant_generator;
 mod value;
 
 use std::collections::BTreeMap;
@@ -19,14 +21,19 @@ use serde::Deserialize;
 
 pub use access::{AuthConfig, CredentialConfig, ListenerName, ListenerTls, TlsListeners};
 pub use error::ConfigError;
+pub use export::{
+    BasicAuth, GeneratorStorage, OtlpConfig, OtlpProtocol, ProtobufMessage, RelabelAction, RelabelConfig,
+    RemoteWriteConfig, SecretText, TlsConfig,
+};
 pub(crate) use file::read;
 pub use generator::{
-    BasicAuth, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, GeneratorStorage, HistogramKind,
-    IntrinsicDimensions, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName,
-    RegistryConfig, RemoteWriteConfig, SecretText, ServiceGraphsConfig, SpanMetricsConfig, TlsConfig,
+    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
+    MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName, RegistryConfig,
+    ServiceGraphsConfig, SpanMetricsConfig,
 };
 pub use show::{Given, Shown};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
+pub use tenant_generator::{TenantGenerator, TenantHostInfo, TenantProcessors, TenantServiceGraphs, TenantSpanMetrics};
 pub use value::{ByteSize, LogLevel};
 use value::{Value, optional_text, text};
 
@@ -34,6 +41,9 @@ use value::{Value, optional_text, text};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The file that this is of, if it is of one.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// Everything that is stored is under this directory; nothing is written elsewhere.
     pub data_dir: PathBuf,
     /// Least severe messages that are logged to standard error.
@@ -191,6 +201,7 @@ const MIB: u64 = 1 << 20;
 impl Default for Config {
     fn default() -> Self {
         Self {
+            file: None,
             data_dir: PathBuf::from("./coati-data"),
             log_level: LogLevel::Info,
             multitenancy: false,
@@ -314,6 +325,7 @@ impl Config {
     /// Sets one of [`SETTINGS`]; `place` says where `text` comes from.
     pub(crate) fn set(&mut self, setting: &str, text: &str, place: &str) -> Result<(), ConfigError> {
         let Self {
+            file: _,
             data_dir,
             log_level,
             multitenancy,

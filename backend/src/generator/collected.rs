@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::edges::{Edge, EdgeKey};
-use super::family::{Labels, OVERFLOW, SEPARATOR, Series, Shape};
+use super::family::{Labels, OVERFLOW, SEPARATOR, Series, Shape, help_of};
 use super::histogram::{Exemplar, Native};
 use crate::config::HistogramKind;
 use crate::promql::{History, STALE};
@@ -84,8 +84,32 @@ pub(super) struct Point<'a> {
     pub(super) value: PointValue<'a>,
     pub(super) exemplar: Option<&'a Exemplar>,
     pub(super) state: SeriesState,
-    /// Whether it counts from zero.
-    pub(super) counts: bool,
+    pub(super) kind: PointKind,
+    /// What it tells.
+    pub(super) help: &'static str,
+    /// When it was zero, milliseconds since the epoch; 0 if that is not known.
+    pub(super) created_ms: u64,
+}
+
+/// What the numbers of a series are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum PointKind {
+    /// It counts from zero.
+    Counter,
+    /// So do all parts of it.
+    Histogram,
+    /// It is always 1.
+    Info,
+}
+
+impl Point<'_> {
+    /// When it was zero, if this is the first sample since then.
+    pub(super) fn begins(&self, collected: &Collected) -> Option<u64> {
+        // The moment after the last collection, at which there was nothing of it yet.
+        let begin = collected.previous_ms + 1;
+        let begins = self.state == SeriesState::New && self.kind != PointKind::Info && begin < collected.time_ms;
+        begins.then_some(begin)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,14 +150,12 @@ impl Collected {
 impl Collected {
     /// Adds all samples to those that can be queried.
     pub(super) fn remember(&self, history: &History) {
-        let begin = self.previous_ms + 1;
         for tenant in &self.tenants {
             let mut adding = history.add(&tenant.tenant, self.time_ms);
             tenant.points(|point| {
                 let PointValue::Float(value) = point.value else { return };
                 let value = if point.state == SeriesState::Gone { STALE } else { value };
-                let begins = point.state == SeriesState::New && point.counts && begin < self.time_ms;
-                adding.sample(point.labels, value, begins.then_some(begin));
+                adding.sample(point.labels, value, point.begins(self));
             });
         }
     }
@@ -161,16 +183,19 @@ impl FamilySnapshot {
         let bounds: Vec<String> = shape.bounds.iter().map(ToString::to_string).chain(["+Inf".to_owned()]).collect();
         for snapshot in &self.series {
             let own = shape.labels_of(&snapshot.key, external);
-            let mut show = |name: &str, le: Option<&str>, value, exemplar, counts| {
+            let created_ms = snapshot.series.created_ms;
+            let mut show = |name: &str, le: Option<&str>, value, exemplar, kind, of: &str| {
                 let mut labels = Vec::with_capacity(own.len() + 2);
                 labels.extend(own.iter().copied());
                 labels.push(("__name__", name));
                 labels.extend(le.map(|le| ("le", le)));
                 labels.sort_unstable();
-                visit(&Point { labels: &labels, value, exemplar, state: snapshot.state, counts });
+                let (state, help) = (snapshot.state, help_of(of));
+                visit(&Point { labels: &labels, value, exemplar, state, kind, help, created_ms });
             };
             for (name, value) in shape.counters.iter().zip(snapshot.series.counters) {
-                show(name, None, PointValue::Float(value), None, !shape.info);
+                let kind = if shape.info { PointKind::Info } else { PointKind::Counter };
+                show(name, None, PointValue::Float(value), None, kind, name);
             }
             let histograms = shape.histograms.iter().zip(&names).zip(&snapshot.series.histograms);
             for ((name, [bucket, sum, count]), histogram) in histograms {
@@ -181,14 +206,15 @@ impl FamilySnapshot {
                         up_to += in_bucket;
                         let exemplar = histogram.exemplars.iter().find(|(place, _)| usize::from(*place) == number);
                         let exemplar = exemplar.map(|(_, exemplar)| exemplar);
-                        show(bucket, Some(bound), PointValue::Float(up_to), exemplar, true);
+                        show(bucket, Some(bound), PointValue::Float(up_to), exemplar, PointKind::Histogram, name);
                     }
-                    show(sum, None, PointValue::Float(histogram.sum), None, true);
-                    show(count, None, PointValue::Float(histogram.count()), None, true);
+                    show(sum, None, PointValue::Float(histogram.sum), None, PointKind::Histogram, name);
+                    show(count, None, PointValue::Float(histogram.count()), None, PointKind::Histogram, name);
                 }
                 if let Some(native) = &histogram.native {
                     let exemplar = histogram.exemplars.last().map(|(_, exemplar)| exemplar);
-                    show(name, None, PointValue::Native { histogram: native, sum: histogram.sum }, exemplar, true);
+                    let value = PointValue::Native { histogram: native, sum: histogram.sum };
+                    show(name, None, value, exemplar, PointKind::Histogram, name);
                 }
             }
         }

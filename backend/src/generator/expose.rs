@@ -30,7 +30,7 @@ fn write_family(family: &FamilySnapshot, external: &[(String, String)], trace_id
     }
     let mut labels = String::new();
     for (place, name) in shape.counters.iter().enumerate() {
-        let (kind, base) = if shape.info { ("gauge", *name) } else { ("counter", name.trim_end_matches("_total")) };
+        let (kind, base) = if shape.info { ("gauge", &**name) } else { ("counter", name.trim_end_matches("_total")) };
         // Writing to a string does not fail, here and below.
         let _ = writeln!(text, "# TYPE {base} {kind}");
         for series in live() {

@@ -1,5 +1,6 @@
 //! Series that have their labels in common, such as `traces_spanmetrics_calls_total` and `…_latency`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) const HISTOGRAMS: usize = 3;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shape {
     /// Names of the counters.
-    pub(super) counters: &'static [&'static str],
+    pub(super) counters: Vec<Cow<'static, str>>,
     /// Names of the histograms, without `_bucket`.
     pub(super) histograms: &'static [&'static str],
     pub(super) labels: Labels,
@@ -52,6 +53,25 @@ pub(super) struct Series {
     pub(super) updated_ms: u64,
     /// Whether it was collected.
     pub(super) collected: bool,
+    /// When it was zero, milliseconds since the epoch; 0 if that is not known.
+    pub(super) created_ms: u64,
+}
+
+/// What a metric tells, by the name of the counter, or of the histogram without `_bucket`.
+pub(super) fn help_of(name: &str) -> &'static str {
+    match name {
+        "traces_spanmetrics_calls_total" => "Spans",
+        "traces_spanmetrics_size_total" => "Bytes of spans",
+        "traces_spanmetrics_latency" => "Time from the start of a span to its end, in seconds",
+        "traces_target_info" => "What is known of a resource",
+        "traces_host_info" => "Hosts that send spans",
+        "traces_service_graph_request_total" => "Requests from service to service",
+        "traces_service_graph_request_failed_total" => "Requests from service to service that failed",
+        "traces_service_graph_request_server_seconds" => "Time that requests took, as servers saw it",
+        "traces_service_graph_request_client_seconds" => "Time that requests took, as clients saw it",
+        "traces_service_graph_request_messaging_system_seconds" => "Time that messages were on their way",
+        _ => "",
+    }
 }
 
 /// How many series there are and may be.
@@ -180,7 +200,7 @@ mod tests {
     fn family() -> Family {
         let labels = Labels::Named(vec!["a".into()]);
         let (kind, bounds) = (HistogramKind::Classic, vec![1.0]);
-        let counters = &["calls"];
+        let counters = vec!["calls".into()];
         Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, info: false })
     }
 

@@ -11,11 +11,14 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::Generator;
+use super::export::Queue;
 use super::http::Latest;
-use super::remote_write::Queue;
 use super::state;
 use crate::live::{LiveSet, TraceId};
-use crate::promql::History;
+use crate::promql::{History, HistoryFolder};
+
+/// Time between two writings of samples to disk: what a crash takes of them at most.
+const HISTORY_INTERVAL_NS: u64 = 60_000_000_000;
 
 /// Who collects what.
 #[derive(Debug)]
@@ -32,8 +35,10 @@ pub struct KeeperConfig {
     pub queues: Vec<Arc<Queue>>,
     /// Shown to those who fetch.
     pub latest: Latest,
-    /// Shown to those who query.
+    /// Shown to those who query,
     pub history: Arc<History>,
+    /// and where it is on disk.
+    pub folder: Option<HistoryFolder>,
     /// Nanoseconds since the epoch.
     pub clock: fn() -> u64,
 }
@@ -62,7 +67,7 @@ impl Keeper {
     pub fn start(config: KeeperConfig) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let saved = Saved::default();
-        let worker = Worker { config, saved: saved.clone() };
+        let mut worker = Worker { history_saved_ns: (config.clock)(), config, saved: saved.clone() };
         // Before the first span is counted: what a crash leaves in the log is then known to be new.
         worker.collect();
         let work = move || {
@@ -70,6 +75,7 @@ impl Keeper {
                 worker.collect();
             }
             worker.collect();
+            worker.save_history();
         };
         let thread = thread::Builder::new().name("generator".to_owned()).spawn(work)?;
         Ok(Self { thread, stop, saved })
@@ -92,10 +98,30 @@ impl Keeper {
 struct Worker {
     config: KeeperConfig,
     saved: Saved,
+    /// When samples were last written.
+    history_saved_ns: u64,
 }
 
 impl Worker {
-    fn collect(&self) {
+    fn collect(&mut self) {
+        self.collect_once();
+        let now_ns = (self.config.clock)();
+        if now_ns.saturating_sub(self.history_saved_ns) >= HISTORY_INTERVAL_NS {
+            self.history_saved_ns = now_ns;
+            self.save_history();
+        }
+    }
+
+    fn save_history(&mut self) {
+        let KeeperConfig { generator, history, folder, .. } = &mut self.config;
+        let Some(folder) = folder else { return };
+        if let Err(error) = folder.save(history) {
+            generator.metrics.failed_collections.inc();
+            warn!(error = %crate::telemetry::chain(&error), "samples are not on disk: a restart forgets them");
+        }
+    }
+
+    fn collect_once(&self) {
         let KeeperConfig { generator, live, state, queues, latest, history, clock, .. } = &self.config;
         let mut collected = generator.collect(clock() / 1_000_000);
         collected.move_exemplars(|tenant, trace_id| live.home(tenant, &TraceId(trace_id)).0);

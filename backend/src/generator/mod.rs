@@ -8,13 +8,15 @@ mod attributes;
 mod check;
 mod collected;
 mod edges;
+mod export;
 mod expose;
 mod family;
 mod filter;
 mod histogram;
+mod host_info;
 mod http;
 mod keep;
-mod remote_write;
+mod plan;
 mod service_graphs;
 mod span;
 mod span_metrics;
@@ -24,50 +26,39 @@ mod tenant;
 mod tests;
 #[cfg(test)]
 mod tests_across_nodes;
+#[cfg(test)]
+mod tests_tenants;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
 
-use crate::config::{GeneratorConfig, ProcessorName};
+use crate::config::{GeneratorConfig, TenantGenerator};
 use crate::live::Trace;
-use crate::telemetry::{EdgeLabels, GeneratorMetrics, ReasonLabels, TenantLabels};
+use crate::telemetry::{EdgeLabels, GeneratorMetrics, ProcessorLabels, ReasonLabels, TenantLabels};
 use collected::{Applied, TenantSnapshot};
-use service_graphs::ServiceGraphsPlan;
-use span_metrics::SpanMetricsPlan;
+use plan::Plans;
 use tenant::Tenant;
 
-pub use check::{SettingError, check};
+pub use check::{SettingError, check, check_tenants};
 pub use collected::Collected;
+pub use export::{ExportError, Queue, RelabelError, Sender, decode_queued};
 pub use filter::FilterError;
 pub use http::{Latest, router};
 pub use keep::{Keeper, KeeperConfig, Saved};
-pub use remote_write::{Queue, RemoteWriteError, Sender, decode_queued};
 pub use state::{StateError, check_state};
-
-/// How it is counted, the same for all tenants.
-#[derive(Debug)]
-struct Plan {
-    span_metrics: Option<SpanMetricsPlan>,
-    service_graphs: Option<ServiceGraphsPlan>,
-    max_active_series: u64,
-    stale_ms: u64,
-    /// Names and values.
-    external_labels: Vec<(String, String)>,
-    tenant_label: String,
-}
 
 /// Counts spans of all tenants.
 #[derive(Debug)]
 pub struct Generator {
-    plan: Plan,
     counted: Mutex<Counted>,
     metrics: GeneratorMetrics,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counted {
+    plans: Plans,
     tenants: HashMap<Arc<str>, Tenant, RandomState>,
     applied: Applied,
     /// When it was last collected, milliseconds since the epoch.
@@ -82,38 +73,41 @@ impl Generator {
         metrics: GeneratorMetrics,
         now_ms: u64,
     ) -> Result<Self, FilterError> {
-        let GeneratorConfig { processors, registry, processor, generate_native_histograms: kind, .. } = config;
-        let span_metrics = processors.contains(&ProcessorName::SpanMetrics);
-        let service_graphs = processors.contains(&ProcessorName::ServiceGraphs);
-        let mut external_labels = registry.external_labels.clone();
-        if !instance.is_empty() {
-            external_labels.entry(INSTANCE_LABEL.to_owned()).or_insert_with(|| instance.to_owned());
-        }
-        let plan = Plan {
-            span_metrics: span_metrics.then(|| SpanMetricsPlan::new(&processor.span_metrics, *kind)).transpose()?,
-            service_graphs: service_graphs.then(|| ServiceGraphsPlan::new(&processor.service_graphs, *kind)),
-            max_active_series: registry.max_active_series.into(),
-            stale_ms: u64::try_from(registry.stale_duration.as_millis()).unwrap_or(u64::MAX),
-            external_labels: external_labels.into_iter().collect(),
-            tenant_label: registry.inject_tenant_id_as.clone(),
-        };
-        let counted = Counted { collected_ms: now_ms, ..Counted::default() };
-        Ok(Self { plan, counted: Mutex::new(counted), metrics })
+        let plans = Plans::new(config, instance)?;
+        let (tenants, applied) = (HashMap::default(), Applied::default());
+        let counted = Counted { plans, tenants, applied, collected_ms: now_ms };
+        Ok(Self { counted: Mutex::new(counted), metrics })
+    }
+
+    /// Takes the settings that are different for some tenants in place of those of before. Series that are called or counted
+    /// otherwise from now on end with the next collection, others go on. Fails, and changes nothing, if a setting
+    /// cannot be used.
+    pub fn set_tenants(&self, settings: &BTreeMap<String, TenantGenerator>) -> Result<(), FilterError> {
+        let mut counted = self.counted();
+        let before: Vec<_> =
+            counted.plans.tenants().filter(|tenant| !settings.contains_key(*tenant)).cloned().collect();
+        let changes = settings.iter().map(|(tenant, own)| (tenant.as_str(), Some(own)));
+        counted.change(changes.chain(before.iter().map(|tenant| (tenant.as_str(), None))), &self.metrics)
+    }
+
+    /// The same for one tenant: its settings, or with none those of all.
+    pub fn set_tenant(&self, tenant: &str, settings: Option<&TenantGenerator>) -> Result<(), FilterError> {
+        self.counted().change([(tenant, settings)].into_iter(), &self.metrics)
     }
 
     /// Counts the spans of a request, once. `sequence` is its number in the log, `received_ns` when it came, nanoseconds
     /// since the epoch.
     pub fn count(&self, tenant: &str, traces: &[Trace], received_ns: u64, sequence: u64) {
         let mut counted = self.counted();
-        let Counted { tenants, applied, .. } = &mut *counted;
+        let Counted { plans, tenants, applied, .. } = &mut *counted;
         if !applied.add(sequence) {
             return;
         }
         let tenant = match tenants.get_mut(tenant) {
             Some(tenant) => tenant,
-            None => tenants.entry(tenant.into()).or_insert_with(|| Tenant::new(&self.plan)),
+            None => tenants.entry(tenant.into()).or_insert_with(|| Tenant::new(Arc::clone(plans.of(tenant)))),
         };
-        tenant.count(&self.plan, traces, received_ns / 1_000_000);
+        tenant.count(traces, received_ns / 1_000_000);
     }
 
     /// What was counted up to now, milliseconds since the epoch.
@@ -122,18 +116,16 @@ impl Generator {
         // No two samples of a series have the same time, whatever the clock does.
         let time_ms = now_ms.max(counted.collected_ms + 2);
         let previous_ms = std::mem::replace(&mut counted.collected_ms, time_ms);
-        let oldest_ms = now_ms.saturating_sub(self.plan.stale_ms);
-        let applied = counted.applied.clone();
-        let tenants = counted.tenants.iter_mut().map(|(name, tenant)| {
-            let (families, ended) = tenant.collect(&self.plan, now_ms, oldest_ms);
+        let Counted { plans, tenants, applied, .. } = &mut *counted;
+        let oldest_ms = now_ms.saturating_sub(plans.stale_ms);
+        let applied = applied.clone();
+        let tenants = tenants.iter_mut().map(|(name, tenant)| {
+            let (families, ended) = tenant.collect((previous_ms, now_ms), oldest_ms);
             let graphs = tenant.service_graphs.as_ref();
             let edges = graphs.iter().flat_map(|graphs| graphs.edges.iter());
             let edges = edges.map(|(until_ms, key, edge)| (until_ms, *key, edge.clone())).collect();
             self.tell(name, tenant, ended);
-            let mut external_labels = self.plan.external_labels.clone();
-            if !self.plan.tenant_label.is_empty() {
-                external_labels.push((self.plan.tenant_label.clone(), name.to_string()));
-            }
+            let external_labels = plans.external_labels(name);
             TenantSnapshot { tenant: Arc::clone(name), external_labels, families, edges }
         });
         let tenants = tenants.collect();
@@ -154,6 +146,10 @@ impl Generator {
         metrics.limited.get_or_create(&labels).inc_by(std::mem::take(&mut tenant.room.limited));
         metrics.active.get_or_create(&labels).set(tenant.room.active as i64);
         metrics.max_active.get_or_create(&labels).set(tenant.room.max as i64);
+        for (processor, on) in tenant.processors() {
+            let labels = ProcessorLabels { tenant: name.to_owned(), processor: processor.to_owned() };
+            metrics.processors.get_or_create(&labels).set(i64::from(on));
+        }
         if let Some(graphs) = &mut tenant.service_graphs {
             metrics.edges.get_or_create(&labels).inc_by(std::mem::take(&mut graphs.completed));
             for (count, kind) in graphs.expired.iter_mut().zip(["client", "server"]) {
@@ -184,6 +180,29 @@ impl Generator {
     fn counted(&self) -> MutexGuard<'_, Counted> {
         // Numbers that were not all added when a thread panicked are still numbers.
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    fn change<'a>(
+        &mut self,
+        changes: impl Iterator<Item = (&'a str, Option<&'a TenantGenerator>)> + Clone,
+        metrics: &GeneratorMetrics,
+    ) -> Result<(), FilterError> {
+        for (name, settings) in changes.clone() {
+            if let Some(Err(error)) = settings.map(|settings| self.plans.check(settings)) {
+                metrics.failed_changes.get_or_create(&TenantLabels { tenant: name.to_owned() }).inc();
+                return Err(error);
+            }
+        }
+        for (name, settings) in changes {
+            if self.plans.change(name, settings)?
+                && let Some(tenant) = self.tenants.get_mut(name)
+            {
+                tenant.replan(Arc::clone(self.plans.of(name)));
+            }
+        }
+        Ok(())
     }
 }
 

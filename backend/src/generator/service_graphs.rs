@@ -85,7 +85,10 @@ impl ServiceGraphsPlan {
         }
         let messaging = config.enable_messaging_system_latency_histogram;
         let shape = Shape {
-            counters: &["traces_service_graph_request_total", "traces_service_graph_request_failed_total"],
+            counters: vec![
+                "traces_service_graph_request_total".into(),
+                "traces_service_graph_request_failed_total".into(),
+            ],
             histograms: if messaging { &HISTOGRAMS } else { HISTOGRAMS.split_at(MESSAGING).0 },
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
@@ -244,6 +247,15 @@ impl ServiceGraphs {
     pub(super) fn expire(&mut self, plan: &ServiceGraphsPlan, now_ms: u64, room: &mut Room, key: &mut Vec<u8>) {
         while let Some((edge_key, edge)) = self.edges.expired(now_ms, plan.max_items) {
             self.give_up(plan, edge, &edge_key, room, key, now_ms);
+        }
+    }
+
+    /// Counts what waits as given up.
+    pub(super) fn give_up_all(&mut self, edges: &Edges) {
+        for (_, _, edge) in edges.iter() {
+            if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
+                *count += 1;
+            }
         }
     }
 

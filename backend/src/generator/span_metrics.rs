@@ -78,7 +78,7 @@ impl SpanMetricsPlan {
             labels.extend(["job".into(), "instance".into()]);
         }
         let shape = Shape {
-            counters: &["traces_spanmetrics_calls_total", "traces_spanmetrics_size_total"],
+            counters: vec!["traces_spanmetrics_calls_total".into(), "traces_spanmetrics_size_total".into()],
             histograms: &["traces_spanmetrics_latency"],
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
@@ -181,7 +181,7 @@ impl SpanMetricsPlan {
 impl SpanMetrics {
     pub(super) fn new(plan: &SpanMetricsPlan) -> Self {
         let targets = Shape {
-            counters: &["traces_target_info"],
+            counters: vec!["traces_target_info".into()],
             histograms: &[],
             labels: Labels::InKey,
             bounds: Vec::new(),

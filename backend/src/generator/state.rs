@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::Generator;
 use super::collected::{Applied, Collected, SeriesState};
 use super::edges::{Connection, Edge, EdgeKey, Edges};
 use super::family::{Labels, Series, Shape};
 use super::histogram::{Histogram, Native};
 use super::tenant::Tenant;
-use super::{Counted, Generator};
 use crate::config::HistogramKind;
 
 const MAGIC: &[u8; 4] = b"CGST";
@@ -94,6 +94,8 @@ struct SavedSeries {
     histograms: Vec<SavedHistogram>,
     #[prost(uint64, tag = "4")]
     updated_ms: u64,
+    #[prost(uint64, tag = "5")]
+    created_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -217,7 +219,7 @@ impl Generator {
         let mut counted = self.counted();
         let mut tenants = HashMap::default();
         for SavedTenant { name, families, edges } in saved.tenants {
-            let mut tenant = Tenant::new(&self.plan);
+            let mut tenant = Tenant::new(Arc::clone(counted.plans.of(&name)));
             tenant.restore(&families);
             if let Some(graphs) = &mut tenant.service_graphs {
                 let mut waiting = Edges::default();
@@ -230,7 +232,7 @@ impl Generator {
         }
         let applied = Applied { below: saved.below, also: saved.also.into_iter().collect() };
         let collected_ms = counted.collected_ms.max(saved.collected_ms);
-        *counted = Counted { tenants, applied, collected_ms };
+        (counted.tenants, counted.applied, counted.collected_ms) = (tenants, applied, collected_ms);
         Ok(true)
     }
 }
@@ -259,7 +261,7 @@ impl SavedFamily {
         };
         let live = family.series.iter().filter(|series| series.state != SeriesState::Gone);
         Self {
-            name: shape.counters.first().copied().unwrap_or_default().to_owned(),
+            name: shape.counters.first().map(ToString::to_string).unwrap_or_default(),
             labels,
             bounds: shape.bounds.clone(),
             kind: kind_number(shape.kind),
@@ -274,7 +276,7 @@ impl SavedFamily {
             Labels::InKey => self.labels.is_empty(),
         };
         labels
-            && shape.counters.first() == Some(&self.name.as_str())
+            && shape.counters.first().is_some_and(|name| *name == self.name)
             && shape.bounds == self.bounds
             && kind_number(shape.kind) == self.kind
     }
@@ -310,11 +312,13 @@ impl SavedSeries {
             counters: series.counters.to_vec(),
             histograms: histograms.collect(),
             updated_ms: series.updated_ms,
+            created_ms: series.created_ms,
         }
     }
 
     fn series(&self, buckets: usize) -> Series {
-        let mut series = Series { updated_ms: self.updated_ms, collected: true, ..Series::default() };
+        let mut series = Series { collected: true, ..Series::default() };
+        (series.updated_ms, series.created_ms) = (self.updated_ms, self.created_ms);
         for (counter, saved) in series.counters.iter_mut().zip(&self.counters) {
             *counter = *saved;
         }

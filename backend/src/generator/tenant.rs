@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::Plan;
 use super::attributes::of_resource;
 use super::collected::{FamilySnapshot, SeriesSnapshot, SeriesState};
 use super::family::{Family, OVERFLOW, Room};
+use super::host_info::HostInfoPlan;
+use super::plan::Plan;
 use super::service_graphs::{ServiceGraphs, ServiceGraphsPlan};
 use super::span::Seen;
 use super::span_metrics::{ResourceLabels, SpanMetrics};
@@ -18,9 +19,13 @@ use coati_common::wellknown::resource::SERVICE_NAME;
 /// What was counted of one tenant.
 #[derive(Debug)]
 pub(super) struct Tenant {
+    plan: Arc<Plan>,
     pub(super) room: Room,
     pub(super) span_metrics: Option<SpanMetrics>,
     pub(super) service_graphs: Option<ServiceGraphs>,
+    hosts: Option<Family>,
+    /// Series of before the settings changed, which end with the next collection.
+    retired: Vec<FamilySnapshot>,
     /// Spans since the last collection, and those of them that a filter left out.
     pub(super) spans: u64,
     pub(super) filtered: u64,
@@ -37,21 +42,77 @@ struct OfResource<'a> {
 }
 
 impl Tenant {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(super) fn new(plan: Arc<Plan>) -> Self {
         Self {
             room: Room { max: plan.max_active_series, ..Room::default() },
             span_metrics: plan.span_metrics.as_ref().map(SpanMetrics::new),
             service_graphs: plan.service_graphs.as_ref().map(ServiceGraphs::new),
+            hosts: plan.host_info.as_ref().map(HostInfoPlan::family),
+            retired: Vec::new(),
             spans: 0,
             filtered: 0,
             bytes: 0,
             key: Vec::new(),
+            plan,
         }
     }
 
+    /// Counts in another way from now on. Series that are called and counted as before go on, the others end.
+    pub(super) fn replan(&mut self, plan: Arc<Plan>) {
+        let mut fresh = Self::new(plan);
+        std::mem::swap(self, &mut fresh);
+        let mut before = fresh;
+        let max = self.room.max;
+        self.room = Room { max, ..before.room };
+        (self.spans, self.filtered, self.bytes) = (before.spans, before.filtered, before.bytes);
+        self.retired = std::mem::take(&mut before.retired);
+        let edges = before.service_graphs.as_mut().map(|graphs| {
+            let tally = (graphs.expired, graphs.completed);
+            (std::mem::take(&mut graphs.edges), Arc::clone(&graphs.requests.shape), tally)
+        });
+        let mut families: Vec<Family> = Vec::new();
+        families.extend(before.span_metrics.map(|metrics| [metrics.spans, metrics.targets]).into_iter().flatten());
+        families.extend(before.service_graphs.map(|graphs| graphs.requests));
+        families.extend(before.hosts);
+        let Self { span_metrics, service_graphs, hosts, .. } = self;
+        for family in self::families(span_metrics, service_graphs, hosts) {
+            if let Some(same) = families.iter().position(|before| before.shape == family.shape) {
+                *family = families.swap_remove(same);
+            }
+        }
+        if let (Some(graphs), Some((edges, shape, (expired, completed)))) = (service_graphs, edges) {
+            (graphs.expired, graphs.completed) = (expired, completed);
+            if graphs.requests.shape == shape {
+                graphs.edges = edges;
+            } else {
+                // What waits has values of the labels of before.
+                graphs.give_up_all(&edges);
+            }
+        }
+        for mut family in families {
+            let mut series = Vec::new();
+            family.end_stale(u64::MAX, &mut self.room, |key, gone| {
+                if gone.collected {
+                    series.push(SeriesSnapshot { key, series: gone, state: SeriesState::Gone });
+                }
+            });
+            self.retired.push(FamilySnapshot { shape: Arc::clone(&family.shape), series });
+        }
+    }
+
+    /// The kinds of metrics, as the configuration calls them, and whether they are made.
+    pub(super) fn processors(&self) -> [(&'static str, bool); 3] {
+        let Plan { span_metrics, service_graphs, host_info, .. } = &*self.plan;
+        [
+            ("span-metrics", span_metrics.is_some()),
+            ("service-graphs", service_graphs.is_some()),
+            ("host-info", host_info.is_some()),
+        ]
+    }
+
     /// Counts spans that came at a time, milliseconds since the epoch.
-    pub(super) fn count(&mut self, plan: &Plan, traces: &[Trace], now_ms: u64) {
-        let Self { room, span_metrics, service_graphs, spans, filtered, bytes, key } = self;
+    pub(super) fn count(&mut self, traces: &[Trace], now_ms: u64) {
+        let Self { plan, room, span_metrics, service_graphs, hosts, spans, filtered, bytes, key, .. } = self;
         let mut resources: Vec<OfResource<'_>> = Vec::new();
         let mut values = Vec::new();
         for trace in traces {
@@ -60,6 +121,9 @@ impl Tenant {
                 let known = resources.iter().rposition(|known| Arc::ptr_eq(known.resource, resource));
                 let place = known.unwrap_or_else(|| {
                     resources.push(OfResource::new(plan, resource));
+                    if let (Some(plan), Some(hosts)) = (&plan.host_info, &mut *hosts) {
+                        plan.count(hosts, resource, now_ms, room, key);
+                    }
                     resources.len() - 1
                 });
                 let Some(of) = resources.get(place) else { continue };
@@ -93,13 +157,14 @@ impl Tenant {
     }
 
     /// What was counted so far. Series in which nothing was counted since `oldest_ms` end.
-    pub(super) fn collect(&mut self, plan: &Plan, now_ms: u64, oldest_ms: u64) -> (Vec<FamilySnapshot>, u64) {
-        if let (Some(plan), Some(graphs)) = (&plan.service_graphs, &mut self.service_graphs) {
+    /// Those that are new were zero at `previous_ms`.
+    pub(super) fn collect(&mut self, (previous_ms, now_ms): (u64, u64), oldest_ms: u64) -> (Vec<FamilySnapshot>, u64) {
+        if let (Some(plan), Some(graphs)) = (&self.plan.service_graphs, &mut self.service_graphs) {
             graphs.expire(plan, now_ms, &mut self.room, &mut self.key);
         }
-        let Self { room, span_metrics, service_graphs, .. } = self;
+        let Self { room, span_metrics, service_graphs, hosts, retired, .. } = self;
         let mut ended = 0;
-        let families = families(span_metrics, service_graphs).map(|family| {
+        let families = families(span_metrics, service_graphs, hosts).map(|family| {
             let mut series = Vec::with_capacity(family.len());
             ended += family.end_stale(oldest_ms, room, |key, gone| {
                 if gone.collected {
@@ -108,20 +173,24 @@ impl Tenant {
             });
             family.each(|key, live| {
                 let state = if live.collected { SeriesState::Steady } else { SeriesState::New };
+                if state == SeriesState::New {
+                    live.created_ms = previous_ms;
+                }
                 live.collected = true;
                 series.push(SeriesSnapshot { key: Arc::clone(key), series: live.clone(), state });
                 live.histograms.iter_mut().flatten().for_each(|histogram| histogram.forget_exemplars());
             });
             FamilySnapshot { shape: Arc::clone(&family.shape), series }
         });
-        let families = families.collect();
+        let mut families: Vec<_> = families.collect();
+        families.append(retired);
         (families, ended)
     }
 
     /// Goes on with what was counted before a restart. Families that are called otherwise now begin anew.
     pub(super) fn restore(&mut self, saved: &[SavedFamily]) {
-        let Self { room, span_metrics, service_graphs, .. } = self;
-        for family in families(span_metrics, service_graphs) {
+        let Self { room, span_metrics, service_graphs, hosts, .. } = self;
+        for family in families(span_metrics, service_graphs, hosts) {
             let same = saved.iter().find(|saved| saved.is_of(&family.shape));
             for (key, series) in same.into_iter().flat_map(SavedFamily::series) {
                 if *key != *OVERFLOW {
@@ -136,9 +205,10 @@ impl Tenant {
 fn families<'a>(
     span_metrics: &'a mut Option<SpanMetrics>,
     service_graphs: &'a mut Option<ServiceGraphs>,
+    hosts: &'a mut Option<Family>,
 ) -> impl Iterator<Item = &'a mut Family> {
     let of_spans = span_metrics.iter_mut().flat_map(|metrics| [&mut metrics.spans, &mut metrics.targets]);
-    of_spans.chain(service_graphs.iter_mut().map(|graphs| &mut graphs.requests))
+    of_spans.chain(service_graphs.iter_mut().map(|graphs| &mut graphs.requests)).chain(hosts)
 }
 
 impl<'a> OfResource<'a> {

@@ -80,6 +80,11 @@ impl MessageWriter {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// A number of a packed field, whose message this is.
+    pub fn element(&mut self, value: u64) {
+        self.varint_of(value);
+    }
+
     /// A message, which `fill` writes.
     pub fn message<E>(&mut self, number: u32, fill: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<(), E> {
         self.key(number, &Wire::Bytes(&[]));

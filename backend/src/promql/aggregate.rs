@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use promql_parser::parser::LabelModifier;
 
 use super::eval::EvalError;
+use super::relabel::is_label;
 use super::{Labels, NAME, Sample, Value};
 
 pub(super) fn aggregate(
@@ -19,6 +20,7 @@ pub(super) fn aggregate(
     }
     let number = match parameter {
         Some(Value::Scalar(number)) => Some(*number),
+        Some(Value::Text(label)) if operator == "count_values" => return count_values(label, groups),
         Some(_) => return Err(EvalError::Unsupported(format!("{operator} with a parameter that is no number"))),
         None => None,
     };
@@ -48,6 +50,27 @@ pub(super) fn aggregate(
         result.push(Sample { labels, value });
     }
     Ok(result)
+}
+
+/// How many samples have each value, which becomes a label.
+fn count_values(label: &str, groups: BTreeMap<Labels, Vec<Sample>>) -> Result<Vec<Sample>, EvalError> {
+    if !is_label(label) {
+        return Err(EvalError::Matching(format!("invalid label name {label:?}")));
+    }
+    let mut counts: BTreeMap<Labels, f64> = BTreeMap::new();
+    for (labels, samples) in groups {
+        for sample in samples {
+            let mut labels = labels.clone();
+            labels.insert(label.to_owned(), shown(sample.value));
+            *counts.entry(labels).or_default() += 1.0;
+        }
+    }
+    Ok(counts.into_iter().map(|(labels, value)| Sample { labels, value }).collect())
+}
+
+/// A number as Prometheus writes it.
+pub(super) fn shown(value: f64) -> String {
+    if value.is_infinite() { if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned() } else { value.to_string() }
 }
 
 fn group_of(labels: &Labels, modifier: Option<&LabelModifier>) -> Labels {

@@ -1,17 +1,23 @@
 //! From an expression to its values.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use promql_parser::label::{Matcher, Matchers};
-use promql_parser::parser::{AtModifier, Expr, MatrixSelector, Offset, VectorSelector, parse};
+use promql_parser::parser::value::ValueType;
+use promql_parser::parser::{
+    AtModifier, Expr, Function, MatrixSelector, Offset, SubqueryExpr, VectorSelector, parse, register_extra_functions,
+};
 
 use super::history::{History, Labels, STALE, Samples};
 use super::{NAME, Sample, Value, aggregate, binary, functions};
 
 /// How old a sample may be that still counts, milliseconds.
 const LOOKBACK_MS: i64 = 5 * 60_000;
+
+/// Time between two moments of a subquery that does not say it, milliseconds: Prometheus' own.
+const DEFAULT_STEP_MS: i64 = 60_000;
 
 /// Longest query.
 pub const MAX_QUERY_BYTES: usize = 16 << 10;
@@ -45,6 +51,17 @@ pub enum EvalError {
     Matching(String),
 }
 
+/// Whether the parser knows the name.
+static HOLT_WINTERS: Once = Once::new();
+
+/// The parser knows it as later versions call it.
+fn know_holt_winters() {
+    let arguments = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
+    let function = Function::new("holt_winters", arguments, 0, ValueType::Vector, false);
+    // It fails only for a name that is known.
+    let _known = register_extra_functions(vec![function]);
+}
+
 /// Moments at which an expression is evaluated, milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Range {
@@ -73,8 +90,10 @@ pub fn evaluate(history: &History, tenant: &str, query: &str, range: Range) -> R
     if query.len() > MAX_QUERY_BYTES {
         return Err(EvalError::TooLong);
     }
+    HOLT_WINTERS.call_once(know_holt_winters);
     let expression = parse(query).map_err(EvalError::Parse)?;
-    let mut evaluator = Evaluator { history, tenant, range, fetched: HashMap::new(), samples: 0 };
+    let (fetched, subqueries) = (HashMap::new(), HashMap::new());
+    let mut evaluator = Evaluator { history, tenant, query: range, range, fetched, subqueries, samples: 0 };
     range.times().map(|time| Ok((time, evaluator.value(&expression, time, 0)?))).collect()
 }
 
@@ -100,9 +119,13 @@ pub(super) struct Matrix {
 pub(super) struct Evaluator<'a> {
     history: &'a History,
     tenant: &'a str,
+    /// The moments of the whole query,
+    query: Range,
+    /// and those of the subquery that is evaluated.
     range: Range,
     /// By the place of the selector in the expression.
     fetched: HashMap<*const VectorSelector, Fetched>,
+    subqueries: HashMap<*const SubqueryExpr, Fetched>,
     samples: usize,
 }
 
@@ -121,7 +144,7 @@ impl Evaluator<'_> {
                 Value::Vector(samples) => {
                     Value::Vector(samples.into_iter().map(|sample| without_name(sample, |v| -v)).collect())
                 }
-                text @ Value::Text(_) => text,
+                other @ (Value::Text(_) | Value::Matrix(_)) => other,
             }),
             Expr::VectorSelector(selector) => self.instant(selector, time).map(Value::Vector),
             Expr::Aggregate(inner) => {
@@ -135,9 +158,17 @@ impl Evaluator<'_> {
                 let right = self.value(&inner.rhs, time, depth)?;
                 binary::binary(&inner.op.to_string(), inner.modifier.as_ref(), left, right)
             }
-            Expr::Call(call) => functions::call(self, call.func.name, &call.args.args, time, depth),
-            Expr::MatrixSelector(_) => Err(EvalError::Unsupported("a range without a function".to_owned())),
-            Expr::Subquery(_) => Err(EvalError::Unsupported("subqueries".to_owned())),
+            Expr::Call(call) => {
+                let value = functions::call(self, call.func.name, &call.args.args, time, depth)?;
+                if let Value::Vector(samples) = &value {
+                    all_different(samples)?;
+                }
+                Ok(value)
+            }
+            Expr::MatrixSelector(_) | Expr::Subquery(_) => {
+                let series = self.range(expression, time, depth)?.map(|matrix| matrix.series);
+                Ok(Value::Matrix(series.unwrap_or_default()))
+            }
             Expr::Extension(_) => Err(EvalError::Unsupported("extensions".to_owned())),
         }
     }
@@ -158,30 +189,94 @@ impl Evaluator<'_> {
         }
     }
 
+    /// The samples of an expression that is a range; none if it is not.
+    pub(super) fn range(&mut self, expression: &Expr, time: i64, depth: usize) -> Result<Option<Matrix>, EvalError> {
+        match expression {
+            Expr::MatrixSelector(selector) => self.matrix(selector, time).map(Some),
+            Expr::Subquery(subquery) => self.subquery(subquery, time, depth).map(Some),
+            Expr::Paren(inner) => self.range(&inner.expr, time, depth),
+            _ => Ok(None),
+        }
+    }
+
+    /// The values of an expression at the moments within a range.
+    fn subquery(&mut self, subquery: &SubqueryExpr, time: i64, depth: usize) -> Result<Matrix, EvalError> {
+        let moved = |time| shifted(subquery.at.as_ref(), subquery.offset.as_ref(), time, self.query);
+        let (range, to) = (millis(subquery.range), moved(time)?);
+        let from = to.saturating_sub(range);
+        let place: *const SubqueryExpr = subquery;
+        if !self.subqueries.contains_key(&place) {
+            // At multiples of the step, whatever the moments of the query are.
+            let step = subquery.step.map_or(DEFAULT_STEP_MS, millis).max(1);
+            let first = moved(self.range.start)?.saturating_sub(range);
+            let start = first.div_euclid(step) * step;
+            let start = if start < first { start.saturating_add(step) } else { start };
+            let inner = Range { start, end: moved(self.range.end)?, step };
+            let outer = std::mem::replace(&mut self.range, inner);
+            // What was fetched is for the moments outside.
+            let fetched = std::mem::take(&mut self.fetched);
+            let values = self.series(&subquery.expr, inner, depth);
+            (self.range, self.fetched) = (outer, fetched);
+            self.subqueries.insert(place, Arc::new(values?));
+        }
+        let series = self.subqueries.get(&place).map(Arc::clone).unwrap_or_default();
+        Ok(Matrix { series: within(&series, from, to), from, to })
+    }
+
+    /// The values of an expression as series.
+    fn series(&mut self, expression: &Expr, range: Range, depth: usize) -> Result<Vec<(Labels, Samples)>, EvalError> {
+        let mut series: BTreeMap<Labels, Samples> = BTreeMap::new();
+        for time in range.times() {
+            let samples = match self.value(expression, time, depth)? {
+                Value::Scalar(value) => vec![Sample { labels: Labels::new(), value }],
+                Value::Vector(samples) => samples,
+                _ => return Err(EvalError::Matching("expected an instant vector in a subquery".to_owned())),
+            };
+            self.samples += samples.len();
+            if self.samples > MAX_SAMPLES {
+                return Err(EvalError::TooManySamples);
+            }
+            samples.into_iter().for_each(|sample| series.entry(sample.labels).or_default().push((time, sample.value)));
+        }
+        Ok(series.into_iter().collect())
+    }
+
+    /// Of each series when its sample is of.
+    pub(super) fn timestamps(&mut self, selector: &VectorSelector, time: i64) -> Result<Vec<Sample>, EvalError> {
+        let found = self.newest(selector, time)?.into_iter();
+        let times = found.map(|(labels, sampled, _)| Sample { labels, value: sampled as f64 / 1e3 });
+        Ok(times.map(|sample| without_name(sample, |time| time)).collect())
+    }
+
     fn instant(&mut self, selector: &VectorSelector, time: i64) -> Result<Vec<Sample>, EvalError> {
-        let at = shifted(selector, time, self.range)?;
+        let found = self.newest(selector, time)?.into_iter();
+        Ok(found.map(|(labels, _, value)| Sample { labels, value }).collect())
+    }
+
+    /// The sample of each series that counts at a time, and its own time.
+    fn newest(&mut self, selector: &VectorSelector, time: i64) -> Result<Vec<(Labels, i64, f64)>, EvalError> {
+        let at = self.moved(selector, time)?;
         let fetched = self.fetch(selector, LOOKBACK_MS)?;
         let found = fetched.iter().filter_map(|(labels, samples)| {
             let (sampled, value) = last_until(samples, at)?;
             let fresh = sampled > at - LOOKBACK_MS && value.to_bits() != STALE.to_bits();
-            fresh.then(|| Sample { labels: labels.clone(), value })
+            fresh.then(|| (labels.clone(), sampled, value))
         });
         Ok(found.collect())
     }
 
+    /// The moment that a selector means.
+    fn moved(&self, selector: &VectorSelector, time: i64) -> Result<i64, EvalError> {
+        shifted(selector.at.as_ref(), selector.offset.as_ref(), time, self.query)
+    }
+
     /// The samples of each series within a range, and from when to when it is.
     pub(super) fn matrix(&mut self, selector: &MatrixSelector, time: i64) -> Result<Matrix, EvalError> {
-        let end = shifted(&selector.vs, time, self.range)?;
+        let to = self.moved(&selector.vs, time)?;
         let range = millis(selector.range);
         let fetched = self.fetch(&selector.vs, range)?;
-        let found = fetched.iter().filter_map(|(labels, samples)| {
-            let from = samples.partition_point(|(time, _)| *time < end - range);
-            let to = samples.partition_point(|(time, _)| *time <= end);
-            let samples = samples.get(from..to)?.iter().copied();
-            let samples: Samples = samples.filter(|(_, value)| value.to_bits() != STALE.to_bits()).collect();
-            (!samples.is_empty()).then(|| (labels.clone(), samples))
-        });
-        Ok(Matrix { series: found.collect(), from: end - range, to: end })
+        let from = to.saturating_sub(range);
+        Ok(Matrix { series: within(&fetched, from, to), from, to })
     }
 
     /// All samples that a selector may need at any of the moments.
@@ -190,8 +285,8 @@ impl Evaluator<'_> {
         if let Some(fetched) = self.fetched.get(&place) {
             return Ok(Arc::clone(fetched));
         }
-        let from = shifted(selector, self.range.start, self.range)?.saturating_sub(back);
-        let to = shifted(selector, self.range.end, self.range)?;
+        let from = self.moved(selector, self.range.start)?.saturating_sub(back);
+        let to = self.moved(selector, self.range.end)?;
         let pass = |labels: &Labels| passes(selector.name.as_deref(), &selector.matchers, labels);
         let fetched = Arc::new(self.history.select(self.tenant, from, to, pass));
         self.samples += fetched.iter().map(|(_, samples)| samples.len()).sum::<usize>();
@@ -208,17 +303,40 @@ fn last_until(samples: &[(i64, f64)], time: i64) -> Option<(i64, f64)> {
     samples.get(end.checked_sub(1)?).copied()
 }
 
-/// The moment that a selector means.
-fn shifted(selector: &VectorSelector, time: i64, range: Range) -> Result<i64, EvalError> {
-    let at = match &selector.at {
+/// The samples from one time to another, of the series that have some.
+fn within(series: &[(Labels, Samples)], from: i64, to: i64) -> Vec<(Labels, Samples)> {
+    let found = series.iter().filter_map(|(labels, samples)| {
+        let begin = samples.partition_point(|(time, _)| *time < from);
+        let end = samples.partition_point(|(time, _)| *time <= to);
+        let samples = samples.get(begin..end)?.iter().copied();
+        let samples: Samples = samples.filter(|(_, value)| value.to_bits() != STALE.to_bits()).collect();
+        (!samples.is_empty()).then(|| (labels.clone(), samples))
+    });
+    found.collect()
+}
+
+/// Fails if two samples have the same labels.
+fn all_different(samples: &[Sample]) -> Result<(), EvalError> {
+    let mut labels: Vec<_> = samples.iter().map(|sample| &sample.labels).collect();
+    labels.sort_unstable();
+    if labels.array_windows().any(|[one, next]| one == next) {
+        let same = "vector cannot contain metrics with the same labelset";
+        return Err(EvalError::Matching(same.to_owned()));
+    }
+    Ok(())
+}
+
+/// The moment that is meant by a time, with `@` and `offset` behind the expression.
+fn shifted(at: Option<&AtModifier>, offset: Option<&Offset>, time: i64, query: Range) -> Result<i64, EvalError> {
+    let at = match at {
         None => time,
-        Some(AtModifier::Start) => range.start,
-        Some(AtModifier::End) => range.end,
+        Some(AtModifier::Start) => query.start,
+        Some(AtModifier::End) => query.end,
         Some(AtModifier::At(at)) => {
             since_epoch(*at).ok_or_else(|| EvalError::Unsupported("times before 1970".to_owned()))?
         }
     };
-    Ok(match &selector.offset {
+    Ok(match offset {
         None => at,
         Some(Offset::Pos(offset)) => at.saturating_sub(millis(*offset)),
         Some(Offset::Neg(offset)) => at.saturating_add(millis(*offset)),

@@ -14,8 +14,9 @@ use promql_parser::parser::{Expr, VectorSelector, parse};
 use serde_json::{Map, Value as JsonValue, json};
 use tokio::sync::Semaphore;
 
+use super::aggregate::shown;
 use super::eval::{EvalError, Range, evaluate, passes};
-use super::{History, Labels, NAME, Value};
+use super::{History, Labels, NAME, Samples, Value};
 use crate::tenant::{TENANT_HEADER, Tenancy, TenantError};
 
 /// Moments that one query may ask for.
@@ -77,6 +78,14 @@ async fn query(State(api): State<Api>, uri: Uri, headers: HeaderMap, body: Bytes
         Ok(match value {
             None => json!({"resultType": "vector", "result": []}),
             Some((_, Value::Scalar(value))) => json!({"resultType": "scalar", "result": at(value)}),
+            Some((_, Value::Matrix(series))) => {
+                let values = |samples: &Samples| -> Vec<_> {
+                    samples.iter().map(|(time, value)| json!([seconds(*time), shown(*value)])).collect()
+                };
+                let result =
+                    series.iter().map(|(labels, samples)| json!({"metric": labels, "values": values(samples)}));
+                json!({"resultType": "matrix", "result": result.collect::<Vec<_>>()})
+            }
             Some((_, Value::Text(text))) => json!({"resultType": "string", "result": [seconds(time), text]}),
             Some((_, Value::Vector(samples))) => {
                 let result = samples.iter().map(|sample| json!({"metric": sample.labels, "value": at(sample.value)}));
@@ -110,13 +119,19 @@ async fn query_range(State(api): State<Api>, uri: Uri, headers: HeaderMap, body:
             match value {
                 Value::Scalar(value) => add(Labels::new(), value),
                 Value::Vector(samples) => samples.into_iter().for_each(|sample| add(sample.labels, sample.value)),
-                Value::Text(_) => return Err(EvalError::Matching("a range of texts".to_owned()).into()),
+                Value::Text(_) => return Err(not_for_a_range("string")),
+                Value::Matrix(_) => return Err(not_for_a_range("range vector")),
             }
         }
         let result = matrix.into_iter().map(|(metric, values)| json!({"metric": metric, "values": values}));
         Ok(json!({"resultType": "matrix", "result": result.collect::<Vec<_>>()}))
     })
     .await
+}
+
+fn not_for_a_range(kind: &str) -> ApiError {
+    let why = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
+    ApiError::parameter("query", &why)
 }
 
 async fn series(State(api): State<Api>, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
@@ -317,10 +332,6 @@ impl Matching {
 
 fn seconds(millis: i64) -> JsonValue {
     if millis % 1_000 == 0 { json!(millis / 1_000) } else { json!(millis as f64 / 1e3) }
-}
-
-fn shown(value: f64) -> String {
-    if value.is_infinite() { if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned() } else { value.to_string() }
 }
 
 fn now_ms() -> i64 {

@@ -6,15 +6,17 @@
 
 mod aggregate;
 mod binary;
+mod calendar;
 mod eval;
 mod functions;
 mod history;
 mod http;
+mod relabel;
 #[cfg(test)]
 mod tests;
 
 pub use eval::{EvalError, MAX_QUERY_BYTES, Range, evaluate};
-pub use history::{Adding, History, Labels, STALE, Samples};
+pub use history::{Adding, History, HistoryError, HistoryFolder, Labels, STALE, Samples, check_history};
 pub use http::router;
 
 /// Name of the label that holds a series' name.
@@ -36,6 +38,8 @@ pub enum Value {
     Scalar(f64),
     /// One number for each series.
     Vector(Vec<Sample>),
+    /// The samples of each series in a time.
+    Matrix(Vec<(Labels, Samples)>),
     /// A text.
     Text(String),
 }

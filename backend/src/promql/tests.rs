@@ -42,6 +42,7 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Scalar(value) => value.to_string(),
         Value::Text(text) => text.clone(),
+        Value::Matrix(series) => format!("{series:?}"),
         Value::Vector(samples) => {
             let label = |sample: &Sample| {
                 sample.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
@@ -96,6 +97,33 @@ fn shown(value: &Value) -> String {
 #[case::resets("resets(failed_total[10m])", "{client=a,server=b} 0")]
 #[case::nothing("nothing", "")]
 #[case::vector("scalar(vector(3)) + time()", "603")]
+#[case::or_vector("sum(nothing) or vector(0)", "{} 0")]
+#[case::label_replace(
+    "label_replace(requests_total{client=\"a\"}, \"node\", \"$1-x\", \"server\", \"(.*)\")",
+    "{__name__=requests_total,client=a,node=b-x,server=b} 120"
+)]
+#[case::label_removed("label_replace(old offset 6m, \"client\", \"\", \"\", \"\")", "{__name__=old,server=y} 1")]
+#[case::label_join(
+    "label_join(requests_total{client=\"a\"}, \"edge\", \"/\", \"client\", \"server\")",
+    "{__name__=requests_total,client=a,edge=a/b,server=b} 120"
+)]
+#[case::absent("absent(nothing{a=\"b\",c=~\"d\",e=\"f\",e=\"g\"})", "{a=b} 1")]
+#[case::not_absent("absent(requests_total)", "")]
+#[case::absent_over_time("absent_over_time(old{client=\"x\"}[1m])", "{client=x} 1")]
+#[case::subquery("max_over_time(rate(requests_total{client=\"a\"}[1m])[5m:15s])", "{client=a,server=b} 0.2")]
+#[case::subquery_offset("min_over_time(requests_total{client=\"a\"}[2m:30s] offset 1m)", "{client=a,server=b} 84")]
+#[case::count_values("count_values(\"n\", requests_total > 100)", "{n=120} 1; {n=240} 1")]
+#[case::timestamp("timestamp(old offset 6m)", "{client=x,server=y} 240")]
+#[case::deriv("deriv(requests_total{client=\"a\"}[5m])", "{client=a,server=b} 0.2")]
+#[case::predict("predict_linear(requests_total{client=\"a\"}[5m], 60)", "{client=a,server=b} 132")]
+#[case::holt_winters("holt_winters(requests_total{client=\"a\"}[1m], 0.5, 0.5)", "{client=a,server=b} 120")]
+#[case::clamp("clamp(requests_total{client=\"a\"}, 1, 50)", "{client=a,server=b} 50")]
+#[case::hour("hour() + minute(vector(3661))", "{} 1")]
+#[case::spread("stddev_over_time(requests_total{client=\"a\"}[1m])", "{client=a,server=b} 4.242641")]
+#[case::range_vector(
+    "old[1m] offset 6m",
+    "[({\"__name__\": \"old\", \"client\": \"x\", \"server\": \"y\"}, [(180000, 1.0), (195000, 1.0), (210000, 1.0), (225000, 1.0), (240000, 1.0)])]"
+)]
 fn queries(#[case] query: &str, #[case] expected: &str) {
     let (_, value) = evaluate(&history(), SINGLE_TENANT, query, Range::instant(600_000)).unwrap().pop().unwrap();
     assert_eq!(shown(&value), expected);
@@ -103,8 +131,10 @@ fn queries(#[case] query: &str, #[case] expected: &str) {
 
 #[rstest]
 #[case::syntax("sum(", "invalid parameter")]
-#[case::subquery("max_over_time(rate(requests_total[1m])[5m:])", "not supported by Coati: subqueries")]
-#[case::function("predict_linear(requests_total[5m], 60)", "not supported")]
+#[case::function("histogram_count(requests_total)", "not supported by Coati: histogram_count()")]
+#[case::same_labels("rate({__name__=~\"requests_total|failed_total\"}[5m])", "same labelset")]
+#[case::bad_label("label_replace(requests_total, \"a b\", \"\", \"\", \"\")", "invalid destination label name")]
+#[case::bad_regex("label_replace(requests_total, \"a\", \"\", \"\", \"(\")", "invalid regular expression")]
 #[case::many_to_many("requests_total / on (client) requests_total", "many-to-many")]
 #[case::deep(&format!("{}1{}", "(".repeat(200), ")".repeat(200)), "nested deeper")]
 #[case::long(&"1 + ".repeat(10_000), "longer than")]
@@ -121,7 +151,7 @@ proptest! {
 
     #[test]
     fn queries_that_look_like_some(
-        function in prop::sample::select(vec!["rate", "increase", "irate", "delta", "idelta", "last_over_time", "changes"]),
+        function in prop::sample::select(vec!["rate", "increase", "irate", "delta", "idelta", "last_over_time", "changes", "deriv", "stddev_over_time"]),
         aggregation in prop::sample::select(vec!["sum", "avg", "min", "max", "count", "group", "stddev", "topk", "quantile"]),
         time in -1_000_000..1_000_000_i64,
         minutes in 1..30_u32,
@@ -176,8 +206,8 @@ async fn a_query_may_be_posted_as_a_form() {
 
 #[rstest]
 #[case::syntax("query?query=sum(", StatusCode::BAD_REQUEST, "bad_data")]
-#[case::unsupported("query?query=absent(x)", StatusCode::UNPROCESSABLE_ENTITY, "execution")]
-#[case::unsupported_of_nothing("query?query=absent_over_time(x[5m])", StatusCode::UNPROCESSABLE_ENTITY, "execution")]
+#[case::unsupported("query?query=histogram_sum(x)", StatusCode::UNPROCESSABLE_ENTITY, "execution")]
+#[case::range("query_range?query=x[5m]&start=0&end=9&step=1", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::step("query_range?query=1&start=0&end=9&step=0", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::order("query_range?query=1&start=9&end=0&step=1", StatusCode::BAD_REQUEST, "bad_data")]
 #[case::points("query_range?query=1&start=0&end=20000&step=1", StatusCode::BAD_REQUEST, "bad_data")]

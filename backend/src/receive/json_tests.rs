@@ -1,6 +1,7 @@
 //! OTLP/JSON as the specification, and the SDKs, write it.
 
 use coati_common::otlp_json::decode;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1 as common;
 use opentelemetry_proto::tonic::common::v1::AnyValue as Any;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -126,14 +127,14 @@ fn the_json_of_the_node_sdk_is_read_whole() {
     let mut scope_spans = resource_spans.scope_spans.remove(0);
     assert_eq!(scope_spans.scope.unwrap().name, "demo");
     let span = scope_spans.spans.remove(0);
-    assert_eq!(span.trace_id, parse_hex("5b8efff798038103d269b633813fc60c").unwrap());
+    assert_eq!(span.trace_id, 0x5b8e_fff7_9803_8103_d269_b633_813f_c60c_u128.to_be_bytes());
     assert_eq!(
         (span.start_time_unix_nano, span.end_time_unix_nano),
         (1_795_237_020_000_000_001, 1_795_237_020_500_000_000)
     );
     assert_eq!((span.kind, span.flags), (3, 257));
     assert_eq!(span.events[0].name, "cache miss");
-    assert_eq!(span.links[0].span_id, parse_hex("eee19b7ec3c1b175").unwrap());
+    assert_eq!(span.links[0].span_id, 0xeee1_9b7e_c3c1_b175_u64.to_be_bytes());
 }
 
 #[test]

@@ -11,13 +11,16 @@ use super::{ServerError, now_ns, replay};
 use crate::config::{Config, GeneratorConfig};
 use crate::generator::{Generator, Keeper, KeeperConfig, Latest, Queue, Saved, Sender};
 use crate::live::LiveSet;
-use crate::promql::History;
+use crate::promql::{History, HistoryFolder};
 use crate::store::create_dir;
 use crate::telemetry::{GeneratorMetrics, chain};
 use crate::wal::Log;
 
 /// File with what was counted.
 const STATE: &str = "state";
+
+/// Folder of the samples.
+const HISTORY: &str = "history";
 
 /// Folder of the queues.
 const QUEUES: &str = "remote-write";
@@ -35,7 +38,7 @@ pub(super) fn open(
     folder: &Path,
     metrics: &GeneratorMetrics,
 ) -> Result<Option<Arc<Generator>>, ServerError> {
-    if config.processors.is_empty() {
+    if makes_nothing(config) {
         return Ok(None);
     }
     create_dir(folder).map_err(|source| ServerError::Generator { path: folder.to_owned(), source })?;
@@ -47,6 +50,11 @@ pub(super) fn open(
         warn!(file = %state.display(), error = %chain(&error), "what was counted cannot be read: counters begin at zero");
     }
     Ok(Some(Arc::new(generator)))
+}
+
+/// Whether no metrics are made of any tenant's spans.
+fn makes_nothing(config: &GeneratorConfig) -> bool {
+    config.processors.is_empty() && config.tenants.is_empty()
 }
 
 /// Counts what is in the log and was not counted when the program ended. Blocks.
@@ -61,10 +69,21 @@ pub(super) fn catch_up(log: &Log, generator: &Generator) -> Result<(), ServerErr
     Ok(())
 }
 
-/// Where samples are kept for queries.
-pub(super) fn history(config: &GeneratorConfig) -> Arc<History> {
+/// Where samples are kept for queries, with those of before; and on disk, if there is a generator. Blocks.
+pub(super) fn history(config: &GeneratorConfig, folder: &Path) -> (Arc<History>, Option<HistoryFolder>) {
     let age_ms = u64::try_from(config.storage.history.as_millis()).unwrap_or(u64::MAX);
-    Arc::new(History::new(age_ms, config.storage.history_bytes.as_usize()))
+    let history = Arc::new(History::new(age_ms, config.storage.history_bytes.as_usize()));
+    if makes_nothing(config) {
+        return (history, None);
+    }
+    let folder = folder.join(HISTORY);
+    match HistoryFolder::open(&folder, &history) {
+        Ok(opened) => (history, Some(opened)),
+        Err(error) => {
+            warn!(folder = %folder.display(), error = %chain(&error), "samples of the last hours are not on disk");
+            (history, None)
+        }
+    }
 }
 
 impl Metering {
@@ -73,7 +92,7 @@ impl Metering {
         config: &Config,
         generator: &Arc<Generator>,
         live: &Arc<LiveSet>,
-        (latest, history): (Latest, Arc<History>),
+        (latest, (history, history_folder)): (Latest, (Arc<History>, Option<HistoryFolder>)),
         folder: &Path,
         metrics: &GeneratorMetrics,
     ) -> Result<Self, ServerError> {
@@ -82,16 +101,22 @@ impl Metering {
         let (mut queues, mut senders) = (Vec::new(), Vec::new());
         for server in &storage.remote_write {
             let max_bytes = storage.remote_write_queue_bytes.0;
-            let queue = Queue::open(&queues_folder, server, label, max_bytes, metrics.clone());
-            let queue = Arc::new(queue.map_err(ServerError::RemoteWrite)?);
+            let queue = Queue::remote_write(&queues_folder, server, label, max_bytes, metrics.clone());
+            let queue = Arc::new(queue.map_err(ServerError::Export)?);
             let tells_tenant = config.multitenancy && storage.remote_write_add_org_id_header;
-            senders.push(Sender::new(Arc::clone(&queue), server, tells_tenant).map_err(ServerError::RemoteWrite)?);
+            senders.push(Sender::remote_write(Arc::clone(&queue), server, tells_tenant).map_err(ServerError::Export)?);
             queues.push(queue);
         }
-        remove_others(
-            &queues_folder,
-            &storage.remote_write.iter().map(|server| Queue::folder_name(&server.url)).collect::<Vec<_>>(),
-        );
+        for server in &storage.otlp {
+            let max_bytes = storage.remote_write_queue_bytes.0;
+            let queue = Queue::otlp(&queues_folder, server, max_bytes, metrics.clone()).map_err(ServerError::Export)?;
+            let queue = Arc::new(queue);
+            let tells_tenant = config.multitenancy && storage.remote_write_add_org_id_header;
+            senders.push(Sender::otlp(Arc::clone(&queue), server, tells_tenant).map_err(ServerError::Export)?);
+            queues.push(queue);
+        }
+        let known = storage.remote_write.iter().map(Queue::remote_write_name);
+        remove_others(&queues_folder, &known.chain(storage.otlp.iter().map(Queue::otlp_name)).collect::<Vec<_>>());
         let keeper = Keeper::start(KeeperConfig {
             generator: Arc::clone(generator),
             live: Arc::clone(live),
@@ -100,6 +125,7 @@ impl Metering {
             queues,
             latest,
             history,
+            folder: history_folder,
             clock: now_ns,
         });
         let keeper = keeper.map_err(|source| ServerError::Thread { what: "the generator", source })?;

@@ -4,6 +4,7 @@ mod data_dir;
 mod generator;
 mod housekeeping;
 mod recall;
+mod reload;
 mod replay;
 mod storage;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use crate::catalog::{Catalog, CatalogError, IndexLimits, SledCatalog, TagIndex, 
 use crate::compact::{Compactor, Running};
 use crate::config::{Config, CutConfig, ListenerName, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
-use crate::generator::{FilterError, Latest, RemoteWriteError, router as generator_router};
+use crate::generator::{ExportError, FilterError, Latest, router as generator_router};
 use crate::live::{Limits, LiveSet};
 use crate::promql;
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
@@ -141,7 +142,7 @@ pub enum ServerError {
     },
     /// Metrics cannot be sent to where they are to go.
     #[error("cannot send metrics")]
-    RemoteWrite(#[source] RemoteWriteError),
+    Export(#[source] ExportError),
     /// The log cannot be opened.
     #[error("cannot open the log")]
     Log(#[source] WalError),
@@ -180,6 +181,7 @@ pub struct Server {
     housekeeping: JoinHandle<()>,
     /// Reads certificates and secrets again.
     fresh: JoinHandle<()>,
+    reload: Option<JoinHandle<()>>,
     cutter: Cutter,
     compactor: Running,
     house: House,
@@ -230,7 +232,10 @@ impl Server {
         let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
         let latest = Latest::default();
         let label = &config.metrics_generator.trace_id_label_name;
-        let history = generator::history(&config.metrics_generator);
+        let (history, history_folder) = {
+            let (config, folder) = (config.metrics_generator.clone(), data_dir.generator());
+            blocking("reading samples", move || generator::history(&config, &folder)).await?
+        };
         let router = api::router(api)
             .merge(generator_router(latest.clone(), tenancy.clone(), label))
             .merge(promql::router(Arc::clone(&history), tenancy.clone()));
@@ -282,7 +287,7 @@ impl Server {
                     config,
                     generator,
                     &live,
-                    (latest, history),
+                    (latest, (history, history_folder)),
                     &data_dir.generator(),
                     &metrics.generator,
                 )?)
@@ -312,6 +317,8 @@ impl Server {
             tokio::task::spawn_blocking(move || house.rebuild_catalog());
         }
 
+        let reload = config.file.clone().zip(generator.clone());
+        let reload = reload.map(|(file, it)| tokio::spawn(reload::watch(file, it, metrics.generator.clone())));
         let ingest = Arc::new(ingest(config, &house, &metrics).with_generator(generator));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
@@ -344,6 +351,7 @@ impl Server {
             listeners,
             housekeeping,
             fresh,
+            reload,
             cutter,
             compactor,
             house,
@@ -366,6 +374,7 @@ impl Server {
         self.stop.send_replace(true);
         self.housekeeping.abort();
         self.fresh.abort();
+        self.reload.iter().for_each(JoinHandle::abort);
         let compactor = self.compactor;
         let compaction = on_own_thread("the end of compaction", move || compactor.stop());
         let drained = timeout(DRAIN, async { while self.listeners.join_next().await.is_some() {} }).await;

@@ -42,6 +42,15 @@ pub struct LossLabels {
     pub reason: String,
 }
 
+/// Labels of a kind of metrics that is made.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ProcessorLabels {
+    /// The tenant.
+    pub tenant: String,
+    /// As the configuration calls it.
+    pub processor: String,
+}
+
 /// What `generator` counts of itself.
 #[derive(Clone, Debug, Default)]
 pub struct GeneratorMetrics {
@@ -61,6 +70,12 @@ pub struct GeneratorMetrics {
     pub removed: Family<TenantLabels, Counter>,
     /// Times that a series had no room, and was counted in the overflow.
     pub limited: Family<TenantLabels, Counter>,
+    /// 1 for each kind of metrics that is made.
+    pub processors: Family<ProcessorLabels, Gauge>,
+    /// Settings of tenants that could not be used.
+    pub failed_changes: Family<TenantLabels, Counter>,
+    /// Whether what the configuration's file says of tenants is in use.
+    pub tenants_reloaded: Gauge,
     /// Collections.
     pub collections: Counter,
     /// Collections that could not be written to disk.
@@ -96,6 +111,11 @@ impl GeneratorMetrics {
         registry.register(name("registry_series_removed"), "Series ended", metrics.removed);
         let help = "Times that series had no room and were counted in those with metric_overflow";
         registry.register(name("registry_series_limited"), help, metrics.limited);
+        registry.register(name("active_processors"), "1 for each kind of metrics that is made", metrics.processors);
+        let help = "Settings of tenants that could not be used";
+        registry.register(name("active_processors_update_failed"), help, metrics.failed_changes);
+        let help = "Whether what the configuration's file says of tenants is in use";
+        registry.register("tempo_runtime_config_last_reload_successful", help, metrics.tenants_reloaded);
         registry.register(name("registry_collections"), "Collections of all series", metrics.collections);
         let help = "Collections that could not be written to disk";
         registry.register(name("registry_collections_failed"), help, metrics.failed_collections);

@@ -16,7 +16,7 @@ mod store;
 pub use access::{AccessLabels, AccessMetrics};
 pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
-pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ReasonLabels};
+pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ProcessorLabels, ReasonLabels};
 pub use metrics::{
     CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, RefusedLabels, RequestLabels,
     TenantLabels, WalMetrics,

@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use super::{
     AccessLabels, BackendLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels, LossLabels, Metrics,
-    OperationLabels, ReasonLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
+    OperationLabels, ProcessorLabels, ReasonLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
 };
 
 /// Makes a series.
@@ -58,6 +58,8 @@ fn one_of_each() -> Metrics {
         touch(gauge, &tenant);
     }
     touch(&generator.discarded, &ReasonLabels { tenant: some(), reason: some() });
+    touch(&generator.processors, &ProcessorLabels { tenant: some(), processor: some() });
+    touch(&generator.failed_changes, &tenant);
     touch(&generator.expired_edges, &EdgeLabels { tenant: some(), unmatched_span_kind: some() });
     let endpoint = EndpointLabels { url: some() };
     touch(&generator.sent_samples, &endpoint);

@@ -9,14 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::RemoteWriteError;
-use super::encode::Encoding;
-use crate::config::RemoteWriteConfig;
+use super::{Encoding, ExportError, Format, otlp, remote_write};
+use crate::config::{OtlpConfig, RemoteWriteConfig};
 use crate::generator::Collected;
 use crate::telemetry::{EndpointLabels, GeneratorMetrics, LossLabels};
 
 const MAGIC: &[u8; 4] = b"CGRW";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A request that waits.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +26,9 @@ pub struct Queued {
     pub time_ms: u64,
     /// How many samples there are.
     pub samples: u32,
-    /// The request's body, compressed.
+    /// What the body is.
+    pub format: Format,
+    /// The request's body, compressed with snappy.
     pub body: Vec<u8>,
 }
 
@@ -52,20 +53,41 @@ struct Files {
 }
 
 impl Queue {
-    /// Opens the queue of a server in a folder of all queues; what waited before waits still.
-    pub fn open(
+    /// Opens the queue of a server of remote write in a folder of all queues; what waited before waits still.
+    pub fn remote_write(
         folder: &Path,
         config: &RemoteWriteConfig,
         trace_id_label: &str,
         max_bytes: u64,
         metrics: GeneratorMetrics,
-    ) -> Result<Self, RemoteWriteError> {
-        let folder = folder.join(Self::folder_name(&config.url));
-        crate::store::create_dir(&folder).map_err(|source| file_error(&folder, source))?;
+    ) -> Result<Self, ExportError> {
+        let encoding = Encoding::RemoteWrite(remote_write::Encoding::new(config, trace_id_label)?);
+        Self::open(&folder.join(Self::remote_write_name(config)), encoding, &config.url, max_bytes, metrics)
+    }
+
+    /// The same of a server that takes OTLP.
+    pub fn otlp(
+        folder: &Path,
+        config: &OtlpConfig,
+        max_bytes: u64,
+        metrics: GeneratorMetrics,
+    ) -> Result<Self, ExportError> {
+        let encoding = Encoding::Otlp(otlp::Encoding::new(config));
+        Self::open(&folder.join(Self::otlp_name(config)), encoding, &config.endpoint, max_bytes, metrics)
+    }
+
+    fn open(
+        folder: &Path,
+        encoding: Encoding,
+        url: &str,
+        max_bytes: u64,
+        metrics: GeneratorMetrics,
+    ) -> Result<Self, ExportError> {
+        crate::store::create_dir(folder).map_err(|source| file_error(folder, source))?;
         let mut files = Files::default();
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(|source| file_error(&folder, source))? {
-            let entry = entry.map_err(|source| file_error(&folder, source))?;
+        for entry in fs::read_dir(folder).map_err(|source| file_error(folder, source))? {
+            let entry = entry.map_err(|source| file_error(folder, source))?;
             let length = entry.metadata().map_err(|source| file_error(&entry.path(), source))?.len();
             match entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) {
                 Some(number) => found.push((number, length)),
@@ -77,22 +99,20 @@ impl Queue {
         files.bytes = found.iter().map(|(_, length)| length).sum();
         files.next = found.last().map_or(1, |(number, _)| number + 1);
         files.waiting = found.into();
-        let endpoint = EndpointLabels { url: shown_url(&config.url) };
+        let endpoint = EndpointLabels { url: shown_url(url) };
         metrics.queue_bytes.get_or_create(&endpoint).set(files.bytes as i64);
-        Ok(Self {
-            folder,
-            max_bytes,
-            encoding: Encoding::new(config, trace_id_label),
-            files: Mutex::new(files),
-            more: Notify::new(),
-            metrics,
-            endpoint,
-        })
+        let folder = folder.to_owned();
+        Ok(Self { folder, max_bytes, encoding, files: Mutex::new(files), more: Notify::new(), metrics, endpoint })
     }
 
     /// Name of the folder of a server's queue.
-    pub fn folder_name(url: &str) -> String {
-        format!("{:08x}", crc32c::crc32c(url.as_bytes()))
+    pub fn remote_write_name(config: &RemoteWriteConfig) -> String {
+        format!("{:08x}", crc32c::crc32c(config.url.as_bytes()))
+    }
+
+    /// The same of a server that takes OTLP.
+    pub fn otlp_name(config: &OtlpConfig) -> String {
+        format!("otlp-{:08x}", crc32c::crc32c(config.endpoint.as_bytes()))
     }
 
     /// The server's URL, without user and password.
@@ -101,13 +121,13 @@ impl Queue {
     }
 
     /// Lets what was counted wait. On disk when this returns.
-    pub fn push(&self, collected: &Collected) -> Result<(), RemoteWriteError> {
+    pub fn push(&self, collected: &Collected) -> Result<(), ExportError> {
         let mut pushed = false;
         for tenant in &collected.tenants {
             for request in self.encoding.requests(collected, tenant) {
-                let (time_ms, samples) = (collected.time_ms, request.samples);
-                let tenant = tenant.tenant.to_string();
-                self.push_request(&Queued { tenant, time_ms, samples, body: request.body })?;
+                let super::Request { samples, format, body } = request;
+                let (tenant, time_ms) = (tenant.tenant.to_string(), collected.time_ms);
+                self.push_request(&Queued { tenant, time_ms, samples, format, body })?;
                 pushed = true;
             }
         }
@@ -119,7 +139,7 @@ impl Queue {
         Ok(())
     }
 
-    pub(super) fn push_request(&self, queued: &Queued) -> Result<(), RemoteWriteError> {
+    pub(super) fn push_request(&self, queued: &Queued) -> Result<(), ExportError> {
         let bytes = queued.encode();
         let mut files = self.files();
         let length = bytes.len() as u64;
@@ -179,7 +199,7 @@ impl Queue {
         self.metrics.lost_samples.get_or_create(&labels).inc_by(samples.into());
     }
 
-    fn read(&self, number: u64) -> Result<Queued, RemoteWriteError> {
+    fn read(&self, number: u64) -> Result<Queued, ExportError> {
         let path = self.path(number);
         let bytes = fs::read(&path).map_err(|source| file_error(&path, source))?;
         decode_queued(&bytes)
@@ -207,6 +227,11 @@ impl Queued {
         rest.extend(self.tenant.as_bytes());
         rest.extend(self.time_ms.to_le_bytes());
         rest.extend(self.samples.to_le_bytes());
+        rest.push(match self.format {
+            Format::RemoteWrite1 => 1,
+            Format::RemoteWrite2 => 2,
+            Format::Otlp => 3,
+        });
         rest.extend(&self.body);
         let mut bytes = MAGIC.to_vec();
         bytes.extend(VERSION.to_le_bytes());
@@ -217,37 +242,47 @@ impl Queued {
 }
 
 /// Reads a file of the queue.
-pub fn decode_queued(bytes: &[u8]) -> Result<Queued, RemoteWriteError> {
-    read_queued(bytes).unwrap_or(Err(RemoteWriteError::Damaged("too short")))
+pub fn decode_queued(bytes: &[u8]) -> Result<Queued, ExportError> {
+    read_queued(bytes).unwrap_or(Err(ExportError::Damaged("too short")))
 }
 
-fn read_queued(bytes: &[u8]) -> Option<Result<Queued, RemoteWriteError>> {
+fn read_queued(bytes: &[u8]) -> Option<Result<Queued, ExportError>> {
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
     let (version, rest) = rest.split_first_chunk::<4>()?;
     let (checksum, rest) = rest.split_first_chunk::<4>()?;
-    if magic != MAGIC || *version != VERSION.to_le_bytes() {
-        return Some(Err(RemoteWriteError::Damaged("no request of a version that is known")));
+    let version = u32::from_le_bytes(*version);
+    if magic != MAGIC || !(1..=VERSION).contains(&version) {
+        return Some(Err(ExportError::Damaged("no request of a version that is known")));
     }
     if crc32c::crc32c(rest) != u32::from_le_bytes(*checksum) {
-        return Some(Err(RemoteWriteError::Damaged("wrong checksum")));
+        return Some(Err(ExportError::Damaged("wrong checksum")));
     }
     let (length, rest) = rest.split_first_chunk::<2>()?;
     let (tenant, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
     let (time_ms, rest) = rest.split_first_chunk::<8>()?;
-    let (samples, body) = rest.split_first_chunk::<4>()?;
+    let (samples, rest) = rest.split_first_chunk::<4>()?;
+    let (format, body) = match (version, rest.split_first()) {
+        (1, _) => (Format::RemoteWrite1, rest),
+        (_, Some((1, body))) => (Format::RemoteWrite1, body),
+        (_, Some((2, body))) => (Format::RemoteWrite2, body),
+        (_, Some((3, body))) => (Format::Otlp, body),
+        (_, Some(_)) => return Some(Err(ExportError::Damaged("a body of a kind that is not known"))),
+        (_, None) => return None,
+    };
     let Ok(tenant) = String::from_utf8(tenant.to_vec()) else {
-        return Some(Err(RemoteWriteError::Damaged("the tenant is no text")));
+        return Some(Err(ExportError::Damaged("the tenant is no text")));
     };
     Some(Ok(Queued {
         tenant,
         time_ms: u64::from_le_bytes(*time_ms),
         samples: u32::from_le_bytes(*samples),
+        format,
         body: body.to_vec(),
     }))
 }
 
-fn file_error(path: &Path, source: io::Error) -> RemoteWriteError {
-    RemoteWriteError::File { path: path.to_owned(), source }
+fn file_error(path: &Path, source: io::Error) -> ExportError {
+    ExportError::File { path: path.to_owned(), source }
 }
 
 /// A URL as it may be shown.

@@ -13,7 +13,9 @@ use proptest::prelude::*;
 use prost::Message;
 use rstest::rstest;
 
+use super::Format;
 use super::queue::{Queue, Queued, decode_queued};
+use super::remote_write::version_1;
 use super::send::Sender;
 use crate::config::RemoteWriteConfig;
 use crate::generator::tests::{NOW_MS, counting, generator, of, span};
@@ -21,87 +23,92 @@ use crate::telemetry::GeneratorMetrics;
 
 /// `prometheus.WriteRequest` of remote write 1.0.
 #[derive(Clone, PartialEq, Message)]
-struct WriteRequest {
+pub(super) struct WriteRequest {
     #[prost(message, repeated, tag = "1")]
-    timeseries: Vec<TimeSeries>,
+    pub(super) timeseries: Vec<TimeSeries>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
+pub(super) struct TimeSeries {
     #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
+    pub(super) labels: Vec<Label>,
     #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
+    pub(super) samples: Vec<Sample>,
     #[prost(message, repeated, tag = "3")]
-    exemplars: Vec<Exemplar>,
+    pub(super) exemplars: Vec<Exemplar>,
     #[prost(message, repeated, tag = "4")]
-    histograms: Vec<Histogram>,
+    pub(super) histograms: Vec<Histogram>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Label {
+pub(super) struct Label {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(super) name: String,
     #[prost(string, tag = "2")]
-    value: String,
+    pub(super) value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Sample {
+pub(super) struct Sample {
     #[prost(double, tag = "1")]
-    value: f64,
+    pub(super) value: f64,
     #[prost(int64, tag = "2")]
-    timestamp: i64,
+    pub(super) timestamp: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Exemplar {
+pub(super) struct Exemplar {
     #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
+    pub(super) labels: Vec<Label>,
     #[prost(double, tag = "2")]
-    value: f64,
+    pub(super) value: f64,
     #[prost(int64, tag = "3")]
-    timestamp: i64,
+    pub(super) timestamp: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Histogram {
+pub(super) struct Histogram {
     #[prost(uint64, tag = "1")]
-    count: u64,
+    pub(super) count: u64,
     #[prost(double, tag = "3")]
-    sum: f64,
+    pub(super) sum: f64,
     #[prost(sint32, tag = "4")]
-    schema: i32,
+    pub(super) schema: i32,
     #[prost(double, tag = "5")]
-    zero_threshold: f64,
+    pub(super) zero_threshold: f64,
     #[prost(uint64, tag = "6")]
-    zero_count: u64,
+    pub(super) zero_count: u64,
     #[prost(message, repeated, tag = "11")]
-    spans: Vec<BucketSpan>,
+    pub(super) spans: Vec<BucketSpan>,
     #[prost(sint64, repeated, packed = "false", tag = "12")]
-    deltas: Vec<i64>,
+    pub(super) deltas: Vec<i64>,
     #[prost(int64, tag = "15")]
-    timestamp: i64,
+    pub(super) timestamp: i64,
+    /// Only in 2.0.
+    #[prost(int64, tag = "17")]
+    pub(super) start_timestamp: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct BucketSpan {
+pub(super) struct BucketSpan {
     #[prost(sint32, tag = "1")]
-    offset: i32,
+    pub(super) offset: i32,
     #[prost(uint32, tag = "2")]
-    length: u32,
+    pub(super) length: u32,
 }
 
-fn config(yaml: &str) -> RemoteWriteConfig {
+pub(super) fn config(yaml: &str) -> RemoteWriteConfig {
     serde_saphyr::from_str(&format!("url: http://127.0.0.1:9/w\n{yaml}")).unwrap()
 }
 
-fn queue(folder: &std::path::Path, config: &RemoteWriteConfig, max_bytes: u64) -> Queue {
-    Queue::open(folder, config, "traceID", max_bytes, GeneratorMetrics::default()).unwrap()
+pub(super) fn queue(folder: &std::path::Path, config: &RemoteWriteConfig, max_bytes: u64) -> Queue {
+    Queue::remote_write(folder, config, "traceID", max_bytes, GeneratorMetrics::default()).unwrap()
 }
 
-fn series_of(queued: &Queued) -> Vec<TimeSeries> {
-    let message = snap::raw::Decoder::new().decompress_vec(&queued.body).unwrap();
+/// What a server of remote write 1.0 gets.
+pub(super) fn series_of(queued: &Queued) -> Vec<TimeSeries> {
+    assert_eq!(queued.format, Format::RemoteWrite2);
+    let message = snap::raw::Decoder::new().decompress_vec(&version_1(&queued.body).unwrap()).unwrap();
     WriteRequest::decode(message.as_slice()).unwrap().timeseries
 }
 
@@ -127,7 +134,7 @@ fn values(series: &TimeSeries) -> Vec<(i64, f64)> {
     series.samples.iter().map(|sample| (sample.timestamp - NOW_MS as i64, sample.value)).collect()
 }
 
-const SPANS: &str =
+pub(super) const SPANS: &str =
     "processors: [span-metrics]\nprocessor: {span_metrics: {histogram_buckets: [0.1]}}\nregistry: {stale_duration: 1m}";
 
 #[test]
@@ -184,7 +191,8 @@ fn a_native_histogram_is_one_series() {
     assert_eq!(histogram.deltas, [1, 1, -1, 0]);
     let without = config("send_native_histograms: false\nsend_exemplars: false");
     let queue =
-        Queue::open(&folder.path().join("b"), &without, "traceID", 1 << 20, GeneratorMetrics::default()).unwrap();
+        Queue::remote_write(&folder.path().join("b"), &without, "traceID", 1 << 20, GeneratorMetrics::default())
+            .unwrap();
     queue.push(&counting(&yaml, [of("shop", vec![span(2, 1, 0, 1, &[])])]).collect(NOW_MS + 15_000)).unwrap();
     assert_eq!(waiting(&queue).len(), 2);
 }
@@ -208,7 +216,9 @@ fn requests_are_small_and_have_all() {
 }
 
 fn queued(number: u64) -> Queued {
-    Queued { tenant: "t".to_owned(), time_ms: number, samples: 7, body: vec![number as u8; 100] }
+    // Of a version that knew only 1.0, whose body is sent as it is.
+    let body = vec![number as u8; 100];
+    Queued { tenant: "t".to_owned(), time_ms: number, samples: 7, format: Format::RemoteWrite1, body }
 }
 
 #[test]
@@ -221,7 +231,7 @@ fn what_waits_is_there_after_a_restart_in_its_order() {
     assert_eq!(oldest, queued(1));
     first.done(number);
     drop(first);
-    fs::write(folder.path().join(Queue::folder_name(&config.url)).join("new"), "torn").unwrap();
+    fs::write(folder.path().join(Queue::remote_write_name(&config)).join("new"), "torn").unwrap();
     let again = queue(folder.path(), &config, 1 << 20);
     again.push_request(&queued(4)).unwrap();
     let mut times = Vec::new();
@@ -242,7 +252,7 @@ fn a_full_queue_gives_up_the_oldest_and_counts_it() {
     assert_eq!(lost(&queue, "queue_full"), 21);
 }
 
-fn lost(queue: &Queue, reason: &str) -> u64 {
+pub(super) fn lost(queue: &Queue, reason: &str) -> u64 {
     let labels = crate::telemetry::LossLabels { url: queue.url().to_owned(), reason: reason.to_owned() };
     queue.metrics.lost_samples.get_or_create(&labels).get()
 }
@@ -253,7 +263,7 @@ fn a_damaged_file_is_passed_over_and_counted() {
     let config = config("");
     let queue = queue(folder.path(), &config, 1 << 20);
     (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
-    let path = folder.path().join(Queue::folder_name(&config.url)).join(format!("{:020}", 1));
+    let path = folder.path().join(Queue::remote_write_name(&config)).join(format!("{:020}", 1));
     fs::write(&path, b"CGRWnoise").unwrap();
     assert_eq!(queue.oldest().unwrap().1.time_ms, 2);
     assert_eq!(lost(&queue, "damaged"), 1);
@@ -271,13 +281,17 @@ fn a_file_that_is_cut_or_changed_is_refused() {
     }
 }
 
-/// The file of `docs/format/remote-write-queue.md`, as version 1 has it for ever.
+/// The files of `docs/format/remote-write-queue.md`, as their versions have them for ever.
 #[test]
-fn the_format_is_that_of_the_fixture() {
-    let fixture = include_bytes!("../../../tests/fixtures/remote-write-queue-1");
-    let queued = Queued { tenant: "team-a".to_owned(), time_ms: NOW_MS, samples: 2, body: b"\x04\x0cbody".to_vec() };
-    assert_eq!(queued.encode(), fixture);
+fn the_formats_are_those_of_the_fixtures() {
+    let body = b"\x04\x0cbody".to_vec();
+    let format = Format::RemoteWrite1;
+    let queued = Queued { tenant: "team-a".to_owned(), time_ms: NOW_MS, samples: 2, format, body };
+    assert_eq!(decode_queued(include_bytes!("../../../tests/fixtures/remote-write-queue-1")).unwrap(), queued);
+    let fixture = include_bytes!("../../../tests/fixtures/remote-write-queue-2");
+    let queued = Queued { format: Format::RemoteWrite2, ..queued };
     assert_eq!(decode_queued(fixture).unwrap(), queued);
+    assert_eq!(queued.encode(), fixture);
 }
 
 proptest! {
@@ -322,7 +336,7 @@ async fn a_server_gets_everything_in_order(
     let folder = tempfile::tempdir().unwrap();
     let queue = Arc::new(queue(folder.path(), &config, 1 << 20));
     (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
-    let sender = tokio::spawn(Sender::new(Arc::clone(&queue), &config, true).unwrap().run());
+    let sender = tokio::spawn(Sender::remote_write(Arc::clone(&queue), &config, true).unwrap().run());
     while queue.oldest().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -355,13 +369,15 @@ async fn a_server_gets_everything_in_order(
 #[case::url("url: nowhere", "url: expected a URL")]
 #[case::header("headers: {'a b': x}", "headers: a b")]
 #[case::authority("tls_config: {ca_file: /no/such/file}", "tls_config.ca_file: /no/such/file")]
+#[case::relabeling("write_relabel_configs: [{action: drop}, {action: hashmod}]", "write_relabel_configs[1]")]
 #[case::password("basic_auth: {password_file: /no/such/file}", "basic_auth.password_file: /no/such/file")]
 fn bad_settings_are_named(#[case] yaml: &str, #[case] expected: &str) {
     let yaml = if yaml.starts_with("url") { yaml.to_owned() } else { format!("url: http://127.0.0.1:9/w\n{yaml}") };
     let config: RemoteWriteConfig = serde_saphyr::from_str(&yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let queue = Arc::new(queue(folder.path(), &config, 1 << 20));
-    let error = Sender::new(queue, &config, false).unwrap_err();
+    let sender = Queue::remote_write(folder.path(), &config, "traceID", 1, GeneratorMetrics::default())
+        .and_then(|queue| Sender::remote_write(Arc::new(queue), &config, false));
+    let error = sender.unwrap_err();
     assert!(error.to_string().contains(expected), "{error}");
 }
 

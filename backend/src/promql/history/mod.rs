@@ -1,9 +1,13 @@
 //! Samples of the last hours, in memory: a few bytes for each that differs from the one before, none for the others.
 
+mod disk;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
+
+pub use disk::{HistoryError, HistoryFolder, check_history};
 
 /// Value of a sample that says that its series has ended.
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
@@ -84,10 +88,7 @@ impl History {
         let held = tenants.entry(tenant.to_owned()).or_default();
         let time = i64::try_from(time_ms).unwrap_or(i64::MAX);
         held.times.push_back(time);
-        let oldest = i64::try_from(time_ms.saturating_sub(self.max_age_ms)).unwrap_or(i64::MAX);
-        while held.times.front().is_some_and(|time| *time < oldest) {
-            held.forget(1);
-        }
+        held.forget_before(i64::try_from(time_ms.saturating_sub(self.max_age_ms)).unwrap_or(i64::MAX));
         while held.bytes > self.max_bytes && held.times.len() as u64 > WINDOW {
             held.forget(WINDOW);
         }
@@ -148,6 +149,13 @@ const SERIES_BYTES: usize = 96;
 const WINDOW_BYTES: usize = size_of::<Window>();
 
 impl Tenant {
+    /// Drops the collections before a time.
+    fn forget_before(&mut self, oldest: i64) {
+        while self.times.front().is_some_and(|time| *time < oldest) {
+            self.forget(1);
+        }
+    }
+
     /// Drops the oldest collections.
     fn forget(&mut self, count: u64) {
         for _ in 0..count {
@@ -175,7 +183,8 @@ impl Tenant {
         let end = self.first + self.times.partition_point(|time| *time <= to) as u64;
         let mut samples = Vec::new();
         for window in &series.windows {
-            let zero = series.begins.iter().find(|(number, _)| *number == window.begin).map(|(_, time)| *time);
+            let zero = series.begins.iter().find(|(number, _)| *number == window.begin && *number >= self.first);
+            let zero = zero.map(|(_, time)| *time);
             samples.extend(zero.filter(|time| (from..=to).contains(time)).map(|time| (time, 0.0)));
             if window.end >= begin && window.begin < end {
                 window.samples(|number, value| {
@@ -199,13 +208,16 @@ impl Series {
         if let Some(window) = self.windows.back_mut().filter(follows).filter(|_| begin_ms.is_none()) {
             return window.add(number, value);
         }
-        let (changes, last) = (Vec::new(), value);
-        self.windows.push_back(Window { begin: number, end: number, first: value, last, changed: number, changes });
+        self.windows.push_back(Window::new(number, value));
         WINDOW_BYTES
     }
 }
 
 impl Window {
+    fn new(number: u64, value: f64) -> Self {
+        Self { begin: number, end: number, first: value, last: value, changed: number, changes: Vec::new() }
+    }
+
     fn add(&mut self, number: u64, value: f64) -> usize {
         self.end = number;
         if value.to_bits() == self.last.to_bits() {

@@ -1,0 +1,113 @@
+//! What of the generator of metrics is different for some tenants.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::value::optional_text;
+use super::{
+    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
+    ProcessorName, ServiceGraphsConfig, SpanMetricsConfig,
+};
+
+/// The generator's settings of one tenant. What is not said is as for all.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantGenerator {
+    /// What is made; none if this is empty.
+    pub processors: Option<BTreeSet<ProcessorName>>,
+    /// Series of the tenant, as Prometheus counts them.
+    pub max_active_series: Option<u32>,
+    /// Which kind of histograms is made.
+    #[serde(deserialize_with = "optional_text")]
+    pub generate_native_histograms: Option<HistogramKind>,
+    /// How each of the processors works.
+    pub processor: TenantProcessors,
+}
+
+/// How each of the processors works.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantProcessors {
+    /// Calls, latencies and sizes of spans.
+    pub span_metrics: TenantSpanMetrics,
+    /// Requests from service to service.
+    pub service_graphs: TenantServiceGraphs,
+    /// Hosts that send spans.
+    pub host_info: TenantHostInfo,
+}
+
+/// Makes a struct whose fields are all optional, and puts what is said over the settings of all.
+macro_rules! over {
+    ($(#[$doc:meta])* $name:ident over $base:ident { $($field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $(
+                #[doc = concat!("As `", stringify!($field), "` of all.")]
+                pub $field: Option<$kind>,
+            )*
+        }
+
+        impl $name {
+            fn put_over(&self, base: &mut $base) {
+                $(if let Some(value) = &self.$field { base.$field.clone_from(value); })*
+            }
+        }
+    };
+}
+
+over! {
+    /// Calls, latencies and sizes of spans.
+    TenantSpanMetrics over SpanMetricsConfig {
+        histogram_buckets: Buckets,
+        intrinsic_dimensions: IntrinsicDimensions,
+        dimensions: Vec<String>,
+        dimension_mappings: Vec<DimensionMapping>,
+        enable_target_info: bool,
+        target_info_excluded_dimensions: Vec<String>,
+        filter_policies: Vec<FilterPolicy>,
+        span_multiplier_key: String,
+        enable_tracestate_span_multiplier: bool,
+    }
+}
+
+over! {
+    /// Requests from service to service.
+    TenantServiceGraphs over ServiceGraphsConfig {
+        histogram_buckets: Buckets,
+        dimensions: Vec<String>,
+        enable_client_server_prefix: bool,
+        peer_attributes: Vec<String>,
+        enable_virtual_node_label: bool,
+        enable_messaging_system_latency_histogram: bool,
+        span_multiplier_key: String,
+        enable_tracestate_span_multiplier: bool,
+    }
+}
+
+over! {
+    /// Hosts that send spans.
+    TenantHostInfo over HostInfoConfig {
+        host_identifiers: Vec<String>,
+        metric_name: String,
+    }
+}
+
+impl TenantGenerator {
+    /// The settings of the tenant, if `base` are those of all.
+    pub fn over(&self, base: &GeneratorConfig) -> GeneratorConfig {
+        let mut config = base.clone();
+        let Self { processors, max_active_series, generate_native_histograms, processor } = self;
+        if let Some(processors) = processors {
+            config.processors.clone_from(processors);
+        }
+        config.registry.max_active_series = max_active_series.unwrap_or(base.registry.max_active_series);
+        config.generate_native_histograms = generate_native_histograms.unwrap_or(base.generate_native_histograms);
+        processor.span_metrics.put_over(&mut config.processor.span_metrics);
+        processor.service_graphs.put_over(&mut config.processor.service_graphs);
+        processor.host_info.put_over(&mut config.processor.host_info);
+        config
+    }
+}

@@ -1,0 +1,118 @@
+//! How spans of each tenant are counted: as the configuration says, and what is different for the tenant.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+
+use super::INSTANCE_LABEL;
+use super::filter::FilterError;
+use super::host_info::HostInfoPlan;
+use super::service_graphs::ServiceGraphsPlan;
+use super::span_metrics::SpanMetricsPlan;
+use crate::config::{GeneratorConfig, ProcessorName, TenantGenerator};
+
+/// How spans of a tenant are counted.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) span_metrics: Option<SpanMetricsPlan>,
+    pub(super) service_graphs: Option<ServiceGraphsPlan>,
+    pub(super) host_info: Option<HostInfoPlan>,
+    pub(super) max_active_series: u64,
+}
+
+/// The plans of all tenants.
+#[derive(Debug)]
+pub(super) struct Plans {
+    config: GeneratorConfig,
+    of_all: Arc<Plan>,
+    settings: BTreeMap<String, TenantGenerator>,
+    of_tenants: HashMap<Arc<str>, Arc<Plan>, RandomState>,
+    pub(super) stale_ms: u64,
+    /// Names and values.
+    external_labels: Vec<(String, String)>,
+}
+
+impl Plan {
+    fn new(config: &GeneratorConfig) -> Result<Self, FilterError> {
+        let GeneratorConfig { processors, registry, processor, generate_native_histograms: kind, .. } = config;
+        let on = |name| processors.contains(&name);
+        let span_metrics = on(ProcessorName::SpanMetrics).then(|| SpanMetricsPlan::new(&processor.span_metrics, *kind));
+        Ok(Self {
+            span_metrics: span_metrics.transpose()?,
+            service_graphs: on(ProcessorName::ServiceGraphs)
+                .then(|| ServiceGraphsPlan::new(&processor.service_graphs, *kind)),
+            host_info: on(ProcessorName::HostInfo).then(|| HostInfoPlan::new(&processor.host_info)),
+            max_active_series: registry.max_active_series.into(),
+        })
+    }
+}
+
+impl Plans {
+    /// `instance` is the name of this host.
+    pub(super) fn new(config: &GeneratorConfig, instance: &str) -> Result<Self, FilterError> {
+        let registry = &config.registry;
+        let mut external_labels = registry.external_labels.clone();
+        if !instance.is_empty() {
+            external_labels.entry(INSTANCE_LABEL.to_owned()).or_insert_with(|| instance.to_owned());
+        }
+        let mut plans = Self {
+            of_all: Arc::new(Plan::new(config)?),
+            settings: BTreeMap::new(),
+            of_tenants: HashMap::default(),
+            stale_ms: u64::try_from(registry.stale_duration.as_millis()).unwrap_or(u64::MAX),
+            external_labels: external_labels.into_iter().collect(),
+            config: config.clone(),
+        };
+        for (tenant, settings) in &config.tenants {
+            plans.set(tenant, settings)?;
+        }
+        Ok(plans)
+    }
+
+    fn set(&mut self, tenant: &str, settings: &TenantGenerator) -> Result<(), FilterError> {
+        let plan = Plan::new(&settings.over(&self.config))?;
+        self.of_tenants.insert(tenant.into(), Arc::new(plan));
+        self.settings.insert(tenant.to_owned(), settings.clone());
+        Ok(())
+    }
+
+    /// Fails if settings of a tenant cannot be used.
+    pub(super) fn check(&self, settings: &TenantGenerator) -> Result<(), FilterError> {
+        Plan::new(&settings.over(&self.config)).map(drop)
+    }
+
+    pub(super) fn of(&self, tenant: &str) -> &Arc<Plan> {
+        self.of_tenants.get(tenant).unwrap_or(&self.of_all)
+    }
+
+    /// Takes settings of a tenant, or with none those of all; false if they are as before.
+    pub(super) fn change(&mut self, tenant: &str, settings: Option<&TenantGenerator>) -> Result<bool, FilterError> {
+        if self.settings.get(tenant) == settings {
+            return Ok(false);
+        }
+        match settings {
+            Some(settings) => self.set(tenant, settings)?,
+            None => {
+                self.settings.remove(tenant);
+                self.of_tenants.remove(tenant);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tenants that have settings of their own.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &String> {
+        self.settings.keys()
+    }
+
+    /// Names and values of the labels of every series of a tenant.
+    pub(super) fn external_labels(&self, tenant: &str) -> Vec<(String, String)> {
+        let mut labels = self.external_labels.clone();
+        let label = &self.config.registry.inject_tenant_id_as;
+        if !label.is_empty() {
+            labels.push((label.clone(), tenant.to_owned()));
+        }
+        labels
+    }
+}
