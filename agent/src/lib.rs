@@ -22,4 +22,4 @@ pub mod secret;
 pub mod span;
 pub mod stitch;
 pub mod telemetry;
-pub mod tls;
+pub mod libraries;

@@ -37,7 +37,7 @@ use tokio::{
 
 use crate::{
     capture::{Capture, CaptureError, Source},
-    config::{Config, ConfigError, Reload, Tls},
+    config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
@@ -49,7 +49,7 @@ use crate::{
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
-    tls::TlsLibraries,
+    libraries::{Libraries, Wanted},
 };
 use reload::Reloader;
 pub use stages::{Out, Stages};
@@ -264,7 +264,8 @@ impl CaptureThread {
         let options = Options {
             skip,
             hooks: config.hooks.into(),
-            tls: config.tls == Tls::Auto,
+            tls: config.tls == Switch::Auto,
+            cuda: config.cuda == Switch::Auto,
             debug: config.kernel_debug,
             ..Options::default()
         };
@@ -272,8 +273,10 @@ impl CaptureThread {
         keep_only(Later::here(source.programs().attached.has_tls()).needs(privileges::held()));
         tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
-        let libraries = source.programs().attached.has_tls().then(|| {
-            let (mut libraries, now_ns) = (TlsLibraries::new(tree), monotonic_ns());
+        let attached = &source.programs().attached;
+        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda() };
+        let libraries = (wanted.tls || wanted.cuda).then(|| {
+            let (mut libraries, now_ns) = (Libraries::new(tree, wanted), monotonic_ns());
             libraries.look_at_all(now_ns, &mut source, &mut |tgid| processes.is_selected(tgid, now_ns));
             libraries
         });
@@ -297,8 +300,9 @@ impl CaptureThread {
             Out { queue, printer, telemetry },
             since_ns,
         );
+        stages.set_inference(config.inference_config());
         if let Some(libraries) = libraries {
-            stages.watch_tls(libraries);
+            stages.watch_libraries(libraries);
         }
         capture(&mut source, &mut stages, &reloads, &stop, thread::sleep)?;
         Ok(())

@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod counter;
+pub mod cuda;
 pub mod event;
 pub mod follow;
 pub mod limits;

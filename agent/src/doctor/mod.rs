@@ -11,7 +11,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
 use coati_common::limits;
 
 use crate::{
-    config::{Config, Tls},
+    config::{Config, Switch},
     ebpf::{LoadError, Options, Programs},
     kernel::{
         btf::Btf,
@@ -106,7 +106,8 @@ fn types(path: &Path) -> Types {
 fn trial(config: &Config) -> Trial {
     let options = Options {
         hooks: config.hooks.into(),
-        tls: config.tls == Tls::Auto,
+        tls: config.tls == Switch::Auto,
+        cuda: config.cuda == Switch::Auto,
         ring_bytes: TRIAL_RING_BYTES,
         ..Options::default()
     };

@@ -83,18 +83,19 @@ impl Watch {
             }
             _ => {
                 *turn = None;
-                *turn = Some(capture(covers, |options| options.tls = tls)?);
+                *turn = Some(capture(covers, |options| (options.tls, options.cuda) = (tls, false))?);
             }
         }
         Some(Self { turn, records: Vec::new(), is_changed: false })
     }
 
-    /// The same with other options, and without the programs for TLS libraries unless they are among them.
+    /// The same with other options, and without the programs for libraries unless they are among them.
     pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
         *turn = None;
         *turn = Some(capture(covers, |options| {
             options.tls = false;
+            options.cuda = false;
             change(options);
         })?);
         Some(Self { turn, records: Vec::new(), is_changed: true })
