@@ -61,7 +61,8 @@ impl Messages {
             }
             true
         });
-        if let Some((path, text)) = cut {
+        // What there is of a role is none.
+        if let Some((path, text)) = cut.filter(|(path, _)| path.last().is_some_and(|key| key != "role")) {
             input.take(&path.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), &text);
         }
         self.input = input.messages;

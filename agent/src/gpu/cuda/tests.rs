@@ -43,7 +43,7 @@ fn requests_with_pauses_between_them_get_what_they_called(#[case] asked_ms: &[u6
     let mut asked = asked_ms.iter().map(|at| START + at * MS).peekable();
     for (from, to, count) in [(0, 2, 7), (40, 45, 100), (70, 99, 13)] {
         for number in 0..count {
-            let time_ns = START + from * MS + (to - from) * MS * number / count;
+            let time_ns = START + from * MS + (to - from) * MS * number / count + 1;
             while asked.next_if(|at| *at < time_ns).is_some() {
                 timeline.take(&process);
             }
@@ -89,7 +89,9 @@ fn points_are_bounded() {
     timeline.take(&process);
     assert!(timeline.points.len() <= POINTS);
     let end_ns = START + slots * SLOT_NS;
-    assert_eq!(timeline.between(Interval { start_ns: START, end_ns }).launches, slots);
+    // What is old is known less exactly.
+    let half = Interval { start_ns: START + slots / 2 * SLOT_NS, end_ns };
+    assert!(timeline.between(half).launches.abs_diff(slots / 2) < 10);
     let last = Interval { start_ns: end_ns - 100 * SLOT_NS, end_ns };
     assert_eq!(timeline.between(last).launches, 100);
 }
