@@ -37,7 +37,6 @@ macro_rules! functions {
         $(
             #[doc = concat!("`", stringify!($name), "`")]
             #[unsafe(no_mangle)]
-            #[expect(non_snake_case, reason = "CUDA's name")]
             pub extern "C" fn $name($($argument: $type),*) -> c_uint {
                 static CALLS: AtomicU64 = AtomicU64::new(0);
                 CALLS.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +90,6 @@ functions! {
 ///
 /// `symbol` is a text with a closing zero, `to` may be written to.
 #[unsafe(no_mangle)]
-#[expect(non_snake_case, reason = "CUDA's name")]
 pub unsafe extern "C" fn cuGetProcAddress_v2(
     symbol: *const c_char,
     to: *mut Pointer,
