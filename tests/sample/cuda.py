@@ -72,12 +72,8 @@ def wait_for(port):
             time.sleep(0.05)
 
 
-child = subprocess.Popen([sys.executable, __file__, str(BACKEND), LIBRARY]) if BACKEND else None
-try:
-    if child:
-        wait_for(BACKEND)
-    server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
-    server.serve_forever()
-finally:
-    if child:
-        child.terminate()
+if BACKEND:
+    # It ends when this process does, however that ends: PR_SET_PDEATHSIG, SIGKILL.
+    subprocess.Popen([sys.executable, __file__, str(BACKEND), LIBRARY], preexec_fn=lambda: ctypes.CDLL(None).prctl(1, 9))
+    wait_for(BACKEND)
+ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
