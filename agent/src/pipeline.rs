@@ -44,12 +44,12 @@ use crate::{
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
+    libraries::{Libraries, Wanted},
     print::Printer,
     privileges::{self, LOOKING, Later},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
-    libraries::{Libraries, Wanted},
 };
 use reload::Reloader;
 pub use stages::{Out, Stages};

@@ -56,7 +56,8 @@ impl Llama {
     pub fn start(folder: &Path) -> Result<Option<Self>> {
         let Ok(python) = tool("llama/bin/python") else { return Ok(None) };
         let model = folder.join("random.gguf");
-        let written = Command::new(&python).arg(workspace().join("tests/sample/random_model.py")).arg(&model).status()?;
+        let written =
+            Command::new(&python).arg(workspace().join("tests/sample/random_model.py")).arg(&model).status()?;
         ensure!(written.success(), "no model: {written}");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut server = Command::new(python);

@@ -124,7 +124,9 @@ fn a_span_says_what_was_called_of_cuda() -> Result<()> {
     let mut spans = spans_of(&backend, query)?;
     spans.sort_by_key(|span| span.start_ns);
     let worker = server.backend.context("a backend")?.port().to_string();
-    for (kind, port) in [("SPAN_KIND_SERVER", Some(worker.as_str())), ("SPAN_KIND_CLIENT", None), ("SPAN_KIND_SERVER", None)] {
+    for (kind, port) in
+        [("SPAN_KIND_SERVER", Some(worker.as_str())), ("SPAN_KIND_CLIENT", None), ("SPAN_KIND_SERVER", None)]
+    {
         let is_one = |span: &&Seen| {
             let is_worker = span.attribute("server.port") == worker && span.kind == "SPAN_KIND_SERVER";
             span.kind == kind && is_worker == port.is_some() && !span.attribute("coati.gpu.cuda.launches").is_empty()

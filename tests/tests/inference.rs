@@ -273,7 +273,11 @@ fn llama_cpp_explains_itself() -> Result<()> {
     }
     differences.sort_by(f64::total_cmp);
     let most = differences.get(differences.len() * 9 / 10).copied().unwrap_or(f64::MAX);
-    println!("llama.cpp: {} times differ by {most} s at most in nine of ten, {:?} s at most", differences.len(), differences.last());
+    println!(
+        "llama.cpp: {} times differ by {most} s at most in nine of ten, {:?} s at most",
+        differences.len(),
+        differences.last()
+    );
     ensure!(most < AGREES, "times differ: {differences:?}");
     Ok(())
 }
@@ -340,7 +344,10 @@ fn content_is_recorded_only_if_that_is_switched_on() -> Result<()> {
     ensure!(short.attribute("gen_ai.output.messages") == answer, "{}", short.attribute("gen_ai.output.messages"));
     ensure!(short.attribute("coati.inference.output.truncated").is_empty(), "{short:?}");
     let long_answer = long.attribute("gen_ai.output.messages");
-    ensure!(long_answer.contains(" t0 t1") && long_answer.contains(" … ") && long_answer.contains(" t1999\""), "{long_answer}");
+    ensure!(
+        long_answer.contains(" t0 t1") && long_answer.contains(" … ") && long_answer.contains(" t1999\""),
+        "{long_answer}"
+    );
     ensure!(long.attribute("coati.inference.output.truncated") == "true", "{long:?}");
     Ok(())
 }

@@ -245,7 +245,8 @@ fn has_llama() -> bool {
 }
 
 /// Succeeds with a Python for which there is the wheel. With another the test that needs it says that it is not covered.
-const FITS_LLAMA: &str = "import platform, sys; sys.exit(sys.version_info[:2] != (3, 11) or platform.machine() != 'x86_64')";
+const FITS_LLAMA: &str =
+    "import platform, sys; sys.exit(sys.version_info[:2] != (3, 11) or platform.machine() != 'x86_64')";
 
 fn install_llama() -> Vec<Command> {
     vec![venv("llama"), pip("llama", PYTHON_LLAMA)]

@@ -15,7 +15,7 @@ use super::order::Order;
 use super::record::Record;
 use super::sequence::Sequence;
 use super::{RecordError, Source};
-use crate::ebpf::{Attachment, MapsError, Programs, ProbePoint, UprobeError};
+use crate::ebpf::{Attachment, MapsError, ProbePoint, Programs, UprobeError};
 
 /// How long records are held back, so that those of other CPUs can come before them: much longer than a system call
 /// that does not wait takes.

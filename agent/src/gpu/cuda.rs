@@ -82,9 +82,8 @@ impl Timeline {
         match (before, self.points.get(index)) {
             (Some(before), Some(after)) => {
                 let part = (time_ns - before.time_ns) as f64 / (after.time_ns - before.time_ns) as f64;
-                let between = |after: u64, before: u64| {
-                    before + (after.saturating_sub(before) as f64 * part).round() as u64
-                };
+                let between =
+                    |after: u64, before: u64| before + (after.saturating_sub(before) as f64 * part).round() as u64;
                 map(&after.calls, &before.calls, between)
             }
             (Some(before), None) => before.calls,

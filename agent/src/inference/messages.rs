@@ -219,11 +219,15 @@ mod tests {
     #[case::ollama_chat(r#"{"message":{"role":"assistant","content":"yes"},"done":true}"#)]
     #[case::ollama_stream("8\r\n{\"response\":\"y\"}\n\r\n9\r\n{\"response\":\"es\",\"done\":true}\n\r\n0\r\n\r\n")]
     #[case::openai(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"yes"}}]}"#)]
-    #[case::openai_stream("data: {\"choices\":[{\"delta\":{\"content\":\"y\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"es\"}}]}\n\ndata: [DONE]\n\n")]
+    #[case::openai_stream(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"y\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"es\"}}]}\n\ndata: [DONE]\n\n"
+    )]
     #[case::completions(r#"{"choices":[{"text":"yes"}]}"#)]
     #[case::llama("data: {\"index\":0,\"content\":\"y\"}\n\ndata: {\"content\":\"es\"}\n\n")]
     #[case::anthropic(r#"{"content":[{"type":"text","text":"yes"}]}"#)]
-    #[case::anthropic_stream("event: content_block_delta\ndata: {\"delta\":{\"type\":\"text_delta\",\"text\":\"yes\"}}\n\n")]
+    #[case::anthropic_stream(
+        "event: content_block_delta\ndata: {\"delta\":{\"type\":\"text_delta\",\"text\":\"yes\"}}\n\n"
+    )]
     #[case::responses(r#"{"output":[{"content":[{"type":"output_text","text":"yes"}]}]}"#)]
     fn answers(#[case] response: &str) {
         let found = whole("{}", response);
@@ -259,7 +263,8 @@ mod tests {
     #[test]
     fn takes_every_prefix() {
         let text = "a \"quoted\" wörd, 😀 and\ttab";
-        let request = json!({"model": "m", "messages": [{"role": "user", "content": text}], "stream": true}).to_string();
+        let request =
+            json!({"model": "m", "messages": [{"role": "user", "content": text}], "stream": true}).to_string();
         for length in 0..request.len() {
             let prefix: Box<[u8]> = request.as_bytes()[..length].into();
             let captured = Bodies { request: prefix, ..Bodies::default() };

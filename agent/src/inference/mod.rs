@@ -105,9 +105,9 @@ impl Inference {
             first_token_ns: first_ns.map(|first_ns| first_ns.saturating_sub(begin_ns)),
             per_token_ns: per_token(first_ns, end_ns, tokens),
             phases: phases(&facts, begin_ns, first_ns, end_ns),
-            messages: config.records_content.then(|| {
-                Messages::read(bodies, exchange.request_body_bytes, exchange.response_body_bytes)
-            }),
+            messages: config
+                .records_content
+                .then(|| Messages::read(bodies, exchange.request_body_bytes, exchange.response_body_bytes)),
             facts,
         })
     }

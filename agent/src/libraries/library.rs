@@ -189,8 +189,11 @@ fn cuda_points(offsets: &[Option<u64>]) -> Result<Vec<ProbePoint>, Unusable> {
 
 /// `None` without both directions: half of an exchange is none.
 fn points(offsets: [Option<u64>; 6]) -> Option<Vec<ProbePoint>> {
-    let points: Vec<_> =
-        CALLS.into_iter().zip(offsets).filter_map(|(call, offset)| Some(ProbePoint { call: call.into(), offset: offset? })).collect();
+    let points: Vec<_> = CALLS
+        .into_iter()
+        .zip(offsets)
+        .filter_map(|(call, offset)| Some(ProbePoint { call: call.into(), offset: offset? }))
+        .collect();
     let has = |call: TlsCall| points.iter().any(|point| point.call == LibraryCall::Tls(call));
     (has(TlsCall::Write) && has(TlsCall::Read)).then_some(points)
 }

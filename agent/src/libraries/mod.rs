@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
-pub use library::{Unusable, Wanted};
 use library::{Kind, Library};
+pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
 
 use crate::{
@@ -308,8 +308,10 @@ impl Libraries {
                 None
             }
         };
-        self.files
-            .insert(mapped.id, Probed { kind, attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None });
+        self.files.insert(
+            mapped.id,
+            Probed { kind, attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None },
+        );
         true
     }
 

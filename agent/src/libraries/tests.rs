@@ -115,7 +115,8 @@ fn a_file_gets_its_probes_once() {
     node.process(11, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
     let mut libraries = node.libraries();
     libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
-    let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)].map(|(call, offset)| ProbePoint { call: call.into(), offset });
+    let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)]
+        .map(|(call, offset)| ProbePoint { call: call.into(), offset });
     assert_eq!(kernel.probed.len(), 1);
     assert!(kernel.probed[0].0.ends_with("map_files/2000-2fff"), "{:?}", kernel.probed);
     assert_eq!(kernel.probed[0].1, points);

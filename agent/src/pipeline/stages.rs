@@ -17,11 +17,11 @@ use crate::{
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
     inference::{Inference, InferenceConfig, recognise},
+    libraries::{FileCounters, Libraries},
     print::Printer,
     span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
     stitch::Stitcher,
     telemetry::{DropCause, RECORD_KINDS, Telemetry, mirror},
-    libraries::{FileCounters, Libraries},
 };
 
 /// How often the stages look at the time.
@@ -99,8 +99,7 @@ impl Stages {
     ) -> Self {
         let records = RECORD_KINDS.map(|kind| out.telemetry.records(kind));
         let (inference, shown) = (InferenceConfig::default(), HashMap::new());
-        let rest =
-            Rest { stitcher, processes, spans, gpu, inference, out, shown, unselected: Vec::new(), since_ns };
+        let rest = Rest { stitcher, processes, spans, gpu, inference, out, shown, unselected: Vec::new(), since_ns };
         Self {
             decoder,
             rest,

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use coati_agent::capture::{Record, Source};
-use coati_agent::ebpf::{Attachment, TlsCall, ProbePoint};
+use coati_agent::ebpf::{Attachment, ProbePoint, TlsCall};
 use coati_common::event::{Begin, begin_flags, direction, end_reason, role};
 use coati_common::loss::Loss;
 

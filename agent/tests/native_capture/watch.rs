@@ -62,7 +62,7 @@ impl Watch {
         Self::start_usual(covers, hooks().is_some())
     }
 
-    /// The same with the programs for TLS libraries. `None`, and a line, also where the kernel lets no probes into them.
+    /// The same with the programs for libraries. `None`, and a line, also where the kernel lets no probes into them.
     pub(crate) fn start_with_tls(covers: &str) -> Option<Self> {
         let watch = Self::start_usual(covers, true)?;
         let attached = &watch.capture().programs().attached;
@@ -83,7 +83,7 @@ impl Watch {
             }
             _ => {
                 *turn = None;
-                *turn = Some(capture(covers, |options| (options.tls, options.cuda) = (tls, false))?);
+                *turn = Some(capture(covers, |options| (options.tls, options.cuda) = (tls, tls))?);
             }
         }
         Some(Self { turn, records: Vec::new(), is_changed: false })

@@ -57,7 +57,8 @@ impl Bench {
         let parent_span_id = if parent == 0 { Vec::new() } else { vec![parent; 8] };
         let span = Span { span_id: vec![id; 8], parent_span_id, ..Span::default() };
         let interval = Interval { start_ns: start_ms * MS, end_ns: end_ms * MS };
-        let finished = Finished { tgid, interval, output_tokens: Some(10), is_served: true, is_model: false, is_counted: false };
+        let finished =
+            Finished { tgid, interval, output_tokens: Some(10), is_served: true, is_model: false, is_counted: false };
         self.spans.take(FinishedSpan { process: Arc::new(process), span }, finished).is_some()
     }
 
