@@ -30,15 +30,42 @@ fn add_one(cells: &PerCpuArray<u64>, index: u32) -> u64 {
 /// Atomically, because an interrupt on this CPU may do the same in between.
 #[inline(always)]
 pub fn add(cells: &PerCpuArray<u64>, index: u32, value: u64) -> u64 {
-    let mut value = value;
     match cells.get_ptr_mut(index) {
-        // SAFETY: one instruction, on a cell of the map. (The compiler offers no atomic addition for this target.)
-        Some(cell) => unsafe {
-            core::arch::asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) value, in(reg) cell);
-            value
-        },
+        // SAFETY: a cell of the map.
+        Some(cell) => unsafe { fetch_add(cell, value) },
         None => 0,
     }
+}
+
+/// Adds to a number in a map, which all CPUs may change; what it was before. (The compiler offers no atomic operation for
+/// this target.)
+///
+/// # Safety
+///
+/// `cell` is a number of a map, and aligned.
+#[inline(always)]
+pub unsafe fn fetch_add(cell: *mut u64, value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: one instruction, on a cell of the map.
+    unsafe {
+        core::arch::asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) value, in(reg) cell);
+    }
+    value
+}
+
+/// Puts another value in the place of such a number; what it was before.
+///
+/// # Safety
+///
+/// As of [`fetch_add`].
+#[inline(always)]
+pub unsafe fn exchange(cell: *mut u64, value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: one instruction, on a cell of the map.
+    unsafe {
+        core::arch::asm!("{0} = xchg_64({1} + 0, {0})", inout(reg) value, in(reg) cell);
+    }
+    value
 }
 
 /// Counts a loss.

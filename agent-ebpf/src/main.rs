@@ -3,17 +3,19 @@
 //! `hooks` are the programs; what they share lies in the other modules, in the order in which a call's bytes
 //! pass them: [`sock`] finds the connection, [`iov`] and [`frames`] read the bytes, [`exchange`] changes the connection's state,
 //! [`tell`] makes the record, [`emit`] writes it. [`tls`] is between the hooks and the state machine where the bytes are those of
-//! a TLS library.
+//! a TLS library. [`cuda`] has nothing to do with bytes: it counts calls.
 #![no_std]
 #![no_main]
 // One instruction and the hiding of one value from the optimiser; see `emit` and `kread`.
 #![feature(asm_experimental_arch)]
 
+mod cuda;
 mod emit;
 mod exchange;
 mod frames;
 mod globals;
 mod hooks {
+    mod cuda;
     pub mod kprobes;
     mod process;
     mod state;

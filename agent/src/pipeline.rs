@@ -38,20 +38,20 @@ use tokio::{
 
 use crate::{
     capture::{Capture, CaptureError, Source},
-    config::{Config, ConfigError, Reload, Tls},
+    config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
+    libraries::{Libraries, Wanted},
     print::Printer,
     privileges::{self, LOOKING, Later},
     receive::{ReceiveError, Receiver as OtlpReceiver, Senders},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
-    tls::TlsLibraries,
 };
 use reload::Reloader;
 pub use stages::{Out, Stages};
@@ -297,16 +297,20 @@ impl CaptureThread {
         let options = Options {
             skip,
             hooks: config.hooks.into(),
-            tls: config.tls == Tls::Auto,
+            tls: config.tls == Switch::Auto,
+            cuda: config.cuda == Switch::Auto,
             debug: config.kernel_debug,
             ..Options::default()
         };
         let mut source = Capture::new(Programs::load(&options)?);
-        keep_only(Later::here(source.programs().attached.has_tls()).needs(privileges::held()));
+        let attached = &source.programs().attached;
+        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda() };
+        let has_probes = wanted.tls || wanted.cuda;
+        keep_only(Later::here(has_probes).needs(privileges::held()));
         tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
-        let libraries = source.programs().attached.has_tls().then(|| {
-            let (mut libraries, now_ns) = (TlsLibraries::new(tree), monotonic_ns());
+        let libraries = has_probes.then(|| {
+            let (mut libraries, now_ns) = (Libraries::new(tree, wanted), monotonic_ns());
             libraries.look_at_all(now_ns, &mut source, &mut |tgid| processes.is_selected(tgid, now_ns));
             libraries
         });
@@ -331,8 +335,9 @@ impl CaptureThread {
             since_ns,
         );
         stages.exclude_self_traced(config.discovery.exclude_otel_instrumented_services);
+        stages.set_inference(config.inference_config());
         if let Some(libraries) = libraries {
-            stages.watch_tls(libraries);
+            stages.watch_libraries(libraries);
         }
         capture(&mut source, &mut stages, &reloads, &stop, thread::sleep)?;
         Ok(())

@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod counter;
+pub mod cuda;
 pub mod event;
 pub mod follow;
 pub mod limits;

@@ -41,3 +41,9 @@ pub const TAILS: u32 = 512;
 
 /// Processes that can be exempt from being watched at once.
 pub const SKIPPED: u32 = 1024;
+
+/// Processes whose calls of CUDA are counted at once.
+pub const CUDA_PROCESSES: u32 = 1024;
+
+/// Threads that can be in a call of CUDA whose return matters at once.
+pub const CUDA_CALLS: u32 = 4096;

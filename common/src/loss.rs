@@ -25,11 +25,13 @@ pub enum Loss {
     /// call, an end of a connection or a process record is missing. Counted by the kernel, and by the programs in TLS
     /// libraries.
     ProgramSkipped = 8,
+    /// The map of processes that call CUDA was full: what a call did is not counted.
+    CudaFull = 9,
 }
 
 impl Loss {
     /// Every cause, in the order of the counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RingFullBegin,
         Self::RingFullData,
         Self::RingFullEnd,
@@ -39,6 +41,7 @@ impl Loss {
         Self::PayloadUnreadable,
         Self::ReturnMissed,
         Self::ProgramSkipped,
+        Self::CudaFull,
     ];
 
     /// The value of the `cause` label in the agent's metrics.
@@ -53,6 +56,7 @@ impl Loss {
             Self::PayloadUnreadable => "payload_unreadable",
             Self::ReturnMissed => "return_missed",
             Self::ProgramSkipped => "program_skipped",
+            Self::CudaFull => "cuda_full",
         }
     }
 }

@@ -196,6 +196,30 @@ pub mod gpu {
     pub const COATI_IDS: &str = "coati.gpu.ids";
     /// UUID of the GPU that a MIG device is a part of.
     pub const COATI_PARENT_ID: &str = "coati.gpu.parent.id";
+    /// Most requests among which what the process used was divided at a time.
+    pub const COATI_REQUESTS: &str = "coati.gpu.requests";
+    /// Kernels launched through CUDA's driver.
+    pub const CUDA_LAUNCHES: &str = "coati.gpu.cuda.launches";
+    /// Graphs launched.
+    pub const CUDA_GRAPH_LAUNCHES: &str = "coati.gpu.cuda.graph_launches";
+    /// Bytes copied from the host to a device.
+    pub const CUDA_COPIED_TO_DEVICE: &str = "coati.gpu.cuda.copied.host_to_device";
+    /// Bytes copied from a device to the host.
+    pub const CUDA_COPIED_TO_HOST: &str = "coati.gpu.cuda.copied.device_to_host";
+    /// Bytes copied within a device or between devices.
+    pub const CUDA_COPIED_ON_DEVICE: &str = "coati.gpu.cuda.copied.device_to_device";
+    /// Bytes copied by calls that leave the direction to the addresses.
+    pub const CUDA_COPIED_UNSPECIFIED: &str = "coati.gpu.cuda.copied.unspecified";
+    /// Allocations of device memory.
+    pub const CUDA_ALLOCATIONS: &str = "coati.gpu.cuda.allocations";
+    /// Bytes of them.
+    pub const CUDA_ALLOCATED: &str = "coati.gpu.cuda.allocated";
+    /// Allocations given back.
+    pub const CUDA_FREES: &str = "coati.gpu.cuda.frees";
+    /// Calls that waited for the device.
+    pub const CUDA_SYNCHRONIZATIONS: &str = "coati.gpu.cuda.synchronizations";
+    /// Seconds in them, of all threads.
+    pub const CUDA_BLOCKED: &str = "coati.gpu.cuda.synchronization.duration";
     /// Event: something kept the device's clocks down.
     pub const THROTTLED_EVENT: &str = "coati.gpu.throttled";
     /// What.
@@ -238,6 +262,14 @@ pub mod gen_ai {
     pub const COATI_GENERATION_DURATION: &str = "coati.inference.generation.duration";
     /// The model was loaded for this request.
     pub const COATI_COLD_LOAD: &str = "coati.inference.cold_load";
+    /// Messages of the prompt, as JSON; only where that is switched on.
+    pub const INPUT_MESSAGES: &str = "gen_ai.input.messages";
+    /// The answer, as JSON; the same.
+    pub const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
+    /// Of the prompt only the start is known.
+    pub const COATI_INPUT_TRUNCATED: &str = "coati.inference.input.truncated";
+    /// Of the answer only the start and the end are known.
+    pub const COATI_OUTPUT_TRUNCATED: &str = "coati.inference.output.truncated";
     /// [`OPERATION_NAME`] as a label of Prometheus.
     pub const LABEL_OPERATION_NAME: &str = "gen_ai_operation_name";
     /// [`PROVIDER_NAME`] as a label of Prometheus.

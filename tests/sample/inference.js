@@ -3,9 +3,13 @@
 //
 //   x-load-ms, x-prompt-ms   pauses before the first token        x-prompt-tokens   tokens of the prompt
 //   x-gap-us                 pause before each further token       x-tokens          tokens to generate
+//
+// With SAMPLE_RUNNER, the address of a cuda.py, that process computes the tokens, or seems to, as llama-server does for ollama.
 'use strict';
 
 const http = require('node:http');
+
+const RUNNER = process.env.SAMPLE_RUNNER;
 
 const ns = (ms) => Math.round(ms * 1e6);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -63,6 +67,26 @@ const PATHS = {
   '/completion': KINDS.llama(), '/v1/messages': KINDS.anthropic(),
 };
 
+// Has the runner copy the prompt and launch kernels for each token, and wait for them; resolves, once that is asked for, to
+// a promise of its end.
+async function run(message, gapUs) {
+  const calls = [
+    { name: 'cuMemcpyHtoDAsync_v2', args: [0, 0, 4096, 0] },
+    { name: 'cuLaunchKernel', args: Array(11).fill(0), count: 40 },
+    { name: 'cuGraphLaunch', args: [0, 0] },
+    { name: 'cuMemcpyDtoHAsync_v2', args: [0, 0, 128, 0] },
+    { name: 'cuStreamSynchronize', args: [Math.max(1, Math.floor(gapUs / 1000) - 2)] },
+  ];
+  const asked = http.request(`${RUNNER}/completion`, { method: 'POST', headers: { 'content-type': 'application/json' } });
+  const over = new Promise((resolve, reject) => {
+    asked.on('response', (response) => response.resume().on('end', resolve)).on('error', reject);
+  });
+  const sent = new Promise((resolve) => asked.on('finish', resolve));
+  asked.end(JSON.stringify({ model: message.model, repeat: message.tokens, calls }));
+  await Promise.race([sent, over]);
+  return { over };
+}
+
 async function answer(request, response) {
   const asked = await body(request);
   const kind = PATHS[request.url.split('?')[0]];
@@ -88,6 +112,8 @@ async function answer(request, response) {
     response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) });
     return response.end(text);
   }
+  // Before the answer begins: what is asked for later may be for another request.
+  const work = RUNNER ? await run(message, gapUs) : null;
   response.writeHead(200, { 'content-type': kind.type });
   if (kind.begin) response.write(kind.begin(message));
   for (let i = 0; i < message.tokens; i += 1) {
@@ -96,6 +122,7 @@ async function answer(request, response) {
     // As a model that computes does: each token is sent before the next one is there.
     if (gapUs === 0) await new Promise((resolve) => setImmediate(resolve));
   }
+  if (work) await work.over;
   for (const part of kind.end(message, times())) response.write(part);
   return response.end();
 }

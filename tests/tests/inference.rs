@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use coati_tests::agent::{Agent, sum};
 use coati_tests::backend::Backend;
-use coati_tests::inference::Inference;
+use coati_tests::inference::{Inference, Llama};
 use coati_tests::process;
 use coati_tests::seen::{Seen, spans_of};
 
@@ -232,5 +232,122 @@ fn a_stream_of_a_hundred_thousand_tokens_is_counted() -> Result<()> {
     // A few hundred are theirs; whatever else runs on the machine is among them.
     ensure!(records < TOKENS as f64 / 5.0, "{records} records for two streams");
     ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
+    Ok(())
+}
+
+/// A real server and a real, if tiny, model: the times are those of the client's own clock, the tokens those that the server
+/// counts, and of a stream, which it does not count, those that the client has read.
+#[test]
+fn llama_cpp_explains_itself() -> Result<()> {
+    let folder = process::folder()?;
+    let Some(server) = Llama::start(folder.path())? else {
+        println!("NOT COVERED: llama.cpp's own server; its wheel is for Python 3.11 on x86-64 (`cargo xtask setup`)");
+        return Ok(());
+    };
+    let backend = Backend::start(folder.path(), &[])?;
+    let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
+    let mut measured = Vec::new();
+    for (number, tokens) in [5_u32, 60, 200, 5, 60].into_iter().enumerate() {
+        for (path, prompt, streams) in [
+            ("/v1/chat/completions", r#""messages":[{"role":"user","content":"secret"}]"#, true),
+            ("/v1/completions", r#""prompt":"secret""#, true),
+            ("/v1/completions", r#""prompt":"secret""#, false),
+        ] {
+            let model = format!("random-{number}-{}-{streams}", path.len());
+            let body = format!(r#"{{"model":"{model}",{prompt},"max_tokens":{tokens},"stream":{streams}}}"#);
+            let answer = ask(server.address, path, "", &body)?;
+            measured.push((model, path, streams, answer));
+        }
+    }
+    let query = "{ kind = server && span.gen_ai.request.model =~ \"random-.*\" }";
+    backend.wait_for_count(query, measured.len() as u64, Duration::from_secs(15))?;
+    ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
+
+    let mut differences = Vec::new();
+    for (model, path, streams, measured) in &measured {
+        let spans = spans_of(&backend, &format!("{{ span.gen_ai.request.model = \"{model}\" }}"))?;
+        for kind in ["SPAN_KIND_SERVER", "SPAN_KIND_CLIENT"] {
+            let span = spans.iter().find(|span| span.kind == kind).with_context(|| format!("{model}: no {kind}"))?;
+            check_llama(span, path, *streams, measured, &mut differences).with_context(|| format!("{span:#?}"))?;
+        }
+    }
+    differences.sort_by(f64::total_cmp);
+    let most = differences.get(differences.len() * 9 / 10).copied().unwrap_or(f64::MAX);
+    println!(
+        "llama.cpp: {} times differ by {most} s at most in nine of ten, {:?} s at most",
+        differences.len(),
+        differences.last()
+    );
+    ensure!(most < AGREES, "times differ: {differences:?}");
+    Ok(())
+}
+
+fn check_llama(span: &Seen, path: &str, streams: bool, measured: &Measured, differences: &mut Vec<f64>) -> Result<()> {
+    let body = String::from_utf8_lossy(&measured.body);
+    ensure!(span.attribute("gen_ai.request.stream") == streams.to_string(), "streams");
+    ensure!(!format!("{span:?}").contains("secret"), "a prompt in a span");
+    if streams {
+        let first: f64 = span.attribute("gen_ai.response.time_to_first_chunk").parse()?;
+        ensure!((first - measured.first).abs() < DELAYED, "first token {first} s, not {}", measured.first);
+        differences.push((first - measured.first).abs());
+        ensure!(body.contains("[DONE]"), "a stream to its end");
+        let reason = if body.contains("\"finish_reason\": \"stop\"") { "stop" } else { "length" };
+        ensure!(span.attribute("gen_ai.response.finish_reasons").contains(reason), "why it ended: {path}");
+        return Ok(());
+    }
+    let usage = |key: &str| -> Result<String> {
+        let (_, behind) = body.split_once(&format!("\"{key}\":")).with_context(|| format!("no {key} in {body}"))?;
+        Ok(behind.chars().take_while(char::is_ascii_digit).collect())
+    };
+    for (key, counted) in [("input", "prompt_tokens"), ("output", "completion_tokens")] {
+        let (said, counted) = (span.attribute(&format!("gen_ai.usage.{key}_tokens")), usage(counted)?);
+        ensure!(said == counted, "{key}: {said:?} tokens, not {counted}");
+    }
+    Ok(())
+}
+
+/// Prompts and answers are recorded where that is switched on, and nothing of inference is said where it is switched off.
+#[test]
+fn content_is_recorded_only_if_that_is_switched_on() -> Result<()> {
+    let folder = process::folder()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let server = Inference::start(folder.path())?;
+    let body = |model: &str| {
+        format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"a secret question"}}],"stream":true}}"#)
+    };
+    for (model, variables) in [
+        ("recorded", vec![("COATI_AGENT_INFERENCE_RECORD_CONTENT", "attributes".to_owned())]),
+        ("off", vec![("COATI_AGENT_INFERENCE", "false".to_owned())]),
+    ] {
+        let endpoint = format!("http://{}", backend.grpc);
+        let mut agent = Agent::start_with(folder.path(), &endpoint, &[], &variables)?;
+        for tokens in [3, 2000] {
+            let headers = format!("x-tokens: {tokens}\r\nx-name: {model}\r\n");
+            ask(server.address, "/api/chat", &headers, &body(model))?;
+        }
+        thread::sleep(Duration::from_millis(500));
+        ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
+    }
+    let query = "{ kind = server && span.url.path = \"/api/chat\" }";
+    backend.wait_for_count(query, 4, Duration::from_secs(15))?;
+    let mut spans = spans_of(&backend, query)?;
+    spans.retain(|span| span.kind == "SPAN_KIND_SERVER");
+    spans.sort_by_key(|span| span.start_ns);
+    let [short, long, off @ ..] = &spans[..] else { anyhow::bail!("{} spans", spans.len()) };
+    ensure!(off.len() == 2 && off.iter().all(|span| !format!("{span:?}").contains("gen_ai")), "{off:?}");
+    for span in [short, long] {
+        let input = r#"[{"parts":[{"content":"a secret question","type":"text"}],"role":"user"}]"#;
+        ensure!(span.attribute("gen_ai.input.messages") == input, "{span:?}");
+        ensure!(span.attribute("coati.inference.input.truncated").is_empty(), "{span:?}");
+    }
+    let answer = r#"[{"finish_reason":"stop","parts":[{"content":" t0 t1 t2","type":"text"}],"role":"assistant"}]"#;
+    ensure!(short.attribute("gen_ai.output.messages") == answer, "{}", short.attribute("gen_ai.output.messages"));
+    ensure!(short.attribute("coati.inference.output.truncated").is_empty(), "{short:?}");
+    let long_answer = long.attribute("gen_ai.output.messages");
+    ensure!(
+        long_answer.contains(" t0 t1") && long_answer.contains(" … ") && long_answer.contains(" t1999\""),
+        "{long_answer}"
+    );
+    ensure!(long.attribute("coati.inference.output.truncated") == "true", "{long:?}");
     Ok(())
 }

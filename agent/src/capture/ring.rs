@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use coati_common::cuda;
 use coati_common::event::Connection;
 use coati_common::loss::Loss;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +15,7 @@ use super::order::Order;
 use super::record::Record;
 use super::sequence::Sequence;
 use super::{RecordError, Source};
-use crate::ebpf::{Attachment, MapsError, Programs, TlsPoint, UprobeError};
+use crate::ebpf::{Attachment, MapsError, ProbePoint, Programs, UprobeError};
 
 /// How long records are held back, so that those of other CPUs can come before them: much longer than a system call
 /// that does not wait takes.
@@ -149,12 +150,20 @@ impl Source for Capture {
         self.programs.maps.unskip(tgid);
     }
 
-    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
-        self.programs.attach_tls(path, points)
+    fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
+        self.programs.attach_probes(path, points)
     }
 
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(self.programs.maps.forget_sessions(|tgid| gone.contains(&tgid))?)
+    }
+
+    fn cuda(&self) -> Vec<(u32, cuda::Process)> {
+        self.programs.maps.cuda()
+    }
+
+    fn forget_cuda(&mut self, tgid: u32) {
+        self.programs.maps.forget_cuda(tgid);
     }
 
     fn health(&self) -> Result<Health, CaptureError> {

@@ -30,6 +30,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         listen,
         hooks,
         tls,
+        cuda,
         print,
         kernel_debug,
         export,
@@ -38,6 +39,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         spans,
         routes: _,
         gpu,
+        inference,
         kubernetes,
         telemetry,
         warnings,
@@ -61,6 +63,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(listen, &["COATI_AGENT_LISTEN"])?;
     environment.set(hooks, &["COATI_AGENT_HOOKS"])?;
     environment.set(tls, &["COATI_AGENT_TLS"])?;
+    environment.set(cuda, &["COATI_AGENT_CUDA"])?;
     if let Some((name, Printer(format))) = environment.named(&["OTEL_EBPF_TRACE_PRINTER", "BEYLA_TRACE_PRINTER"])? {
         match format.as_str() {
             "counter" => {
@@ -188,6 +191,8 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
     environment.set(&mut spans.across_nodes, &["COATI_AGENT_ACROSS_NODES"])?;
     environment.set(&mut spans.partial_after, &["COATI_AGENT_PARTIAL_AFTER"])?;
 
+    environment.set(&mut inference.enabled, &["COATI_AGENT_INFERENCE"])?;
+    environment.set(&mut inference.record_content, &["COATI_AGENT_INFERENCE_RECORD_CONTENT"])?;
     environment.set(&mut gpu.enabled, &["COATI_AGENT_GPU"])?;
     environment.set(&mut gpu.library, &["COATI_AGENT_GPU_LIBRARY"])?;
     environment.set(&mut gpu.interval, &["COATI_AGENT_GPU_INTERVAL"])?;

@@ -38,8 +38,8 @@ pub use spans::{RoutesConfig, SamplingSection, SpansConfig};
 use value::Value;
 
 use crate::{
-    gpu::GpuConfig, kernel::features::HookSet, kubernetes::KubernetesConfig, print::Format, secret::Secret,
-    stitch::StitchConfig, telemetry::Server,
+    gpu::GpuConfig, inference::InferenceConfig, kernel::features::HookSet, kubernetes::KubernetesConfig, print::Format,
+    secret::Secret, stitch::StitchConfig, telemetry::Server,
 };
 
 /// The whole configuration. The names of the fields are the keys of the file.
@@ -60,8 +60,12 @@ pub struct Config {
     pub hooks: Hooks,
     /// Whether TLS is looked into, by probes in TLS libraries.
     #[serde(with = "value::text")]
-    #[schemars(with = "Of<Tls>")]
-    pub tls: Tls,
+    #[schemars(with = "Of<Switch>")]
+    pub tls: Switch,
+    /// Whether calls of CUDA are counted, by probes in its driver library.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<Switch>")]
+    pub cuda: Switch,
     /// Whether and how spans are also printed to standard output.
     #[serde(with = "value::text")]
     #[schemars(with = "Of<Option<Format>>")]
@@ -82,6 +86,8 @@ pub struct Config {
     pub routes: RoutesConfig,
     /// How GPUs are looked at.
     pub gpu: GpuSection,
+    /// How requests to models are looked at.
+    pub inference: InferenceSection,
     /// How Kubernetes is asked.
     pub kubernetes: KubernetesSection,
     /// What the agent tells of itself.
@@ -100,7 +106,8 @@ impl Default for Config {
             log_level: LogLevel::Info,
             listen: Server::default_address(),
             hooks: Hooks::Auto,
-            tls: Tls::Auto,
+            tls: Switch::Auto,
+            cuda: Switch::Auto,
             print: None,
             kernel_debug: false,
             export: ExportConfig::default(),
@@ -109,6 +116,7 @@ impl Default for Config {
             spans: SpansConfig::default(),
             routes: RoutesConfig::default(),
             gpu: GpuSection::default(),
+            inference: InferenceSection::default(),
             kubernetes: KubernetesSection::default(),
             telemetry: TelemetryConfig::default(),
             warnings: Vec::new(),
@@ -148,6 +156,35 @@ impl Default for GpuSection {
         let GpuConfig { enabled, library, interval, idle_interval, dcgm_names } = GpuConfig::default();
         Self { enabled, library, interval, idle_interval, dcgm_names }
     }
+}
+
+/// Section `inference`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InferenceSection {
+    /// Whether requests to models are told from others, and explained.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<bool>")]
+    pub enabled: bool,
+    /// Whether spans have prompts and answers, as far as they were captured.
+    #[serde(with = "value::text")]
+    #[schemars(with = "Of<RecordContent>")]
+    pub record_content: RecordContent,
+}
+
+impl Default for InferenceSection {
+    fn default() -> Self {
+        Self { enabled: InferenceConfig::default().enabled, record_content: RecordContent::Off }
+    }
+}
+
+/// Whether spans have prompts and answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RecordContent {
+    /// No.
+    Off,
+    /// As attributes of the conventions.
+    Attributes,
 }
 
 /// Section `telemetry`.
@@ -227,10 +264,10 @@ impl From<Hooks> for Option<HookSet> {
     }
 }
 
-/// Whether TLS is looked into.
+/// Whether libraries of a kind are probed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Tls {
-    /// Where the kernel lets probes into libraries.
+pub enum Switch {
+    /// Where there are some, and the kernel lets probes into them.
     Auto,
     /// No.
     Off,
@@ -262,6 +299,12 @@ impl Config {
     pub fn gpu_config(&self) -> GpuConfig {
         let GpuSection { enabled, library, interval, idle_interval, dcgm_names } = self.gpu.clone();
         GpuConfig { enabled, library, interval, idle_interval, dcgm_names }
+    }
+
+    /// How requests to models are looked at.
+    pub fn inference_config(&self) -> InferenceConfig {
+        let InferenceSection { enabled, record_content } = self.inference;
+        InferenceConfig { enabled, records_content: record_content == RecordContent::Attributes }
     }
 
     /// As a file that says the same.

@@ -80,8 +80,8 @@ fn secrets_are_not_shown() {
 #[rstest]
 #[case::unknown_key(
     "listen: 127.0.0.1:1\nlog_levl: info\n",
-    "agent.yaml:2: log_levl: unknown field `log_levl`, expected one of log_level, listen, hooks, tls, print, \
-     kernel_debug, export, receive, discovery, spans, routes, gpu, kubernetes, telemetry"
+    "agent.yaml:2: log_levl: unknown field `log_levl`, expected one of log_level, listen, hooks, tls, cuda, print, \
+     kernel_debug, export, receive, discovery, spans, routes, gpu, inference, kubernetes, telemetry"
 )]
 #[case::unknown_key_in_a_section(
     "export:\n  endpoint: http://x:1\n  queues: 5\n",

@@ -6,7 +6,7 @@ use http::Uri;
 use serde::{Deserialize, Deserializer, Serializer, de, ser};
 use serde_json::{Value as Json, json};
 
-use super::{Endpoint, Hooks, LogLevel, ProtocolChoice, Tls};
+use super::{Endpoint, Hooks, LogLevel, ProtocolChoice, RecordContent, Switch};
 use crate::{
     export::{Compression, Fsync},
     kernel::features::HookSet,
@@ -302,7 +302,7 @@ impl Value for Hooks {
     }
 }
 
-impl Value for Tls {
+impl Value for Switch {
     const EXPECTED: &'static str = "`auto` or `off`";
 
     fn from_text(text: &str) -> Option<Self> {
@@ -322,6 +322,29 @@ impl Value for Tls {
 
     fn schema() -> Json {
         names(&["auto", "off"])
+    }
+}
+
+impl Value for RecordContent {
+    const EXPECTED: &'static str = "`off` or `attributes`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "off" => Some(Self::Off),
+            "attributes" => Some(Self::Attributes),
+            _ => None,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Off => "off".to_owned(),
+            Self::Attributes => "attributes".to_owned(),
+        }
+    }
+
+    fn schema() -> Json {
+        names(&["off", "attributes"])
     }
 }
 

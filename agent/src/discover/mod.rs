@@ -165,6 +165,11 @@ impl Processes {
         self.lookup.tree.has(tgid)
     }
 
+    /// The processes that started it, the parent first, without the first process of the node.
+    pub fn ancestors(&self, tgid: u32) -> Vec<u32> {
+        self.lookup.tree.ancestors(tgid)
+    }
+
     /// Whether a process that is not selected may become so without running another program.
     pub fn may_be_selected_later(&self) -> bool {
         self.lookup.selection.may_change()

@@ -11,7 +11,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
 use coati_common::limits;
 
 use crate::{
-    config::{Config, Tls},
+    config::{Config, Switch},
     ebpf::{LoadError, Options, Programs},
     kernel::{
         btf::Btf,
@@ -78,11 +78,12 @@ pub struct Report {
 pub fn examine(config: &Config) -> Report {
     let uname = rustix::system::uname();
     let part = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let has_probes = [config.tls, config.cuda].contains(&Switch::Auto);
     report(&Findings {
         kernel: format!("{} {} {}", part(uname.sysname()), part(uname.release()), part(uname.machine())),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         privileges: Privileges::of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        kept: privileges::names(Later::here(config.tls == Tls::Auto).needs(privileges::held())),
+        kept: privileges::names(Later::here(has_probes).needs(privileges::held())),
         types: types(Path::new(BTF_PATH)),
         wanted: config.hooks.into(),
         trial: trial(config),
@@ -106,7 +107,8 @@ fn types(path: &Path) -> Types {
 fn trial(config: &Config) -> Trial {
     let options = Options {
         hooks: config.hooks.into(),
-        tls: config.tls == Tls::Auto,
+        tls: config.tls == Switch::Auto,
+        cuda: config.cuda == Switch::Auto,
         ring_bytes: TRIAL_RING_BYTES,
         ..Options::default()
     };

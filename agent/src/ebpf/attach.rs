@@ -7,12 +7,13 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, BtfError, Ebpf};
 use tracing::{info, warn};
 
-use super::load::LoadError;
+use super::load::{LoadError, Options};
 use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
 
-/// What the programs for TLS libraries are called.
+/// What the programs for TLS libraries, and for CUDA's, are called.
 const TLS: &str = "tls";
+const CUDA: &str = "cuda";
 
 /// What is watched.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,6 +32,11 @@ impl Attached {
         self.on.contains(&TLS)
     }
 
+    /// Whether probes can be attached to CUDA's driver library.
+    pub fn has_cuda(&self) -> bool {
+        self.on.contains(&CUDA)
+    }
+
     /// One line that says what is on and what is off.
     pub(super) fn log(&self, missing: &[&'static str]) {
         let (hooks, on) = (self.hooks.name(), self.on.join(" "));
@@ -44,18 +50,13 @@ impl Attached {
 }
 
 /// Attaches the best hooks that work: what a kernel refuses to run is known only when it has been tried, and then
-/// there is another plan. A group that is refused is left out, unless nothing works without it. The programs for TLS
+/// there is another plan. A group that is refused is left out, unless nothing works without it. The programs for
 /// libraries are loaded if they are wanted, and attached to files later.
-pub(super) fn attach(
-    ebpf: &mut Ebpf,
-    mut features: Features,
-    wanted: Option<HookSet>,
-    wants_tls: bool,
-) -> Result<Attached, LoadError> {
+pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, options: &Options) -> Result<Attached, LoadError> {
     let mut attacher = Attacher { ebpf, loaded: HashMap::new(), kernel: None };
     let mut has_base = false;
     loop {
-        let Plan { hooks, base, on, mut off } = plan(&features, wanted)?;
+        let Plan { hooks, base, on, mut off } = plan(&features, options.hooks)?;
         if !has_base {
             for group in &base {
                 attacher.group(group).map_err(|why| LoadError::Refused { what: group.name, why })?;
@@ -65,10 +66,14 @@ pub(super) fn attach(
         match attacher.hooks(&on, &mut off) {
             Ok(names) => {
                 let mut on: Vec<_> = base.iter().map(|group| group.name).chain(names).collect();
-                if wants_tls {
-                    match plan::tls(&features).and_then(|group| attacher.group(&group)) {
-                        Ok(()) => on.push(TLS),
-                        Err(why) => off.push((TLS, why)),
+                let libraries = [
+                    (TLS, options.tls, plan::tls as fn(&Features) -> Result<Group, String>),
+                    (CUDA, options.cuda, plan::cuda),
+                ];
+                for (name, _, group) in libraries.into_iter().filter(|(_, is_wanted, _)| *is_wanted) {
+                    match group(&features).and_then(|group| attacher.group(&group)) {
+                        Ok(()) => on.push(name),
+                        Err(why) => off.push((name, why)),
                     }
                 }
                 return Ok(Attached { hooks, on, off });

@@ -12,7 +12,7 @@ use coati_common::limits;
 use super::attach::{self, Attached};
 use super::maps::{Maps, MapsError};
 use super::plan::{PlanError, check};
-use super::uprobes::{self, Attachment, TlsPoint, UprobeError};
+use super::uprobes::{self, Attachment, ProbePoint, UprobeError};
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::features::{BTF_PATH, FeatureError, Features, HookSet};
 use crate::kernel::offsets::{OffsetError, Offsets};
@@ -33,6 +33,8 @@ pub struct Options {
     pub hooks: Option<HookSet>,
     /// Whether probes can be attached to TLS libraries.
     pub tls: bool,
+    /// Whether probes can be attached to CUDA's driver library.
+    pub cuda: bool,
     /// Lets the programs write debug lines to the log.
     pub debug: bool,
 }
@@ -45,6 +47,7 @@ impl Default for Options {
             ring_bytes: limits::RING_BYTES,
             hooks: None,
             tls: true,
+            cuda: true,
             debug: false,
         }
     }
@@ -158,13 +161,13 @@ impl Programs {
         for &tgid in &options.skip {
             maps.skip(tgid)?;
         }
-        let attached = attach::attach(&mut ebpf, features, options.hooks, options.tls)?;
+        let attached = attach::attach(&mut ebpf, features, options)?;
         attached.log(&offsets.missing);
         Ok(Self { maps, attached, logger, ebpf })
     }
 
-    /// Attaches the programs for TLS libraries to functions of the file at `path`.
-    pub fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+    /// Attaches the programs for libraries to functions of the file at `path`.
+    pub fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
         uprobes::attach(&mut self.ebpf, path, points)
     }
 
@@ -236,6 +239,11 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
     if !options.tls {
         // Each bucket of these takes memory, used or not.
         for map in ["SESSIONS", "SOCKETS", "THREADS", "SENDS"] {
+            loader.map_max_entries(map, 1);
+        }
+    }
+    if !options.cuda {
+        for map in ["CUDA", "CUDA_CALLS"] {
             loader.map_max_entries(map, 1);
         }
     }

@@ -3,6 +3,7 @@
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use coati_common::counter;
+use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
 use coati_common::loss::Loss;
 use coati_common::tls::{Session, SessionId};
@@ -45,11 +46,22 @@ struct Id(SessionId);
 #[repr(transparent)]
 struct Kept(Session);
 
+/// [`Process`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Cuda(Process);
+
+// SAFETY: as above.
+unsafe impl Pod for Cuda {}
+
 // SAFETY: as above.
 unsafe impl Pod for Id {}
 
 // SAFETY: as above.
 unsafe impl Pod for Kept {}
+
+/// How often an entry is read in which a mark is being written, which takes less than a reading.
+const CUDA_READS: usize = 4;
 
 /// What the programs and the agent share.
 pub struct Maps {
@@ -57,6 +69,7 @@ pub struct Maps {
     pub records: RingBuf<MapData>,
     connections: HashMap<MapData, u64, Value>,
     sessions: HashMap<MapData, Id, Kept>,
+    cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -68,6 +81,7 @@ impl Maps {
             records: take(ebpf, "RECORDS")?,
             connections: take(ebpf, "CONNECTIONS")?,
             sessions: take(ebpf, "SESSIONS")?,
+            cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
             counters: take(ebpf, "COUNTERS")?,
@@ -102,6 +116,30 @@ impl Maps {
             let _gone_is_fine = self.sessions.remove(&id);
         }
         Ok(connections)
+    }
+
+    /// What the processes have called of CUDA that have called it.
+    pub fn cuda(&self) -> Vec<(u32, Process)> {
+        let processes = self.cuda.keys().flatten().filter_map(|tgid| Some((tgid, self.cuda_of(tgid)?)));
+        processes.collect()
+    }
+
+    fn cuda_of(&self, tgid: u32) -> Option<Process> {
+        for _ in 0..CUDA_READS {
+            let Cuda(process) = self.cuda.get(&tgid, 0).ok()?;
+            if !process.marks.iter().any(|mark| mark.time_ns == UNFINISHED) {
+                return Some(process);
+            }
+        }
+        // Its thread was stopped in the middle of a mark: the others are good.
+        let Cuda(mut process) = self.cuda.get(&tgid, 0).ok()?;
+        process.marks.iter_mut().filter(|mark| mark.time_ns == UNFINISHED).for_each(|mark| *mark = Mark::default());
+        Some(process)
+    }
+
+    /// Forgets what a process that is gone has called.
+    pub fn forget_cuda(&mut self, tgid: u32) {
+        let _none_is_usual = self.cuda.remove(&tgid);
     }
 
     /// Stops watching a process.

@@ -201,6 +201,22 @@ const TLS: [&str; 9] = [
     "tls_free",
 ];
 
+/// The programs for functions of CUDA's driver library.
+const CUDA: [&str; 12] = [
+    "cuda_returned",
+    "cuda_launch",
+    "cuda_graph_launch",
+    "cuda_copy_to_device",
+    "cuda_copy_to_host",
+    "cuda_copy_on_device",
+    "cuda_copy_peer",
+    "cuda_copy",
+    "cuda_allocate",
+    "cuda_allocate_pitch",
+    "cuda_free",
+    "cuda_synchronize",
+];
+
 /// The sets, best first.
 const SETS: [HookSet; 3] = [HookSet::Fentry, HookSet::Syscall, HookSet::Kprobe];
 
@@ -251,9 +267,18 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
 
 /// The group of the programs for TLS libraries, or why there is none.
 pub(super) fn tls(features: &Features) -> Result<Group, String> {
-    let probes: Vec<_> = TLS.into_iter().map(|program| Probe { program, point: Point::Files }).collect();
+    in_files("tls", &TLS, features)
+}
+
+/// The same for CUDA's driver library.
+pub(super) fn cuda(features: &Features) -> Result<Group, String> {
+    in_files("cuda", &CUDA, features)
+}
+
+fn in_files(name: &'static str, programs: &[&'static str], features: &Features) -> Result<Group, String> {
+    let probes: Vec<_> = programs.iter().map(|program| Probe { program, point: Point::Files }).collect();
     match probes.iter().find_map(|probe| probe.point.lacks(features)) {
-        None => Ok(Group { name: "tls", is_needed: false, probes }),
+        None => Ok(Group { name, is_needed: false, probes }),
         Some(why) => Err(why),
     }
 }

@@ -1,4 +1,4 @@
-//! Probes in files: in the functions of TLS libraries.
+//! Probes in files: in the functions of TLS libraries, and of CUDA's driver library.
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -40,18 +40,96 @@ impl TlsCall {
     }
 }
 
+/// A function of CUDA's driver library, by what it does.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum CudaCall {
+    /// Launches a kernel.
+    Launch,
+    /// Launches a graph.
+    GraphLaunch,
+    /// Copies from the host to a device; the third argument is how much, as in the next two.
+    CopyToDevice,
+    /// Copies from a device to the host.
+    CopyToHost,
+    /// Copies within a device, or between two of one context.
+    CopyOnDevice,
+    /// Copies between devices; the fifth argument is how much.
+    CopyPeer,
+    /// Copies in a direction that only the addresses tell; the third argument is how much.
+    Copy,
+    /// Allocates device memory; the second argument is how much.
+    Allocate,
+    /// Allocates rows; the third and the fourth argument are their length and number.
+    AllocatePitch,
+    /// Gives device memory back.
+    Free,
+    /// Waits for the device.
+    Synchronize,
+}
+
+impl CudaCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Launch => &["cuda_launch"],
+            Self::GraphLaunch => &["cuda_graph_launch"],
+            Self::CopyToDevice => &["cuda_copy_to_device"],
+            Self::CopyToHost => &["cuda_copy_to_host"],
+            Self::CopyOnDevice => &["cuda_copy_on_device"],
+            Self::CopyPeer => &["cuda_copy_peer"],
+            Self::Copy => &["cuda_copy"],
+            Self::Allocate => &["cuda_returned", "cuda_allocate"],
+            Self::AllocatePitch => &["cuda_returned", "cuda_allocate_pitch"],
+            Self::Free => &["cuda_free"],
+            Self::Synchronize => &["cuda_returned", "cuda_synchronize"],
+        }
+    }
+}
+
+/// A function of a library that is probed.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum LibraryCall {
+    /// Of a TLS library.
+    Tls(TlsCall),
+    /// Of CUDA's driver library.
+    Cuda(CudaCall),
+}
+
+impl LibraryCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Tls(call) => call.programs(),
+            Self::Cuda(call) => call.programs(),
+        }
+    }
+}
+
+impl From<TlsCall> for LibraryCall {
+    fn from(call: TlsCall) -> Self {
+        Self::Tls(call)
+    }
+}
+
+impl From<CudaCall> for LibraryCall {
+    fn from(call: CudaCall) -> Self {
+        Self::Cuda(call)
+    }
+}
+
 /// A function in a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TlsPoint {
+pub struct ProbePoint {
     /// What it does.
-    pub call: TlsCall,
+    pub call: LibraryCall,
     /// Where in the file it begins.
     pub offset: u64,
 }
 
+/// Bytes of the stack of a thread that takes a probe out.
+const DETACH_STACK: usize = 64 << 10;
+
 /// Probes in a file, for as long as this value lives, and for a moment longer: the kernel waits for whoever may be in a
-/// program, for each probe anew and up to a tenth of a second (`uprobe_unregister_sync`, kernel/events/uprobes.c), so a
-/// thread of its own takes them out.
+/// program, for each probe anew and up to a tenth of a second (`uprobe_unregister_sync`, kernel/events/uprobes.c), so
+/// threads of their own take them out, all at once: their waits are one, and the agent's end does not take seconds.
 #[derive(Debug, Default)]
 pub struct Attachment {
     /// Each detaches when dropped.
@@ -67,13 +145,15 @@ impl Attachment {
     fn start_to_detach(&mut self) -> Detaching {
         let (links, lives) = (mem::take(&mut self.links), Arc::new(()));
         let detaching = Detaching(Arc::downgrade(&lives));
-        if !links.is_empty() {
+        for link in links {
+            let lives = Arc::clone(&lives);
             let detach = move || {
-                drop(links);
+                drop(link);
                 drop(lives);
             };
-            // Without a thread they are taken out here.
-            let _ended_with_the_process = thread::Builder::new().name("detach".to_owned()).spawn(detach);
+            let thread = thread::Builder::new().name("detach".to_owned()).stack_size(DETACH_STACK);
+            // Without a thread it is taken out here.
+            let _ended_with_the_process = thread.spawn(detach);
         }
         detaching
     }
@@ -119,9 +199,9 @@ pub enum UprobeError {
 }
 
 /// Attaches the programs to functions of the file at `path`, in whichever process they are called.
-pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
     let mut links = Vec::new();
-    for &TlsPoint { call, offset } in points {
+    for &ProbePoint { call, offset } in points {
         for &name in call.programs() {
             let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
                 return Err(UprobeError::NoProgram { program: name });

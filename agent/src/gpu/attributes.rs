@@ -1,20 +1,40 @@
 //! What is said of GPUs in a span. docs/gpu.md lists it.
 
-use coati_common::wellknown::gpu as key;
+use coati_common::{cuda::Calls, wellknown::gpu as key};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value},
     trace::v1::{Span, span::Event},
 };
 
-use super::join::{Joined, ids, primary, total_energy};
+use super::join::{Joined, ids, primary};
 use crate::span::{Attributes, Clock};
 
 /// Other services that are named.
 const OTHERS: usize = 8;
 
-/// Adds to `span` what is known; `others` names the other processes that used the first device, `output_tokens` is what
-/// the request was for.
-pub(super) fn add(span: &mut Span, joined: &[Joined], others: &[String], output_tokens: Option<u64>, clock: Clock) {
+/// What was found of a span.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// What the devices did that it used.
+    pub(super) joined: Vec<Joined>,
+    /// The names of the other processes that used the first device.
+    pub(super) others: Vec<String>,
+    /// Joules that are its own.
+    pub(super) energy: Option<f64>,
+    /// Most requests that shared what its process used at a time, itself included.
+    pub(super) requests: Option<u64>,
+    /// What was called of CUDA.
+    pub(super) calls: Option<Calls>,
+    /// Tokens that were generated.
+    pub(super) output_tokens: Option<u64>,
+}
+
+/// Adds to `span` what is known.
+pub(super) fn add(span: &mut Span, found: &Found, clock: Clock) {
+    if let Some(calls) = &found.calls {
+        add_calls(span, calls);
+    }
+    let Found { joined, others, energy, .. } = found;
     let Some(first) = primary(joined) else { return };
     let mut attributes = Attributes(std::mem::take(&mut span.attributes));
     attributes.text(key::HW_ID, &*first.device.id);
@@ -28,16 +48,15 @@ pub(super) fn add(span: &mut Span, joined: &[Joined], others: &[String], output_
     if let Some(parent) = &first.device.parent {
         attributes.text(key::COATI_PARENT_ID, &**parent);
     }
-    let energy = total_energy(joined);
     for (name, value) in [
         (key::HW_UTILIZATION, first.utilization_mean),
         (key::COATI_UTILIZATION_MAX, first.utilization_max),
         (key::COATI_PROCESS_UTILIZATION, first.process_utilization),
         (key::HW_POWER, first.power),
         (key::HW_TEMPERATURE, first.temperature),
-        (key::HW_ENERGY, energy),
+        (key::HW_ENERGY, *energy),
         (key::COATI_ENERGY, joined.iter().map(|joined| joined.energy).sum()),
-        (key::COATI_ENERGY_PER_TOKEN, per_token(energy, output_tokens)),
+        (key::COATI_ENERGY_PER_TOKEN, per_token(*energy, found.output_tokens)),
         (key::COATI_COVERAGE, Some(first.coverage)),
     ] {
         if let Some(value) = value {
@@ -48,6 +67,7 @@ pub(super) fn add(span: &mut Span, joined: &[Joined], others: &[String], output_
         (key::HW_MEMORY_USAGE, first.process_memory),
         (key::COATI_MEMORY_USAGE, first.device_memory),
         (key::COATI_SAMPLES, Some(first.samples as u64)),
+        (key::COATI_REQUESTS, found.requests),
     ] {
         if let Some(value) = value {
             attributes.count(name, value);
@@ -69,6 +89,31 @@ pub(super) fn add(span: &mut Span, joined: &[Joined], others: &[String], output_
     }
     span.attributes = attributes.0;
     span.events.extend(events(first, clock));
+}
+
+/// What was called. That nothing was launched is said too; of all else only what there was.
+fn add_calls(span: &mut Span, calls: &Calls) {
+    let mut attributes = Attributes(std::mem::take(&mut span.attributes));
+    attributes.count(key::CUDA_LAUNCHES, calls.launches);
+    for (name, value) in [
+        (key::CUDA_GRAPH_LAUNCHES, calls.graph_launches),
+        (key::CUDA_COPIED_TO_DEVICE, calls.to_device_bytes),
+        (key::CUDA_COPIED_TO_HOST, calls.to_host_bytes),
+        (key::CUDA_COPIED_ON_DEVICE, calls.on_device_bytes),
+        (key::CUDA_COPIED_UNSPECIFIED, calls.unspecified_bytes),
+        (key::CUDA_ALLOCATIONS, calls.allocations),
+        (key::CUDA_ALLOCATED, calls.allocated_bytes),
+        (key::CUDA_FREES, calls.frees),
+        (key::CUDA_SYNCHRONIZATIONS, calls.synchronizations),
+    ] {
+        if value > 0 {
+            attributes.count(name, value);
+        }
+    }
+    if calls.synchronizations > 0 {
+        attributes.seconds(key::CUDA_BLOCKED, calls.blocked_ns);
+    }
+    span.attributes = attributes.0;
 }
 
 fn per_token(energy: Option<f64>, output_tokens: Option<u64>) -> Option<f64> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{
     history::{DeviceHistory, History},
+    requests::Piece,
     sample::{DeviceInfo, DeviceSample, ProcessSample},
 };
 
@@ -98,18 +99,31 @@ pub struct Joined {
     pub samples: usize,
 }
 
-impl Joined {
-    /// Joules that are the processes'.
-    pub fn process_energy(&self) -> Option<f64> {
-        Some(self.energy? * self.share?.ratio())
-    }
-}
-
 /// A sample, and how much of an interval it speaks for.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     sample: &'a DeviceSample,
+    from_ns: u64,
     weight_ns: u64,
+}
+
+impl Part<'_> {
+    /// How much of what the device drew then was the processes'. What it drew while nobody computed is everybody's who is on
+    /// it.
+    fn ratio(&self, pids: &[u32]) -> f64 {
+        let (mut own, mut all, mut own_count, mut count) = (0.0, 0.0, 0.0, 0.0);
+        for process in self.sample.processes.iter().flatten() {
+            let is_own = if pids.contains(&process.pid) { 1.0 } else { 0.0 };
+            let sm = process.sm.unwrap_or(0.0);
+            (own, all) = (own + sm * is_own, all + sm);
+            (own_count, count) = (own_count + is_own, count + 1.0);
+        }
+        match (all > 0.0, count > 0.0) {
+            (true, _) => own / all,
+            (false, true) => own_count / count,
+            (false, false) => 0.0,
+        }
+    }
 }
 
 /// What each device did in `interval` that one of the processes `pids` used then; the one that they used most first.
@@ -121,9 +135,80 @@ pub fn join(history: &History, interval: Interval, pids: &[u32], reach_ns: u64) 
     joined
 }
 
-fn join_device(device: &DeviceHistory, interval: Interval, pids: &[u32], reach_ns: u64) -> Option<Joined> {
+/// Joules of all devices that are the processes', divided as `pieces` say, which follow one another. `None` if it is not
+/// known of each device that they used.
+pub(super) fn energy_of(history: &History, pieces: &[Piece], pids: &[u32], reach_ns: u64) -> Option<f64> {
+    let (first, last) = (pieces.first()?, pieces.last()?);
+    let interval = Interval { start_ns: first.interval.start_ns, end_ns: last.interval.end_ns };
+    let mut devices = history.devices().iter();
+    devices.try_fold(0.0, |sum, device| match energy_on(device, interval, pieces, pids, reach_ns) {
+        Used::Not => Some(sum),
+        Used::Unknown => None,
+        Used::Joules(joules) => Some(sum + joules),
+    })
+}
+
+/// What processes used of a device.
+enum Used {
+    Not,
+    Unknown,
+    Joules(f64),
+}
+
+fn energy_on(device: &DeviceHistory, interval: Interval, pieces: &[Piece], pids: &[u32], reach_ns: u64) -> Used {
+    let parts = parts_of(device, interval, reach_ns);
+    let is_own = |part: &Part<'_>| part.sample.processes.iter().flatten().any(|process| pids.contains(&process.pid));
+    if !parts.iter().any(is_own) {
+        return Used::Not;
+    }
+    let (Some(whole), Some(share)) = (energy(device, interval, &parts, reach_ns), share(&parts, pids)) else {
+        return Used::Unknown;
+    };
+    let is_counted = energy_between(device, interval, reach_ns).is_some();
+    let (mut own, mut all) = (0.0, 0.0);
+    for part in &parts {
+        let ratio = if share == Share::Alone { 1.0 } else { part.ratio(pids) };
+        for piece in pieces {
+            let start_ns = piece.interval.start_ns.max(part.from_ns);
+            let end_ns = piece.interval.end_ns.min(part.from_ns + part.weight_ns);
+            if start_ns < end_ns {
+                let within = Interval { start_ns, end_ns };
+                let joules = if is_counted {
+                    energy_between(device, within, reach_ns).unwrap_or(0.0)
+                } else {
+                    part.sample.power.unwrap_or(0.0) * within.length_ns() as f64 / 1e9
+                };
+                all += joules;
+                own += joules * ratio * piece.part;
+            }
+        }
+    }
+    // What no sample speaks for is taken to be like the rest.
+    Used::Joules(if all > 0.0 { whole * own / all } else { 0.0 })
+}
+
+/// Joules of the device: by its counter, else by its power, if that is known of nearly the whole time.
+fn energy(device: &DeviceHistory, interval: Interval, parts: &[Part<'_>], reach_ns: u64) -> Option<f64> {
+    let from_power = || {
+        let power = mean(parts, |sample| sample.power)?;
+        (coverage(parts, interval) >= ENERGY_COVERAGE).then(|| power * interval.length_ns() as f64 / 1e9)
+    };
+    energy_between(device, interval, reach_ns).or_else(from_power)
+}
+
+/// The part of the interval that samples speak for.
+fn coverage(parts: &[Part<'_>], interval: Interval) -> f64 {
+    let covered_ns: u64 = parts.iter().map(|part| part.weight_ns).sum();
+    if interval.length_ns() == 0 { 1.0 } else { covered_ns as f64 / interval.length_ns() as f64 }
+}
+
+fn parts_of(device: &DeviceHistory, interval: Interval, reach_ns: u64) -> Vec<Part<'_>> {
     let first = device.samples.partition_point(|sample| sample.time_ns.saturating_add(reach_ns) < interval.start_ns);
-    let parts = parts(device.samples.range(first..), interval, reach_ns);
+    parts(device.samples.range(first..), interval, reach_ns)
+}
+
+fn join_device(device: &DeviceHistory, interval: Interval, pids: &[u32], reach_ns: u64) -> Option<Joined> {
+    let parts = parts_of(device, interval, reach_ns);
     let own = |sample: &DeviceSample| -> Option<Vec<ProcessSample>> {
         let processes = sample.processes.as_ref()?.iter().filter(|process| pids.contains(&process.pid));
         Some(processes.cloned().collect())
@@ -131,12 +216,8 @@ fn join_device(device: &DeviceHistory, interval: Interval, pids: &[u32], reach_n
     if !parts.iter().any(|part| own(part.sample).is_some_and(|own| !own.is_empty())) {
         return None;
     }
-    let covered_ns: u64 = parts.iter().map(|part| part.weight_ns).sum();
-    let coverage = if interval.length_ns() == 0 { 1.0 } else { covered_ns as f64 / interval.length_ns() as f64 };
-    let power = mean(&parts, |sample| sample.power);
     let own_sm = |sample: &DeviceSample| sum(own(sample)?.iter().map(|process| process.sm));
     let own_memory = |sample: &DeviceSample| sum(own(sample)?.iter().map(|process| process.memory.map(|it| it as f64)));
-    let from_power = || (coverage >= ENERGY_COVERAGE).then(|| Some(power? * interval.length_ns() as f64 / 1e9))?;
     Some(Joined {
         device: device.info.clone(),
         utilization_mean: mean(&parts, |sample| sample.utilization),
@@ -144,14 +225,14 @@ fn join_device(device: &DeviceHistory, interval: Interval, pids: &[u32], reach_n
         process_utilization: mean(&parts, own_sm).map(|ratio| ratio.min(1.0)),
         process_memory: max(&parts, own_memory).map(|bytes| bytes as u64),
         device_memory: max(&parts, |sample| sample.memory_used.map(|bytes| bytes as f64)).map(|bytes| bytes as u64),
-        power,
-        energy: energy_between(device, interval, reach_ns).or_else(from_power),
+        power: mean(&parts, |sample| sample.power),
+        energy: energy(device, interval, &parts, reach_ns),
         share: share(&parts, pids),
         temperature: max(&parts, |sample| sample.temperature),
         throttled: throttled(&parts, interval),
         xids: xids(&parts, interval),
         others: others(&parts, pids),
-        coverage: coverage.min(1.0),
+        coverage: coverage(&parts, interval).min(1.0),
         samples: parts.len(),
     })
 }
@@ -170,10 +251,10 @@ fn parts<'a>(samples: impl Iterator<Item = &'a DeviceSample>, interval: Interval
         before_ns = sample.time_ns;
         let (from_ns, to_ns) = (from_ns.max(interval.start_ns), to_ns.min(interval.end_ns));
         if from_ns < to_ns {
-            parts.push(Part { sample, weight_ns: to_ns - from_ns });
+            parts.push(Part { sample, from_ns, weight_ns: to_ns - from_ns });
         } else if from_ns == to_ns && interval.length_ns() == 0 && parts.is_empty() {
             // An interval without length lies in one sample's time.
-            parts.push(Part { sample, weight_ns: 1 });
+            parts.push(Part { sample, from_ns, weight_ns: 1 });
         }
     }
     parts
@@ -298,11 +379,6 @@ fn others(parts: &[Part<'_>], pids: &[u32]) -> Vec<u32> {
 /// A span that has no GPU of its own says nothing of one.
 pub(super) fn primary(joined: &[Joined]) -> Option<&Joined> {
     joined.first()
-}
-
-/// Joules of all devices that are the processes', if known of each.
-pub(super) fn total_energy(joined: &[Joined]) -> Option<f64> {
-    joined.iter().map(Joined::process_energy).sum()
 }
 
 /// Ids of all devices.

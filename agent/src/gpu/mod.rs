@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! thread `gpu`:      NVML → sampler → History (bounded)
-//! thread `capture`:  finished span → GpuSpans → join(history, start, end, process) → attributes
+//! kernel programs:   calls of CUDA, counted → CudaCalls
+//! thread `capture`:  finished span → GpuSpans → join(history, start, end, process), CudaCalls → attributes
 //! /metrics:          History → hw_*, DCGM's names
 //! ```
 //!
@@ -11,11 +12,14 @@
 //! says how each is computed.
 
 mod attributes;
+mod cuda;
+mod cuda_metrics;
 mod history;
 mod join;
 mod locate;
 mod metrics;
 mod read;
+mod requests;
 mod sample;
 mod sampler;
 mod spans;
@@ -25,6 +29,8 @@ pub(crate) mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
+pub use cuda::CudaCalls;
+pub use cuda_metrics::CudaMetrics;
 pub use history::History;
 pub use join::{Interval, Joined, Share, join};
 pub use metrics::GpuMetrics;

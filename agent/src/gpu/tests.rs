@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 use super::{
     Gpu, GpuConfig, GpuMetrics,
     history::{History, Relative},
-    join::{Interval, Joined, Share, join},
+    join::{Interval, Joined, Share, energy_of, join},
+    requests::{Piece, Request, Requests},
     sample::{DeviceInfo, DeviceSample, ProcessSample, Throttle},
 };
 
@@ -92,6 +93,11 @@ fn only(history: &History, interval: Interval, pids: &[u32]) -> Option<Joined> {
     joined.pop()
 }
 
+/// Joules of the processes, shared with no other request.
+fn own_energy(history: &History, interval: Interval, pids: &[u32]) -> Option<f64> {
+    energy_of(history, &[Piece { interval, part: 1.0 }], pids, REACH)
+}
+
 fn close(found: Option<f64>, expected: f64) {
     let found = found.unwrap();
     assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
@@ -117,7 +123,7 @@ fn an_interval_gets_what_samples_say_of_it(
     close(joined.power, 100.0);
     close(joined.process_utilization, 0.6);
     assert!(matches!(joined.share, Some(Share::Utilization(share)) if (share - 0.75).abs() < 1e-9));
-    close(joined.process_energy(), energy * 0.75);
+    close(own_energy(&busy(10), between(start_ms, end_ms), &[7]), energy * 0.75);
     assert_eq!((joined.samples, joined.others.as_slice()), (samples, &[8][..]));
     assert!((joined.coverage - 1.0).abs() < 1e-9);
 }
@@ -214,7 +220,7 @@ fn what_is_not_known_is_absent(
     let Some(joined) = joined else { return };
     assert_eq!((joined.share, joined.process_memory), (share, memory));
     assert_eq!((joined.utilization_mean, joined.power, joined.energy, joined.temperature), (None, None, None, None));
-    assert_eq!(joined.process_energy(), None);
+    assert_eq!(own_energy(&history, between(150, 250), &[7]), None);
 }
 
 #[test]
@@ -328,6 +334,56 @@ proptest! {
             counter(middle_ms, end_ms),
         ) {
             prop_assert!((whole - first - second).abs() < 1e-6, "{whole} = {first} + {second}");
+        }
+    }
+
+    /// Whatever the samples, and however requests overlap: together they have no more energy than the process had, and all
+    /// of it if one was open all the time.
+    #[test]
+    fn requests_share_what_their_process_used(
+        steps in prop::collection::vec((1_u64..200, 0.0_f64..50.0, 0.0_f64..1.0, 0.0_f64..1.0), 20..60),
+        requests in prop::collection::vec((0_u64..2000, 1_u64..1500, any::<bool>()), 1..8),
+        is_counted: bool,
+    ) {
+        let mut history = History::default();
+        let (mut time_ms, mut energy) = (0, 0.0);
+        for (step, joules, own, other) in steps.iter().chain(&[(200, 5.0, 0.5, 0.5); 20]) {
+            time_ms += step;
+            energy += joules;
+            // Now and then nobody computes.
+            let sm = |sm: f64| Some(if sm < 0.3 { 0.0 } else { sm });
+            history.push(&info("GPU-1"), DeviceSample {
+                time_ns: time_ms * MS,
+                energy: is_counted.then_some(energy),
+                power: Some(joules * 7.0),
+                processes: Some(vec![process(7, sm(*own), Some(1)), process(8, sm(*other), Some(1))]),
+                ..DeviceSample::default()
+            });
+        }
+        let first_ms = history.devices()[0].samples[0].time_ns / MS;
+        let request = |(start, length, is_model): &(u64, u64, bool)| Request {
+            tgid: 7,
+            interval: between(first_ms + start, first_ms + start + length),
+            is_model: *is_model,
+        };
+        let served: Vec<Request> = requests.iter().map(request).collect();
+        let mut open = Requests::default();
+        for it in &served {
+            open.began(7, it.interval.start_ns, it.is_model);
+            open.ended(7, it.interval.end_ns, it.is_model);
+        }
+        let shares: Vec<_> = served.iter().map(|it| energy_of(&history, &open.pieces(*it), &[7], REACH)).collect();
+        // An interval in which nobody computed at all has no share that is known.
+        prop_assume!(shares.iter().all(Option::is_some));
+        let start_ns = served.iter().map(|it| it.interval.start_ns).min().unwrap();
+        let end_ns = served.iter().map(|it| it.interval.end_ns).max().unwrap();
+        let Some(whole) = own_energy(&history, Interval { start_ns, end_ns }, &[7]) else { return Ok(()) };
+        let sum: f64 = shares.iter().flatten().sum();
+        prop_assert!(sum <= whole * (1.0 + 1e-9) + 1e-9, "{sum} of {whole}");
+        let is_open = |time_ns: u64| served.iter().any(|it| it.interval.start_ns <= time_ns && time_ns < it.interval.end_ns);
+        let ends = served.iter().map(|it| it.interval.end_ns);
+        if ends.into_iter().all(|end| end == end_ns || is_open(end)) {
+            prop_assert!((sum - whole).abs() <= whole * 1e-9 + 1e-9, "{sum} of {whole}");
         }
     }
 }

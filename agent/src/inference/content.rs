@@ -97,14 +97,14 @@ impl Facts {
 }
 
 /// From the first document on: events of a stream have a name before it.
-fn document(bytes: &[u8]) -> &[u8] {
+pub(super) fn document(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().position(|byte| *byte == b'{').unwrap_or(bytes.len());
     bytes.get(start..).unwrap_or_default()
 }
 
 /// The bytes without the lines of chunked framing (RFC 9112 §7.1). JSON has no line that ends with a carriage return and
 /// is a number, so nothing else is taken away.
-fn without_chunk_lines(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn without_chunk_lines(bytes: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     let mut is_first = true;

@@ -23,8 +23,12 @@ pub(super) enum Scalar<'a> {
 }
 
 /// The scalars of the document that begins with `bytes`, with the keys that lead to each: as far as the bytes go.
-/// Places in arrays have no key. `take` says whether it wants more.
-pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Scalar<'a>) -> bool) {
+/// Places in arrays have no key. `take` says whether it wants more. The keys that lead to a string that the bytes end in,
+/// and what there is of it.
+pub(super) fn scan<'a>(
+    bytes: &'a [u8],
+    mut take: impl FnMut(&[Cow<'a, str>], Scalar<'a>) -> bool,
+) -> Option<(Vec<Cow<'a, str>>, String)> {
     let mut scanner = Scanner { bytes, at: 0 };
     let mut path: Vec<Cow<'a, str>> = Vec::new();
     // What is open: an object, or an array.
@@ -36,7 +40,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
         match token {
             Token::Open(is_object) => {
                 if open.len() >= DEPTH {
-                    return;
+                    return None;
                 }
                 open.push(is_object);
                 is_named.push(key.is_some());
@@ -44,7 +48,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
             }
             Token::Close(is_object) => {
                 if open.pop() != Some(is_object) {
-                    return;
+                    return None;
                 }
                 if is_named.pop() == Some(true) {
                     path.pop();
@@ -62,11 +66,14 @@ pub(super) fn scan<'a>(bytes: &'a [u8], mut take: impl FnMut(&[Cow<'a, str>], Sc
                     path.pop();
                 }
                 if !wants_more {
-                    return;
+                    return None;
                 }
             }
         }
     }
+    let is_value = !open.last().copied().unwrap_or(false) || key.is_some();
+    path.extend(key);
+    Some((path, scanner.cut_string()?)).filter(|_| is_value)
 }
 
 /// The last scalar that stands behind `"key":` in the end of a body.
@@ -171,6 +178,16 @@ impl<'a> Scanner<'a> {
             return serde_json::from_slice::<String>(self.bytes.get(start - 1..=end)?).ok().map(Cow::Owned);
         }
         Some(String::from_utf8_lossy(self.bytes.get(start..end)?))
+    }
+
+    /// What there is of a string that the bytes end in.
+    fn cut_string(&self) -> Option<String> {
+        let rest = self.bytes.get(self.at..)?.strip_prefix(b"\"")?;
+        // It may be cut within a character or an escape, of which the longest has 12 bytes.
+        (0..=12.min(rest.len())).find_map(|cut| {
+            let quoted = [b"\"", rest.get(..rest.len() - cut)?, b"\""].concat();
+            serde_json::from_slice(&quoted).ok()
+        })
     }
 
     /// A number or a name. One that reaches the end may go on behind it.

@@ -3,10 +3,12 @@
 //! [`recognise`](recognise()) tells by method and path which requests may be inference; of those the decoder keeps the start and the
 //! end of both bodies ([`Bodies`](crate::decode::Bodies)), and `content` reads models and token counts in them. Times are those of the
 //! kernel: the first byte behind the response's head is the first token. How the rest is divided into loading, prompt and
-//! generation is what the server says of it. Prompts and answers are read here and kept nowhere. docs/gpu.md lists what spans say.
+//! generation is what the server says of it. Prompts and answers are read here and kept nowhere, unless that is switched on. docs/gpu.md
+//! lists what spans say.
 
 mod content;
 mod json;
+mod messages;
 mod metrics;
 mod recognise;
 
@@ -25,6 +27,7 @@ use crate::{
     span::{Attributes, Clock, FinishedSpan},
 };
 use content::Facts;
+use messages::Messages;
 pub use metrics::InferenceMetrics;
 pub use recognise::{Dialect, Kind, Operation, recognise};
 
@@ -32,6 +35,21 @@ pub use recognise::{Dialect, Kind, Operation, recognise};
 const COLD_LOAD_NS: u64 = 500_000_000;
 /// Phases shorter than this get no span.
 const PHASE_NS: u64 = 1_000;
+
+/// How requests to models are looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InferenceConfig {
+    /// Whether they are.
+    pub enabled: bool,
+    /// Whether spans have prompts and answers.
+    pub records_content: bool,
+}
+
+impl Default for InferenceConfig {
+    fn default() -> Self {
+        Self { enabled: true, records_content: false }
+    }
+}
 
 /// A part of the time that a request took.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,11 +73,14 @@ pub struct Inference {
     /// From one token to the next, mean.
     per_token_ns: Option<f64>,
     phases: Vec<Phase>,
+    /// Only if they are to be recorded.
+    messages: Option<Messages>,
 }
 
 impl Inference {
     /// What `exchange` was, if it was inference, done by or asked for by `process`.
-    pub fn of(exchange: &Exchange, process: &Process) -> Option<Self> {
+    pub fn of(exchange: &Exchange, process: &Process, config: InferenceConfig) -> Option<Self> {
+        config.enabled.then_some(())?;
         let kind = recognise(&exchange.request)?;
         let bodies = exchange.bodies.as_deref()?;
         let facts = Facts::read(bodies);
@@ -84,6 +105,9 @@ impl Inference {
             first_token_ns: first_ns.map(|first_ns| first_ns.saturating_sub(begin_ns)),
             per_token_ns: per_token(first_ns, end_ns, tokens),
             phases: phases(&facts, begin_ns, first_ns, end_ns),
+            messages: config
+                .records_content
+                .then(|| Messages::read(bodies, exchange.request_body_bytes, exchange.response_body_bytes)),
             facts,
         })
     }
@@ -136,6 +160,24 @@ impl Inference {
         if let Some(load_ns) = facts.load_ns {
             attributes.push(key::COATI_COLD_LOAD, Value::BoolValue(load_ns >= COLD_LOAD_NS));
         }
+        if let Some(messages) = &self.messages {
+            for (name, text) in [
+                (key::INPUT_MESSAGES, messages.input()),
+                (key::OUTPUT_MESSAGES, messages.output(facts.finish_reason.as_deref())),
+            ] {
+                if let Some(text) = text {
+                    attributes.text(name, text);
+                }
+            }
+            for (name, is_cut) in [
+                (key::COATI_INPUT_TRUNCATED, messages.is_input_cut),
+                (key::COATI_OUTPUT_TRUNCATED, messages.is_output_cut),
+            ] {
+                if is_cut {
+                    attributes.push(name, Value::BoolValue(true));
+                }
+            }
+        }
         span.attributes = attributes.0;
     }
 
@@ -179,6 +221,7 @@ pub(crate) fn read_any(bytes: &[u8]) {
     let part: Box<[u8]> = bytes.into();
     let bodies = Bodies { request: part.clone(), response: part.clone(), response_end: part, response_first_ns: None };
     let _ = Facts::read(&bodies);
+    let _ = Messages::read(&bodies, None, None);
 }
 
 /// The first token ends a pause, so there are as many pauses as further tokens.

@@ -38,7 +38,7 @@ fn exchanges(wire: &Wire) -> Vec<Exchange> {
 fn inference(wire: &Wire) -> Inference {
     let exchanges = exchanges(wire);
     let [exchange] = &exchanges[..] else { panic!("{exchanges:?}") };
-    Inference::of(exchange, &process("ollama")).unwrap()
+    Inference::of(exchange, &process("ollama"), InferenceConfig::default()).unwrap()
 }
 
 /// A request that is counted in every metric, and one that failed.
@@ -53,6 +53,7 @@ pub(crate) fn counted() -> [Inference; 2] {
         first_token_ns: Some(1),
         per_token_ns: Some(1.0),
         phases: Vec::new(),
+        messages: None,
     };
     [well.clone(), Inference { error: Some("500".to_owned()), ..well }]
 }
@@ -165,7 +166,7 @@ fn a_path_alone_does_not_make_it_inference(#[case] path: &str, #[case] body: &st
     let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     wire.request(head.as_bytes()).response(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
     let exchanges = exchanges(&wire);
-    assert_eq!(Inference::of(&exchanges[0], &process("x")).is_some(), expected);
+    assert_eq!(Inference::of(&exchanges[0], &process("x"), InferenceConfig::default()).is_some(), expected);
 }
 
 #[rstest]

@@ -13,16 +13,16 @@ use super::self_traced::SelfTraced;
 use crate::{
     capture::{CaptureError, Record, Source},
     config::Reload,
-    decode::{Decoder, Event, Exchange, ExchangeId},
+    decode::{Decoder, Event, Exchange, ExchangeId, Role},
     discover::Processes,
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
-    inference::{Inference, recognise},
+    inference::{Inference, InferenceConfig, recognise},
+    libraries::{FileCounters, Libraries},
     print::Printer,
     span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
     stitch::Stitcher,
     telemetry::{DropCause, RECORD_KINDS, Telemetry, mirror},
-    tls::{TlsCounters, TlsLibraries},
 };
 
 /// How often the stages look at the time.
@@ -37,8 +37,10 @@ const SLOW_TICK_NS: u64 = 1_000_000_000;
 pub struct Stages {
     decoder: Decoder,
     rest: Rest,
-    /// Absent if TLS is not looked into.
-    tls: Option<TlsLibraries>,
+    /// Absent if no library is probed.
+    libraries: Option<Libraries>,
+    /// Processes that the driver lists, and that were looked at because of that.
+    listed: HashSet<u32>,
     records: [Counter; RECORD_KINDS.len()],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
@@ -66,6 +68,7 @@ struct Rest {
     processes: Processes,
     spans: SpanBuilder,
     gpu: GpuSpans,
+    inference: InferenceConfig,
     out: Out,
     /// What spans of exchanges that are not over were sent with: their last ones must start at the same time, whatever the
     /// wall clock does meanwhile.
@@ -102,6 +105,7 @@ impl Stages {
             processes,
             spans,
             gpu,
+            inference: InferenceConfig::default(),
             out,
             shown: HashMap::new(),
             self_traced: SelfTraced::new(),
@@ -111,7 +115,8 @@ impl Stages {
         Self {
             decoder,
             rest,
-            tls: None,
+            libraries: None,
+            listed: HashSet::new(),
             records,
             unaccounted: 0,
             ticked_ns: 0,
@@ -134,9 +139,9 @@ impl Stages {
         for tgid in self.skipped.drain() {
             source.unskip(tgid);
         }
-        if let Some(tls) = &mut self.tls {
+        if let Some(libraries) = &mut self.libraries {
             let (processes, now_ns) = (&mut self.rest.processes, self.ticked_ns);
-            tls.look_at_all(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
+            libraries.look_at_all(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
         }
     }
 
@@ -145,9 +150,14 @@ impl Stages {
         self.rest.self_traced.set_on(is_on);
     }
 
-    /// Looks into TLS from now on.
-    pub fn watch_tls(&mut self, libraries: TlsLibraries) {
-        self.tls = Some(libraries);
+    /// Has libraries probed from now on.
+    pub fn watch_libraries(&mut self, libraries: Libraries) {
+        self.libraries = Some(libraries);
+    }
+
+    /// How requests to models are looked at.
+    pub const fn set_inference(&mut self, config: InferenceConfig) {
+        self.rest.inference = config;
     }
 
     /// Takes records, in the order of their times, and leaves `records` empty.
@@ -169,19 +179,20 @@ impl Stages {
                 Record::Exec(header, tgid, path) => {
                     self.rest.processes.executed(*tgid, &String::from_utf8_lossy(path));
                     self.rest.self_traced.forget(*tgid);
-                    if let Some(tls) = &mut self.tls {
-                        tls.started(*tgid, header.time_ns);
+                    if let Some(libraries) = &mut self.libraries {
+                        libraries.started(*tgid, header.time_ns);
                     }
                 }
                 Record::Tls(speaker) => {
-                    if let Some(tls) = &mut self.tls {
-                        tls.speaks(speaker.tgid, speaker.header.time_ns);
+                    if let Some(libraries) = &mut self.libraries {
+                        libraries.speaks(speaker.tgid, speaker.header.time_ns);
                     }
                 }
                 Record::Exit(exit) => {
-                    if let Some(tls) = &mut self.tls {
-                        tls.ended(exit.tgid, exit.header.time_ns);
+                    if let Some(libraries) = &mut self.libraries {
+                        libraries.ended(exit.tgid, exit.header.time_ns);
                     }
+                    self.listed.remove(&exit.tgid);
                     self.rest.processes.ended(exit.tgid, exit.header.time_ns);
                     self.rest.self_traced.forget(exit.tgid);
                     self.rest.unselected.retain(|tgid| *tgid != exit.tgid);
@@ -222,9 +233,9 @@ impl Stages {
     /// Looks at the time; to be called often, usually does nothing. `clock` is what the time means now.
     pub fn tick(&mut self, now_ns: u64, clock: Clock, source: &mut dyn Source) -> Result<(), CaptureError> {
         // Not held back: a process that has just begun may make its only request soon.
-        if let Some(tls) = &mut self.tls {
+        if let Some(libraries) = &mut self.libraries {
             let processes = &mut self.rest.processes;
-            tls.tick(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
+            libraries.tick(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
         }
         if now_ns.saturating_sub(self.ticked_ns) < TICK_NS {
             return Ok(());
@@ -237,6 +248,7 @@ impl Stages {
             decoder.progress(exchange.connection, state.as_ref(), now_ns, &mut |event| rest.event(event));
         }
         decoder.tick(now_ns, &mut |event| rest.event(event));
+        rest.read_cuda(now_ns, source);
         rest.release(now_ns);
         rest.flush_printer();
         self.count();
@@ -245,17 +257,37 @@ impl Stages {
             self.rest.spans.set_clock(clock);
             self.rest.stitcher.tick(now_ns);
             self.rest.processes.forget_ended(now_ns);
-            self.forget_tls(now_ns, source)?;
+            self.forget_cuda(now_ns, source);
+            self.look_at_listed(now_ns);
+            self.forget_libraries(now_ns, source)?;
             self.count_kernel(source)?;
         }
         Ok(())
     }
 
+    /// Forgets what processes have called of CUDA that are gone.
+    fn forget_cuda(&mut self, now_ns: u64, source: &mut dyn Source) {
+        let Rest { gpu, processes, .. } = &mut self.rest;
+        for tgid in gpu.cuda().forget(now_ns, |tgid| processes.is_running(tgid)) {
+            source.forget_cuda(tgid);
+        }
+    }
+
+    /// Looks for the libraries of processes that have come to use a GPU: some load them with their first request.
+    fn look_at_listed(&mut self, now_ns: u64) {
+        let Some(libraries) = &mut self.libraries else { return };
+        for tgid in self.rest.gpu.listed() {
+            if self.listed.insert(tgid) {
+                libraries.uses_gpu(tgid, now_ns);
+            }
+        }
+    }
+
     /// Ends the TLS sessions of processes that are gone, as far as no socket has ended them, and lets go of libraries.
-    fn forget_tls(&mut self, now_ns: u64, source: &mut dyn Source) -> Result<(), CaptureError> {
-        let Self { decoder, rest, tls: Some(tls), .. } = self else { return Ok(()) };
-        tls.forget_unused(now_ns);
-        let gone = tls.take_gone();
+    fn forget_libraries(&mut self, now_ns: u64, source: &mut dyn Source) -> Result<(), CaptureError> {
+        let Self { decoder, rest, libraries: Some(libraries), .. } = self else { return Ok(()) };
+        libraries.forget_unused(now_ns);
+        let gone = libraries.take_gone();
         let left = if gone.is_empty() { Vec::new() } else { source.forget_tls(&gone)? };
         for Connection { connection, exchange, totals, .. } in left {
             let header = Header { kind: Kind::End as u32, time_ns: now_ns, ..Header::default() };
@@ -269,6 +301,7 @@ impl Stages {
     pub fn finish(&mut self, source: &mut dyn Source) -> Result<(), CaptureError> {
         let Self { decoder, rest, .. } = self;
         decoder.finish(&mut |event| rest.event(event));
+        rest.read_cuda(self.ticked_ns, source);
         // No sample will come any more.
         rest.release(u64::MAX);
         rest.flush_printer();
@@ -305,11 +338,15 @@ impl Stages {
         ] {
             mirror(&telemetry.links(by), total);
         }
-        if let Some(tls) = &self.tls {
-            let TlsCounters { files, unreadable, no_functions, refused } = tls.counters();
-            telemetry.tls_files.set(files as i64);
-            for (cause, total) in [("unreadable", unreadable), ("no_functions", no_functions), ("refused", refused)] {
+        if let Some(libraries) = &self.libraries {
+            let counters = libraries.counters();
+            telemetry.tls_files.set(counters.tls.files as i64);
+            telemetry.cuda_files.set(counters.cuda.files as i64);
+            for (cause, total) in failures(counters.tls) {
                 mirror(&telemetry.tls_failures(cause), total);
+            }
+            for (cause, total) in failures(counters.cuda) {
+                mirror(&telemetry.cuda_failures(cause), total);
             }
         }
         telemetry.open_exchanges.set(self.decoder.open_exchanges() as i64);
@@ -332,6 +369,12 @@ impl Stages {
         mirror(&telemetry.sequence_gaps, missing);
         Ok(())
     }
+}
+
+/// Files that got no probes, by cause.
+const fn failures(counters: FileCounters) -> [(&'static str, u64); 3] {
+    let FileCounters { files: _, unreadable, no_functions, refused } = counters;
+    [("unreadable", unreadable), ("no_functions", no_functions), ("refused", refused)]
 }
 
 impl Rest {
@@ -358,9 +401,12 @@ impl Rest {
             self.out.telemetry.ignored_exchanges.inc_by(u64::from(is_last));
             return;
         }
-        if is_last {
-            self.gpu.ended(origin.id);
-        }
+        let is_counted = match &event {
+            Event::Ended(exchange) => self.gpu.ended(origin.id, Some(exchange.end_ns)),
+            // What was switched to another protocol is no request any more, and may stay open for days.
+            Event::Dropped(_) | Event::Upgraded(_) => self.gpu.ended(origin.id, None),
+            Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Running(_) => false,
+        };
         // What was shown while it ran needs its last span, whatever has become known of its process meanwhile.
         let is_shown = shown.is_some() || self.shown.contains_key(&origin.id);
         let is_self_traced = self.self_traced.has(origin.tgid) && !is_shown;
@@ -372,7 +418,7 @@ impl Rest {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
                 self.stitcher.began(origin, head);
-                self.gpu.began(origin, recognise(head).is_some());
+                self.gpu.began(origin, self.inference.enabled && recognise(head).is_some());
             }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Upgraded(origin) => self.stitcher.upgraded(origin),
@@ -394,7 +440,7 @@ impl Rest {
                     return;
                 }
                 let ignored = self.spans.ignored(&exchange.request);
-                let inference = Inference::of(exchange, &process);
+                let inference = Inference::of(exchange, &process, self.inference);
                 if let Some(inference) = &inference
                     && !ignored.is_some_and(IgnoreMode::has_no_metric)
                 {
@@ -430,6 +476,9 @@ impl Rest {
                     tgid: origin.tgid,
                     interval,
                     output_tokens: inference.and_then(|it| it.output_tokens()),
+                    is_served: origin.role == Role::Server,
+                    is_model: self.inference.enabled && recognise(&exchange.request).is_some(),
+                    is_counted,
                 };
                 if let Some(span) = self.gpu.take(span, finished) {
                     self.out.push(self.spans.select(span));
@@ -457,12 +506,21 @@ impl Rest {
             None => return,
         };
         let mut span = self.spans.build(exchange, ids, &process, clock);
-        if let Some(inference) = Inference::of(exchange, &process) {
+        if let Some(inference) = Inference::of(exchange, &process, self.inference) {
             inference.describe(&mut span.span);
         }
         let mut span = self.spans.select(span);
         span.mark_partial();
         self.out.push_partial(span);
+    }
+
+    /// Reads what processes have called of CUDA.
+    fn read_cuda(&mut self, now_ns: u64, source: &dyn Source) {
+        let Self { gpu, processes, out, .. } = self;
+        for (tgid, process) in source.cuda() {
+            let new = gpu.cuda().take(tgid, &process, |tgid| processes.ancestors(tgid));
+            out.telemetry.cuda.count(&processes.get(tgid, now_ns).service_name, &new);
+        }
     }
 
     /// Lets go of the spans that waited for a sample of their GPU.

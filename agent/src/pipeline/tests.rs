@@ -28,7 +28,7 @@ use crate::{
     capture::{Health, Record},
     decode::testing::{MS, Wire},
     discover::{Pattern, Rule, Selection},
-    ebpf::{Attachment, TlsPoint, UprobeError},
+    ebpf::{Attachment, ProbePoint, UprobeError},
     export::{
         self,
         queue::{EncodedSpan, Spans, Under},
@@ -90,7 +90,7 @@ impl Source for Script {
         self.skipped.retain(|skipped| *skipped != tgid);
     }
 
-    fn attach_tls(&mut self, path: &Path, _: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+    fn attach_probes(&mut self, path: &Path, _: &[ProbePoint]) -> Result<Attachment, UprobeError> {
         self.probed.push(path.to_owned());
         Ok(Attachment::default())
     }
@@ -99,6 +99,12 @@ impl Source for Script {
         let is_gone = |(tgid, _): &mut (u32, Connection)| gone.contains(tgid);
         Ok(self.sessions.extract_if(.., is_gone).map(|(_, connection)| connection).collect())
     }
+
+    fn cuda(&self) -> Vec<(u32, coati_common::cuda::Process)> {
+        Vec::new()
+    }
+
+    fn forget_cuda(&mut self, _: u32) {}
 
     fn health(&self) -> Result<Health, CaptureError> {
         Ok(self.health)
@@ -501,7 +507,7 @@ fn the_sessions_of_a_process_that_is_gone_end() {
     fs::write(folder.join("map_files/1000-2000"), crate::discover::elf::library()).unwrap();
     fs::write(folder.join("maps"), "1000-2000 r-xp 00000000 fd:01 7 /usr/lib/libssl.so.3\n").unwrap();
     let mut script = Script::default();
-    let mut libraries = TlsLibraries::new(ProcTree::new(node.proc.path()));
+    let mut libraries = Libraries::new(ProcTree::new(node.proc.path()), Wanted { tls: true, cuda: true });
     libraries.look_at_all(MS, &mut script, &mut |_| true);
     assert_eq!(script.probed, [folder.join("map_files/1000-2000")]);
 
@@ -516,7 +522,7 @@ fn the_sessions_of_a_process_that_is_gone_end() {
     let telemetry = Telemetry::default();
     let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let mut stages = node.stages(queue, &telemetry, Selection::default());
-    stages.watch_tls(libraries);
+    stages.watch_libraries(libraries);
     stages.take(&mut [client.records, vec![exit]].concat(), &mut script).unwrap();
     for now_ns in [2000 * MS, 4000 * MS] {
         stages.tick(now_ns, Clock::new(0, 1_000_000_000), &mut script).unwrap();

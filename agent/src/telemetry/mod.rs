@@ -23,6 +23,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::gpu::CudaMetrics;
 use crate::inference::InferenceMetrics;
 pub use export::{EndpointMetrics, ExportMetrics};
 pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
@@ -58,7 +59,7 @@ pub enum TelemetryError {
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
 /// and those of the decoder.
 pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
-    let [a, b, c, d, e, f, g, h, i] = Loss::ALL;
+    let [a, b, c, d, e, f, g, h, i, j] = Loss::ALL;
     [
         a.name(),
         b.name(),
@@ -69,6 +70,7 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
         g.name(),
         h.name(),
         i.name(),
+        j.name(),
         "record_malformed",
         "request_unreadable",
         "evicted",
@@ -221,6 +223,11 @@ pub struct Telemetry {
     /// Files of TLS libraries that have probes.
     pub tls_files: Gauge,
     tls_failures: Family<CauseLabel, Counter>,
+    /// Files of CUDA's driver library that have probes.
+    pub cuda_files: Gauge,
+    cuda_failures: Family<CauseLabel, Counter>,
+    /// What services call of CUDA.
+    pub cuda: CudaMetrics,
     /// Requests to models.
     pub inference: InferenceMetrics,
     started: Instant,
@@ -263,6 +270,9 @@ impl Default for Telemetry {
             processes: Gauge::default(),
             tls_files: Gauge::default(),
             tls_failures: Family::default(),
+            cuda_files: Gauge::default(),
+            cuda_failures: Family::default(),
+            cuda: CudaMetrics::default(),
             inference: InferenceMetrics::default(),
             started: Instant::now(),
             readiness: Arc::default(),
@@ -320,6 +330,11 @@ impl Telemetry {
         self.tls_failures.get_or_create_owned(&CauseLabel { cause })
     }
 
+    /// Files of CUDA's driver library that got no probes for this cause.
+    pub fn cuda_failures(&self, cause: &'static str) -> Counter {
+        self.cuda_failures.get_or_create_owned(&CauseLabel { cause })
+    }
+
     /// The kernel programs are attached.
     pub fn set_attached(&self) {
         self.readiness.attached.store(true, Ordering::Release);
@@ -351,6 +366,7 @@ impl Telemetry {
             Info::new(vec![("component", "agent"), ("version", env!("CARGO_PKG_VERSION"))]),
         );
         self.inference.register(&mut all);
+        self.cuda.register(&mut all);
         all.register_collector(Box::new(process::ProcessMetrics::new(self.started)));
         let agent = all.sub_registry_with_prefix("coati_agent");
         agent.register("records", "Records read from the ring buffer", self.records.clone());
@@ -390,6 +406,12 @@ impl Telemetry {
             "tls_failures",
             "Files of TLS libraries that got no probes, by cause",
             self.tls_failures.clone(),
+        );
+        agent.register("cuda_files", "Files of CUDA's driver library that have probes", self.cuda_files.clone());
+        agent.register(
+            "cuda_failures",
+            "Files of CUDA's driver library that got no probes, by cause",
+            self.cuda_failures.clone(),
         );
         all
     }

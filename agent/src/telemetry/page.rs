@@ -17,6 +17,8 @@ fn one_of_each() -> String {
     telemetry.tls_failures("x");
     telemetry.export.endpoint("x");
     telemetry.relay.refused("x");
+    telemetry.cuda_failures("x");
+    telemetry.cuda.count("x", &coati_common::cuda::Calls { launches: 1, ..Default::default() });
     for request in inference::tests::counted() {
         telemetry.inference.count(&request, Role::Server);
     }

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(500);
 
 /// What runs in the guest: what differs between hooks and between kernels, and not what takes long when every
 /// instruction is interpreted.
-const TESTS: [&str; 19] = [
+const TESTS: [&str; 20] = [
+    "cuda::calls_are_counted",
     "functions::",
     "system_calls::several_buffers",
     "system_calls::peeking",

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod closing;
 #[cfg(test)]
+mod cuda;
+#[cfg(test)]
 mod exchanges;
 #[cfg(test)]
 mod functions;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use coati_agent::capture::{Record, Source};
 use coati_agent::decode::{DecodeConfig, Decoder, Event, Exchange, Role};
 use coati_agent::discover::ProcTree;
-use coati_agent::tls::TlsLibraries;
+use coati_agent::libraries::{Libraries, Wanted};
 use coati_common::event::role;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A capture that looks into TLS libraries.
 struct Tls {
     watch: Watch,
-    libraries: TlsLibraries,
+    libraries: Libraries,
     decoder: Decoder,
     exchanges: Vec<Exchange>,
     /// A record that is waited for, and whether it has come.
@@ -54,7 +54,7 @@ impl Tls {
         run("/usr/bin/openssl", &[&arguments[..], &files[..], &names[..]].concat());
         Some(Self {
             watch,
-            libraries: TlsLibraries::new(ProcTree::new("/proc")),
+            libraries: Libraries::new(ProcTree::new("/proc"), Wanted { tls: true, cuda: false }),
             decoder: Decoder::new(DecodeConfig::default()),
             exchanges: Vec::new(),
             awaited: None,
@@ -213,7 +213,7 @@ fn openssl_on_sockets() {
     let port = free_port();
     let _server = nginx(&tls, port);
     tls.look();
-    assert!(tls.libraries.counters().files > 0, "{:?}", tls.libraries.counters());
+    assert!(tls.libraries.counters().tls.files > 0, "{:?}", tls.libraries.counters());
     let url = format!("https://127.0.0.1:{port}/nginx");
     let arguments = ["-sk", "--http1.1", "--max-time", "20", "-o", "/dev/null"];
     tls.run("/usr/bin/curl", &[&arguments[..], &[&format!("{url}/one?a=b"), "-d", "body"]].concat());

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use coati_agent::capture::{Record, Source};
-use coati_agent::ebpf::{Attachment, TlsCall, TlsPoint};
+use coati_agent::ebpf::{Attachment, ProbePoint, TlsCall};
 use coati_common::event::{Begin, begin_flags, direction, end_reason, role};
 use coati_common::loss::Loss;
 
@@ -134,7 +134,7 @@ fn free(session: &Session) {
 }
 
 /// Where in this program's file the instruction at `address` lies.
-fn file_offset(address: usize) -> u64 {
+pub(crate) fn file_offset(address: usize) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let found = maps.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -147,7 +147,7 @@ fn file_offset(address: usize) -> u64 {
 }
 
 /// Probes that are out before the next test puts in its own.
-pub(crate) struct Probes(Option<Attachment>);
+pub(crate) struct Probes(pub(crate) Option<Attachment>);
 
 impl Probes {
     /// In the functions of this program.
@@ -183,9 +183,9 @@ fn attach(watch: &mut Watch) -> Attachment {
         (TlsCall::ReadEx, made_up_read_ex as *const () as usize),
         (TlsCall::Free, made_up_free as *const () as usize),
     ];
-    let points = functions.map(|(call, address)| TlsPoint { call, offset: file_offset(address) });
+    let points = functions.map(|(call, address)| ProbePoint { call: call.into(), offset: file_offset(address) });
     let program = std::env::current_exe().unwrap();
-    watch.source().attach_tls(&program, &points).unwrap()
+    watch.source().attach_probes(&program, &points).unwrap()
 }
 
 fn pair() -> (TcpStream, TcpStream, u16) {

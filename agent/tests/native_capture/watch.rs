@@ -62,7 +62,7 @@ impl Watch {
         Self::start_usual(covers, hooks().is_some())
     }
 
-    /// The same with the programs for TLS libraries. `None`, and a line, also where the kernel lets no probes into them.
+    /// The same with the programs for libraries. `None`, and a line, also where the kernel lets no probes into them.
     pub(crate) fn start_with_tls(covers: &str) -> Option<Self> {
         let watch = Self::start_usual(covers, true)?;
         let attached = &watch.capture().programs().attached;
@@ -83,18 +83,19 @@ impl Watch {
             }
             _ => {
                 *turn = None;
-                *turn = Some(capture(covers, |options| options.tls = tls)?);
+                *turn = Some(capture(covers, |options| (options.tls, options.cuda) = (tls, tls))?);
             }
         }
         Some(Self { turn, records: Vec::new(), is_changed: false })
     }
 
-    /// The same with other options, and without the programs for TLS libraries unless they are among them.
+    /// The same with other options, and without the programs for libraries unless they are among them.
     pub(crate) fn start_with(covers: &str, change: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut turn = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
         *turn = None;
         *turn = Some(capture(covers, |options| {
             options.tls = false;
+            options.cuda = false;
             change(options);
         })?);
         Some(Self { turn, records: Vec::new(), is_changed: true })

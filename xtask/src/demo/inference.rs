@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use coati_tests::backend::Backend;
+use coati_tests::cuda::{self, CudaServer};
 use coati_tests::http;
 use coati_tests::inference::{Inference, simulated_gpu};
 use coati_tests::tools::target;
@@ -18,7 +19,7 @@ use super::report;
 use crate::commands::{cargo, execute};
 
 /// Attributes that are shown of an inference span.
-const SHOWN: [&str; 14] = [
+const SHOWN: [&str; 21] = [
     "gen_ai.request.model",
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
@@ -33,28 +34,42 @@ const SHOWN: [&str; 14] = [
     "coati.gpu.energy.per_token",
     "hw.temperature",
     "coati.gpu.coverage",
+    "coati.gpu.requests",
+    "coati.gpu.cuda.launches",
+    "coati.gpu.cuda.graph_launches",
+    "coati.gpu.cuda.copied.host_to_device",
+    "coati.gpu.cuda.copied.device_to_host",
+    "coati.gpu.cuda.synchronizations",
+    "coati.gpu.cuda.synchronization.duration",
 ];
+
+/// The name of a GPU that is none.
+const SIMULATED: &str = "SIMULATED GPU";
 
 /// The inference server, and the GPU that it seems to have.
 pub(super) struct Models {
     server: Inference,
+    /// With a simulated GPU: who calls what is in the place of CUDA.
+    _runner: Option<CudaServer>,
     config: Option<PathBuf>,
 }
 
 impl Models {
     /// Starts the server; with `fake_gpu` also writes the configuration for an agent that reads a simulated GPU.
     pub(super) fn start(folder: &Path, fake_gpu: bool) -> Result<Self> {
-        let server = Inference::start(folder)?;
-        let mut models = Self { server, config: None };
-        if fake_gpu {
-            execute(cargo().args(["build", "--quiet", "-p", "coati-fake-nvml"]))?;
-            let built = target().join("debug/libcoati_fake_nvml.so");
-            let library = simulated_gpu(folder, &built, &timeline(models.server.process.id()).to_string())?;
-            let config = folder.join("agent.yaml");
-            fs::write(&config, format!("gpu:\n  library: {}\n", library.display()))?;
-            models.config = Some(config);
+        if !fake_gpu {
+            return Ok(Self { server: Inference::start(folder)?, _runner: None, config: None });
         }
-        Ok(models)
+        execute(cargo().args(["build", "--quiet", "-p", "coati-fake-nvml", "-p", "coati-fake-cuda"]))?;
+        let built = |name: &str| target().join("debug").join(name);
+        let cuda = cuda::simulated(folder, &built("libcoati_fake_cuda.so"))?;
+        let runner = CudaServer::start(folder, &cuda, false)?;
+        let server = Inference::start_with(folder, Some(runner.address))?;
+        let timeline = timeline(runner.process.id()).to_string();
+        let library = simulated_gpu(folder, &built("libcoati_fake_nvml.so"), &timeline)?;
+        let config = folder.join("agent.yaml");
+        fs::write(&config, format!("gpu:\n  library: {}\n", library.display()))?;
+        Ok(Self { server, _runner: Some(runner), config: Some(config) })
     }
 
     pub(super) fn url(&self) -> String {
@@ -88,7 +103,7 @@ fn timeline(pid: u32) -> Value {
     json!({
         "origin_ns": (seconds * 1e9) as u64,
         "driver_version": "simulated",
-        "devices": [{"uuid": "GPU-simulated", "name": "SIMULATED GPU", "steps": (0..3600).map(step).collect::<Vec<_>>()}],
+        "devices": [{"uuid": "GPU-simulated", "name": SIMULATED, "steps": (0..3600).map(step).collect::<Vec<_>>()}],
     })
 }
 
@@ -117,7 +132,11 @@ pub(super) fn latest(backend: &Backend) -> Result<Option<String>> {
     let Some(trace) = found.pointer("/traces/0/traceID").and_then(Value::as_str) else { return Ok(None) };
     let answer = backend.get(&format!("/api/v2/traces/{trace}"))?.json()?;
     let mut page = format!("\nan inference request{}", report::tree(trace, &answer));
-    for (key, value) in report::attributes(&answer, "SPAN_KIND_SERVER") {
+    let attributes = report::attributes(&answer, "SPAN_KIND_SERVER", "gen_ai.usage.output_tokens");
+    if attributes.iter().any(|(key, value)| key == "hw.name" && value == SIMULATED) {
+        page.push_str("   (GPU and CUDA are SIMULATED: a timeline and a library that does nothing)\n");
+    }
+    for (key, value) in attributes {
         if SHOWN.contains(&key.as_str()) {
             let _ = writeln!(page, "   {key} = {value}");
         }

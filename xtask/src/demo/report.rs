@@ -127,11 +127,12 @@ pub(super) fn tree(id: &str, answer: &Value) -> String {
     page
 }
 
-/// The attributes of the first span of a kind.
-pub(super) fn attributes(answer: &Value, kind: &str) -> Vec<(String, String)> {
+/// The attributes of the first span of a kind that has the attribute `having`.
+pub(super) fn attributes(answer: &Value, kind: &str, having: &str) -> Vec<(String, String)> {
     let resources = answer.pointer("/trace/resourceSpans").and_then(Value::as_array).into_iter().flatten();
     let mut spans = resources.flat_map(|resource| list(resource, "scopeSpans")).flat_map(|scope| list(scope, "spans"));
-    let Some(span) = spans.find(|span| text(span, "kind") == kind) else { return Vec::new() };
+    let is_wanted = |span: &&Value| text(span, "kind") == kind && attribute(span, having).is_some();
+    let Some(span) = spans.find(is_wanted) else { return Vec::new() };
     let keys = list(span, "attributes").map(|pair| text(pair, "key"));
     keys.filter_map(|key| Some((key.clone(), attribute(span, &key)?))).collect()
 }

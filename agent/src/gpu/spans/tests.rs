@@ -57,7 +57,8 @@ impl Bench {
         let parent_span_id = if parent == 0 { Vec::new() } else { vec![parent; 8] };
         let span = Span { span_id: vec![id; 8], parent_span_id, ..Span::default() };
         let interval = Interval { start_ns: start_ms * MS, end_ns: end_ms * MS };
-        let finished = Finished { tgid, interval, output_tokens: Some(10) };
+        let finished =
+            Finished { tgid, interval, output_tokens: Some(10), is_served: true, is_model: false, is_counted: false };
         self.spans.take(FinishedSpan { process: Arc::new(process), span }, finished).is_some()
     }
 
@@ -139,6 +140,6 @@ fn samples_are_wanted_while_a_request_runs(#[case] tgid: u32, #[case] may_use: b
     let origin = origin.unwrap();
     bench.spans.began(&origin, may_use);
     assert_eq!(bench.spans.open.len(), open);
-    bench.spans.ended(origin.id);
+    bench.spans.ended(origin.id, None);
     assert!(bench.spans.open.is_empty());
 }

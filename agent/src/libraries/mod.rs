@@ -1,7 +1,8 @@
-//! TLS libraries of the node's processes: which files they are in, and the probes in these files.
+//! Libraries of the node's processes that are probed, those of TLS and CUDA's driver: which files they are in, and the
+//! probes in these files.
 //!
 //! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
-//! when the kernel says that it speaks TLS and no probe was there. The probes are those of a file: whichever process maps
+//! when the kernel says that it speaks TLS, or the driver that it uses a GPU, and no probe was there. The probes are those of a file: whichever process maps
 //! it, they are attached once, and taken out some time after the last one is gone.
 
 mod library;
@@ -15,14 +16,14 @@ use std::{
     time::Duration,
 };
 
-pub use library::Unusable;
 use library::{Kind, Library};
+pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
 
 use crate::{
     capture::Source,
     discover::ProcTree,
-    ebpf::{Attachment, Detaching, TlsPoint},
+    ebpf::{Attachment, Detaching, ProbePoint},
 };
 
 /// When a process is looked at, counted from when it began to run its program.
@@ -32,26 +33,45 @@ const LOOKS: [Duration; 4] =
 const LINGER: Duration = Duration::from_mins(5);
 /// How often it is looked whether processes are still there; their exit records may be among the lost ones.
 const CHECK: Duration = Duration::from_mins(1);
-/// Files without a TLS library, and builds, that are remembered.
+/// Files without a library, and builds, that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// What was counted.
+/// What was counted of each kind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct TlsCounters {
+pub struct LibraryCounters {
+    /// TLS libraries.
+    pub tls: FileCounters,
+    /// CUDA's driver library.
+    pub cuda: FileCounters,
+}
+
+impl LibraryCounters {
+    const fn of(&mut self, kind: Kind) -> &mut FileCounters {
+        match kind {
+            Kind::OpenSsl | Kind::GnuTls | Kind::Executable => &mut self.tls,
+            Kind::Cuda => &mut self.cuda,
+        }
+    }
+}
+
+/// What was counted of files.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FileCounters {
     /// Files that have probes now.
     pub files: usize,
     /// Files that got none: they cannot be read.
     pub unreadable: u64,
-    /// They are called like a TLS library and have none of its functions.
+    /// They are called like the library and have none of its functions.
     pub no_functions: u64,
     /// The kernel refuses.
     pub refused: u64,
 }
 
-/// The TLS libraries of the node's processes.
+/// The libraries of the node's processes that are probed.
 #[derive(Debug)]
-pub struct TlsLibraries {
+pub struct Libraries {
     tree: ProcTree,
+    wanted: Wanted,
     /// Processes that are to be looked at, by when.
     due: BTreeSet<(u64, u32)>,
     processes: HashMap<u32, Process>,
@@ -59,10 +79,10 @@ pub struct TlsLibraries {
     /// Files that are not to be read again; of executables, whether all of their names were looked through.
     others: HashMap<FileId, bool>,
     /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
-    builds: HashMap<Vec<u8>, Arc<[TlsPoint]>>,
+    builds: HashMap<Vec<u8>, Arc<[ProbePoint]>>,
     /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
     gone: HashSet<u32>,
-    counters: TlsCounters,
+    counters: LibraryCounters,
     checked_ns: u64,
 }
 
@@ -80,6 +100,7 @@ struct Process {
 /// A file that has probes, or was refused them.
 #[derive(Debug)]
 struct Probed {
+    kind: Kind,
     attachment: Option<Attachment>,
     /// Its probes are being taken out.
     leaving: Option<Detaching>,
@@ -95,18 +116,19 @@ impl Probed {
     }
 }
 
-impl TlsLibraries {
+impl Libraries {
     /// None is known yet.
-    pub fn new(tree: ProcTree) -> Self {
+    pub fn new(tree: ProcTree, wanted: Wanted) -> Self {
         Self {
             tree,
+            wanted,
             due: BTreeSet::new(),
             processes: HashMap::new(),
             files: HashMap::new(),
             others: HashMap::new(),
             builds: HashMap::new(),
             gone: HashSet::new(),
-            counters: TlsCounters::default(),
+            counters: LibraryCounters::default(),
             checked_ns: 0,
         }
     }
@@ -128,6 +150,17 @@ impl TlsLibraries {
         self.release(tgid, now_ns);
         self.processes.insert(tgid, Process { since_ns: now_ns, ..Process::default() });
         self.plan(tgid);
+    }
+
+    /// The driver says that the process uses a GPU. If its library is not known, it has loaded it late.
+    pub fn uses_gpu(&mut self, tgid: u32, now_ns: u64) {
+        let known = |id: &FileId| self.files.get(id).is_some_and(|file| file.kind == Kind::Cuda);
+        let process = self.processes.get(&tgid);
+        if self.wanted.cuda && !process.is_some_and(|process| process.files.iter().any(known)) {
+            let process = self.processes.entry(tgid).or_default();
+            (process.looks, process.since_ns) = (0, now_ns);
+            self.due.insert((now_ns, tgid));
+        }
     }
 
     /// The process speaks TLS, and no probe has seen it.
@@ -177,9 +210,12 @@ impl TlsLibraries {
     }
 
     /// What was counted so far.
-    pub fn counters(&self) -> TlsCounters {
-        let files = self.files.values().filter(|file| file.attachment.is_some()).count();
-        TlsCounters { files, ..self.counters }
+    pub fn counters(&self) -> LibraryCounters {
+        let mut counters = self.counters;
+        for file in self.files.values().filter(|file| file.attachment.is_some()) {
+            counters.of(file.kind).files += 1;
+        }
+        counters
     }
 
     /// Sets the time of the next look, if there is to be one.
@@ -206,11 +242,14 @@ impl TlsLibraries {
             return;
         };
         let executable = self.tree.executable(tgid);
-        let candidates = library::candidates(&maps::files(&maps), executable.as_deref());
-        // Asked of those alone that may have a library: it is not known of all others yet.
-        let candidates = if candidates.is_empty() || is_observed(tgid) { candidates } else { Vec::new() };
+        let candidates = library::candidates(&maps::files(&maps), executable.as_deref(), self.wanted);
         for (mapped, kind) in candidates {
-            if self.probe(tgid, &mapped, kind, speaks, source)
+            // Asked of those alone that may have a library: it is not known of all others yet.
+            let is_wanted = is_observed(tgid)
+                // It works for the process that started it, as `llama-server` does for `ollama`.
+                || kind == Kind::Cuda && self.tree.ancestors(tgid).into_iter().any(&mut *is_observed);
+            if is_wanted
+                && self.probe(tgid, &mapped, kind, speaks, source)
                 && let Some(process) = self.processes.get_mut(&tgid)
                 && !process.files.contains(&mapped.id)
             {
@@ -245,9 +284,9 @@ impl TlsLibraries {
                 match why {
                     // Most executables have no TLS in them.
                     Unusable::NoFunctions if kind == Kind::Executable => {}
-                    Unusable::NoFunctions => self.counters.no_functions += 1,
+                    Unusable::NoFunctions => self.counters.of(kind).no_functions += 1,
                     Unusable::Unreadable if !self.tree.has(tgid) => return false,
-                    Unusable::Unreadable => self.counters.unreadable += 1,
+                    Unusable::Unreadable => self.counters.of(kind).unreadable += 1,
                 }
                 if self.others.len() >= REMEMBERED {
                     self.others.clear();
@@ -256,21 +295,23 @@ impl TlsLibraries {
                 return false;
             }
         };
-        let attachment = match source.attach_tls(&path, &points) {
+        let attachment = match source.attach_probes(&path, &points) {
             Ok(attachment) => {
-                tracing::info!(file = mapped.path, functions = points.len(), "probes are in a TLS library");
+                tracing::info!(file = mapped.path, functions = points.len(), "probes are in a library");
                 Some(attachment)
             }
             Err(_) if !self.tree.has(tgid) => return false,
             Err(error) => {
-                self.counters.refused += 1;
+                self.counters.of(kind).refused += 1;
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(file = mapped.path, error, "a TLS library gets no probes");
+                tracing::warn!(file = mapped.path, error, "a library gets no probes");
                 None
             }
         };
-        self.files
-            .insert(mapped.id, Probed { attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None });
+        self.files.insert(
+            mapped.id,
+            Probed { kind, attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None },
+        );
         true
     }
 
@@ -283,13 +324,13 @@ impl TlsLibraries {
         })
     }
 
-    fn points(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<[TlsPoint]>, Unusable> {
+    fn points(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<[ProbePoint]>, Unusable> {
         let library = Library::of(file, kind)?;
         let build_id = library.build_id();
         if let Some(points) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
             return Ok(Arc::clone(points));
         }
-        let points: Arc<[TlsPoint]> = library.points(speaks)?.into();
+        let points: Arc<[ProbePoint]> = library.points(speaks)?.into();
         if let Some(id) = build_id {
             if self.builds.len() >= REMEMBERED {
                 self.builds.clear();

@@ -21,7 +21,7 @@ const SECOND: u64 = 1_000_000_000;
 /// A kernel that lets probes into files, or not.
 #[derive(Default)]
 struct Kernel {
-    probed: Vec<(PathBuf, Vec<TlsPoint>)>,
+    probed: Vec<(PathBuf, Vec<ProbePoint>)>,
     refuses: bool,
 }
 
@@ -44,7 +44,7 @@ impl Source for Kernel {
 
     fn unskip(&mut self, _: u32) {}
 
-    fn attach_tls(&mut self, path: &Path, points: &[TlsPoint]) -> Result<Attachment, UprobeError> {
+    fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
         if self.refuses {
             let source = ProgramError::NotLoaded;
             return Err(UprobeError::Refused { program: "tls_read", offset: 1, source });
@@ -56,6 +56,12 @@ impl Source for Kernel {
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(Vec::new())
     }
+
+    fn cuda(&self) -> Vec<(u32, coati_common::cuda::Process)> {
+        Vec::new()
+    }
+
+    fn forget_cuda(&mut self, _: u32) {}
 
     fn health(&self) -> Result<Health, CaptureError> {
         Ok(Health::default())
@@ -72,8 +78,8 @@ impl Node {
         Self { proc: tempfile::tempdir().unwrap() }
     }
 
-    fn libraries(&self) -> TlsLibraries {
-        TlsLibraries::new(ProcTree::new(self.proc.path()))
+    fn libraries(&self) -> Libraries {
+        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true })
     }
 
     /// A process that runs code from these files, each with its inode number and its content.
@@ -95,6 +101,10 @@ impl Node {
     }
 }
 
+fn tls(counters: FileCounters) -> LibraryCounters {
+    LibraryCounters { tls: counters, ..LibraryCounters::default() }
+}
+
 const LIBRARY: &str = "/usr/lib/libssl.so.3";
 
 #[test]
@@ -105,11 +115,12 @@ fn a_file_gets_its_probes_once() {
     node.process(11, "/usr/sbin/nginx", &[(1, "/usr/sbin/nginx", b"x"), (2, LIBRARY, &library)]);
     let mut libraries = node.libraries();
     libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
-    let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)].map(|(call, offset)| TlsPoint { call, offset });
+    let points = [(TlsCall::Write, 0x480), (TlsCall::Read, 0x440)]
+        .map(|(call, offset)| ProbePoint { call: call.into(), offset });
     assert_eq!(kernel.probed.len(), 1);
     assert!(kernel.probed[0].0.ends_with("map_files/2000-2fff"), "{:?}", kernel.probed);
     assert_eq!(kernel.probed[0].1, points);
-    assert_eq!(libraries.counters(), TlsCounters { files: 1, ..TlsCounters::default() });
+    assert_eq!(libraries.counters(), tls(FileCounters { files: 1, ..FileCounters::default() }));
 }
 
 #[test]
@@ -178,18 +189,18 @@ fn probes_are_taken_out_some_time_after_the_last_process_is_gone() {
     libraries.ended(10, SECOND);
     node.end(10);
     libraries.forget_unused(1000 * SECOND);
-    assert_eq!(libraries.counters().files, 1);
+    assert_eq!(libraries.counters().tls.files, 1);
     assert_eq!(libraries.take_gone(), HashSet::from([10]));
 
     // The record of the second one's end was lost.
     node.end(11);
     libraries.forget_unused(2000 * SECOND);
-    assert_eq!(libraries.counters().files, 1);
+    assert_eq!(libraries.counters().tls.files, 1);
     assert_eq!(libraries.take_gone(), HashSet::from([11]));
     libraries.forget_unused(2299 * SECOND);
-    assert_eq!(libraries.counters().files, 1);
+    assert_eq!(libraries.counters().tls.files, 1);
     libraries.forget_unused(2300 * SECOND);
-    assert_eq!(libraries.counters().files, 0);
+    assert_eq!(libraries.counters().tls.files, 0);
 }
 
 /// Meanwhile another process has begun to use it.
@@ -203,7 +214,7 @@ fn a_file_that_is_used_again_keeps_its_probes() {
     libraries.started(10, 2 * SECOND);
     libraries.tick(3 * SECOND, &mut kernel, &mut |_| true);
     libraries.forget_unused(10_000 * SECOND);
-    assert_eq!((libraries.counters().files, kernel.probed.len()), (1, 1));
+    assert_eq!((libraries.counters().tls.files, kernel.probed.len()), (1, 1));
 }
 
 /// A copy of the same build, as another container has it, is not searched again.
@@ -242,7 +253,7 @@ fn what_gets_no_probes_is_counted_by_cause() {
     for now in [1, 2 * SECOND, 9 * SECOND] {
         libraries.tick(now, &mut kernel, &mut |_| true);
     }
-    let expected = TlsCounters { files: 0, unreadable: 1, no_functions: 1, refused: 1 };
+    let expected = tls(FileCounters { files: 0, unreadable: 1, no_functions: 1, refused: 1 });
     assert_eq!(libraries.counters(), expected);
 }
 
@@ -257,7 +268,7 @@ fn an_executable_that_speaks_tls_is_searched_to_the_end() {
     node.process(10, "/usr/bin/envoy", &[(1, "/usr/bin/envoy", &executable)]);
     let mut libraries = node.libraries();
     libraries.look_at_all(0, &mut kernel, &mut |_| true);
-    assert_eq!((kernel.probed.len(), libraries.counters()), (0, TlsCounters::default()));
+    assert_eq!((kernel.probed.len(), libraries.counters()), (0, LibraryCounters::default()));
     libraries.speaks(10, SECOND);
     libraries.tick(SECOND, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 1);

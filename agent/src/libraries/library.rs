@@ -1,0 +1,274 @@
+//! Which files have a library in them that is probed, and where its functions lie.
+
+use std::fs::File;
+
+use super::maps::Mapped;
+use crate::{
+    discover::elf::{Functions, Toolchain, toolchain},
+    ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
+};
+
+/// Functions that probes are attached to.
+const CALLS: [TlsCall; 6] =
+    [TlsCall::Write, TlsCall::WriteEx, TlsCall::Read, TlsCall::ReadEx, TlsCall::Handshake, TlsCall::Free];
+/// Their names in OpenSSL and `BoringSSL`.
+const OPENSSL: [&str; 6] = ["SSL_write", "SSL_write_ex", "SSL_read", "SSL_read_ex", "SSL_do_handshake", "SSL_free"];
+/// Their names in `GnuTLS`, which returns how much moved.
+const GNUTLS: [&str; 6] = ["gnutls_record_send", "", "gnutls_record_recv", "", "gnutls_handshake", "gnutls_deinit"];
+
+/// Functions of CUDA's driver library. What ends with `_ptsz` or `_ptds` is the same for programs that were built with a
+/// default stream for each thread. The runtime and other libraries call through pointers that they ask the driver for; these
+/// point to the same functions.
+const CUDA: [(CudaCall, &str); 45] = [
+    (CudaCall::Launch, "cuLaunchKernel"),
+    (CudaCall::Launch, "cuLaunchKernel_ptsz"),
+    (CudaCall::Launch, "cuLaunchKernelEx"),
+    (CudaCall::Launch, "cuLaunchKernelEx_ptsz"),
+    (CudaCall::Launch, "cuLaunchCooperativeKernel"),
+    (CudaCall::Launch, "cuLaunchCooperativeKernel_ptsz"),
+    (CudaCall::GraphLaunch, "cuGraphLaunch"),
+    (CudaCall::GraphLaunch, "cuGraphLaunch_ptsz"),
+    (CudaCall::CopyToDevice, "cuMemcpyHtoD_v2"),
+    (CudaCall::CopyToDevice, "cuMemcpyHtoD_v2_ptds"),
+    (CudaCall::CopyToDevice, "cuMemcpyHtoDAsync_v2"),
+    (CudaCall::CopyToDevice, "cuMemcpyHtoDAsync_v2_ptsz"),
+    (CudaCall::CopyToHost, "cuMemcpyDtoH_v2"),
+    (CudaCall::CopyToHost, "cuMemcpyDtoH_v2_ptds"),
+    (CudaCall::CopyToHost, "cuMemcpyDtoHAsync_v2"),
+    (CudaCall::CopyToHost, "cuMemcpyDtoHAsync_v2_ptsz"),
+    (CudaCall::CopyOnDevice, "cuMemcpyDtoD_v2"),
+    (CudaCall::CopyOnDevice, "cuMemcpyDtoD_v2_ptds"),
+    (CudaCall::CopyOnDevice, "cuMemcpyDtoDAsync_v2"),
+    (CudaCall::CopyOnDevice, "cuMemcpyDtoDAsync_v2_ptsz"),
+    (CudaCall::CopyPeer, "cuMemcpyPeer"),
+    (CudaCall::CopyPeer, "cuMemcpyPeer_ptds"),
+    (CudaCall::CopyPeer, "cuMemcpyPeerAsync"),
+    (CudaCall::CopyPeer, "cuMemcpyPeerAsync_ptsz"),
+    (CudaCall::Copy, "cuMemcpy"),
+    (CudaCall::Copy, "cuMemcpy_ptds"),
+    (CudaCall::Copy, "cuMemcpyAsync"),
+    (CudaCall::Copy, "cuMemcpyAsync_ptsz"),
+    (CudaCall::Allocate, "cuMemAlloc_v2"),
+    (CudaCall::Allocate, "cuMemAllocManaged"),
+    (CudaCall::Allocate, "cuMemAllocAsync"),
+    (CudaCall::Allocate, "cuMemAllocAsync_ptsz"),
+    (CudaCall::Allocate, "cuMemAllocFromPoolAsync"),
+    (CudaCall::Allocate, "cuMemAllocFromPoolAsync_ptsz"),
+    (CudaCall::Allocate, "cuMemCreate"),
+    (CudaCall::AllocatePitch, "cuMemAllocPitch_v2"),
+    (CudaCall::Free, "cuMemFree_v2"),
+    (CudaCall::Free, "cuMemFreeAsync"),
+    (CudaCall::Free, "cuMemFreeAsync_ptsz"),
+    (CudaCall::Free, "cuMemRelease"),
+    (CudaCall::Synchronize, "cuCtxSynchronize"),
+    (CudaCall::Synchronize, "cuCtxSynchronize_v2"),
+    (CudaCall::Synchronize, "cuStreamSynchronize"),
+    (CudaCall::Synchronize, "cuStreamSynchronize_ptsz"),
+    (CudaCall::Synchronize, "cuEventSynchronize"),
+];
+
+/// What is looked for in processes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// TLS libraries.
+    pub tls: bool,
+    /// CUDA's driver library.
+    pub cuda: bool,
+}
+
+/// What a file is expected to have in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// OpenSSL, or `BoringSSL`.
+    OpenSsl,
+    /// `GnuTLS`.
+    GnuTls,
+    /// Whatever a program was linked with.
+    Executable,
+    /// CUDA's driver.
+    Cuda,
+}
+
+impl Kind {
+    const fn is_wanted(self, wanted: Wanted) -> bool {
+        match self {
+            Self::OpenSsl | Self::GnuTls | Self::Executable => wanted.tls,
+            Self::Cuda => wanted.cuda,
+        }
+    }
+}
+
+/// Why a file gets no probes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unusable {
+    /// It cannot be opened, or is no ELF file.
+    #[error("the file cannot be read")]
+    Unreadable,
+    /// It has none of the functions.
+    #[error("the file has none of the library's functions")]
+    NoFunctions,
+}
+
+/// Of the files from which a process runs code, those that may have a library in them that is wanted: by their names, and
+/// the executable if there is no shared OpenSSL.
+pub(super) fn candidates(files: &[Mapped], executable: Option<&str>, wanted: Wanted) -> Vec<(Mapped, Kind)> {
+    let mut found: Vec<_> = files.iter().filter_map(|file| Some((file.clone(), shared(&file.path)?))).collect();
+    if !found.iter().any(|(_, kind)| *kind == Kind::OpenSsl)
+        && let Some(file) = files.iter().find(|file| Some(file.path.as_str()) == executable)
+    {
+        found.push((file.clone(), Kind::Executable));
+    }
+    found.retain(|(_, kind)| kind.is_wanted(wanted));
+    found
+}
+
+/// What a shared library is by its name. Packages bring copies with names of their own, such as `libssl-1a2b3c.so.1.1`.
+fn shared(path: &str) -> Option<Kind> {
+    let name = path.rsplit('/').next()?;
+    let is_library = name.contains(".so");
+    let is_named = |start: &str| name.strip_prefix(start).is_some_and(|rest| rest.starts_with(['.', '-', '_']));
+    if is_library && is_named("libssl") {
+        Some(Kind::OpenSsl)
+    } else if is_library && is_named("libgnutls") {
+        Some(Kind::GnuTls)
+    } else if name == "libcuda.so" || name.starts_with("libcuda.so.") {
+        Some(Kind::Cuda)
+    } else {
+        None
+    }
+}
+
+/// A file that may have a TLS library in it.
+pub(super) struct Library<'a> {
+    file: &'a File,
+    functions: Functions<'a, File>,
+    kind: Kind,
+}
+
+impl<'a> Library<'a> {
+    pub(super) fn of(file: &'a File, kind: Kind) -> Result<Self, Unusable> {
+        let functions = Functions::of(file).ok_or(Unusable::Unreadable)?;
+        Ok(Self { file, functions, kind })
+    }
+
+    /// What the linker has named this build.
+    pub(super) fn build_id(&self) -> Option<Vec<u8>> {
+        self.functions.build_id()
+    }
+
+    /// Where the functions lie. Names that are not exported are looked for in an executable that `speaks` TLS; one of Go
+    /// has a library of its own.
+    pub(super) fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {
+        if self.kind == Kind::Cuda {
+            return cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)));
+        }
+        let names = if self.kind == Kind::GnuTls { GNUTLS } else { OPENSSL };
+        let exported = points(self.functions.exported(names));
+        if exported.is_some() || self.kind != Kind::Executable {
+            return exported.ok_or(Unusable::NoFunctions);
+        }
+        if !speaks || toolchain(self.file) == Some(Toolchain::Go) {
+            return Err(Unusable::NoFunctions);
+        }
+        points(self.functions.local(names)).ok_or(Unusable::NoFunctions)
+    }
+}
+
+/// Each place once: a function may have several names, and each call is to be counted once.
+fn cuda_points(offsets: &[Option<u64>]) -> Result<Vec<ProbePoint>, Unusable> {
+    let mut points: Vec<ProbePoint> = Vec::new();
+    for ((call, _), offset) in CUDA.into_iter().zip(offsets) {
+        if let Some(offset) = *offset
+            && !points.iter().any(|point| point.offset == offset)
+        {
+            points.push(ProbePoint { call: call.into(), offset });
+        }
+    }
+    if points.is_empty() { Err(Unusable::NoFunctions) } else { Ok(points) }
+}
+
+/// `None` without both directions: half of an exchange is none.
+fn points(offsets: [Option<u64>; 6]) -> Option<Vec<ProbePoint>> {
+    let points: Vec<_> = CALLS
+        .into_iter()
+        .zip(offsets)
+        .filter_map(|(call, offset)| Some(ProbePoint { call: call.into(), offset: offset? }))
+        .collect();
+    let has = |call: TlsCall| points.iter().any(|point| point.call == LibraryCall::Tls(call));
+    (has(TlsCall::Write) && has(TlsCall::Read)).then_some(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::libraries::maps;
+
+    const ALL: Wanted = Wanted { tls: true, cuda: true };
+
+    #[rstest]
+    #[case::openssl("/usr/lib/x86_64-linux-gnu/libssl.so.3", Some(Kind::OpenSsl))]
+    #[case::old("/usr/lib/libssl.so.1.1", Some(Kind::OpenSsl))]
+    #[case::of_a_wheel("/app/psycopg2_binary.libs/libssl-28bef1ac.so.1.1", Some(Kind::OpenSsl))]
+    #[case::gnutls("/usr/lib/x86_64-linux-gnu/libgnutls.so.30.34.3", Some(Kind::GnuTls))]
+    #[case::of_nss("/usr/lib/libssl3.so", None)]
+    #[case::wrapper("/usr/lib/libgnutlsxx.so.28", None)]
+    #[case::cuda("/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06", Some(Kind::Cuda))]
+    #[case::cuda_by_its_link("/usr/local/cuda/compat/libcuda.so.1", Some(Kind::Cuda))]
+    #[case::cuda_runtime("/app/lib/libcudart.so.12", None)]
+    #[case::cuda_debugger("/usr/lib/libcudadebugger.so.1", None)]
+    #[case::other("/usr/lib/libc.so.6", None)]
+    #[case::no_library("/usr/bin/libssl.txt", None)]
+    fn libraries_are_known_by_their_names(#[case] path: &str, #[case] expected: Option<Kind>) {
+        assert_eq!(shared(path), expected);
+    }
+
+    #[test]
+    fn the_executable_is_a_candidate_without_a_shared_openssl() {
+        let line = |inode: u32, path: &str| format!("1000-2000 r-xp 00000000 fd:01 {inode} {path}\n");
+        let kinds = |paths: &[&str]| {
+            let maps: String = paths.iter().zip(1..).map(|(path, inode)| line(inode, path)).collect();
+            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), ALL);
+            found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libc.so.6"]), [Kind::Executable]);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libgnutls.so.30"]), [Kind::GnuTls, Kind::Executable]);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libssl.so.3"]), [Kind::OpenSsl]);
+        assert_eq!(kinds(&["/usr/bin/other"]), []);
+    }
+
+    #[rstest]
+    #[case::both([Some(1), None, Some(2), None, None, None], Some(2))]
+    #[case::all([Some(1), Some(2), Some(3), Some(4), Some(5), Some(6)], Some(6))]
+    #[case::one_direction([Some(1), Some(2), None, None, None, Some(5)], None)]
+    #[case::none([None; 6], None)]
+    fn both_directions_must_be_there(#[case] offsets: [Option<u64>; 6], #[case] count: Option<usize>) {
+        assert_eq!(points(offsets).map(|points| points.len()), count);
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_a_candidate() {
+        let maps = "1000-2000 r-xp 0 fd:01 1 /usr/bin/node\n3000-4000 r-xp 0 fd:01 2 /usr/lib/libcuda.so.1\n";
+        let kinds = |tls, cuda| {
+            let wanted = Wanted { tls, cuda };
+            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), wanted);
+            found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(true, true), [Kind::Cuda, Kind::Executable]);
+        assert_eq!(kinds(false, true), [Kind::Cuda]);
+        assert_eq!(kinds(true, false), [Kind::Executable]);
+        assert_eq!(kinds(false, false), []);
+    }
+
+    /// `cuMemcpyAsync` and its variant for threads may be one function.
+    #[test]
+    fn a_function_with_two_names_is_probed_once() {
+        let mut offsets = [None; CUDA.len()];
+        (offsets[0], offsets[1], offsets[6]) = (Some(0x40), Some(0x40), Some(0x80));
+        let points = cuda_points(&offsets).unwrap();
+        let expected = [(CudaCall::Launch, 0x40), (CudaCall::GraphLaunch, 0x80)];
+        assert_eq!(points, expected.map(|(call, offset)| ProbePoint { call: call.into(), offset }));
+        assert_eq!(cuda_points(&[None; CUDA.len()]), Err(Unusable::NoFunctions));
+    }
+}
