@@ -4,22 +4,25 @@
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
-//! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8). With `COATI_BENCH_ONLY=stages` the whole way is left out.
+//! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8). With `COATI_BENCH_ONLY=stages` the whole way is left out, with
+//! `receiving` all but a server that only reads requests, which is what gRPC costs anyway.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
 mod measure;
 
+use std::convert::Infallible;
 use std::env;
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use coati_backend::block::{BlockId, NewBlock, write_block};
 use coati_backend::catalog::{IndexLimits, MemoryCatalog, TagIndex};
@@ -31,14 +34,22 @@ use coati_backend::store::LocalStore;
 use coati_backend::telemetry::{CatalogMetrics, WalMetrics};
 use coati_backend::wal::{Entry, Log, RealDisk, Wal, WalConfig};
 use corpus::{Corpus, START_NS};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt as _, Full};
 use measure::{bytes_under, cpu, cpu_time, folder, micros, number, peak_mib};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
 use prost::Message;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tonic::Code;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
 use tonic::transport::Channel;
+use tonic::transport::server::TcpIncoming;
 
 /// That of the program.
 #[global_allocator]
@@ -73,6 +84,10 @@ fn main() -> Result<()> {
     line("prost decode alone", decode.cpu);
     if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "stages") {
         return print_stages(traces, spans);
+    }
+    line("receiving alone", receive_only(traces)?);
+    if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "receiving") {
+        return Ok(());
     }
     let whole = whole_path(traces)?;
     line("whole path, to the block", whole.cpu);
@@ -212,6 +227,64 @@ fn log_all(stages: &mut Stages, runtime: &Runtime, wal: &Arc<Wal>, prepared: &[P
     Ok(())
 }
 
+/// Processor time of a server that reads requests as they come over gRPC, and only says that it has.
+fn receive_only(traces: u64) -> Result<Duration> {
+    let runtime = server::runtime()?;
+    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = listener.local_addr()?;
+    // As the backend has it.
+    let mut server = tonic::transport::Server::builder().http2_adaptive_window(Some(true)).max_frame_size(256 << 10);
+    let server = server.add_service(Reader);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = runtime.spawn(server.serve_with_incoming(incoming));
+    let before = cpu_time();
+    let mut sender = sender(address, traces)?;
+    ensure!(sender.wait()?.success(), "the sender failed");
+    let used = cpu_time().saturating_sub(before);
+    serving.abort();
+    Ok(used)
+}
+
+fn sender(address: SocketAddr, traces: u64) -> Result<Child> {
+    let mut command = Command::new(env::current_exe()?);
+    command.env(SEND_TO, address.to_string()).env("COATI_BENCH_TRACES", traces.to_string());
+    Ok(command.spawn()?)
+}
+
+/// Reads a request to its end.
+#[derive(Clone)]
+struct Reader;
+
+impl NamedService for Reader {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for Reader {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(async move {
+            let mut body = request.into_body();
+            while let Some(Ok(frame)) = body.frame().await {
+                drop(black_box(frame));
+            }
+            let trailers =
+                HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+            // A message of no bytes, which is not compressed.
+            let answer = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
+            let mut response = http::Response::new(Body::new(answer));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            Ok(response)
+        })
+    }
+}
+
 struct Whole {
     cpu: Duration,
     cpu_to_acknowledgement: Duration,
@@ -229,10 +302,7 @@ fn whole_path(traces: u64) -> Result<Whole> {
     let runtime = server::runtime()?;
     let server = runtime.block_on(Server::start(&config))?;
     let (before, started) = (cpu_time(), Instant::now());
-    let mut sender = Command::new(env::current_exe()?)
-        .env(SEND_TO, server.addresses().otlp_grpc.to_string())
-        .env("COATI_BENCH_TRACES", traces.to_string())
-        .spawn()?;
+    let mut sender = sender(server.addresses().otlp_grpc, traces)?;
     ensure!(sender.wait()?.success(), "the sender failed");
     let (cpu_to_acknowledgement, wall) = (cpu_time().saturating_sub(before), started.elapsed());
     while metric(server.addresses().api, "tempo_live_store_live_traces")? > 0 {

@@ -38,13 +38,13 @@ pub(super) struct Row<'a> {
     pub(super) span_id: [u8; 8],
     pub(super) span: &'a SpanRef<'a>,
     pub(super) nested: NestedSet,
-    pub(super) place: Place<'a>,
+    pub(super) service_name: Option<&'a str>,
+    pub(super) place: Place,
 }
 
 /// Under what a span was sent.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) service_name: Option<&'a str>,
+pub(super) struct Place {
     pub(super) numbers: TableNumbers,
     pub(super) resource_spans: i32,
     pub(super) scope_spans: i32,
@@ -168,7 +168,7 @@ impl Buffers {
         set(&mut self.dropped_attributes_count, at, not_0(span.dropped_attributes_count));
         set(&mut self.dropped_events_count, at, not_0(span.dropped_events_count));
         set(&mut self.dropped_links_count, at, not_0(span.dropped_links_count));
-        set(&mut self.service_name, at, place.service_name.map(str::as_bytes));
+        set(&mut self.service_name, at, row.service_name.map(str::as_bytes));
         self.resource.push(place.numbers.resource);
         self.scope.push(place.numbers.scope);
         if place.resource_spans != place.scope_spans {

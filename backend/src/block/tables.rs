@@ -147,6 +147,12 @@ impl TableBuilder {
         numbers
     }
 
+    /// `service.name` of a resource by its number. Few resources are in many batches: this copy is in the processor's cache.
+    pub(super) fn service_name(&self, resource: i32) -> Option<&str> {
+        let spans = self.resources.get(usize::try_from(resource).ok()?)?;
+        service_name(spans.resource.as_ref()?)
+    }
+
     /// `service.name` of all resources, sorted; none if there are more than [`MAX_SERVICES`], or one that is no string:
     /// queries take the list for all that there is.
     pub(super) fn services(&self) -> Option<Vec<String>> {

@@ -125,7 +125,9 @@ impl<'a> BlockWriter<'a> {
             let wrong = |_| BlockError::SpanId { trace: trace.id, length: span.span_id.len() };
             let span_id = span.span_id.try_into().map_err(wrong)?;
             let (nested, place) = (*nested, *place);
-            let row = Row { trace_id: trace.id.0, trace_start_ns, trace_end_ns, span_id, span, nested, place };
+            let service_name = self.tables.service_name(place.numbers.resource);
+            let row =
+                Row { trace_id: trace.id.0, trace_start_ns, trace_end_ns, span_id, span, nested, service_name, place };
             let mut pushed = self.buffers.push(&row);
             if pushed.is_ok() && self.buffers.is_full() {
                 pushed = self.buffers.write(&mut self.file);
@@ -142,9 +144,9 @@ impl<'a> BlockWriter<'a> {
 
     /// Under what each of these spans was sent. `ResourceSpans` and `ScopeSpans` are numbered from 0; batches under the same
     /// resource, not only an equal one, came in one `ResourceSpans`.
-    fn places<'t>(&mut self, spans: &[(&'t Arc<Batch>, SpanRef<'_>)]) -> Vec<Place<'t>> {
+    fn places(&mut self, spans: &[(&Arc<Batch>, SpanRef<'_>)]) -> Vec<Place> {
         let mut resources = HashMap::<_, i32, RandomState>::default();
-        let mut places: Vec<Place<'_>> = Vec::with_capacity(spans.len());
+        let mut places: Vec<Place> = Vec::with_capacity(spans.len());
         let mut before: Option<&Arc<Batch>> = None;
         for (batch, _) in spans {
             let place = match places.last() {
@@ -153,7 +155,6 @@ impl<'a> BlockWriter<'a> {
                     let next = resources.len() as i32;
                     let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
                     Place {
-                        service_name: batch.service_name(),
                         numbers: self.tables.number(batch),
                         resource_spans: *resources.entry(resource).or_insert(next),
                         scope_spans: last.map_or(0, |last| last.scope_spans + 1),
@@ -166,8 +167,9 @@ impl<'a> BlockWriter<'a> {
         places
     }
 
-    /// Ends the block. Both files are on stable storage afterwards, the filter first.
-    pub fn finish(mut self) -> Result<(BlockSummary, Filter), BlockError> {
+    /// Ends the block; returns the ids of its traces too, rising. Both files are on stable storage afterwards, the filter
+    /// first.
+    pub fn finish(mut self) -> Result<(BlockSummary, Filter, Vec<TraceId>), BlockError> {
         let path = self.summary.data_path();
         if self.summary.traces == 0 {
             self.summary.start_ns = 0;
@@ -192,13 +194,13 @@ impl<'a> BlockWriter<'a> {
         }
         let output = file.into_inner().map_err(failed)?;
 
-        let filter = Filter::of(self.ids.into_iter());
+        let filter = Filter::of(self.ids.iter().copied());
         let encoded = filter.encode();
         self.summary.filter_bytes = encoded.len() as u64;
         self.store.create(&self.summary.filter_path(), encoded.into())?;
         fail_point!("block::filter_written");
         self.summary.bytes = output.upload.finish()?;
-        Ok((self.summary, filter))
+        Ok((self.summary, filter, self.ids))
     }
 }
 
@@ -217,7 +219,8 @@ pub fn write_block(
     }
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
     traces.iter().try_for_each(|trace| writer.push(trace))?;
-    writer.finish()
+    let (summary, filter, _) = writer.finish()?;
+    Ok((summary, filter))
 }
 
 /// Covers the file up to the page index.

@@ -96,9 +96,9 @@ impl TagIndex {
         takes_more
     }
 
-    fn observer<'i>(&'i self, tenant: &'i str) -> Observer<'i> {
+    fn observer(&self, tenant: &str) -> Observer<'_> {
         let owner = self.hasher.hash_one(tenant);
-        Observer { index: self, tenant, owner, known: self.known(), fresh: Vec::new() }
+        Observer { index: self, owner, known: self.known(), fresh: Vec::new() }
     }
 
     /// Writes what [`Self::observe`] found. Blocks.
@@ -136,7 +136,6 @@ impl TagIndex {
 /// Passes tags on to what is known; those that are not come out.
 struct Observer<'i> {
     index: &'i TagIndex,
-    tenant: &'i str,
     /// Hash of the tenant.
     owner: u64,
     known: MutexGuard<'i, Known>,
@@ -170,11 +169,16 @@ impl Observer<'_> {
         }
     }
 
+    /// Tells tenants, scopes and hours apart: what tenants have are random numbers.
+    fn seed(&self, scope: Scope, hours: Hours) -> u64 {
+        self.owner ^ ((scope as u64) << u32::BITS | u64::from(hours.first))
+    }
+
     fn intrinsic(&mut self, name: &'static str, value: &[u8], hours: Hours) {
         if value.is_empty() {
             return;
         }
-        let hash = self.index.hasher.hash_one((self.owner, name, hours.first, value));
+        let hash = self.index.hasher.hash_one((self.seed(Scope::Intrinsic, hours), name, value));
         let value = Text::of_checked(value).as_str();
         self.unless_recent(hash, |observer| {
             observer
@@ -195,7 +199,7 @@ impl Observer<'_> {
     }
 
     fn attribute(&mut self, scope: Scope, encoded: &[u8], hours: Hours) {
-        let hash = self.index.hasher.hash_one((self.owner, scope, hours.first, encoded));
+        let hash = self.index.hasher.hash_one((self.seed(scope, hours), encoded));
         self.unless_recent(hash, |observer| {
             let AttributeRef { key, value } = AttributeRef::parse(encoded);
             let name = key.as_str();
@@ -233,7 +237,7 @@ impl Observer<'_> {
 
     fn note(&mut self, tag: Tag<'_>) -> ValueNoted {
         let TagIndex { hasher, limits, metrics, .. } = self.index;
-        let noted = self.known.note(hasher, *limits, self.tenant, &tag);
+        let noted = self.known.note(hasher, *limits, self.owner, &tag);
         match noted.value {
             ValueNoted::Indexed => {}
             ValueNoted::OverLimit => _ = metrics.over_limit.inc(),

@@ -78,26 +78,27 @@ impl Known {
     pub(super) fn load(store: &dyn Catalog, hasher: &RandomState) -> Result<Self, CatalogError> {
         let mut known = Self::default();
         store.for_each(&mut |tenant, seen| {
-            known.note(hasher, ALL, tenant, &Tag::of(&seen));
+            known.note(hasher, ALL, hasher.hash_one(tenant), &Tag::of(&seen));
         })?;
         Ok(known)
     }
 
-    pub(super) fn note(&mut self, hasher: &RandomState, limits: IndexLimits, tenant: &str, tag: &Tag<'_>) -> Noted {
+    /// `owner` is the hash of the tenant.
+    pub(super) fn note(&mut self, hasher: &RandomState, limits: IndexLimits, owner: u64, tag: &Tag<'_>) -> Noted {
         if tag.name.len() > INDEXED_BYTES {
             return Noted { fresh: false, value: ValueNoted::TooLong };
         }
         let too_long = matches!(tag.value, Some(Borrowed::String(text)) if text.len() > INDEXED_BYTES);
         let value = tag.value.filter(|_| !too_long);
         let mut fresh = false;
-        let name = match self.names.entry(hasher.hash_one((tenant, tag.scope, tag.name))) {
+        let name = match self.names.entry(hasher.hash_one((owner, tag.scope, tag.name))) {
             Entry::Occupied(name) => {
                 let name = name.into_mut();
                 fresh |= widen(&mut name.hours, tag.hours);
                 name
             }
             Entry::Vacant(vacant) => {
-                let names = self.scopes.entry(hasher.hash_one((tenant, tag.scope))).or_default();
+                let names = self.scopes.entry(hasher.hash_one((owner, tag.scope))).or_default();
                 if *names >= limits.names {
                     return Noted { fresh: false, value: ValueNoted::OverLimit };
                 }
@@ -117,7 +118,7 @@ impl Known {
         }
         let full = self.values.len() >= limits.all_values || name.values >= limits.values;
         let Some(value) = value else { return Noted { fresh, value: ValueNoted::Indexed } };
-        match self.values.entry(hasher.hash_one((tenant, tag.scope, tag.name, value))) {
+        match self.values.entry(hasher.hash_one((owner, tag.scope, tag.name, value))) {
             Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
             Entry::Vacant(_) if full => {
                 name.over += 1;

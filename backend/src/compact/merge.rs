@@ -71,7 +71,7 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
     let failed = |source| CompactError::Output { block: id, source };
     let mut writer =
         BlockWriter::create(store.as_ref(), new, Columns::choose(&counts, spans_before)).map_err(failed)?;
-    let (mut ids, mut combined) = (Vec::new(), 0);
+    let mut combined = 0;
     let mut heads = Heads::of(inputs.collect())?;
     while let Some((mut trace, next)) = heads.next()? {
         if stop.load(Ordering::Relaxed) {
@@ -86,7 +86,6 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
             trace.extend(later);
         }
         writer.push(&trace).map_err(failed)?;
-        ids.push(trace.id);
     }
     if !late.is_empty() {
         // Their inputs are to be removed, too.
@@ -95,7 +94,7 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
             what: "callers are gone".to_owned(),
         }));
     }
-    let (summary, filter) = writer.finish().map_err(failed)?;
+    let (summary, filter, ids) = writer.finish().map_err(failed)?;
     let deduped = spans_before.saturating_sub(summary.spans);
     Ok(Merged { block: Added { summary, filter, ids }, combined, deduped, united })
 }

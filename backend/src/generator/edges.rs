@@ -63,8 +63,12 @@ impl Connection {
 /// What waits, in the order in which it came.
 #[derive(Debug, Default)]
 pub(super) struct Edges {
-    /// With their numbers.
-    waiting: HashMap<EdgeKey, (u64, Edge), RandomState>,
+    /// With their numbers, and their places in `ends`.
+    waiting: HashMap<EdgeKey, (u64, usize), RandomState>,
+    /// Not in the map, which is looked up for every span and should be small.
+    ends: Vec<Edge>,
+    /// Free places.
+    free: Vec<usize>,
     /// When each is given up, milliseconds since the epoch. What has met its other end is here still; the number tells.
     order: VecDeque<(u64, u64, EdgeKey)>,
     next: u64,
@@ -73,13 +77,22 @@ pub(super) struct Edges {
 impl Edges {
     /// The end that waits for this one, taken out.
     pub(super) fn take(&mut self, key: &EdgeKey) -> Option<Edge> {
-        self.waiting.remove(key).map(|(_, edge)| edge)
+        let (_, place) = self.waiting.remove(key)?;
+        self.free.push(place);
+        self.ends.get_mut(place).map(std::mem::take)
     }
 
     /// Lets an end wait. Call [`Self::expired`] before, so that there is room.
     pub(super) fn wait(&mut self, key: EdgeKey, edge: Edge, until_ms: u64) {
         self.next += 1;
-        self.waiting.insert(key, (self.next, edge));
+        let place = self.free.pop().unwrap_or(self.ends.len());
+        match self.ends.get_mut(place) {
+            Some(slot) => *slot = edge,
+            None => self.ends.push(edge),
+        }
+        if let Some((_, before)) = self.waiting.insert(key, (self.next, place)) {
+            self.free.push(before);
+        }
         self.order.push_back((until_ms, self.next, key));
     }
 
@@ -105,7 +118,8 @@ impl Edges {
     /// What waits, with the time until which it does, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &EdgeKey, &Edge)> {
         self.order.iter().filter_map(|(until_ms, number, key)| {
-            let (waiting, edge) = self.waiting.get(key)?;
+            let (waiting, place) = self.waiting.get(key)?;
+            let edge = self.ends.get(*place)?;
             (waiting == number).then_some((*until_ms, key, edge))
         })
     }

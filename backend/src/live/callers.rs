@@ -5,6 +5,7 @@
 //! of them their spans belong: the one at the top.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,19 @@ impl Callers {
     }
 }
 
+impl Generations {
+    /// The note on a client span, which is young from now on, or where to write one. `young` is how many are.
+    fn entry(&mut self, span: SpanId, young: &mut usize) -> Entry<'_, SpanId, Note> {
+        let vacant = match self.young.entry(span) {
+            Entry::Vacant(vacant) => vacant,
+            known @ Entry::Occupied(_) => return known,
+        };
+        let Some(note) = self.old.remove(&span) else { return Entry::Vacant(vacant) };
+        *young += 1;
+        Entry::Occupied(vacant.insert_entry(note))
+    }
+}
+
 impl Notes<'_> {
     /// A client span has come in a trace. Returns whether the trace below it has to move.
     pub(super) fn came(&mut self, span: SpanId, trace: TraceId) -> bool {
@@ -121,48 +135,64 @@ impl Notes<'_> {
         if caller_of(trace.0).is_some() && caller_of(self.home(trace).id.0) == Some(span) {
             return false;
         }
-        match self.note(span) {
-            None => self.write(span, Note::In(trace, Below::Nothing)),
-            Some(Note::Awaited) => {
-                self.metrics.stitch_united.inc();
-                self.write(span, Note::In(trace, Below::Something));
-                return true;
+        match self.kept.entry(span, self.young) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Note::In(trace, Below::Nothing));
+                *self.young += 1;
             }
-            Some(Note::Outside) => _ = self.metrics.stitch_late.inc(),
-            // It was sent twice, or an id was used twice.
-            Some(Note::In(..)) => {}
+            Entry::Occupied(mut note) => match note.get() {
+                Note::Awaited => {
+                    note.insert(Note::In(trace, Below::Something));
+                    self.metrics.stitch_united.inc();
+                    return true;
+                }
+                Note::Outside => _ = self.metrics.stitch_late.inc(),
+                // It was sent twice, or an id was used twice.
+                Note::In(..) => {}
+            },
         }
         false
     }
 
     /// What is below a client span has come.
     pub(super) fn called(&mut self, span: SpanId) {
-        match self.note(span) {
-            None => self.write(span, Note::Awaited),
-            Some(Note::In(trace, Below::Nothing)) => {
-                self.metrics.stitch_united.inc();
-                self.write(span, Note::In(trace, Below::Something));
+        match self.kept.entry(span, self.young) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Note::Awaited);
+                *self.young += 1;
             }
-            Some(Note::In(_, Below::Something) | Note::Awaited | Note::Outside) => {}
+            Entry::Occupied(mut note) => {
+                if let Note::In(trace, Below::Nothing) = *note.get() {
+                    note.insert(Note::In(trace, Below::Something));
+                    self.metrics.stitch_united.inc();
+                }
+            }
         }
     }
 
     /// What is below a client span is stored as called from outside. False if its caller is known by now.
     pub(super) fn leave(&mut self, span: SpanId) -> bool {
-        match self.note(span) {
-            Some(Note::In(..)) => return false,
-            Some(Note::Outside) => {}
-            Some(Note::Awaited) | None => {
+        match self.kept.entry(span, self.young) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Note::Outside);
+                *self.young += 1;
                 self.metrics.stitch_outside.inc();
-                self.write(span, Note::Outside);
             }
+            Entry::Occupied(mut note) => match note.get() {
+                Note::In(..) => return false,
+                Note::Outside => {}
+                Note::Awaited => {
+                    note.insert(Note::Outside);
+                    self.metrics.stitch_outside.inc();
+                }
+            },
         }
         true
     }
 
     /// What is below a client span was stored so before.
     pub(super) fn left(&mut self, span: SpanId) {
-        self.write(span, Note::Outside);
+        *self.young += usize::from(self.kept.young.insert(span, Note::Outside).is_none());
     }
 
     /// The trace in which the spans of a trace belong: itself, or the one above all that it is below of.
@@ -170,26 +200,13 @@ impl Notes<'_> {
         let mut id = trace;
         for _ in 0..MAX_DEPTH {
             let Some(span) = caller_of(id.0) else { break };
-            match self.note(span) {
-                Some(Note::In(above, _)) => id = above,
-                Some(Note::Outside) => return Home { id, is_outside: true },
-                Some(Note::Awaited) | None => break,
+            let Entry::Occupied(note) = self.kept.entry(span, self.young) else { break };
+            match note.get() {
+                Note::In(above, _) => id = *above,
+                Note::Outside => return Home { id, is_outside: true },
+                Note::Awaited => break,
             }
         }
         Home { id, is_outside: false }
-    }
-
-    fn note(&mut self, span: SpanId) -> Option<Note> {
-        let Generations { young, old } = self.kept;
-        if let Some(note) = young.get(&span) {
-            return Some(*note);
-        }
-        let note = old.remove(&span)?;
-        self.write(span, note);
-        Some(note)
-    }
-
-    fn write(&mut self, span: SpanId, note: Note) {
-        *self.young += usize::from(self.kept.young.insert(span, note).is_none());
     }
 }

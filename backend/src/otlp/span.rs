@@ -60,14 +60,14 @@ impl<'a> SpanRef<'a> {
     /// Reads an encoded `Span` that was checked.
     pub fn parse(message: &'a [u8]) -> Self {
         let mut span = Self::empty(message);
-        _ = span.fill(|_, _| Ok(()));
+        _ = span.fill::<true>(|_, _| Ok(()));
         span
     }
 
     /// Reads an encoded `Span`; `check` is shown each field.
     pub(super) fn read(message: &'a [u8], check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<Self, Odd> {
         let mut span = Self::empty(message);
-        span.fill(check)?;
+        span.fill::<false>(check)?;
         Ok(span)
     }
 
@@ -93,8 +93,9 @@ impl<'a> SpanRef<'a> {
         }
     }
 
+    /// Of attributes only the first is shown to `check` if `SKIPS` says so.
     #[inline]
-    fn fill(&mut self, mut check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<(), Odd> {
+    fn fill<const SKIPS: bool>(&mut self, mut check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<(), Odd> {
         let span = self;
         let mut fields = Fields::of(span.message);
         let mut before = span.message;
@@ -109,7 +110,12 @@ impl<'a> SpanRef<'a> {
                 (field::KIND, Wire::Varint(kind)) => span.kind = kind as i32,
                 (field::START, Wire::Fixed64(nanos)) => span.start_time_unix_nano = nanos,
                 (field::END, Wire::Fixed64(nanos)) => span.end_time_unix_nano = nanos,
-                (field::ATTRIBUTES, Wire::Bytes(_)) if span.attributes.is_empty() => span.attributes = before,
+                (field::ATTRIBUTES, Wire::Bytes(_)) if span.attributes.is_empty() => {
+                    span.attributes = before;
+                    if SKIPS {
+                        fields.skip_bytes(field::ATTRIBUTES);
+                    }
+                }
                 (field::DROPPED_ATTRIBUTES_COUNT, Wire::Varint(count)) => span.dropped_attributes_count = count as u32,
                 (field::EVENTS, Wire::Bytes(_)) => span.has_events = true,
                 (field::DROPPED_EVENTS_COUNT, Wire::Varint(count)) => span.dropped_events_count = count as u32,

@@ -37,6 +37,19 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
+    /// Passes over the fields that come next and are texts, bytes or messages of this number.
+    #[inline]
+    pub(super) fn skip_bytes(&mut self, number: u32) {
+        let key = key_of(number, &Wire::Bytes(&[])) as u8;
+        while let [first, length, rest @ ..] = self.rest
+            && *first == key
+            && *length < 0x80
+            && let Some(rest) = rest.get(usize::from(*length)..)
+        {
+            self.rest = rest;
+        }
+    }
+
     /// After the last field: whether the message ends there.
     pub(super) const fn is_whole(&self) -> bool {
         self.rest.is_empty()

@@ -61,6 +61,8 @@ pub(super) struct Wanted {
     pub(super) fields: Vec<Field>,
     /// Every attribute of every scope.
     pub(super) every_attribute: bool,
+    /// Of these only that they are there.
+    pub(super) names_only: bool,
 }
 
 impl Wanted {
@@ -75,6 +77,11 @@ impl Wanted {
         if !self.fields.contains(field) {
             self.fields.push(field.clone());
         }
+    }
+
+    /// Whether a field is an attribute of this name, of whatever scope.
+    pub(super) fn mentions(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| matches!(field, Field::Attribute(attribute) if attribute.name == name))
     }
 
     /// Whether a span tells something only together with the others of its trace.
@@ -144,6 +151,11 @@ pub(super) trait Visitor {
 
     /// Takes over what a part has seen.
     fn join(&mut self, _part: Self::Part) {}
+
+    /// Whether it needs no more of an attribute of spans that only [`Wanted::every_attribute`] asks for.
+    fn knows(&self, _name: &str) -> bool {
+        false
+    }
 
     /// Whether it is to be shown this trace.
     fn wants(&self, trace: &TraceFacts) -> bool;

@@ -30,6 +30,12 @@ pub trait SpanView {
         None
     }
 
+    /// Where it lies, and a small number there: of spans that are in memory together those that have both in common have the
+    /// same value of the field. None where that is not known.
+    fn code(&self, _field: &Field) -> Option<(usize, usize)> {
+        None
+    }
+
     /// What a field of a query is on this span.
     fn field(&self, field: &Field) -> Value<'_> {
         match field {

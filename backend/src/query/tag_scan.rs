@@ -47,7 +47,7 @@ pub fn scan_names(
     cancelled: &AtomicBool,
 ) -> Result<(BTreeMap<&'static str, BTreeSet<String>>, Inspected), BlocksError> {
     let mut collector = Names { scan, names: HashMap::default() };
-    let wanted = Wanted { every_attribute: true, ..Wanted::default() };
+    let wanted = Wanted { every_attribute: true, names_only: true, ..Wanted::default() };
     let inspected = run(view, scan, wanted, &mut collector, cancelled)?;
     let sorted = |(scope, names): (Scope, HashSet<String, RandomState>)| (scope.name(), names.into_iter().collect());
     Ok((collector.names.into_iter().map(sorted).collect(), inspected))
@@ -121,6 +121,10 @@ struct Names<'r> {
 
 impl Visitor for Names<'_> {
     type Part = NoPart;
+
+    fn knows(&self, name: &str) -> bool {
+        self.names.get(&Scope::Span).is_some_and(|known| known.contains(name))
+    }
 
     fn wants(&self, trace: &TraceFacts) -> bool {
         self.scan.window.overlaps(trace.start_ns, trace.end_ns)

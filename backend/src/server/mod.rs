@@ -52,6 +52,10 @@ use crate::wal::{Log, RealDisk, Wal, WalConfig, WalError};
 /// Requests of one connection at once: each may hold a whole request in memory before it counts as being in work.
 const STREAMS: u32 = 32;
 
+/// Largest frame of HTTP/2: senders that heed it need one for most requests, where the usual 16 KiB make several, each with
+/// work of its own.
+const FRAME_BYTES: u32 = 256 << 10;
+
 /// Time between looks whether a silent sender is still there.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
@@ -506,6 +510,7 @@ fn serve_grpc(
         let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
         let server = tonic::transport::Server::builder()
             .http2_adaptive_window(Some(true))
+            .max_frame_size(FRAME_BYTES)
             .max_concurrent_streams(STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .add_service(receiver)

@@ -3,7 +3,7 @@
 use parquet::arrow::ProjectionMask;
 
 use crate::block::Block;
-use crate::block::schema::{column, event, promoted_column};
+use crate::block::schema::{attribute, column, event, promoted_column};
 use crate::query::scan::Wanted;
 use crate::traceql::{Attribute, Field, Intrinsic, Scope};
 
@@ -27,8 +27,17 @@ impl Columns {
             for promoted in block.promoted() {
                 columns.add_promoted(&promoted.key);
             }
-            for name in [column::ATTRIBUTES, column::EVENTS, column::LINKS, column::RESOURCE, column::SCOPE] {
+            let lists = [column::ATTRIBUTES, column::EVENTS, column::LINKS];
+            let lists = if wanted.names_only { &[] } else { lists.as_slice() };
+            for name in [column::RESOURCE, column::SCOPE].iter().chain(lists) {
                 columns.add_name(name);
+            }
+            if wanted.names_only {
+                let of_list = |list: &str| format!("{list}.list.element.{}", attribute::KEY);
+                columns.add_leaf(of_list(column::ATTRIBUTES));
+                for list in [column::EVENTS, column::LINKS] {
+                    columns.add_leaf(of_list(&format!("{list}.list.element.{}", event::ATTRIBUTES)));
+                }
             }
         }
         columns
@@ -65,6 +74,26 @@ impl Columns {
         self.add_name(&name);
         if !self.promoted.iter().any(|(known, _)| **known == *key) {
             self.promoted.push((key.into(), name));
+        }
+    }
+
+    /// Removes the columns of attributes of these keys.
+    pub(super) fn remove_promoted(&mut self, is_unwanted: impl Fn(&str) -> bool) {
+        let Self { names, promoted, .. } = self;
+        promoted.retain(|(key, name)| {
+            let is_wanted = !is_unwanted(key);
+            if !is_wanted {
+                names.retain(|known| known != name);
+            }
+            is_wanted
+        });
+    }
+
+    /// The column, if there is one only, which is read whole.
+    pub(super) fn only(&self) -> Option<&str> {
+        match (self.names.as_slice(), self.leaves.as_slice()) {
+            ([name], []) => Some(name),
+            _ => None,
         }
     }
 

@@ -4,7 +4,6 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::rows::{Rows, Tables};
 use super::span::BlockSpan;
-use super::texts::Texts;
 use crate::block::Block;
 use crate::query::prefilter::{Condition, Leaf};
 use crate::query::scan::is_of_span;
@@ -61,14 +60,14 @@ pub(super) fn narrow(condition: &Condition, rows: &Rows<'_>, mask: &mut [bool]) 
 
 fn narrow_leaf(leaf: &Leaf, rows: &Rows<'_>, mask: &mut [bool]) {
     let accepts = |row: usize| leaf.accepts(&BlockSpan { rows, row, trace: None, place: None }.field(&leaf.field));
-    let Some(code_of) = codes(&leaf.field, rows) else {
+    if code(&leaf.field, rows, 0).is_none() {
         mask.iter_mut().enumerate().filter(|(_, wanted)| **wanted).for_each(|(row, wanted)| *wanted = accepts(row));
         return;
-    };
+    }
     // Rows with the same code have the same value: it is looked at once.
     let mut verdicts: Vec<Option<bool>> = Vec::new();
     for (row, wanted) in mask.iter_mut().enumerate().filter(|(_, wanted)| **wanted) {
-        let code = code_of(row);
+        let code = code(&leaf.field, rows, row).unwrap_or_default();
         if code >= verdicts.len() {
             verdicts.resize(code + 1, None);
         }
@@ -78,29 +77,32 @@ fn narrow_leaf(leaf: &Leaf, rows: &Rows<'_>, mask: &mut [bool]) {
     }
 }
 
-/// A small number for each row, the same only for rows on which the field has the same value.
-fn codes<'r>(field: &Field, rows: &'r Rows<'_>) -> Option<Box<dyn Fn(usize) -> usize + 'r>> {
+/// A small number of a row, the same only for rows on which the field has the same value; none for all rows if there are no
+/// such numbers.
+#[inline]
+pub(super) fn code(field: &Field, rows: &Rows<'_>, row: usize) -> Option<usize> {
     match field {
+        Field::Attribute(Attribute { parent: true, .. }) => None,
         Field::Attribute(Attribute { scope: Scope::Resource, .. }) => {
-            Some(Box::new(|row| rows.resource_number(row).map_or(0, |number| number + 1)))
+            Some(rows.resource_number(row).map_or(0, |number| number + 1))
         }
         Field::Attribute(Attribute { scope: Scope::Instrumentation, .. })
         | Field::Intrinsic(Intrinsic::InstrumentationName | Intrinsic::InstrumentationVersion) => {
-            Some(Box::new(|row| rows.scope_number(row).map_or(0, |number| number + 1)))
+            Some(rows.scope_number(row).map_or(0, |number| number + 1))
         }
         // Numbers that OTLP does not know are all read as the lowest.
-        Field::Intrinsic(Intrinsic::Status) => Some(Box::new(|row| code(rows.status_code(row)))),
-        Field::Intrinsic(Intrinsic::Kind) => Some(Box::new(|row| code(rows.kind(row)))),
-        Field::Intrinsic(Intrinsic::Name) => rows.names.as_ref().and_then(Texts::codes),
-        Field::Intrinsic(Intrinsic::StatusMessage) => rows.status_messages.as_ref().and_then(Texts::codes),
+        Field::Intrinsic(Intrinsic::Status) => Some(known(rows.status_code(row))),
+        Field::Intrinsic(Intrinsic::Kind) => Some(known(rows.kind(row))),
+        Field::Intrinsic(Intrinsic::Name) => rows.names.as_ref()?.code(row),
+        Field::Intrinsic(Intrinsic::StatusMessage) => rows.status_messages.as_ref()?.code(row),
         Field::Attribute(Attribute { scope: Scope::Span, name, .. }) if rows.attributes.is_none() => {
-            rows.promoted.iter().find(|(key, _)| **key == **name)?.1.codes()
+            rows.promoted.iter().find(|(key, _)| **key == **name)?.1.code(row)
         }
         _ => None,
     }
 }
 
-fn code(number: i32) -> usize {
+fn known(number: i32) -> usize {
     const UNKNOWN: usize = 15;
     usize::try_from(number).map_or(UNKNOWN, |number| number.min(UNKNOWN))
 }

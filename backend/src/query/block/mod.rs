@@ -7,6 +7,7 @@
 //! A trace that may have spans elsewhere too is not judged here: its id is handed out, so that somebody looks at it whole.
 
 mod columns;
+mod dictionaries;
 mod lists;
 mod mask;
 mod rows;
@@ -14,6 +15,7 @@ mod span;
 mod tags;
 mod texts;
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,8 +90,19 @@ impl<'s> BlockScan<'s> {
 
     /// Shows what can match. Returns whether the visitor wants more.
     pub(super) fn run(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
-        let is_possible = |leaf: &Leaf| mask::is_possible(leaf, self.block, self.tables);
-        if !self.scan.filter.admits_some(self.elsewhere.is_some(), &is_possible) {
+        let (block, tables) = (self.block, self.tables);
+        let bytes = Cell::new(0);
+        let is_possible = |leaf: &Leaf| {
+            let mut read = 0;
+            // What cannot be read is read again where it matters.
+            let may_hold = mask::is_possible(leaf, block, tables)
+                && dictionaries::may_hold(leaf, block, tables, &mut read).unwrap_or(true);
+            bytes.set(bytes.get() + read);
+            may_hold
+        };
+        let is_admitted = self.scan.filter.admits_some(self.elsewhere.is_some(), &is_possible);
+        self.inspected.bytes += bytes.get();
+        if !is_admitted {
             return Ok(true);
         }
         let summary = self.block.summary();
@@ -188,6 +201,7 @@ impl<'s> BlockScan<'s> {
             }
         }
         let mut columns = Columns::of(self.block, &self.scan.wanted);
+        columns.remove_promoted(|key| visitor.knows(key) && !self.scan.wanted.mentions(key));
         if range_of_spans {
             columns.add_name(column::TRACE_START);
             columns.add_name(column::START_OFFSET);
@@ -309,7 +323,7 @@ impl<'s> BlockScan<'s> {
         let mut columns = Columns::of(self.block, &self.scan.wanted);
         let facts = [Intrinsic::RootName, Intrinsic::TraceDuration].map(Field::Intrinsic);
         let nested = self.scan.nested.then_some(Field::Intrinsic(Intrinsic::NestedSetLeft));
-        let facts = Wanted { fields: facts.into_iter().chain(nested).collect(), every_attribute: false };
+        let facts = Wanted { fields: facts.into_iter().chain(nested).collect(), ..Wanted::default() };
         columns.add_all(Columns::of(self.block, &facts));
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut open: Option<Candidate> = None;

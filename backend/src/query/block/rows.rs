@@ -71,9 +71,10 @@ impl AttributeColumn {
         int().or_else(double).or_else(bool)
     }
 
-    /// As [`Texts::codes`].
-    pub(super) fn codes(&self) -> Option<Box<dyn Fn(usize) -> usize + '_>> {
-        if let Self::Text(texts) = self { texts.codes() } else { None }
+    /// As [`Texts::code`].
+    #[inline]
+    pub(super) fn code(&self, row: usize) -> Option<usize> {
+        if let Self::Text(texts) = self { texts.code(row) } else { None }
     }
 
     /// None for a null.

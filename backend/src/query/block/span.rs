@@ -1,16 +1,18 @@
 //! Spans of a block, as queries see them.
 
 use std::collections::HashMap;
+use std::ptr;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
+use super::mask;
 use super::rows::Rows;
 use crate::live::Root;
 use crate::query::live::{hex, kind_of, status_of};
 use crate::query::nested::NestedSet;
 use crate::query::span::SpanView;
 use crate::query::value::Value;
-use crate::traceql::{Intrinsic, Scope};
+use crate::traceql::{Field, Intrinsic, Scope};
 
 /// A row.
 #[derive(Clone, Copy, Debug)]
@@ -188,6 +190,10 @@ impl SpanView for BlockSpan<'_> {
 
     fn row(&self) -> Option<usize> {
         self.place
+    }
+
+    fn code(&self, field: &Field) -> Option<(usize, usize)> {
+        Some((ptr::from_ref(self.rows).addr(), mask::code(field, self.rows, self.row)?))
     }
 
     fn start_ns(&self) -> u64 {

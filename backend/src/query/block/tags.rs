@@ -270,7 +270,7 @@ impl TagReader<'_, '_> {
 }
 
 /// Whether all values of a column are in a dictionary.
-fn has_dictionary(block: &Block, group: usize, name: &str) -> bool {
+pub(super) fn has_dictionary(block: &Block, group: usize, name: &str) -> bool {
     let chunks = block.parquet().row_groups().get(group).map(RowGroupMetaData::columns).unwrap_or_default();
     let chunk = chunks.iter().find(|chunk| matches!(chunk.column_path().parts(), [root] if root == name));
     chunk.is_some_and(|chunk| {

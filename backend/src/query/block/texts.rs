@@ -43,14 +43,13 @@ impl Texts {
         }
     }
 
-    /// The number of each row's value in the dictionary, that of a null is the number of values; none without a
-    /// dictionary.
-    pub(super) fn codes(&self) -> Option<Box<dyn Fn(usize) -> usize + '_>> {
+    /// The number of a row's value in the dictionary, that of a null is the number of values; none without a dictionary.
+    #[inline]
+    pub(super) fn code(&self, row: usize) -> Option<usize> {
         match self {
             Self::Plain(_) => None,
             Self::Dictionary { keys, values } => {
-                let known = |key: &usize| *key < values.len();
-                Some(Box::new(move |row| key(keys, row).filter(known).unwrap_or(values.len())))
+                Some(key(keys, row).filter(|key| *key < values.len()).unwrap_or(values.len()))
             }
         }
     }

@@ -168,26 +168,65 @@ pub(super) struct Context<'q> {
     pub(super) exemplars: Option<Spread>,
 }
 
+/// Where the series of spans are that lie together.
+#[derive(Debug)]
+pub(super) struct Places {
+    lie: usize,
+    by_code: Vec<Option<usize>>,
+    /// Most codes that are remembered.
+    most: usize,
+}
+
+impl Places {
+    /// Of so many spans.
+    pub(super) fn of(spans: usize) -> Self {
+        Self { lie: 0, by_code: Vec::new(), most: spans }
+    }
+
+    fn get(&self, (lie, code): (usize, usize)) -> Option<usize> {
+        self.by_code.get(code).copied().flatten().filter(|_| lie == self.lie)
+    }
+
+    fn note(&mut self, (lie, code): (usize, usize), place: usize) {
+        if lie != self.lie {
+            self.by_code.clear();
+            self.lie = lie;
+        }
+        if code < self.most {
+            self.by_code.resize(self.by_code.len().max(code + 1), None);
+        }
+        if let Some(slot) = self.by_code.get_mut(code) {
+            *slot = Some(place);
+        }
+    }
+}
+
 impl Groups {
-    /// Counts a span.
-    pub(super) fn observe(&mut self, span: &impl SpanView, query: Context<'_>, memory: &mut Memory) {
+    /// Counts a span; `known` is of the spans around it.
+    pub(super) fn observe(
+        &mut self,
+        span: &impl SpanView,
+        query: Context<'_>,
+        memory: &mut Memory,
+        known: &mut Places,
+    ) {
         let Some(index) = query.intervals.of(span.start_ns()) else { return };
-        let mut key = std::mem::take(&mut self.key);
-        key.clear();
-        // Never empty: to compare nothing, which lies at no mapped address, takes some processors a hundred times as long as
-        // to compare a byte.
-        key.push(0);
-        query.leaf.by.iter().for_each(|field| write_key(&span.field(field), &mut key));
         match &query.leaf.measure {
-            Measure::Count { .. } => self.add(&key, None, (index, f64::NAN), span, query, memory),
+            Measure::Count { .. } => {
+                let place = self.place_of(span, query, memory, known);
+                self.add(place, (index, f64::NAN), span, query, memory);
+            }
             Measure::Histogram(field) => {
+                let mut key = self.key_of(span, query);
                 let labels_end = key.len();
                 each(&span.field(field), &mut |value| {
                     let Some(bound) = bucket_bound(value) else { return };
                     key.truncate(labels_end);
                     write_key(&Value::Float(bound), &mut key);
-                    self.add(&key, Some(bound), (index, f64::NAN), span, query, memory);
+                    let place = self.find(&key, Some(bound), span, query, memory);
+                    self.add(place, (index, f64::NAN), span, query, memory);
                 });
+                self.key = key;
             }
             Measure::Min(field)
             | Measure::Max(field)
@@ -195,33 +234,76 @@ impl Groups {
             | Measure::Average(field)
             | Measure::Quantiles(field, _) => each(&span.field(field), &mut |value| {
                 if let Some(number) = in_units(value) {
-                    self.add(&key, None, (index, number), span, query, memory);
+                    let place = self.place_of(span, query, memory, known);
+                    self.add(place, (index, number), span, query, memory);
                 }
             }),
         }
+    }
+
+    /// The series of a span, which is not that of a bucket. None if there is no memory for it.
+    fn place_of(
+        &mut self,
+        span: &impl SpanView,
+        query: Context<'_>,
+        memory: &mut Memory,
+        known: &mut Places,
+    ) -> Option<usize> {
+        let code = match query.leaf.by.as_slice() {
+            [] => Some((0, 0)),
+            [field] => span.code(field),
+            _ => None,
+        };
+        if let Some(place) = code.and_then(|code| known.get(code)) {
+            return Some(place);
+        }
+        let key = self.key_of(span, query);
+        let place = self.find(&key, None, span, query, memory);
         self.key = key;
+        if let (Some(code), Some(place)) = (code, place) {
+            known.note(code, place);
+        }
+        place
+    }
+
+    /// What the labels of a span are found by. To be given back.
+    fn key_of(&mut self, span: &impl SpanView, query: Context<'_>) -> Vec<u8> {
+        let mut key = std::mem::take(&mut self.key);
+        key.clear();
+        // Never empty: to compare nothing, which lies at no mapped address, takes some processors a hundred times as long as
+        // to compare a byte.
+        key.push(0);
+        query.leaf.by.iter().for_each(|field| write_key(&span.field(field), &mut key));
+        key
+    }
+
+    /// The series of a key. None if there is no memory for it.
+    fn find(
+        &mut self,
+        key: &[u8],
+        bucket: Option<f64>,
+        span: &impl SpanView,
+        query: Context<'_>,
+        memory: &mut Memory,
+    ) -> Option<usize> {
+        if let Some(place) = self.places.get(key) {
+            return Some(*place);
+        }
+        let labels = query.leaf.by.iter().map(|field| LabelValue::of(&span.field(field)));
+        let labels = labels.chain(bucket.map(LabelValue::Float)).collect();
+        let cells = Cells::new(&query.leaf.measure, query.intervals.count());
+        self.insert(key, Group { labels, cells, exemplars: Exemplars::default() }, memory)
     }
 
     fn add(
         &mut self,
-        key: &[u8],
-        bucket: Option<f64>,
+        place: Option<usize>,
         (index, number): (usize, f64),
         span: &impl SpanView,
         query: Context<'_>,
         memory: &mut Memory,
     ) {
-        let place = if let Some(place) = self.places.get(key) {
-            *place
-        } else {
-            let labels = query.leaf.by.iter().map(|field| LabelValue::of(&span.field(field)));
-            let labels = labels.chain(bucket.map(LabelValue::Float)).collect();
-            let cells = Cells::new(&query.leaf.measure, query.intervals.count());
-            let group = Group { labels, cells, exemplars: Exemplars::default() };
-            let Some(place) = self.insert(key, group, memory) else { return };
-            place
-        };
-        if let Some(group) = self.series.get_mut(place) {
+        if let Some(group) = place.and_then(|place| self.series.get_mut(place)) {
             memory.note(group.cells.add(index, number));
             if let Some(spread) = query.exemplars {
                 group.exemplars.offer(span, number, spread);

@@ -32,7 +32,7 @@ pub use series::Series;
 
 use self::compare::Comparison;
 use self::exemplar::Spread;
-use self::groups::{Context, Groups};
+use self::groups::{Context, Groups, Places};
 use self::memory::Memory;
 use self::plan::Node;
 use self::series::Operand;
@@ -133,9 +133,10 @@ impl Partial {
             // Of a trace each series counts the first span only, if traces are to be counted.
             let picked: Vec<_> =
                 if request.plan.counts_traces { first_of_each_group(picked, &plan.by) } else { picked.collect() };
+            let mut known = Places::of(picked.len());
             for span in picked {
                 match (&mut *leaf, &plan.compare) {
-                    (Leaf::Groups(groups), _) => groups.observe(span, query, &mut self.memory),
+                    (Leaf::Groups(groups), _) => groups.observe(span, query, &mut self.memory, &mut known),
                     (Leaf::Comparison(comparison), Some(compare)) => {
                         comparison.observe(span, compare, query, &mut self.memory);
                     }
