@@ -218,9 +218,10 @@ impl SpanMetrics {
             series.observe(&shape, LATENCY, seen.seconds(), times, &seen.trace.0);
         }
         if let Some((job, instance)) = &of.target {
-            write_target(job, instance, seen.resource, &plan.excluded, key);
             // Without an attribute of its own it says nothing.
-            if let Some(series) = targets.of(key, seen.now_ms, room) {
+            if write_target(job, instance, seen.resource, &plan.excluded, key)
+                && let Some(series) = targets.of(key, seen.now_ms, room)
+            {
                 series.counters = [1.0, 0.0];
             }
         }
@@ -228,8 +229,9 @@ impl SpanMetrics {
     }
 }
 
-/// Key of `traces_target_info`: names and values.
-fn write_target(job: &str, instance: &str, resource: &Resource, excluded: &[String], key: &mut Vec<u8>) {
+/// Key of `traces_target_info`: names and values. False if there are but `job` and `instance`, or neither of these.
+fn write_target(job: &str, instance: &str, resource: &Resource, excluded: &[String], key: &mut Vec<u8>) -> bool {
+    let mut own = false;
     key.clear();
     let mut push = |name: &str, value: &str| {
         for text in [name, value] {
@@ -244,9 +246,11 @@ fn write_target(job: &str, instance: &str, resource: &Resource, excluded: &[Stri
         let known = [SERVICE_NAME, SERVICE_NAMESPACE, SERVICE_INSTANCE_ID].contains(&name);
         if !known && !excluded.iter().any(|excluded| excluded == name) {
             let value = of_resource(&resource.attributes, name).unwrap_or_default();
+            own |= !value.is_empty();
             push(&label_name(name, &["job", "instance"]), &value);
         }
     }
+    own && !(job.is_empty() && instance.is_empty())
 }
 
 fn intrinsic_labels(intrinsic: IntrinsicDimensions) -> Vec<Box<str>> {

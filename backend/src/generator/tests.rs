@@ -328,6 +328,15 @@ fn target_info_has_what_is_known_of_a_resource() {
     ");
 }
 
+#[rstest]
+#[case::only_a_name(&[("service.name", "shop")])]
+#[case::all_excluded(&[("service.name", "shop"), ("secret", "x")])]
+#[case::no_target(&[("host.name", "n1")])]
+fn target_info_that_would_say_nothing_is_not_there(#[case] resource: &[(&str, &str)]) {
+    let yaml = "processors: [span-metrics]\nprocessor: {span_metrics: {enable_target_info: true, target_info_excluded_dimensions: [secret]}}";
+    assert_eq!(collected(yaml, [traces(resource, vec![span(2, 1, 0, 5, &[])])], "info"), "");
+}
+
 #[test]
 fn too_many_series_are_counted_together() {
     // Room for two of 19 series each.
