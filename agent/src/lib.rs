@@ -16,6 +16,7 @@ pub mod inference;
 pub mod kernel;
 pub mod kubernetes;
 pub mod libraries;
+pub mod metrics;
 pub mod pipeline;
 pub mod print;
 pub mod privileges;

@@ -46,12 +46,13 @@ use crate::{
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     libraries::{Libraries, Wanted},
+    metrics::{Feature, MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
     print::Printer,
     privileges::{self, LOOKING, Later},
     receive::{ReceiveError, Receiver as OtlpReceiver, Senders},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
-    telemetry::{OtlpMetrics, Server, Telemetry, TelemetryError},
+    telemetry::{Server, Telemetry, TelemetryError},
 };
 use reload::Reloader;
 pub use stages::{Out, Stages};
@@ -161,16 +162,26 @@ async fn run_until_signal(
         server.add(KubernetesMetrics(kubernetes.clone()));
         kubernetes.listed(NAMES_WITHIN).await;
     }
+    telemetry.requests.configure(config.metrics_settings());
+    telemetry.requests.set_host(&host);
+    let (of_requests, of_agent) = (telemetry.requests.clone(), telemetry.clone());
+    let mut sources: Vec<MetricsSource> =
+        vec![Box::new(move || of_requests.points()), Box::new(move || of_agent.points())];
     if let Some(gpu) = &gpu {
-        server.add(GpuMetrics::new(gpu, host.name()).in_pods(kubernetes.clone()));
+        let metrics = GpuMetrics::new(gpu, host.name()).in_pods(kubernetes.clone());
+        let (of_gpus, node) = (metrics.clone(), telemetry.requests.node());
+        sources.push(Box::new(move || of_gpus.points(&node)));
+        server.add(metrics);
         if let Some(kubernetes) = &kubernetes {
             kubernetes.follow_gpus(kubernetes_config.pod_resources, gpu.is_there());
         }
     }
-    let own_metrics = config
-        .otlp_metrics(host.name().map(str::to_owned))
-        .map(|settings| OtlpMetrics::start(&settings, &telemetry))
-        .transpose()?;
+    let metrics = config.otlp_metrics().map(|settings| MetricsExport::new(settings, sources)).transpose()?;
+    if config.metrics_settings().features.has(Feature::ApplicationProcess) {
+        tokio::spawn(look_at_processes(telemetry.requests.clone(), tree.clone()));
+    }
+    let (end_of_metrics, metrics_end) = oneshot::channel();
+    let metrics = metrics.map(|metrics| tokio::spawn(metrics.run(metrics_end)));
 
     if let (Some(receiver), Some(receiving)) = (receiver, receiving) {
         let senders = if receiving.enrich {
@@ -233,13 +244,28 @@ async fn run_until_signal(
         // Its end is its own deadline, unless a disk hangs; a panic in it has been logged.
         let _ = timeout_at(end, exporting).await;
     }
-    if let Some(metrics) = own_metrics {
-        let stopped = timeout_at(end, tokio::task::spawn_blocking(|| metrics.stop())).await;
-        if !matches!(stopped, Ok(Ok(Ok(())))) {
+    if let Some(metrics) = metrics {
+        // It waits for this, unless it has panicked.
+        let _ = end_of_metrics.send(());
+        if timeout_at(end, metrics).await.is_err() {
             tracing::warn!("the last metrics were not taken");
         }
     }
     captured.unwrap_or(Err(PipelineError::Panicked))
+}
+
+/// Keeps what is known of what processes use up to date.
+async fn look_at_processes(requests: RequestMetrics, tree: ProcTree) {
+    let mut ticks = interval(PROCESS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let (requests, tree) = (requests.clone(), tree.clone());
+        // Files of `/proc` can take their time.
+        let look = tokio::task::spawn_blocking(move || requests.look_at_processes(&tree, monotonic_ns()));
+        if look.await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Gives away what is not needed. That it cannot is worth a line, and no reason not to run.

@@ -41,6 +41,7 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
         gpu,
         inference,
         kubernetes,
+        metrics,
         telemetry,
         warnings,
         file: _,
@@ -201,17 +202,8 @@ pub(super) fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<Strin
 
     kubernetes.apply(&environment)?;
     receive.apply(&environment)?;
-
-    let metrics = &mut telemetry.otlp_metrics;
-    if let Some(endpoint) = environment.get(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])? {
-        metrics.endpoint = Some(endpoint);
-        metrics.enabled = true;
-    }
-    environment.set(&mut metrics.enabled, &["COATI_AGENT_OTLP_METRICS"])?;
-    if let Some(Milliseconds(interval)) = environment.get(&["OTEL_METRIC_EXPORT_INTERVAL"])? {
-        metrics.interval = interval;
-    }
-    Ok(())
+    metrics.apply(&environment, warnings)?;
+    telemetry.otlp_metrics.apply(&environment)
 }
 
 /// OpenTelemetry's names of the files, and Beyla's switch. Where no TLS is spoken they mean nothing, as in SDKs.
@@ -270,7 +262,7 @@ impl Environment<'_> {
     }
 
     /// The same, and which one that is.
-    fn named<'n, T: Value>(&self, names: &[&'n str]) -> Result<Option<(&'n str, T)>, ConfigError> {
+    pub(super) fn named<'n, T: Value>(&self, names: &[&'n str]) -> Result<Option<(&'n str, T)>, ConfigError> {
         // OpenTelemetry wants an empty variable to be one that is not set.
         let set = names.iter().find_map(|name| Some((*name, (self.variable)(name).filter(|text| !text.is_empty())?)));
         let Some((name, text)) = set else { return Ok(None) };
@@ -292,7 +284,7 @@ impl Environment<'_> {
 }
 
 /// `key1=value1,key2=value2`, percent-encoded.
-struct Headers(Vec<(String, String)>);
+pub(super) struct Headers(pub(super) Vec<(String, String)>);
 
 impl Value for Headers {
     const EXPECTED: &'static str = "headers such as `X-Scope-OrgID=home,Authorization=Basic%20abc`";
@@ -317,7 +309,7 @@ impl Value for Headers {
 }
 
 /// Times in variables of OpenTelemetry have no unit.
-struct Milliseconds(Duration);
+pub(super) struct Milliseconds(pub(super) Duration);
 
 impl Value for Milliseconds {
     const EXPECTED: &'static str = "a whole number of milliseconds, at least 1";

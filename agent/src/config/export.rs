@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, schema::Of, value};
 use crate::{
-    export::{Auth, Compression, EndpointSettings, Fsync, Protocol, Proxies, QueueSettings, Settings, TlsSettings},
+    export::{
+        Auth, Compression, EndpointSettings, Fsync, Protocol, Proxies, QueueSettings, Settings, Signal, TlsSettings,
+    },
     secret::Secret,
-    telemetry::OtlpMetricsSettings,
 };
 
 /// Section `export`.
@@ -230,17 +231,22 @@ impl Endpoint {
         uri.is_some_and(|uri| uri.port_u16() == Some(4318) || !matches!(uri.path(), "" | "/"))
     }
 
-    fn for_traces(&self) -> String {
-        const PATH: &str = "/v1/traces";
+    fn url_for(&self, signal: Signal) -> String {
         let url = self.url.trim_end_matches('/');
-        if self.is_whole || url.ends_with(PATH) { self.url.clone() } else { format!("{url}{PATH}") }
+        // That of the spans may be whole, and be asked for another signal.
+        let base = url.strip_suffix(Signal::Traces.path()).filter(|_| signal != Signal::Traces);
+        match base {
+            Some(base) => format!("{base}{}", signal.path()),
+            None if self.is_whole || url.ends_with(signal.path()) => self.url.clone(),
+            None => format!("{url}{}", signal.path()),
+        }
     }
 
     /// Protocol and address.
-    fn resolve(&self, protocol: ProtocolChoice) -> (Protocol, String) {
+    fn resolve(&self, protocol: ProtocolChoice, signal: Signal) -> (Protocol, String) {
         match protocol {
-            ProtocolChoice::HttpProtobuf => (Protocol::HttpProtobuf, self.for_traces()),
-            ProtocolChoice::Auto if self.looks_like_http() => (Protocol::HttpProtobuf, self.for_traces()),
+            ProtocolChoice::HttpProtobuf => (Protocol::HttpProtobuf, self.url_for(signal)),
+            ProtocolChoice::Auto if self.looks_like_http() => (Protocol::HttpProtobuf, self.url_for(signal)),
             ProtocolChoice::Auto | ProtocolChoice::Grpc => (Protocol::Grpc, self.url.clone()),
         }
     }
@@ -251,8 +257,8 @@ impl Config {
     pub fn export_settings(&self) -> Settings {
         let ExportConfig { endpoints, queue, queue_spans, batch_spans, batch_bytes, batch_delay, .. } = &self.export;
         let endpoints = match &endpoints[..] {
-            [] => vec![self.only_endpoint()],
-            endpoints => endpoints.iter().map(|endpoint| self.endpoint(endpoint)).collect(),
+            [] => vec![self.only_endpoint(None, Signal::Traces)],
+            endpoints => endpoints.iter().map(|it| self.endpoint(it, None, Signal::Traces)).collect(),
         };
         let QueueConfig { directory, max_bytes, fsync } = queue;
         let queue =
@@ -267,12 +273,13 @@ impl Config {
         }
     }
 
-    fn only_endpoint(&self) -> EndpointSettings {
+    fn only_endpoint(&self, other: Option<ProtocolChoice>, signal: Signal) -> EndpointSettings {
         let ExportConfig { endpoint, protocol, compression, headers, timeout, tls, auth, proxies, .. } = &self.export;
-        let port = if *protocol == ProtocolChoice::HttpProtobuf { 4318 } else { 4317 };
+        let protocol = other.unwrap_or(*protocol);
+        let port = if protocol == ProtocolChoice::HttpProtobuf { 4318 } else { 4317 };
         let here = || Endpoint { url: format!("http://127.0.0.1:{port}"), is_whole: false };
         let endpoint = endpoint.clone().unwrap_or_else(here);
-        let (protocol, url) = endpoint.resolve(*protocol);
+        let (protocol, url) = endpoint.resolve(protocol, signal);
         EndpointSettings {
             name: name_of(&url),
             endpoint: url,
@@ -286,10 +293,10 @@ impl Config {
         }
     }
 
-    fn endpoint(&self, config: &EndpointConfig) -> EndpointSettings {
+    fn endpoint(&self, config: &EndpointConfig, other: Option<ProtocolChoice>, signal: Signal) -> EndpointSettings {
         let export = &self.export;
         let EndpointConfig { endpoint, name, protocol, compression, headers, timeout, tls, auth } = config;
-        let (protocol, url) = endpoint.resolve(protocol.unwrap_or(export.protocol));
+        let (protocol, url) = endpoint.resolve(other.or(*protocol).unwrap_or(export.protocol), signal);
         EndpointSettings {
             name: name.clone().unwrap_or_else(|| name_of(&url)),
             endpoint: url,
@@ -303,36 +310,34 @@ impl Config {
         }
     }
 
-    /// Where the agent's own metrics are sent, if they are: to an endpoint of their own, which gets none of the secrets
-    /// of others, or to the first of the spans.
-    pub fn otlp_metrics(&self, host_name: Option<String>) -> Option<OtlpMetricsSettings> {
-        let super::OtlpMetricsConfig { enabled, endpoint, interval } = &self.telemetry.otlp_metrics;
-        if !enabled {
-            return None;
+    /// The first of those of the spans, for something else.
+    pub(super) fn first_endpoint(&self, protocol: Option<ProtocolChoice>, signal: Signal) -> EndpointSettings {
+        match self.export.endpoints.first() {
+            Some(first) => self.endpoint(first, protocol, signal),
+            None => self.only_endpoint(protocol, signal),
         }
-        let of_spans = match self.export.endpoints.first() {
-            Some(first) => self.endpoint(first),
-            None => self.only_endpoint(),
-        };
-        let url = |endpoint: &Endpoint| endpoint.url.clone();
-        let of_spans_url = self.export.endpoints.first().map(|first| url(&first.endpoint));
-        let of_spans_url = of_spans_url.or_else(|| self.export.endpoint.as_ref().map(url));
-        let endpoint = match endpoint {
-            Some(endpoint) => EndpointSettings {
-                name: name_of(&endpoint.url),
-                endpoint: url(endpoint),
-                headers: BTreeMap::new(),
-                tls: None,
-                auth: Auth::None,
-                ..of_spans
-            },
-            None => EndpointSettings {
-                endpoint: of_spans_url.unwrap_or_else(|| "http://127.0.0.1:4317".to_owned()),
-                ..of_spans
-            },
-        };
-        let endpoint = EndpointSettings { protocol: Protocol::Grpc, ..endpoint };
-        Some(OtlpMetricsSettings { endpoint, interval: *interval, host_name })
+    }
+
+    /// One of its own, which gets none of the secrets of others.
+    pub(super) fn endpoint_of(
+        &self,
+        endpoint: &Endpoint,
+        protocol: Option<ProtocolChoice>,
+        signal: Signal,
+    ) -> EndpointSettings {
+        let ExportConfig { compression, timeout, proxies, .. } = &self.export;
+        let (protocol, url) = endpoint.resolve(protocol.unwrap_or(self.export.protocol), signal);
+        EndpointSettings {
+            name: name_of(&url),
+            endpoint: url,
+            protocol,
+            compression: *compression,
+            headers: BTreeMap::new(),
+            timeout: *timeout,
+            tls: None,
+            auth: Auth::None,
+            proxies: proxies.clone(),
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod export;
 mod file;
 mod foreign;
 mod kubernetes;
+mod metrics;
+mod otlp_metrics;
 mod receive;
 mod reload;
 mod schema;
@@ -30,6 +32,8 @@ pub use error::ConfigError;
 pub use export::{AuthConfig, Endpoint, EndpointConfig, ExportConfig, ProtocolChoice, QueueConfig, TlsConfig};
 pub use foreign::{from_alloy, from_beyla};
 pub use kubernetes::KubernetesSection;
+pub use metrics::MetricsConfig;
+pub use otlp_metrics::{OtlpMetricsConfig, TelemetryConfig};
 pub use receive::ReceiveSection;
 pub use reload::{FileWatch, Reload};
 use schema::Of;
@@ -90,6 +94,8 @@ pub struct Config {
     pub inference: InferenceSection,
     /// How Kubernetes is asked.
     pub kubernetes: KubernetesSection,
+    /// What is measured of requests.
+    pub metrics: MetricsConfig,
     /// What the agent tells of itself.
     pub telemetry: TelemetryConfig,
     /// What was asked for and is not done, one line each: it comes from another program's file or variables.
@@ -118,6 +124,7 @@ impl Default for Config {
             gpu: GpuSection::default(),
             inference: InferenceSection::default(),
             kubernetes: KubernetesSection::default(),
+            metrics: MetricsConfig::default(),
             telemetry: TelemetryConfig::default(),
             warnings: Vec::new(),
             file: None,
@@ -185,38 +192,6 @@ pub enum RecordContent {
     Off,
     /// As attributes of the conventions.
     Attributes,
-}
-
-/// Section `telemetry`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TelemetryConfig {
-    /// The agent's own metrics by OTLP.
-    pub otlp_metrics: OtlpMetricsConfig,
-}
-
-/// Section `telemetry.otlp_metrics`.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OtlpMetricsConfig {
-    /// Whether they are sent. Off, because most nodes have something that scrapes `/metrics`.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<bool>")]
-    pub enabled: bool,
-    /// Address of an OTLP gRPC endpoint; absent, that of the spans.
-    #[serde(with = "value::optional", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Of<Endpoint>>")]
-    pub endpoint: Option<Endpoint>,
-    /// Time between two exports.
-    #[serde(with = "value::text")]
-    #[schemars(with = "Of<Duration>")]
-    pub interval: Duration,
-}
-
-impl Default for OtlpMetricsConfig {
-    fn default() -> Self {
-        Self { enabled: false, endpoint: None, interval: Duration::from_mins(1) }
-    }
 }
 
 /// How severe a message must be to be logged.
@@ -319,7 +294,8 @@ impl Config {
         let mut redacted = self.clone();
         let export = &mut redacted.export;
         let of_endpoints = export.endpoints.iter_mut().flat_map(|endpoint| endpoint.headers.values_mut());
-        export.headers.values_mut().chain(of_endpoints).for_each(Secret::hide);
+        let of_metrics = redacted.telemetry.otlp_metrics.headers.values_mut();
+        export.headers.values_mut().chain(of_endpoints).chain(of_metrics).for_each(Secret::hide);
         redacted
     }
 

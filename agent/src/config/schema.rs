@@ -79,8 +79,8 @@ impl<T: Value> JsonSchema for OneOrMany<T> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let schema = json!({
-            "type": ["string", "integer", "array"],
-            "items": { "type": ["string", "integer"] },
+            "type": ["string", "number", "array"],
+            "items": { "type": ["string", "number"] },
             "$comment": format!("expected {}", T::EXPECTED),
         });
         schema.as_object().cloned().unwrap_or_default().into()

@@ -81,7 +81,7 @@ fn secrets_are_not_shown() {
 #[case::unknown_key(
     "listen: 127.0.0.1:1\nlog_levl: info\n",
     "agent.yaml:2: log_levl: unknown field `log_levl`, expected one of log_level, listen, hooks, tls, cuda, print, \
-     kernel_debug, export, receive, discovery, spans, routes, gpu, inference, kubernetes, telemetry"
+     kernel_debug, export, receive, discovery, spans, routes, gpu, inference, kubernetes, metrics, telemetry"
 )]
 #[case::unknown_key_in_a_section(
     "export:\n  endpoint: http://x:1\n  queues: 5\n",
@@ -376,7 +376,7 @@ fn beylas_names_of_the_rules_are_understood() {
 #[case::switched_on(&[("COATI_AGENT_OTLP_METRICS", "true"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://t:4317")], Some("http://t:4317"))]
 #[case::switched_off(&[("COATI_AGENT_OTLP_METRICS", "false"), ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m:4317")], None)]
 fn own_metrics_are_sent_if_asked_for(#[case] variables: &[(&str, &str)], #[case] endpoint: Option<&str>) {
-    let settings = of_environment(variables).unwrap().otlp_metrics(None);
+    let settings = of_environment(variables).unwrap().otlp_metrics();
     assert_eq!(settings.as_ref().map(|settings| settings.endpoint.endpoint.as_str()), endpoint);
 }
 

@@ -96,6 +96,25 @@ pub(super) mod joined {
     }
 }
 
+/// The same for a setting that has a default; written as a list.
+pub(super) mod list {
+    use super::{Deserialize as _, Deserializer, OneOrMany, Serializer, Value, parsed};
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>, T: Value>(from: D) -> Result<T, D::Error> {
+        let OneOrMany(texts) = OneOrMany::deserialize(from)?;
+        parsed(&texts.join(","))
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer, T: Value>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        let text = value.to_text();
+        let numbers: Option<Vec<f64>> = text.split(',').map(|part| part.parse().ok()).collect();
+        match numbers {
+            Some(numbers) => to.collect_seq(numbers),
+            None => to.collect_seq(text.split(',')),
+        }
+    }
+}
+
 /// A scalar, or a list of some.
 struct OneOrMany(Vec<String>);
 
@@ -138,7 +157,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
 }
 
 /// The schema of what one of several names stands for.
-fn names(names: &[&str]) -> Json {
+pub(super) fn names(names: &[&str]) -> Json {
     json!({ "type": "string", "enum": names })
 }
 

@@ -14,6 +14,7 @@ mod resource;
 mod selection;
 mod sockets;
 mod unit;
+mod usage;
 
 use std::{
     collections::{HashMap, hash_map},
@@ -21,12 +22,13 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::{common::v1::any_value::Value, resource::v1::Resource};
 
 pub use pattern::Pattern;
 pub use proc_tree::ProcTree;
 pub use resource::Host;
 pub use selection::{Pids, PodFacts, Ports, Rule, Selection, Subject, Treatment};
+pub use usage::Usage;
 
 use crate::{kubernetes::Kubernetes, span::Sampler};
 use proc_tree::Facts;
@@ -42,6 +44,17 @@ pub struct Process {
     pub resource: Resource,
     /// How its spans are sampled, if not as all others.
     pub sampler: Option<Sampler>,
+}
+
+impl Process {
+    /// A text of its resource, empty if there is none.
+    pub fn attribute(&self, key: &str) -> &str {
+        let found = self.resource.attributes.iter().find(|attribute| attribute.key == key);
+        match found.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
+            Some(Value::StringValue(text)) => text,
+            _ => "",
+        }
+    }
 }
 
 /// Processes that are kept at once; one more pushes out one that has ended, or any.

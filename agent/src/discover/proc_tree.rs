@@ -213,7 +213,7 @@ impl ProcTree {
         first_line(&self.root.join("1/root/etc/machine-id")).or_else(|| first_line(Path::new("/etc/machine-id")))
     }
 
-    fn directory(&self, tgid: u32) -> PathBuf {
+    pub(super) fn directory(&self, tgid: u32) -> PathBuf {
         self.path(&tgid.to_string())
     }
 

@@ -29,6 +29,11 @@ impl Host {
         Self { name: tree.host_name(), id: tree.host_id() }
     }
 
+    /// `host.id`, if it could be read.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// `host.name`, if it could be read.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()

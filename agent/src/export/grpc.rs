@@ -15,28 +15,28 @@ use tonic::{
 };
 
 use super::{
-    EndpointSettings, ExportError,
+    EndpointSettings, ExportError, Signal,
     causes::with_causes,
     connect::Connector,
     response::{self, Answer},
 };
 
-const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-
-/// A client of the trace service. The generated one would want a message of its own for each attempt; this one sends
+/// A client of one of OTLP's services. The generated one would want a message of its own for each attempt; this one sends
 /// the same encoded bytes as often as it takes.
 #[derive(Debug)]
 pub(super) struct Grpc {
     client: Client<Channel>,
+    method: PathAndQuery,
 }
 
 impl Grpc {
     /// Connects with the first request. Must be called on a tokio runtime.
-    pub(super) fn new(settings: &EndpointSettings) -> Result<Self, ExportError> {
+    pub(super) fn new(settings: &EndpointSettings, signal: Signal) -> Result<Self, ExportError> {
         let channel = channel(settings)?;
         let client = Client::new(channel).accept_compressed(CompressionEncoding::Gzip);
         let compresses = settings.compresses();
-        Ok(Self { client: if compresses { client.send_compressed(CompressionEncoding::Gzip) } else { client } })
+        let client = if compresses { client.send_compressed(CompressionEncoding::Gzip) } else { client };
+        Ok(Self { client, method: PathAndQuery::from_static(signal.method()) })
     }
 
     /// Sends an encoded request with these headers.
@@ -47,7 +47,7 @@ impl Grpc {
         }
         let mut request = Request::new(body);
         *request.metadata_mut() = MetadataMap::from_headers(headers);
-        match client.unary(request, PathAndQuery::from_static(PATH), EncodedTraces).await {
+        match client.unary(request, self.method.clone(), EncodedRequest).await {
             Ok(response) => response::accepted(response.into_inner()),
             Err(status) => response::of_status(&status),
         }
@@ -55,7 +55,7 @@ impl Grpc {
 }
 
 /// A connection that is made when it is needed. Must be called on a tokio runtime.
-pub(crate) fn channel(settings: &EndpointSettings) -> Result<Channel, ExportError> {
+fn channel(settings: &EndpointSettings) -> Result<Channel, ExportError> {
     let bad = |reason: String| ExportError::Endpoint { endpoint: settings.endpoint.clone(), reason };
     let connector = Connector::new(settings)?;
     let origin: Uri = settings.endpoint.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
@@ -72,9 +72,9 @@ pub(crate) fn channel(settings: &EndpointSettings) -> Result<Channel, ExportErro
 
 /// Requests that are encoded already, answers that are not decoded yet.
 #[derive(Clone, Copy, Debug)]
-struct EncodedTraces;
+struct EncodedRequest;
 
-impl Codec for EncodedTraces {
+impl Codec for EncodedRequest {
     type Encode = Bytes;
     type Decode = ExportTraceServiceResponse;
     type Encoder = Self;
@@ -89,7 +89,7 @@ impl Codec for EncodedTraces {
     }
 }
 
-impl Encoder for EncodedTraces {
+impl Encoder for EncodedRequest {
     type Item = Bytes;
     type Error = Status;
 
@@ -99,12 +99,12 @@ impl Encoder for EncodedTraces {
     }
 }
 
-impl Decoder for EncodedTraces {
+impl Decoder for EncodedRequest {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        // The spans were taken; an answer that cannot be read does not change that.
+        // Of all signals the answers look alike. They were taken; an answer that cannot be read does not change that.
         Ok(Some(ExportTraceServiceResponse::decode(buffer).unwrap_or_default()))
     }
 }

@@ -43,8 +43,8 @@ pub use relay::{RelayError, RelayQueue, Relayed, RelayedSpan, Room};
 pub use tls::{TlsError, TlsSettings};
 pub use worker::Exporter;
 
-pub(crate) use grpc::channel;
-pub(crate) use transport::interceptor;
+pub(crate) use response::Answer;
+pub(crate) use transport::Transport;
 
 use crate::{secret::Secret, telemetry::Telemetry};
 
@@ -103,6 +103,33 @@ pub(crate) struct Encoded {
     pub(crate) spans: u64,
     /// An `ExportTraceServiceRequest`.
     pub(crate) body: Bytes,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Metrics.
+    Metrics,
+}
+
+impl Signal {
+    /// The path that OTLP HTTP has for it.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
+        }
+    }
+
+    /// The method of gRPC.
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        }
+    }
 }
 
 /// How OTLP is spoken.
@@ -205,7 +232,7 @@ pub fn exporter(
         if outlets.iter().any(|outlet| outlet.name() == endpoint.name) {
             return Err(ExportError::SameName { name: endpoint.name.clone() });
         }
-        let transport = transport::Transport::new(endpoint)?;
+        let transport = Transport::new(endpoint, Signal::Traces)?;
         let disk = settings.queue.as_ref().map(|queue| backlog::Unopened::new(queue, &endpoint.name)).transpose()?;
         let backoff = backoff::Backoff::new(random.clone());
         outlets.push(outlet::Outlet::new(endpoint, transport, backoff, settings.queue_spans as u64, disk, telemetry));

@@ -12,7 +12,7 @@ use super::causes::with_causes;
 
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The spans were taken, but for `rejected` of them.
     Accepted {
         /// Spans that were not taken.

@@ -122,7 +122,7 @@ fn endpoint(address: SocketAddr, protocol: Protocol, tls: TlsSettings) -> Endpoi
 
 /// Sends a request without spans.
 async fn send(settings: &EndpointSettings) -> Answer {
-    Transport::new(settings).unwrap().send(Bytes::new()).await
+    Transport::new(settings, Signal::Traces).unwrap().send(Bytes::new()).await
 }
 
 fn is_accepted(answer: &Answer) -> bool {
@@ -197,7 +197,7 @@ async fn certificates_of_the_agent(#[values(Protocol::Grpc, Protocol::HttpProtob
         ..trusting
     };
     let endpoint = endpoint(address, protocol, tls);
-    let transport = Transport::new(&endpoint).unwrap();
+    let transport = Transport::new(&endpoint, Signal::Traces).unwrap();
     let wrong = reason(transport.send(Bytes::new()).await);
     assert!(wrong.contains("the endpoint does not accept the client certificate"), "{wrong}");
 
@@ -240,7 +240,7 @@ async fn mistakes_are_found_at_the_start(
     let authority = Authority::new();
     let mut tls = TlsSettings { ca_file: Some(authority.path("ca.pem")), ..TlsSettings::default() };
     change(&mut tls, &authority);
-    let error = Transport::new(&endpoint("127.0.0.1:1".parse().unwrap(), protocol, tls)).unwrap_err();
+    let error = Transport::new(&endpoint("127.0.0.1:1".parse().unwrap(), protocol, tls), Signal::Traces).unwrap_err();
     let ExportError::Tls { source, .. } = error else { panic!("{error}") };
     assert!(source.to_string().starts_with(expected), "{source}");
 }
@@ -249,7 +249,7 @@ async fn mistakes_are_found_at_the_start(
 async fn settings_for_tls_want_https() {
     let settings =
         with(settings("127.0.0.1:1".parse().unwrap(), Protocol::Grpc), |it| it.tls = Some(TlsSettings::default()));
-    let error = Transport::new(&settings.endpoints[0]).unwrap_err().to_string();
+    let error = Transport::new(&settings.endpoints[0], Signal::Traces).unwrap_err().to_string();
     assert!(error.ends_with("it has settings for TLS and must begin with `https://`"), "{error}");
 }
 
@@ -263,7 +263,7 @@ async fn a_token_is_sent_and_a_new_one_too(#[values(Protocol::Grpc, Protocol::Ht
         Destination::following([tests::Step::Fail { grpc: tonic::Code::Unauthenticated, http: 401, after: None }]);
     let address = listen(&destination, None).await;
     let settings = with(settings(address, protocol), |it| it.auth = Auth::Bearer { token_file: token_file.clone() });
-    let transport = Transport::new(&settings.endpoints[0]).unwrap();
+    let transport = Transport::new(&settings.endpoints[0], Signal::Traces).unwrap();
     // Not a reason to throw spans away: the file may be another soon.
     let refused = reason(transport.send(Bytes::new()).await);
     assert!(!refused.contains("old"), "{refused}");
@@ -331,7 +331,7 @@ async fn the_proxy_of_the_environment_is_used(#[case] protocol: Protocol, #[case
         it.proxies = Proxies::of(&variable);
     });
     let settings = &settings.endpoints[0];
-    assert!(!format!("{settings:?} {:?}", Transport::new(settings).unwrap()).contains("secret"));
+    assert!(!format!("{settings:?} {:?}", Transport::new(settings, Signal::Traces).unwrap()).contains("secret"));
     let answer = send(settings).await;
     assert!(is_accepted(&answer), "{answer:?}");
     let head = heads.recv().await.unwrap();

@@ -1,19 +1,16 @@
 //! How requests are sent to one endpoint.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prost::bytes::Bytes;
-use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{
-    EndpointSettings, ExportError, Protocol, auth::Authorization, causes::with_causes, grpc::Grpc, http::Http,
+    EndpointSettings, ExportError, Protocol, Signal, auth::Authorization, causes::with_causes, grpc::Grpc, http::Http,
     response::Answer,
 };
 
 /// A client, and what its requests are sent with.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(crate) struct Transport {
     client: Client,
     headers: HeaderMap,
     authorization: Authorization,
@@ -21,16 +18,16 @@ pub(super) struct Transport {
 
 #[derive(Debug)]
 enum Client {
-    Grpc(Grpc),
+    Grpc(Box<Grpc>),
     Http(Box<Http>),
 }
 
 impl Transport {
     /// Connects with the first request. Must be called on a tokio runtime.
-    pub(super) fn new(settings: &EndpointSettings) -> Result<Self, ExportError> {
+    pub(crate) fn new(settings: &EndpointSettings, signal: Signal) -> Result<Self, ExportError> {
         let EndpointSettings { endpoint, protocol, tls, .. } = settings;
         let client = match protocol {
-            Protocol::Grpc => Client::Grpc(Grpc::new(settings)?),
+            Protocol::Grpc => Client::Grpc(Box::new(Grpc::new(settings, signal)?)),
             Protocol::HttpProtobuf => Client::Http(Box::new(Http::new(settings)?)),
         };
         let authorization = Authorization::new(&settings.auth)
@@ -42,7 +39,7 @@ impl Transport {
     }
 
     /// Sends an encoded request once.
-    pub(super) async fn send(&self, body: Bytes) -> Answer {
+    pub(crate) async fn send(&self, body: Bytes) -> Answer {
         let mut headers = self.headers.clone();
         match self.authorization.header() {
             Ok(None) => {}
@@ -62,24 +59,6 @@ impl Transport {
             answer => answer,
         }
     }
-}
-
-/// Adds the same headers to what somebody else sends by gRPC.
-pub(crate) fn interceptor(
-    settings: &EndpointSettings,
-) -> Result<impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + Send + Sync + 'static, ExportError> {
-    let headers = headers(settings)?;
-    let authorization = Authorization::new(&settings.auth)
-        .map_err(|source| ExportError::Auth { endpoint: settings.endpoint.clone(), source })?;
-    let authorization = Arc::new(authorization);
-    Ok(move |mut request: Request<()>| {
-        let mut all = request.metadata().clone().into_headers();
-        all.extend(headers.clone());
-        let value = authorization.header().map_err(|error| Status::unavailable(with_causes(&error)))?;
-        all.extend(value.map(|value| (header::AUTHORIZATION, value)));
-        *request.metadata_mut() = MetadataMap::from_headers(all);
-        Ok(request)
-    })
 }
 
 /// The headers of the configuration.

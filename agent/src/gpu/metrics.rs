@@ -1,6 +1,6 @@
-//! Devices on `/metrics`: the newest sample of each.
+//! Devices on `/metrics` and by OTLP: the newest sample of each.
 //!
-//! Names are those of the semantic conventions as Prometheus writes them; those of NVIDIA's DCGM exporter can be had
+//! Names are those of the semantic conventions, on `/metrics` as Prometheus writes them; those of NVIDIA's DCGM exporter can be had
 //! beside them, so that its dashboards work.
 
 use std::{fmt, sync::Arc};
@@ -17,13 +17,16 @@ use super::{
     sample::DeviceSample,
     sampler::{Gpu, Shared},
 };
-use crate::kubernetes::{GpuUser, Kubernetes};
+use crate::{
+    kubernetes::{GpuUser, Kubernetes},
+    metrics::{self, LabelValue, Labelled, Metric, Point, Prefix, Service, Shape, Value},
+};
 
 /// Samples back in which a value may lie that is read once a second only.
 const SLOW_SAMPLES: usize = 100;
 
 /// The collector.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GpuMetrics {
     shared: Arc<Shared>,
     dcgm_names: bool,
@@ -59,14 +62,14 @@ macro_rules! slow {
     };
 }
 
-const GENERAL: &[(&str, &str)] = &[("hw_gpu_task", "general")];
-const ENCODER: &[(&str, &str)] = &[("hw_gpu_task", "encoder")];
-const DECODER: &[(&str, &str)] = &[("hw_gpu_task", "decoder")];
-const TRANSMIT: &[(&str, &str)] = &[("network_io_direction", "transmit")];
-const RECEIVE: &[(&str, &str)] = &[("network_io_direction", "receive")];
-const CORRECTED: &[(&str, &str)] = &[("error_type", "ecc_corrected")];
-const UNCORRECTED: &[(&str, &str)] = &[("error_type", "ecc_uncorrected")];
-const XID: &[(&str, &str)] = &[("error_type", "xid")];
+const GENERAL: &[(&str, &str)] = &[("hw.gpu.task", "general")];
+const ENCODER: &[(&str, &str)] = &[("hw.gpu.task", "encoder")];
+const DECODER: &[(&str, &str)] = &[("hw.gpu.task", "decoder")];
+const TRANSMIT: &[(&str, &str)] = &[("network.io.direction", "transmit")];
+const RECEIVE: &[(&str, &str)] = &[("network.io.direction", "receive")];
+const CORRECTED: &[(&str, &str)] = &[("error.type", "ecc_corrected")];
+const UNCORRECTED: &[(&str, &str)] = &[("error.type", "ecc_uncorrected")];
+const XID: &[(&str, &str)] = &[("error.type", "xid")];
 
 fn xids(device: &DeviceHistory) -> Option<f64> {
     device.current().map(|_| device.xids as f64)
@@ -78,15 +81,15 @@ fn families() -> [Family; 13] {
     let ratio = || Some(Unit::Other("ratio".to_owned()));
     [
         gauge(
-            "hw_gpu_utilization",
+            "hw.gpu.utilization",
             "Share of time in which the GPU was busy",
             ratio(),
             &[(GENERAL, now!(utilization)), (ENCODER, now!(encoder)), (DECODER, now!(decoder))],
         ),
-        gauge("hw_gpu_memory_usage", "Device memory in use", Some(Unit::Bytes), &[(&[], now!(memory_used as f64))]),
-        gauge("hw_gpu_memory_limit", "Device memory", Some(Unit::Bytes), &[(&[], now!(memory_total as f64))]),
+        gauge("hw.gpu.memory.usage", "Device memory in use", Some(Unit::Bytes), &[(&[], now!(memory_used as f64))]),
+        gauge("hw.gpu.memory.limit", "Device memory", Some(Unit::Bytes), &[(&[], now!(memory_total as f64))]),
         gauge(
-            "hw_gpu_memory_utilization",
+            "hw.gpu.memory.utilization",
             "Share of device memory in use",
             ratio(),
             &[(&[], |device| {
@@ -94,35 +97,35 @@ fn families() -> [Family; 13] {
                 memory_total.filter(|total| *total > 0).and_then(|total| Some((*memory_used)? as f64 / total as f64))
             })],
         ),
-        gauge("hw_power", "Power that the GPU draws", Some(Unit::Other("watts".to_owned())), &[(&[], now!(power))]),
+        gauge("hw.power", "Power that the GPU draws", Some(Unit::Other("watts".to_owned())), &[(&[], now!(power))]),
         gauge(
-            "hw_power_limit",
+            "hw.power.limit",
             "Power that it may draw",
             Some(Unit::Other("watts".to_owned())),
             &[(&[], now!(power_limit))],
         ),
-        counter("hw_energy", "Energy since the driver was loaded", Some(Unit::Joules), &[(&[], now!(energy))]),
-        gauge("hw_temperature", "Temperature", Some(Unit::Celsius), &[(&[], now!(temperature))]),
+        counter("hw.energy", "Energy since the driver was loaded", Some(Unit::Joules), &[(&[], now!(energy))]),
+        gauge("hw.temperature", "Temperature", Some(Unit::Celsius), &[(&[], now!(temperature))]),
         gauge(
-            "coati_gpu_clock",
+            "coati.gpu.clock",
             "Clocks",
             Some(Unit::Other("hertz".to_owned())),
             &[(&[("clock", "sm")], now!(sm_clock)), (&[("clock", "memory")], now!(memory_clock))],
         ),
         gauge(
-            "hw_gpu_io",
+            "hw.gpu.io",
             "Bytes per second over PCIe",
             Some(Unit::Other("bytes_per_second".to_owned())),
             &[(TRANSMIT, slow!(pcie_transmit)), (RECEIVE, slow!(pcie_receive))],
         ),
         counter(
-            "hw_errors",
+            "hw.errors",
             "Errors of memory and driver",
             None,
             &[(CORRECTED, slow!(ecc_corrected)), (UNCORRECTED, slow!(ecc_uncorrected)), (XID, xids)],
         ),
         gauge(
-            "coati_gpu_throttled",
+            "coati.gpu.throttled",
             "1 while a reason keeps the clocks down",
             None,
             &[(&[], |device| {
@@ -131,7 +134,7 @@ fn families() -> [Family; 13] {
             })],
         ),
         gauge(
-            "coati_gpu_up",
+            "coati.gpu.up",
             "1 while the GPU answers",
             None,
             &[(&[], |device| Some(if device.is_present { 1.0 } else { 0.0 }))],
@@ -235,9 +238,11 @@ impl GpuMetrics {
             return Ok(());
         }
         let kind = if family.is_counter { MetricType::Counter } else { MetricType::Gauge };
-        let mut encoder = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
+        let name = family.name.replace('.', "_");
+        let mut encoder = encoder.encode_descriptor(&name, family.help, family.unit.as_ref(), kind)?;
         for (labels, value) in rows {
-            let series = encoder.encode_family(labels)?;
+            let labels: Vec<_> = labels.iter().map(|(name, value)| (name.replace('.', "_"), value.as_str())).collect();
+            let series = encoder.encode_family(&labels)?;
             if family.is_counter {
                 ConstCounter::new(*value).encode(series)?;
             } else {
@@ -276,9 +281,9 @@ impl GpuMetrics {
 
 fn labels(device: &DeviceHistory) -> Labels {
     let info = &device.info;
-    let mut labels = vec![("hw_id", info.id.to_string()), ("hw_type", "gpu".to_owned())];
-    labels.extend(info.name.as_deref().map(|name| ("hw_name", name.to_owned())));
-    labels.extend(info.parent.as_deref().map(|parent| ("hw_parent", parent.to_owned())));
+    let mut labels = vec![("hw.id", info.id.to_string()), ("hw.type", "gpu".to_owned())];
+    labels.extend(info.name.as_deref().map(|name| ("hw.name", name.to_owned())));
+    labels.extend(info.parent.as_deref().map(|parent| ("hw.parent", parent.to_owned())));
     labels
 }
 
@@ -287,7 +292,7 @@ fn of_pod(user: GpuUser, is_dcgm: bool) -> Labels {
     let names = if is_dcgm {
         ["namespace", "pod", "container"]
     } else {
-        ["k8s_namespace_name", "k8s_pod_name", "k8s_container_name"]
+        ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name"]
     };
     let values = [user.namespace, user.pod, user.container];
     names.into_iter().zip(values.map(|value| value.to_string())).collect()
@@ -301,9 +306,9 @@ fn process_rows(
 ) -> Vec<(Labels, f64)> {
     let row = |(info, process): (&super::sample::DeviceInfo, &super::sample::ProcessSample)| {
         let relative = history.relatives().iter().find(|relative| relative.pid == process.pid);
-        let mut labels = vec![("hw_id", info.id.to_string()), ("process_pid", process.pid.to_string())];
+        let mut labels = vec![("hw.id", info.id.to_string()), ("process.pid", process.pid.to_string())];
         if let Some(id) = relative.and_then(|it| it.container.as_deref()) {
-            labels.push(("container_id", id.to_owned()));
+            labels.push(("container.id", id.to_owned()));
             let user = kubernetes.and_then(|kubernetes| kubernetes.container(id));
             labels.extend(user.into_iter().flat_map(|user| of_pod(user, false)));
         }
@@ -312,26 +317,84 @@ fn process_rows(
     history.current_processes().filter_map(row).collect()
 }
 
+/// A family of processes.
+fn of_processes(name: &'static str, help: &'static str, unit: Unit) -> Family {
+    Family { name, help, unit: Some(unit), is_counter: false, series: &[] }
+}
+
+impl GpuMetrics {
+    /// The families under the conventions' names, with their rows.
+    fn all(&self, history: &History) -> Vec<(Family, Vec<(Labels, f64)>)> {
+        let with_rows = |family| {
+            let rows = self.rows(history, &family, false);
+            (family, rows)
+        };
+        let mut all: Vec<_> = families().into_iter().map(with_rows).collect();
+        let kubernetes = self.kubernetes.as_ref();
+        let memory = of_processes("coati.gpu.process.memory.usage", "Device memory of a process", Unit::Bytes);
+        all.push((memory, process_rows(history, kubernetes, |process| process.memory.map(|bytes| bytes as f64))));
+        let ratio = Unit::Other("ratio".to_owned());
+        let utilization =
+            of_processes("coati.gpu.process.utilization", "Use of the multiprocessors by a process", ratio);
+        all.push((utilization, process_rows(history, kubernetes, |process| process.sm)));
+        all
+    }
+
+    /// The same for OTLP, of this node.
+    pub(crate) fn points(&self, node: &Arc<Service>) -> Vec<Point> {
+        let all = self.all(&self.shared.history());
+        let points =
+            all.iter().flat_map(|(family, rows)| rows.iter().map(|(labels, value)| family.point(labels, *value, node)));
+        points.collect()
+    }
+}
+
+impl Family {
+    fn point(&self, labels: &Labels, value: f64, node: &Arc<Service>) -> Point {
+        let Self { name: otlp, help, unit, is_counter, .. } = self;
+        let (shape, value) =
+            if *is_counter { (Shape::Counter, Value::Counter(value)) } else { (Shape::Gauge, Value::Gauge(value)) };
+        let unit = metrics::Unit::Other(unit.as_ref().map_or("", otlp_unit));
+        Point {
+            metric: Metric { otlp, prometheus: "", help, unit, shape, prefix: Prefix::None },
+            service: Arc::clone(node),
+            labels: Arc::new(metrics::Labels::of(&Own(labels))),
+            since_unix_ns: 0,
+            value,
+        }
+    }
+}
+
+/// What OTLP calls a unit.
+fn otlp_unit(unit: &Unit) -> &'static str {
+    match unit.as_str() {
+        "bytes" => "By",
+        "bytes_per_second" => "By/s",
+        "celsius" => "Cel",
+        "hertz" => "Hz",
+        "joules" => "J",
+        "ratio" => "1",
+        "watts" => "W",
+        _ => "",
+    }
+}
+
+struct Own<'l>(&'l Labels);
+
+impl Labelled for Own<'_> {
+    fn visit<'a>(&'a self, see: &mut impl FnMut(&'static str, LabelValue<'a>)) {
+        for (name, value) in self.0 {
+            see(name, LabelValue::Text(value));
+        }
+    }
+}
+
 impl Collector for GpuMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let history = self.shared.history();
-        for family in families() {
-            Self::encode_family(&mut encoder, &family, &self.rows(&history, &family, false))?;
+        for (family, rows) in self.all(&history) {
+            Self::encode_family(&mut encoder, &family, &rows)?;
         }
-        let of_process = |name, help, unit| Family { name, help, unit: Some(unit), is_counter: false, series: &[] };
-        let memory = of_process("coati_gpu_process_memory_usage", "Device memory of a process", Unit::Bytes);
-        let rows = process_rows(&history, self.kubernetes.as_ref(), |process| process.memory.map(|bytes| bytes as f64));
-        Self::encode_family(&mut encoder, &memory, &rows)?;
-        let utilization = of_process(
-            "coati_gpu_process_utilization",
-            "Use of the multiprocessors by a process",
-            Unit::Other("ratio".to_owned()),
-        );
-        Self::encode_family(
-            &mut encoder,
-            &utilization,
-            &process_rows(&history, self.kubernetes.as_ref(), |process| process.sm),
-        )?;
         if self.dcgm_names {
             for family in dcgm() {
                 Self::encode_family(&mut encoder, &family, &self.rows(&history, &family, true))?;

@@ -28,7 +28,7 @@ use crate::{
 };
 use content::Facts;
 use messages::Messages;
-pub use metrics::InferenceMetrics;
+pub(crate) use metrics::{DURATION, FIRST_TOKEN, OfModel, PER_TOKEN, TOKENS};
 pub use recognise::{Dialect, Kind, Operation, recognise};
 
 /// A model that takes longer than this to be there was loaded for the request.

@@ -45,7 +45,12 @@ fn inference(wire: &Wire) -> Inference {
 pub(crate) fn counted() -> [Inference; 2] {
     let well = Inference {
         kind: Kind { operation: Operation::Chat, dialect: Dialect::Ollama },
-        facts: Facts { input_tokens: Some(1), output_tokens: Some(1), ..Facts::default() },
+        facts: Facts {
+            request_model: Some("m".to_owned()),
+            input_tokens: Some(1),
+            output_tokens: Some(1),
+            ..Facts::default()
+        },
         provider: "ollama",
         is_stream: true,
         duration_ns: 1,

@@ -14,14 +14,15 @@ use crate::{
     capture::{CaptureError, Record, Source},
     config::Reload,
     decode::{Decoder, Event, Exchange, ExchangeId, Role},
-    discover::Processes,
+    discover::{Process, Processes},
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
     inference::{Inference, InferenceConfig, recognise},
     libraries::{FileCounters, Libraries},
+    metrics::Peers,
     print::Printer,
     span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
-    stitch::Stitcher,
+    stitch::{Ids, Stitcher},
     telemetry::{DropCause, RECORD_KINDS, Telemetry, mirror},
 };
 
@@ -69,6 +70,8 @@ struct Rest {
     spans: SpanBuilder,
     gpu: GpuSpans,
     inference: InferenceConfig,
+    /// Who is at the other end, for the service graph.
+    peers: Peers,
     out: Out,
     /// What spans of exchanges that are not over were sent with: their last ones must start at the same time, whatever the
     /// wall clock does meanwhile.
@@ -106,6 +109,7 @@ impl Stages {
             spans,
             gpu,
             inference: InferenceConfig::default(),
+            peers: Peers::default(),
             out,
             shown: HashMap::new(),
             self_traced: SelfTraced::new(),
@@ -257,6 +261,7 @@ impl Stages {
             self.rest.spans.set_clock(clock);
             self.rest.stitcher.tick(now_ns);
             self.rest.processes.forget_ended(now_ns);
+            self.rest.out.telemetry.requests.expire(now_ns);
             self.forget_cuda(now_ns, source);
             self.look_at_listed(now_ns);
             self.forget_libraries(now_ns, source)?;
@@ -407,6 +412,15 @@ impl Rest {
             Event::Dropped(_) | Event::Upgraded(_) => self.gpu.ended(origin.id, None),
             Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Running(_) => false,
         };
+        let mut peer = None;
+        if self.out.telemetry.requests.wants_peers() {
+            if let Event::Began(origin, _) = event {
+                self.peers.began(origin);
+            }
+            if is_last {
+                peer = self.peers.ended(origin);
+            }
+        }
         // What was shown while it ran needs its last span, whatever has become known of its process meanwhile.
         let is_shown = shown.is_some() || self.shown.contains_key(&origin.id);
         let is_self_traced = self.self_traced.has(origin.tgid) && !is_shown;
@@ -441,30 +455,28 @@ impl Rest {
                 }
                 let ignored = self.spans.ignored(&exchange.request);
                 let inference = Inference::of(exchange, &process, self.inference);
-                if let Some(inference) = &inference
-                    && !ignored.is_some_and(IgnoreMode::has_no_metric)
-                {
-                    self.out.telemetry.inference.count(inference, origin.role);
-                }
-                let Some(ids) = ids.filter(|_| !ignored.is_some_and(IgnoreMode::has_no_span)) else {
-                    self.out.telemetry.ignored_exchanges.inc();
+                let has_metric = !ignored.is_some_and(IgnoreMode::has_no_metric);
+                let is_measured = has_metric && (self.out.telemetry.requests.is_on() || inference.is_some());
+                let kept = self.keeps(exchange, ids, &process, ignored, shown.is_some());
+                let is_kept = kept.is_some();
+                if !is_kept && !is_measured {
                     return;
-                };
-                match self.spans.verdict(exchange, &ids, &process) {
-                    Verdict::Kept => {}
-                    // It was kept while it ran, and without this one it would seem to run for ever.
-                    _ if shown.is_some() => {}
-                    Verdict::SampledOut => {
-                        self.out.telemetry.spans_sampled_out.inc();
-                        return;
-                    }
-                    Verdict::TooMany => {
-                        self.out.telemetry.spans_dropped(DropCause::RateLimit).inc();
-                        return;
-                    }
                 }
+                // What is only measured is in no trace.
+                let ids = kept.unwrap_or(Ids::NONE);
                 let clock = shown.unwrap_or_else(|| self.spans.clock());
                 let mut span = self.spans.build(exchange, ids, &process, clock);
+                if is_measured {
+                    let peer = peer.map(|tgid| self.processes.get(tgid, exchange.end_ns));
+                    let requests = &self.out.telemetry.requests;
+                    requests.count(&span, exchange.end_ns, is_kept, peer.as_ref());
+                    if let Some(inference) = &inference {
+                        requests.count_inference(inference, origin.role, &span, exchange.end_ns, is_kept);
+                    }
+                }
+                if !is_kept {
+                    return;
+                }
                 if let Some(inference) = &inference {
                     inference.describe(&mut span.span);
                     for phase in inference.phases(&span, clock) {
@@ -512,6 +524,30 @@ impl Rest {
         let mut span = self.spans.select(span);
         span.mark_partial();
         self.out.push_partial(span);
+    }
+
+    /// The ids of a request whose span is sent; counts those whose is not. Without ids it is sent by its own process.
+    fn keeps(
+        &mut self,
+        exchange: &Exchange,
+        ids: Option<Ids>,
+        process: &Process,
+        ignored: Option<IgnoreMode>,
+        is_shown: bool,
+    ) -> Option<Ids> {
+        let telemetry = &self.out.telemetry;
+        let Some(ids) = ids.filter(|_| !ignored.is_some_and(IgnoreMode::has_no_span)) else {
+            telemetry.ignored_exchanges.inc();
+            return None;
+        };
+        match self.spans.verdict(exchange, &ids, process) {
+            Verdict::Kept => return Some(ids),
+            // It was kept while it ran, and without this one it would seem to run for ever.
+            _ if is_shown => return Some(ids),
+            Verdict::SampledOut => telemetry.spans_sampled_out.inc(),
+            Verdict::TooMany => telemetry.spans_dropped(DropCause::RateLimit).inc(),
+        };
+        None
     }
 
     /// Reads what processes have called of CUDA.

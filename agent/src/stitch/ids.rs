@@ -23,6 +23,19 @@ pub struct Ids {
     pub is_continued: bool,
 }
 
+impl Ids {
+    /// Those of a span that is in no trace.
+    pub const NONE: Self = Self {
+        trace_id: [0; 16],
+        span_id: [0; 8],
+        parent_span_id: None,
+        trace_state: String::new(),
+        flags: 0,
+        is_parent_remote: None,
+        is_continued: false,
+    };
+}
+
 /// Span id of the client span of the exchange at `key`.
 pub fn client_span_id(key: Key) -> [u8; 8] {
     stitch::client_span_id(key.client_position, key.server_position)

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Instant, UNIX_EPOCH},
 };
 
 use coati_common::{event::Kind, loss::Loss};
@@ -23,10 +23,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::gpu::CudaMetrics;
-use crate::inference::InferenceMetrics;
+use crate::{gpu::CudaMetrics, metrics::RequestMetrics};
 pub use export::{EndpointMetrics, ExportMetrics};
-pub use otlp::{OtlpMetrics, OtlpMetricsSettings};
 pub use relay::RelayMetrics;
 pub use server::Server;
 
@@ -42,18 +40,6 @@ pub enum TelemetryError {
         #[source]
         source: std::io::Error,
     },
-    /// The OTLP exporter of metrics cannot be made.
-    #[error("cannot export metrics to {endpoint}")]
-    Exporter {
-        /// The endpoint of the configuration.
-        endpoint: String,
-        /// Why not.
-        #[source]
-        source: opentelemetry_otlp::ExporterBuildError,
-    },
-    /// The endpoint of metrics cannot be connected to as it is configured.
-    #[error(transparent)]
-    Endpoint(#[from] crate::export::ExportError),
 }
 
 /// Causes for which an exchange or a part of one is lost: those of the kernel programs, in the order of [`Loss::ALL`],
@@ -228,9 +214,10 @@ pub struct Telemetry {
     cuda_failures: Family<CauseLabel, Counter>,
     /// What services call of CUDA.
     pub cuda: CudaMetrics,
-    /// Requests to models.
-    pub inference: InferenceMetrics,
+    /// Requests of all kinds, those to models among them.
+    pub requests: RequestMetrics,
     started: Instant,
+    started_unix_ns: u64,
     readiness: Arc<Readiness>,
 }
 
@@ -273,8 +260,9 @@ impl Default for Telemetry {
             cuda_files: Gauge::default(),
             cuda_failures: Family::default(),
             cuda: CudaMetrics::default(),
-            inference: InferenceMetrics::default(),
+            requests: RequestMetrics::default(),
             started: Instant::now(),
+            started_unix_ns: UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64,
             readiness: Arc::default(),
         };
         // A series that appears with its first loss is a series on which no alert can be tried out.
@@ -365,7 +353,6 @@ impl Telemetry {
             "Version of the agent",
             Info::new(vec![("component", "agent"), ("version", env!("CARGO_PKG_VERSION"))]),
         );
-        self.inference.register(&mut all);
         self.cuda.register(&mut all);
         all.register_collector(Box::new(process::ProcessMetrics::new(self.started)));
         let agent = all.sub_registry_with_prefix("coati_agent");
@@ -400,6 +387,7 @@ impl Telemetry {
         );
         self.export.register(agent);
         self.relay.register(agent);
+        self.requests.register(agent);
         agent.register("processes", "Processes that are known", self.processes.clone());
         agent.register("tls_files", "Files of TLS libraries that have probes", self.tls_files.clone());
         agent.register(

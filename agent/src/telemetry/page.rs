@@ -4,9 +4,9 @@ use coati_tests::metrics_page;
 
 use super::Telemetry;
 use crate::{
-    decode::Role,
     gpu, inference,
     kubernetes::{KubernetesMetrics, testing::cluster},
+    metrics::{self, Format},
 };
 
 /// One series of each metric that has labels: what is forgotten here is named by the check.
@@ -19,14 +19,13 @@ fn one_of_each() -> String {
     telemetry.relay.refused("x");
     telemetry.cuda_failures("x");
     telemetry.cuda.count("x", &coati_common::cuda::Calls { launches: 1, ..Default::default() });
-    for request in inference::tests::counted() {
-        telemetry.inference.count(&request, Role::Server);
-    }
+    metrics::tests::count_all(&telemetry.requests, &inference::tests::counted());
     let mut registry = telemetry.registry();
     registry.register_collector(Box::new(gpu::tests::all_metrics()));
     registry.register_collector(Box::new(KubernetesMetrics(cluster(&[], &[]))));
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    prometheus_client::encoding::text::encode_registry(&mut text, &registry).unwrap();
+    telemetry.requests.write(Format::OpenMetrics, &mut text).unwrap();
     text
 }
 

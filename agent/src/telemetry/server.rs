@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -17,8 +17,7 @@ use prometheus_client::{collector::Collector, registry::Registry};
 use tokio::net::TcpListener;
 
 use super::{Telemetry, TelemetryError};
-
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::metrics::{Format, plain};
 
 /// The HTTP server, listening but not yet answering.
 #[derive(Debug)]
@@ -73,10 +72,20 @@ impl Server {
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    // There may be several, and each may be a list.
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::of(&accept.collect::<Vec<_>>().join(","));
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
-        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text),
+    let written = prometheus_client::encoding::text::encode_registry(&mut text, &shared.registry).and_then(|()| {
+        if format == Format::Prometheus {
+            text = plain(&text);
+        }
+        shared.telemetry.requests.write(format, &mut text)?;
+        if format == Format::OpenMetrics { prometheus_client::encoding::text::encode_eof(&mut text) } else { Ok(()) }
+    });
+    match written {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, format.content_type())], text),
         Err(error) => {
             let text = format!("metrics cannot be written: {error}\n");
             (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], text)

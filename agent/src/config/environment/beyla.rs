@@ -5,7 +5,6 @@ use super::Environment;
 /// What Beyla's own variables begin with, and OBI's.
 pub(super) const PREFIXES: [&str; 2] = ["BEYLA_", "OTEL_EBPF_"];
 
-const RED: &str = "coati-backend makes metrics of spans, under the same names: see its section `generator`";
 const NOT_NEEDED: &str = "not needed: losses are counted by cause in `coati_agent_losses_total`";
 const KUBERNETES: &str = "not supported: docs/kubernetes.md says what is asked for";
 const HTTP_ONLY: &str = "not supported: only HTTP and gRPC are observed";
@@ -47,27 +46,20 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("KUBE_META_RESTRICT_LOCAL_NODE", KUBERNETES),
     ("KUBECONFIG_PATH", KUBERNETES),
     ("LOG_CONFIG", "not supported: use `coati-agent config print`"),
-    ("METRICS_FEATURES", RED),
     ("METRICS_INTERVAL", "use OTEL_METRIC_EXPORT_INTERVAL, in milliseconds"),
-    ("METRICS_TTL", RED),
     ("MIN_PROCESS_AGE", "not needed: processes are noticed when they start"),
     ("NAME_RESOLVER_SOURCES", "not supported: servers are called as their clients call them (`Host`)"),
     ("NETWORK_METRICS", FLOWS),
     ("NETWORK_PRINT_FLOWS", FLOWS),
     ("NETWORK_SOURCE", FLOWS),
     ("NODEJS_ENABLED", NO_INJECTION),
-    ("OTEL_HISTOGRAM_AGGREGATION", RED),
-    ("OTEL_METRICS_FEATURES", RED),
-    ("OTEL_METRICS_INSTRUMENTATIONS", RED),
-    ("OTEL_METRICS_TTL", RED),
+    ("OTEL_METRICS_INSTRUMENTATIONS", HTTP_ONLY),
     ("OTEL_TRACES_INSTRUMENTATIONS", HTTP_ONLY),
     ("OTEL_TRACES_REPORT_CACHE_LEN", "not needed"),
     ("OTLP_TRACES_MAX_QUEUE_SIZE", "use COATI_AGENT_EXPORT_QUEUE_SPANS"),
     ("PROFILE_PORT", "not supported"),
-    ("PROMETHEUS_FEATURES", RED),
-    ("PROMETHEUS_INSTRUMENTATIONS", RED),
+    ("PROMETHEUS_INSTRUMENTATIONS", HTTP_ONLY),
     ("PROMETHEUS_PATH", "not supported: the path is `/metrics`"),
-    ("PROMETHEUS_TTL", RED),
     ("RENAME_UNRESOLVED_HOSTS", "not supported: addresses stay as they are"),
     ("SERVICE_NAMESPACE", "not supported for all processes: give a rule of `discovery.instrument` a `namespace`"),
     ("SHUTDOWN_TIMEOUT", "not needed: the agent sends what it has and ends within 5 s"),

@@ -10,8 +10,8 @@ use super::{
     Translation, rules,
     tree::{Data, Node},
 };
-use crate::config::value::Value;
-use keys::RED;
+use crate::config::{metrics::BeylaFeatures, value::Value};
+use keys::LABELS;
 pub(super) use keys::{KEYS, Meaning, SECTIONS};
 
 /// Translates the whole file.
@@ -68,7 +68,7 @@ fn time(node: &Node) -> Json {
 }
 
 /// A time in Go's notation.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(in crate::config) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds = 0.0;
     while !rest.is_empty() {
@@ -205,7 +205,7 @@ fn select(key: &str, node: &Node, out: &mut Translation<'_>) {
     for (signal, choice) in entries(key, node, out) {
         let key = format!("{key}.{signal}");
         if signal != "traces" {
-            out.warn(&key, choice.line, RED);
+            out.warn(&key, choice.line, LABELS);
             continue;
         }
         for (part, patterns) in entries(&key, choice, out) {
@@ -309,23 +309,57 @@ fn skip_verify(key: &str, node: &Node, out: &mut Translation<'_>) {
     }
 }
 
-/// Only by OTLP gRPC.
+/// As [`traces_endpoint`].
 fn metrics_endpoint(key: &str, node: &Node, out: &mut Translation<'_>) {
-    let is_http = node.text().is_some_and(|text| text.ends_with(":4318") || text.contains("/v1/metrics"));
-    if is_http {
-        let instead = "not used: the agent sends its metrics by OTLP gRPC only, so give `telemetry.otlp_metrics.endpoint` \
-                       port 4317; coati-backend makes metrics of spans";
-        out.warn(key, node.line, instead);
-    } else {
-        out.set("telemetry.otlp_metrics.endpoint", node.json(), key, node.line);
-        out.set("telemetry.otlp_metrics.enabled", json!("true"), key, node.line);
-        out.warn(key, node.line, "only the agent's own metrics go there: coati-backend makes metrics of spans");
+    out.set("telemetry.otlp_metrics.endpoint", node.json(), key, node.line);
+    out.set("telemetry.otlp_metrics.enabled", json!("true"), key, node.line);
+    if !out.has("telemetry.otlp_metrics.protocol") {
+        let uri: Option<http::Uri> = node.text().and_then(|text| text.parse().ok());
+        let is_grpc = uri.and_then(|uri| uri.port_u16()).is_some_and(|port| port.to_string().ends_with("4317"));
+        let guess = if is_grpc { "grpc" } else { "http/protobuf" };
+        out.set("telemetry.otlp_metrics.protocol", json!(guess), key, node.line);
     }
 }
 
-fn metrics_protocol(key: &str, node: &Node, out: &mut Translation<'_>) {
-    if node.text() != Some("grpc") {
-        out.warn(key, node.line, "not supported: the agent sends its metrics by OTLP gRPC only");
+fn metrics_skip_verify(key: &str, node: &Node, out: &mut Translation<'_>) {
+    if node.text() == Some("true") {
+        out.set("telemetry.otlp_metrics.tls.insecure_skip_verify", json!("true"), key, node.line);
+    }
+}
+
+/// Beyla has one list for each way out; here all that are in one of them are made.
+fn features(key: &str, node: &Node, out: &mut Translation<'_>) {
+    let before = out.get("metrics.features").and_then(Json::as_array).cloned().unwrap_or_default();
+    let names = before.iter().filter_map(Json::as_str).filter(|name| *name != "none");
+    let texts = node.list().iter().filter_map(Node::text).flat_map(|text| text.split(','));
+    let BeylaFeatures { features, others } = BeylaFeatures::of(names.chain(texts));
+    if !others.is_empty() {
+        let others = others.join(", ");
+        out.warn(key, node.line, &format!("not supported: {others}; docs/configuration.md lists what is"));
+    }
+    let mut names: Vec<_> = features.iter().map(|feature| json!(feature.name())).collect();
+    if names.is_empty() {
+        names.push(json!("none"));
+    }
+    out.set("metrics.features", Json::Array(names), key, node.line);
+}
+
+fn buckets(key: &str, node: &Node, out: &mut Translation<'_>) {
+    for (name, bounds) in entries(key, node, out) {
+        let key = format!("{key}.{name}");
+        match name.as_str() {
+            "duration_histogram" | "request_size_histogram" | "response_size_histogram" => {
+                let bounds_of = Json::Array(bounds.list().iter().map(Node::json).collect());
+                out.set(&format!("metrics.buckets.{name}"), bounds_of, &key, bounds.line);
+            }
+            _ => out.warn(&key, bounds.line, "no such key is known"),
+        }
+    }
+}
+
+fn self_references(key: &str, node: &Node, out: &mut Translation<'_>) {
+    if node.text() == Some("true") {
+        out.warn(key, node.line, "not supported: what calls itself is in no service graph");
     }
 }
 

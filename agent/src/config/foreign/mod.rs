@@ -17,6 +17,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::{Config, ConfigError, file};
+pub(super) use beyla::duration;
 use tree::Node;
 
 /// What a file of Beyla says, in our words.
@@ -96,6 +97,13 @@ impl<'a> Translation<'a> {
     /// Whether a key of ours was set.
     fn has(&self, ours: &str) -> bool {
         self.origins.iter().any(|(key, ..)| key == ours)
+    }
+
+    /// What a key of ours, `section.key`, was set to.
+    fn get(&self, ours: &str) -> Option<&Json> {
+        let mut parts = ours.split('.');
+        let first = self.ours.get(parts.next()?)?;
+        parts.try_fold(first, |object, key| object.get(key))
     }
 
     /// Notes that an entry of a list came from there.

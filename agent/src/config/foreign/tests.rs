@@ -20,7 +20,8 @@ fn shown(config: &Config) -> String {
         let depth = (line.len() - line.trim_start().len()) / 2;
         path.truncate(depth);
         path.push(line);
-        let is_of_sections = ["discovery:", "routes:", "spans:", "export:", "telemetry:"].contains(&path[0]);
+        let is_of_sections =
+            ["discovery:", "routes:", "spans:", "export:", "metrics:", "telemetry:"].contains(&path[0]);
         if !default.lines().any(|other| other == line) && (is_of_sections || depth == 0) {
             all += &path.iter().map(|part| part.trim()).collect::<Vec<_>>().join(" ");
             all.push('\n');
@@ -62,21 +63,25 @@ fn the_sample_of_beyla() {
     routes: ignore_mode: traces
     routes: wildcard_char: "*"
     routes: max_words: 10
+    metrics: - application_span
+    metrics: - application_service_graph
+    metrics: - application_process
+    metrics: - application_host
+    telemetry: otlp_metrics: enabled: true
+    telemetry: otlp_metrics: endpoint: http://otelcol:4318
+    telemetry: otlp_metrics: protocol: http/protobuf
     ! beyla.yaml:15: ebpf.high_request_volume: not needed: losses are counted by cause in `coati_agent_losses_total`
     ! beyla.yaml:16: ebpf.wakeup_len: not needed: losses are counted by cause in `coati_agent_losses_total`
     ! beyla.yaml:17: ebpf.buffer_sizes: not needed: the first 1 KiB of every head and the ends of models' answers are copied
     ! beyla.yaml:18: ebpf.payload_extraction: not needed: requests to models are recognised by themselves, from the ends of their bodies
     ! beyla.yaml:20: attributes.kubernetes.meta_restrict_local_node: not supported: docs/kubernetes.md says what is asked for and how names are made
-    ! beyla.yaml:22: attributes.select.http_server_request_duration: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:22: attributes.select.http_server_request_duration: not supported: metrics have the labels that docs/metrics.md lists
     ! beyla.yaml:23: attributes.select.traces.include: not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others
     ! beyla.yaml:24: attributes.rename_unresolved_hosts: not supported: addresses stay as they are
     ! beyla.yaml:31: filter.network: not supported: flows are not counted
     ! beyla.yaml:32: name_resolver: not supported: servers are called as their clients call them (`Host`)
-    ! beyla.yaml:33: metrics: coati-backend makes metrics of spans, under the same names: see its section `generator`
-    ! beyla.yaml:34: prometheus_export.ttl: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! beyla.yaml:33: metrics.features: not supported: network; docs/configuration.md lists what is
     ! beyla.yaml:35: otel_traces_export.instrumentations: only HTTP and gRPC are observed, not sql, redis, kafka, mqtt
-    ! beyla.yaml:36: otel_metrics_export.endpoint: not used: the agent sends its metrics by OTLP gRPC only, so give `telemetry.otlp_metrics.endpoint` port 4317; coati-backend makes metrics of spans
-    ! beyla.yaml:36: otel_metrics_export.histogram_aggregation: coati-backend makes metrics of spans, under the same names: see its section `generator`
     ! beyla.yaml:37: internal_metrics.prometheus.port: all metrics of the agent are on one port: `listen`
     ! beyla.yaml:37: internal_metrics.prometheus.path: not supported: the path is `/metrics`
     ! beyla.yaml:38: network: not supported: flows are not counted; use Cilium's Hubble or Beyla's network mode
@@ -103,11 +108,13 @@ fn the_sample_block_of_alloy() {
     routes: - /health
     routes: ignore_mode: traces
     routes: wildcard_char: "*"
-    ! block.alloy:2: attributes.select.http_*: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    metrics: - application_span
+    metrics: - application_service_graph
+    ! block.alloy:2: attributes.select.http_*: not supported: metrics have the labels that docs/metrics.md lists
     ! block.alloy:6: discovery.survey: not supported: without rules every process is observed
     ! block.alloy:8: ebpf.context_propagation: not supported: nothing is put into requests; traces are linked by TCP positions and headers that are there
     ! block.alloy:8: ebpf.http_request_timeout: not supported: a request is over when its answer or its connection is
-    ! block.alloy:11: metrics: coati-backend makes metrics of spans, under the same names: see its section `generator`
+    ! block.alloy:11: metrics.network: not supported: flows are not counted
     ! block.alloy:13: output.traces: `otelcol.processor.batch.default.input` is not in this file: set `export.endpoint` to where it sends
     "#);
 }
@@ -295,7 +302,7 @@ fn translations(#[case] text: &str, #[case] expected: &str) {
 #[case("-1s", None)]
 #[case("1e400s", None)]
 fn times_of_go(#[case] text: &str, #[case] ms: Option<u64>) {
-    assert_eq!(beyla::duration(text), ms.map(std::time::Duration::from_millis));
+    assert_eq!(duration(text), ms.map(std::time::Duration::from_millis));
 }
 
 #[rstest]
