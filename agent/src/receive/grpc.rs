@@ -47,6 +47,6 @@ pub(super) fn status(refusal: &Refusal) -> Status {
             let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
             Status::with_error_details(tonic::Code::ResourceExhausted, message, details)
         }
-        Refusal::Ending => Status::unavailable(message),
+        Refusal::TooSlow | Refusal::Ending => Status::unavailable(message),
     }
 }

@@ -171,7 +171,7 @@ fn failure(format: Format, refusal: &Refusal) -> Response {
         Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
         Refusal::TooLarge { .. } | Refusal::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::Full => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::Ending => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::TooSlow | Refusal::Ending => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = format.status(grpc::status(refusal).code(), &refusal.to_string());
     let mut response = (status, [(CONTENT_TYPE, format.media_type())], body).into_response();

@@ -74,6 +74,9 @@ enum Refusal {
     /// There is no room now.
     #[error("the export queue is full: try again")]
     Full,
+    /// It took too long to come, or to be dealt with.
+    #[error("the request took too long: try again")]
+    TooSlow,
     /// The agent is about to end.
     #[error("the agent is about to end: try again")]
     Ending,
@@ -82,7 +85,7 @@ enum Refusal {
 impl Refusal {
     /// Whether the same request may be taken later.
     const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full | Self::Ending)
+        matches!(self, Self::Full | Self::TooSlow | Self::Ending)
     }
 
     /// The label `cause` on `/metrics`.
@@ -91,6 +94,7 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::TooLarge { .. } | Self::TooMany { .. } => "too_large",
             Self::Full => "queue_full",
+            Self::TooSlow => "timeout",
             Self::Ending => "shutdown",
         }
     }

@@ -12,7 +12,7 @@ use axum::{
 };
 use http::StatusCode;
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     ReceiveError, ReceiveSettings, Refusal, Senders, TRACES_ONLY, grpc,
@@ -79,7 +79,7 @@ impl Connected<IncomingStream<'_, TcpListener>> for Connection {
 
 /// Both transports on one port: who sends says which by what it sends.
 fn router(relay: Relay, max_request_bytes: usize) -> Router {
-    let bounds = Bounds { turns: Arc::new(Semaphore::new(AT_ONCE)), relay: relay.clone() };
+    let bounds = Bounds { turns: Arc::new(Semaphore::new(AT_ONCE)), relay: relay.clone(), max_request_bytes };
     let http = Http { relay: relay.clone(), max_request_bytes };
     Router::new()
         .route("/v1/traces", post(otlp_http::traces))
@@ -100,6 +100,7 @@ async fn other_service() -> Response {
 struct Bounds {
     turns: Arc<Semaphore>,
     relay: Relay,
+    max_request_bytes: usize,
 }
 
 /// Lets so many requests in at once, and each for so long.
@@ -116,12 +117,20 @@ async fn bounded(
         let _turn = bounds.turns.acquire().await.ok();
         next.run(request).await
     };
-    timeout(WITHIN, answer).await.unwrap_or_else(|_| {
-        bounds.relay.refused(&Refusal::Full);
-        if is_grpc {
-            Status::unavailable("the request took too long").into_http::<axum::body::Body>().into_response()
+    let Ok(answer) = timeout(WITHIN, answer).await else {
+        bounds.relay.refused(&Refusal::TooSlow);
+        let status = grpc::status(&Refusal::TooSlow);
+        return if is_grpc {
+            status.into_http::<axum::body::Body>().into_response()
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "the request took too long").into_response()
-        }
-    })
+            (StatusCode::SERVICE_UNAVAILABLE, status.message().to_owned()).into_response()
+        };
+    };
+    // tonic says so of a message that is too large; senders would try it again for ever. Nothing else here does.
+    if Status::from_header_map(answer.headers()).is_some_and(|status| status.code() == Code::OutOfRange) {
+        let refusal = Refusal::TooLarge { limit: bounds.max_request_bytes };
+        bounds.relay.refused(&refusal);
+        return grpc::status(&refusal).into_http::<axum::body::Body>().into_response();
+    }
+    answer
 }

@@ -257,6 +257,12 @@ async fn what_is_not_taken_over_grpc() {
             client = client.send_compressed(compression);
         }
         let status = client.export(request(vec![long.clone()])).await.unwrap_err();
-        assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
+        assert_eq!(
+            (status.code(), status.get_details_retry_info().is_none()),
+            (Code::ResourceExhausted, true),
+            "{status:?}"
+        );
     }
+    // What turns out only when it is unpacked tonic refuses so by itself.
+    assert_eq!(bench.telemetry.relay.refused("too_large").get(), 1);
 }
