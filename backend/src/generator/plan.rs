@@ -91,12 +91,11 @@ impl Plans {
         if self.settings.get(tenant) == settings {
             return Ok(false);
         }
-        match settings {
-            Some(settings) => self.set(tenant, settings)?,
-            None => {
-                self.settings.remove(tenant);
-                self.of_tenants.remove(tenant);
-            }
+        if let Some(settings) = settings {
+            self.set(tenant, settings)?;
+        } else {
+            self.settings.remove(tenant);
+            self.of_tenants.remove(tenant);
         }
         Ok(true)
     }

@@ -236,7 +236,9 @@ impl Evaluator<'_> {
             if self.samples > MAX_SAMPLES {
                 return Err(EvalError::TooManySamples);
             }
-            samples.into_iter().for_each(|sample| series.entry(sample.labels).or_default().push((time, sample.value)));
+            for sample in samples {
+                series.entry(sample.labels).or_default().push((time, sample.value));
+            }
         }
         Ok(series.into_iter().collect())
     }

@@ -140,7 +140,9 @@ fn write_created(message: &mut MessageWriter, field: u32, created_ms: u64) {
 
 fn write_packed(message: &mut MessageWriter, references: &[u32]) -> Result<(), Infallible> {
     message.message(1, |packed| {
-        references.iter().for_each(|reference| packed.element(u64::from(*reference)));
+        for reference in references {
+            packed.element(u64::from(*reference));
+        }
         Ok(())
     })
 }
@@ -240,7 +242,9 @@ pub(super) fn to_version_1(message: &[u8]) -> Result<Vec<u8>, prost::DecodeError
                     Ok::<_, Infallible>(())
                 })?;
             }
-            histograms.iter().for_each(|histogram| series.bytes(4, histogram));
+            for histogram in &histograms {
+                series.bytes(4, histogram);
+            }
             Ok::<_, Infallible>(())
         });
     }

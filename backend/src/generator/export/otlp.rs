@@ -106,14 +106,14 @@ impl Encoding {
                         Some(native) => {
                             batch.exponential(
                                 name,
-                                attributes,
+                                &attributes,
                                 (native, histogram.sum),
-                                exemplars,
+                                &exemplars,
                                 snapshot.state,
                                 times,
                             );
                         }
-                        None => batch.classic(name, attributes, (shape, histogram), exemplars, snapshot.state, times),
+                        None => batch.classic(name, &attributes, (shape, histogram), &exemplars, snapshot.state, times),
                     }
                 }
             }
@@ -190,9 +190,9 @@ impl Batch {
     fn classic(
         &mut self,
         name: &str,
-        attributes: Vec<KeyValue>,
+        attributes: &[KeyValue],
         (shape, histogram): (&Shape, &Histogram),
-        exemplars: Vec<Exemplar>,
+        exemplars: &[Exemplar],
         state: SeriesState,
         times: Times,
     ) {
@@ -200,7 +200,7 @@ impl Batch {
             let count = |count: &f64| if empty { 0 } else { count.round() as u64 };
             let bucket_counts: Vec<u64> = histogram.counts.iter().map(count).collect();
             let mut point = HistogramDataPoint {
-                attributes: attributes.clone(),
+                attributes: attributes.to_vec(),
                 start_time_unix_nano: times.start,
                 time_unix_nano: time,
                 flags: flags(state),
@@ -211,7 +211,7 @@ impl Batch {
                 point.sum = Some(if empty { 0.0 } else { histogram.sum });
                 point.explicit_bounds.clone_from(&shape.bounds);
                 point.bucket_counts = bucket_counts;
-                point.exemplars = if empty { Vec::new() } else { exemplars.clone() };
+                point.exemplars = if empty { Vec::new() } else { exemplars.to_vec() };
             }
             let data = || {
                 let aggregation_temporality = AggregationTemporality::Cumulative.into();
@@ -226,15 +226,15 @@ impl Batch {
     fn exponential(
         &mut self,
         name: &str,
-        attributes: Vec<KeyValue>,
+        attributes: &[KeyValue],
         (native, sum): (&Native, f64),
-        exemplars: Vec<Exemplar>,
+        exemplars: &[Exemplar],
         state: SeriesState,
         times: Times,
     ) {
         for (time, empty) in times.points() {
             let mut point = ExponentialHistogramDataPoint {
-                attributes: attributes.clone(),
+                attributes: attributes.to_vec(),
                 start_time_unix_nano: times.start,
                 time_unix_nano: time,
                 flags: flags(state),
@@ -250,7 +250,7 @@ impl Batch {
                 let buckets = buckets(native);
                 point.count = point.zero_count + buckets.bucket_counts.iter().sum::<u64>();
                 point.positive = Some(buckets);
-                point.exemplars.clone_from(&exemplars);
+                point.exemplars = exemplars.to_vec();
             }
             let data = || {
                 let aggregation_temporality = AggregationTemporality::Cumulative.into();

@@ -219,8 +219,8 @@ mod tests {
         Relabeling::new(&configs).map_err(|(place, error)| format!("[{place}].{error}"))
     }
 
-    fn shown(labels: Option<Labels>) -> String {
-        let labels = labels.iter().flatten().filter(|(name, _)| *name != "__name__");
+    fn shown(labels: Option<&Labels>) -> String {
+        let labels = labels.into_iter().flatten().filter(|(name, _)| *name != "__name__");
         labels.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
@@ -273,7 +273,7 @@ mod tests {
         "b=x"
     )]
     fn labels_of_the_server(#[case] yaml: &str, #[case] expected: &str) {
-        assert_eq!(shown(rules(yaml).unwrap().apply(&LABELS)), expected);
+        assert_eq!(shown(rules(yaml).unwrap().apply(&LABELS).as_ref()), expected);
     }
 
     /// The last eight bytes of MD5, which of nothing is d41d8cd98f00b204e9800998ecf8427e.

@@ -163,7 +163,7 @@ impl Server {
         let (status, written) = (response.status(), written(response.headers()));
         let may_fall_back = is_2 && self.message == ProtobufMessage::Auto;
         if status == StatusCode::UNSUPPORTED_MEDIA_TYPE && may_fall_back {
-            return self.fall_back(format!("{status}"));
+            return self.fall_back(&status.to_string());
         }
         if status.is_success() {
             return match written {
@@ -174,7 +174,7 @@ impl Server {
                     samples: queued.samples - samples,
                 },
                 // A server that knows only 1.0 and does not look at the content type finds an empty message in this one.
-                None if may_fall_back => self.fall_back(format!("{status} without a count of what was written")),
+                None if may_fall_back => self.fall_back(&format!("{status} without a count of what was written")),
                 None => Outcome::Refused {
                     why: format!("{status} without a count of what was written: no server of remote write 2.0"),
                     samples: queued.samples,
@@ -194,7 +194,7 @@ impl Server {
         Outcome::Refused { why, samples: queued.samples.saturating_sub(written) }
     }
 
-    fn fall_back(&mut self, why: String) -> Outcome {
+    fn fall_back(&mut self, why: &str) -> Outcome {
         self.only_1 = true;
         Outcome::Again { why: format!("{why}: it gets remote write 1.0 from now on") }
     }

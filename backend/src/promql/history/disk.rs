@@ -385,7 +385,7 @@ mod tests {
         let mut adding = history.add("t.1", 10 * number);
         adding.sample(&[("__name__", "steady")], 1.0, None);
         if let Some(value) = value {
-            let begins = (number % 7 == 0).then_some(10 * number - 5);
+            let begins = number.is_multiple_of(7).then_some(10 * number - 5);
             adding.sample(&[("__name__", "sometimes"), ("x", "é")], value, begins);
         }
     }
