@@ -6,8 +6,10 @@ use std::thread;
 
 use coati_common::stitch::{PROVISIONAL_MEMBER, client_span_id};
 use coati_common::wellknown::AGENT_SCOPE;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prometheus_client::metrics::counter::Counter;
@@ -15,8 +17,9 @@ use proptest::prelude::*;
 use prost::Message as _;
 use rstest::rstest;
 
-use super::super::{Limits, Stats, group_message};
+use super::super::{CALLERS_KNOWN_FOR, Limits, Stats, group_message};
 use super::*;
+use crate::query::fixture::attributes;
 use crate::query::{LiveSpan, SpanView as _, distinct_spans};
 use crate::telemetry::LiveMetrics;
 
@@ -107,6 +110,50 @@ fn both_ends_are_one_trace(#[case] order: [usize; 2]) {
     assert_eq!((traces, bytes), (1, trace.bytes));
     set.cut(|_| true).commit();
     assert_eq!((set.stats().traces, set.stats().bytes), (0, 0));
+}
+
+/// What two agents sent before and after the end, in any order: one trace, with the last version of each span.
+#[test]
+fn versions_of_both_ends_are_one_trace() {
+    let spans = spans_of(0, 2);
+    let so_far = |span: &Span| Span {
+        end_time_unix_nano: 1,
+        attributes: attributes(&[(COATI_SPAN_PARTIAL, Value::BoolValue(true))]),
+        ..span.clone()
+    };
+    let (caller, called) = spans.split_at(3);
+    let [caller_so_far, called_so_far] = [caller, called].map(|spans| spans.iter().map(so_far).collect::<Vec<_>>());
+    let requests = [&caller_so_far[..], &called_so_far, caller, called];
+    for order in [[0, 1, 2, 3], [1, 0, 3, 2], [1, 3, 0, 2], [2, 0, 3, 1], [3, 2, 1, 0]] {
+        let set = set();
+        for (request, number) in order.into_iter().zip(1..) {
+            insert(&set, requests[request].to_vec(), number);
+        }
+        let [trace] = &set.snapshot(TENANT)[..] else { panic!("not one trace: {order:?}") };
+        let shown: BTreeSet<_> = distinct_spans(trace).iter().map(|(_, span)| span.as_bytes().to_vec()).collect();
+        assert_eq!(shown, united(&spans, trace.id), "{order:?}");
+        assert_eq!((trace.start_ns, trace.end_ns), (1, 2));
+    }
+}
+
+/// The end of what was stored as called from outside while it ran, long after that.
+#[test]
+fn a_version_from_outside_is_replaced_in_its_own_trace() {
+    let set = set();
+    let spans = spans_of(0, 2);
+    let mut so_far = spans[3].clone();
+    so_far.attributes = attributes(&[(COATI_SPAN_PARTIAL, Value::BoolValue(true))]);
+    insert(&set, vec![so_far], 1);
+    let cut = set.cut(|_| true);
+    let mut whole = Trace::clone(&cut.tenants()[0].traces[0]);
+    cut.commit();
+    insert(&set, vec![spans[3].clone()], 4 * CALLERS_KNOWN_FOR.as_nanos() as u64);
+    let cut = set.cut(|_| true);
+    whole.extend(Trace::clone(&cut.tenants()[0].traces[0]));
+    let shown = distinct_spans(&whole);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(!shown[0].1.is_partial() && shown[0].1.is_root());
+    cut.commit();
 }
 
 #[test]
