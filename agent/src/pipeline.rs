@@ -270,7 +270,8 @@ impl CaptureThread {
             ..Options::default()
         };
         let mut source = Capture::new(Programs::load(&options)?);
-        keep_only(Later::here(source.programs().attached.has_tls()).needs(privileges::held()));
+        let attached = &source.programs().attached;
+        keep_only(Later::here(attached.has_tls() || attached.has_cuda()).needs(privileges::held()));
         tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let attached = &source.programs().attached;

@@ -82,7 +82,9 @@ pub fn examine(config: &Config) -> Report {
         kernel: format!("{} {} {}", part(uname.sysname()), part(uname.release()), part(uname.machine())),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         privileges: Privileges::of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        kept: privileges::names(Later::here(config.tls == Tls::Auto).needs(privileges::held())),
+        kept: privileges::names(
+            Later::here(config.tls == Switch::Auto || config.cuda == Switch::Auto).needs(privileges::held()),
+        ),
         types: types(Path::new(BTF_PATH)),
         wanted: config.hooks.into(),
         trial: trial(config),
