@@ -143,14 +143,23 @@ pub struct CudaCalls {
 }
 
 impl CudaCalls {
-    /// Takes what the kernel has of a process; `ancestors` is asked when it is new. What was called since the last reading.
-    pub fn take(&mut self, tgid: u32, process: &Process, ancestors: impl FnOnce(u32) -> Vec<u32>) -> Calls {
-        let caller = self.callers.entry(tgid).or_insert_with(|| Caller {
+    /// The process has the library: its spans wait for what it may have called. `ancestors` is asked when it is new.
+    pub fn expect(&mut self, tgid: u32, ancestors: impl FnOnce(u32) -> Vec<u32>) {
+        self.caller(tgid, ancestors);
+    }
+
+    fn caller(&mut self, tgid: u32, ancestors: impl FnOnce(u32) -> Vec<u32>) -> &mut Caller {
+        self.callers.entry(tgid).or_insert_with(|| Caller {
             timeline: Timeline::default(),
             read: Calls::default(),
             ancestors: ancestors(tgid).into(),
             gone_ns: None,
-        });
+        })
+    }
+
+    /// Takes what the kernel has of a process, as above. What was called since the last reading.
+    pub fn take(&mut self, tgid: u32, process: &Process, ancestors: impl FnOnce(u32) -> Vec<u32>) -> Calls {
+        let caller = self.caller(tgid, ancestors);
         caller.gone_ns = None;
         caller.timeline.take(process);
         let before = std::mem::replace(&mut caller.read, process.calls);

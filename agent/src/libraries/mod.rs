@@ -82,6 +82,8 @@ pub struct Libraries {
     builds: HashMap<Vec<u8>, Arc<[ProbePoint]>>,
     /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
     gone: HashSet<u32>,
+    /// Processes that were found to have CUDA's driver library.
+    cuda_users: Vec<u32>,
     counters: LibraryCounters,
     checked_ns: u64,
 }
@@ -128,6 +130,7 @@ impl Libraries {
             others: HashMap::new(),
             builds: HashMap::new(),
             gone: HashSet::new(),
+            cuda_users: Vec::new(),
             counters: LibraryCounters::default(),
             checked_ns: 0,
         }
@@ -209,6 +212,11 @@ impl Libraries {
         std::mem::take(&mut self.gone)
     }
 
+    /// The processes that were found to have CUDA's driver library since this was last asked.
+    pub fn take_cuda_users(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.cuda_users)
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> LibraryCounters {
         let mut counters = self.counters;
@@ -254,6 +262,9 @@ impl Libraries {
                 && !process.files.contains(&mapped.id)
             {
                 process.files.push(mapped.id);
+                if kind == Kind::Cuda {
+                    self.cuda_users.push(tgid);
+                }
             }
         }
         self.plan(tgid);

@@ -240,6 +240,9 @@ impl Stages {
         if let Some(libraries) = &mut self.libraries {
             let processes = &mut self.rest.processes;
             libraries.tick(now_ns, source, &mut |tgid| processes.is_selected(tgid, now_ns));
+            for tgid in libraries.take_cuda_users() {
+                self.rest.gpu.cuda().expect(tgid, |tgid| processes.ancestors(tgid));
+            }
         }
         if now_ns.saturating_sub(self.ticked_ns) < TICK_NS {
             return Ok(());

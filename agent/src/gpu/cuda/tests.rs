@@ -102,6 +102,8 @@ fn processes_are_added_up_and_forgotten() {
     let mut process = none();
     call(&mut process, START, launch);
     call(&mut process, START + MS, |calls| calls.to_host_bytes += 5);
+    cuda.expect(30, |_| vec![20]);
+    assert_eq!(cuda.processes_of(20), [30], "before its first call");
     for tgid in [30, 31] {
         let new = cuda.take(tgid, &process, |_| vec![20]);
         assert_eq!((new.launches, new.to_host_bytes), (1, 5));

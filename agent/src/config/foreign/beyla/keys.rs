@@ -145,7 +145,7 @@ pub(in super::super) const KEYS: &[(&str, Meaning)] = &[
     ("ebpf.couchbase_db_cache_size", Instead("not supported: only HTTP and gRPC are observed")),
     ("ebpf.redis_db_cache", Instead("not supported: only HTTP and gRPC are observed")),
     ("ebpf.instrument_gpu", Instead("not needed: `gpu.enabled` is on")),
-    ("ebpf.instrument_cuda", Instead("not supported: devices are read through NVML, see section `gpu`")),
+    ("ebpf.instrument_cuda", Instead("see `cuda`, which is `auto`")),
     ("ebpf.traffic_control_backend", Instead("not needed: nothing is attached to interfaces")),
     ("ebpf.log_enricher", Instead("not supported: nothing is written into other programs' logs")),
     ("ebpf.override_bpfloop_enabled", Instead("not needed")),
