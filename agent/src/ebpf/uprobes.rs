@@ -1,5 +1,7 @@
 //! Probes in files: in the functions of TLS libraries, and of CUDA's driver library.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{mem, thread};
@@ -196,6 +198,21 @@ pub enum UprobeError {
         #[source]
         source: ProgramError,
     },
+}
+
+/// Whether the kernel forbids this thread to put probes into any file. It says so before it looks for the file, so it is asked
+/// for one that is not there (`perf_uprobe_event_init`, kernel/events/core.c).
+pub(super) fn is_forbidden(ebpf: &mut Ebpf) -> bool {
+    let nowhere = TlsPoint { call: TlsCall::Free, offset: 0 };
+    match attach(ebpf, Path::new("/proc/self/no-such-file"), &[nowhere]) {
+        Err(UprobeError::Refused { source, .. }) => {
+            let first: &(dyn Error + 'static) = &source;
+            std::iter::successors(Some(first), |error| error.source())
+                .filter_map(|error| error.downcast_ref::<io::Error>())
+                .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        }
+        Ok(_) | Err(UprobeError::NoProgram { .. }) => false,
+    }
 }
 
 /// Attaches the programs to functions of the file at `path`, in whichever process they are called.
