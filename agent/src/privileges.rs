@@ -18,10 +18,11 @@ use crate::ebpf::Programs;
 pub const LOOKING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// What may be in one of these sets, in words.
-const NAMES: [(CapabilitySet, &str); 5] = [
+const NAMES: [(CapabilitySet, &str); 6] = [
     (CapabilitySet::BPF, "CAP_BPF"),
     (CapabilitySet::PERFMON, "CAP_PERFMON"),
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
     (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
 ];
@@ -69,6 +70,8 @@ impl Later {
         }
         if self.probes {
             needs |= or_admin(CapabilitySet::PERFMON);
+            // Files that were replaced since a program has begun are found by `/proc/PID/map_files` only.
+            needs |= CapabilitySet::CHECKPOINT_RESTORE;
         }
         if self.guarded_probes {
             needs |= CapabilitySet::SYS_ADMIN;
@@ -131,6 +134,7 @@ mod tests {
     const BPF: CapabilitySet = CapabilitySet::BPF;
     const PERFMON: CapabilitySet = CapabilitySet::PERFMON;
     const ADMIN: CapabilitySet = CapabilitySet::SYS_ADMIN;
+    const FILES: CapabilitySet = CapabilitySet::CHECKPOINT_RESTORE;
 
     fn later(probes: bool, guarded_maps: bool, guarded_probes: bool) -> Later {
         Later { probes, guarded_maps, guarded_probes }
@@ -138,10 +142,10 @@ mod tests {
 
     #[rstest]
     #[case::without_tls(later(false, false, false), CapabilitySet::all(), LOOKING)]
-    #[case::with_tls(later(true, false, false), CapabilitySet::all(), LOOKING | PERFMON)]
+    #[case::with_tls(later(true, false, false), CapabilitySet::all(), LOOKING | PERFMON | FILES)]
     #[case::an_old_kernel_without_tls(later(false, true, false), CapabilitySet::all(), LOOKING | BPF)]
-    #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON)]
-    #[case::a_new_kernel(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | ADMIN)]
+    #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON | FILES)]
+    #[case::a_new_kernel(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | FILES | ADMIN)]
     #[case::in_a_container(later(true, false, true), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
     #[case::as_before_5_8(later(true, true, false), LOOKING | ADMIN, LOOKING | ADMIN)]
     #[case::without_names(later(false, false, false), BPF | PERFMON, CapabilitySet::empty())]

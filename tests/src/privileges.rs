@@ -10,6 +10,8 @@ const LOOKING: u64 = 1 << 2 | 1 << 19;
 const PERFMON: u64 = 1 << 38;
 /// `CAP_BPF`.
 const BPF: u64 = 1 << 39;
+/// `CAP_CHECKPOINT_RESTORE`.
+const CHECKPOINT_RESTORE: u64 = 1 << 40;
 /// `CAP_SYS_ADMIN`.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -30,14 +32,14 @@ pub fn assert_given_away(agent: u32) -> Result<()> {
         let captures = matches!(name, "capture" | "detach");
         capturing += u32::from(name == "capture");
         let wanted = if captures { LOOKING | PERFMON } else { LOOKING };
-        // Many kernels let nobody else put probes into files.
-        let admin = if captures { SYS_ADMIN } else { 0 };
+        // Many kernels let nobody else put probes into files; who began with all may find replaced files.
+        let more = if captures { SYS_ADMIN | CHECKPOINT_RESTORE } else { 0 };
         let (effective, permitted) = (set("CapEff")?, set("CapPrm")?);
         ensure!(effective == permitted, "{name}: {effective:x} of {permitted:x}");
-        ensure!(permitted & !admin == wanted, "{name} has {permitted:x}, not {wanted:x}");
+        ensure!(permitted & !more == wanted, "{name} has {permitted:x}, not {wanted:x}");
         let bounding = set("CapBnd")?;
         // An agent of a container may not change what it began with, which is what loading programs takes.
-        let never = bounding & !(wanted | admin | PERFMON | BPF);
+        let never = bounding & !(wanted | more | PERFMON | BPF);
         ensure!(never == 0, "{name}: bounding set {bounding:x}");
         ensure!(set("CapAmb")? == 0 && set("CapInh")? == 0, "{name}: hands capabilities on:\n{status}");
         ensure!(field("NoNewPrivs")? == "1", "{name}: programs that it starts may get more");
