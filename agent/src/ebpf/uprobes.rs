@@ -206,10 +206,15 @@ pub(super) fn is_forbidden(ebpf: &mut Ebpf) -> bool {
     let nowhere = TlsPoint { call: TlsCall::Free, offset: 0 };
     match attach(ebpf, Path::new("/proc/self/no-such-file"), &[nowhere]) {
         Err(UprobeError::Refused { source, .. }) => {
-            let first: &(dyn Error + 'static) = &source;
-            std::iter::successors(Some(first), |error| error.source())
-                .filter_map(|error| error.downcast_ref::<io::Error>())
-                .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
+            while let Some(error) = cause {
+                let refused = error.downcast_ref::<io::Error>();
+                if refused.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                    return true;
+                }
+                cause = error.source();
+            }
+            false
         }
         Ok(_) | Err(UprobeError::NoProgram { .. }) => false,
     }
