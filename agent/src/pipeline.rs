@@ -256,7 +256,9 @@ fn give_away(programs: &mut Programs) {
     match Later::of(programs) {
         Ok(later) => {
             if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) {
-                tracing::warn!("this kernel lets only CAP_SYS_ADMIN put probes into files: TLS is not seen");
+                tracing::warn!(
+                    "this kernel lets only CAP_SYS_ADMIN put probes into files: neither TLS nor CUDA is seen"
+                );
             }
             keep_only(later.needs(has));
             tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");

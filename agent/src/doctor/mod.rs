@@ -120,7 +120,7 @@ fn trial(config: &Config) -> (Trial, String) {
             let kept = match Later::of(&mut programs) {
                 Ok(later) if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) => {
                     let kept = privileges::names(later.needs(has));
-                    format!("{kept}; this kernel wants CAP_SYS_ADMIN for probes in TLS libraries")
+                    format!("{kept}; this kernel wants CAP_SYS_ADMIN for probes in libraries (TLS, CUDA)")
                 }
                 Ok(later) => privileges::names(later.needs(has)),
                 Err(error) => chain(&error),

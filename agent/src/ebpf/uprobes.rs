@@ -203,21 +203,26 @@ pub enum UprobeError {
 /// Whether the kernel forbids this thread to put probes into any file. It says so before it looks for the file, so it is asked
 /// for one that is not there (`perf_uprobe_event_init`, kernel/events/core.c).
 pub(super) fn is_forbidden(ebpf: &mut Ebpf) -> bool {
-    let nowhere = TlsPoint { call: TlsCall::Free, offset: 0 };
-    match attach(ebpf, Path::new("/proc/self/no-such-file"), &[nowhere]) {
-        Err(UprobeError::Refused { source, .. }) => {
-            let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
-            while let Some(error) = cause {
-                let refused = error.downcast_ref::<io::Error>();
-                if refused.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-                    return true;
-                }
-                cause = error.source();
-            }
-            false
-        }
+    // Of these programs some may not be loaded.
+    let calls: [LibraryCall; 2] = [TlsCall::Free.into(), CudaCall::Free.into()];
+    let nowhere = Path::new("/proc/self/no-such-file");
+    calls.into_iter().any(|call| match attach(ebpf, nowhere, &[ProbePoint { call, offset: 0 }]) {
+        Err(UprobeError::Refused { source, .. }) => is_denied(&source),
         Ok(_) | Err(UprobeError::NoProgram { .. }) => false,
+    })
+}
+
+/// Whether the caller's privileges are the cause.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let refused = error.downcast_ref::<io::Error>();
+        if refused.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
     }
+    false
 }
 
 /// Attaches the programs to functions of the file at `path`, in whichever process they are called.
