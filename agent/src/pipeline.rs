@@ -276,6 +276,23 @@ fn keep_only(keep: CapabilitySet) {
     }
 }
 
+/// The same of the capture thread, once its programs are attached.
+fn give_away(programs: &mut Programs) {
+    let has = privileges::held();
+    match Later::of(programs) {
+        Ok(later) => {
+            if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) {
+                tracing::warn!(
+                    "this kernel lets only CAP_SYS_ADMIN put probes into files: neither TLS nor CUDA is seen"
+                );
+            }
+            keep_only(later.needs(has));
+            tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
+        }
+        Err(error) => tracing::warn!(%error, "all capabilities are kept"),
+    }
+}
+
 /// The capture thread before there is something to capture: it was started while everything was allowed.
 struct Waiting {
     begin: SyncSender<CaptureThread>,
@@ -328,12 +345,11 @@ impl CaptureThread {
             debug: config.kernel_debug,
             ..Options::default()
         };
-        let mut source = Capture::new(Programs::load(&options)?);
-        let attached = &source.programs().attached;
-        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda() };
+        let mut programs = Programs::load(&options)?;
+        give_away(&mut programs);
+        let wanted = Wanted { tls: programs.attached.has_tls(), cuda: programs.attached.has_cuda() };
         let has_probes = wanted.tls || wanted.cuda;
-        keep_only(Later::here(has_probes).needs(privileges::held()));
-        tracing::info!(capabilities = privileges::names(privileges::held()), "privileges are given away");
+        let mut source = Capture::new(programs);
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = has_probes.then(|| {
             let (mut libraries, now_ns) = (Libraries::new(tree, wanted), monotonic_ns());

@@ -4,24 +4,25 @@
 //! first, with all that loading programs takes; the others begin with [`LOOKING`] only. Once its programs are attached, the
 //! capture thread keeps [`Later::needs`].
 
-use std::fs;
 use std::io;
 
-use rustix::system::uname;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+
+use crate::ebpf::Programs;
 
 /// What every thread keeps: processes of other users in `/proc`, and files in private folders, of applications and of the
 /// agent's configuration.
 pub const LOOKING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// What may be in one of these sets, in words.
-const NAMES: [(CapabilitySet, &str); 5] = [
+const NAMES: [(CapabilitySet, &str); 6] = [
     (CapabilitySet::BPF, "CAP_BPF"),
     (CapabilitySet::PERFMON, "CAP_PERFMON"),
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
     (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
 ];
@@ -35,32 +36,33 @@ pub struct PrivilegeError {
     source: io::Error,
 }
 
-/// What the capture thread does after its programs are attached, and how this kernel guards it.
+/// What the capture thread does after its programs are attached, and how this kernel guards it. Asked, not told by the kernel's
+/// version: distributions port changes back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Later {
     /// Probes are put into files of programs that start later.
     pub probes: bool,
-    /// Reading a map that is there already takes `CAP_BPF`.
+    /// Reading a map that is there already takes `CAP_BPF`, as it did until Linux 5.18 where
+    /// `kernel.unprivileged_bpf_disabled` is set (`__sys_bpf`, kernel/bpf/syscall.c).
     pub guarded_maps: bool,
-    /// `perf_event_open`, which probes take, is for `CAP_SYS_ADMIN` only: Debian's and Ubuntu's `kernel.perf_event_paranoid`
-    /// above 2.
-    pub guarded_events: bool,
+    /// `CAP_PERFMON` is not enough for probes in files: kernels since 6.16, and updates of older ones, want `CAP_SYS_ADMIN`
+    /// (`perf_uprobe_event_init`, kernel/events/core.c), and so do Debian's and Ubuntu's with
+    /// `kernel.perf_event_paranoid` above 2.
+    pub guarded_probes: bool,
 }
 
 impl Later {
-    /// On this kernel.
-    pub fn here(probes: bool) -> Self {
-        let setting = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-        let release = uname().release().to_string_lossy().into_owned();
-        // Without the file the kernel guards nothing, or cannot be asked: then the more careful answer is the safe one.
-        let disabled: i32 = setting("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or(1);
-        let paranoid: i32 = setting("/proc/sys/kernel/perf_event_paranoid").unwrap_or(2);
-        Self { probes, guarded_maps: disabled != 0 && guards_maps(&release), guarded_events: paranoid > 2 }
+    /// With these programs on this kernel.
+    pub fn of(programs: &mut Programs) -> Result<Self, PrivilegeError> {
+        let probes = programs.attached.has_tls() || programs.attached.has_cuda();
+        let guarded_maps = with_only(LOOKING, || programs.maps.losses().is_err())?;
+        let guarded_probes = probes && with_only(LOOKING | CapabilitySet::PERFMON, || programs.may_not_probe())?;
+        Ok(Self { probes, guarded_maps, guarded_probes })
     }
 
     /// What of `has` it takes.
     pub fn needs(self, has: CapabilitySet) -> CapabilitySet {
-        // Either includes the other in the kernel's eyes (`bpf_capable`, `perfmon_capable`: include/linux/capability.h).
+        // It includes the others in the kernel's eyes (`bpf_capable`, `perfmon_capable`: include/linux/capability.h).
         let or_admin = |wanted: CapabilitySet| if has.contains(wanted) { wanted } else { CapabilitySet::SYS_ADMIN };
         let mut needs = LOOKING;
         if self.guarded_maps {
@@ -68,22 +70,25 @@ impl Later {
         }
         if self.probes {
             needs |= or_admin(CapabilitySet::PERFMON);
-            if self.guarded_events {
-                needs |= CapabilitySet::SYS_ADMIN;
-            }
+            // Files that were replaced since a program has begun are found by `/proc/PID/map_files` only.
+            needs |= CapabilitySet::CHECKPOINT_RESTORE;
+        }
+        if self.guarded_probes {
+            needs |= CapabilitySet::SYS_ADMIN;
         }
         needs & has
     }
 }
 
-/// Until Linux 5.18 every command of `bpf()` takes `CAP_BPF` where `kernel.unprivileged_bpf_disabled` is set; since 5.19 only
-/// those that make maps and load programs do (`__sys_bpf`, kernel/bpf/syscall.c).
-fn guards_maps(release: &str) -> bool {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5_u32, 19_u32),
-        _ => true,
-    }
+/// Does something while only these capabilities of this thread are in effect; afterwards all are as before.
+fn with_only<T>(capabilities_then: CapabilitySet, act: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
+    let refused = |error: rustix::io::Errno| PrivilegeError { what: "lower capabilities", source: error.into() };
+    let before = capabilities(None).map_err(refused)?;
+    let effective = before.permitted & capabilities_then;
+    set_capabilities(None, CapabilitySets { effective, ..before }).map_err(refused)?;
+    let done = act();
+    set_capabilities(None, before).map_err(refused)?;
+    Ok(done)
 }
 
 /// What this thread may do now.
@@ -120,7 +125,7 @@ pub fn names(set: CapabilitySet) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{fs, thread};
 
     use rstest::rstest;
 
@@ -129,35 +134,32 @@ mod tests {
     const BPF: CapabilitySet = CapabilitySet::BPF;
     const PERFMON: CapabilitySet = CapabilitySet::PERFMON;
     const ADMIN: CapabilitySet = CapabilitySet::SYS_ADMIN;
+    const FILES: CapabilitySet = CapabilitySet::CHECKPOINT_RESTORE;
 
-    fn later(probes: bool, guarded_maps: bool, guarded_events: bool) -> Later {
-        Later { probes, guarded_maps, guarded_events }
+    fn later(probes: bool, guarded_maps: bool, guarded_probes: bool) -> Later {
+        Later { probes, guarded_maps, guarded_probes }
     }
 
     #[rstest]
-    #[case::a_new_kernel_without_tls(later(false, false, false), CapabilitySet::all(), LOOKING)]
-    #[case::a_new_kernel(later(true, false, false), CapabilitySet::all(), LOOKING | PERFMON)]
+    #[case::without_tls(later(false, false, false), CapabilitySet::all(), LOOKING)]
+    #[case::with_tls(later(true, false, false), CapabilitySet::all(), LOOKING | PERFMON | FILES)]
     #[case::an_old_kernel_without_tls(later(false, true, false), CapabilitySet::all(), LOOKING | BPF)]
-    #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON)]
-    #[case::debian(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | ADMIN)]
-    #[case::debian_without_tls(later(false, false, true), CapabilitySet::all(), LOOKING)]
-    #[case::debian_in_a_container(later(true, false, true), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
+    #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON | FILES)]
+    #[case::a_new_kernel(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | FILES | ADMIN)]
+    #[case::in_a_container(later(true, false, true), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
     #[case::as_before_5_8(later(true, true, false), LOOKING | ADMIN, LOOKING | ADMIN)]
     #[case::without_names(later(false, false, false), BPF | PERFMON, CapabilitySet::empty())]
     fn what_later_work_takes(#[case] later: Later, #[case] has: CapabilitySet, #[case] expected: CapabilitySet) {
         assert_eq!(later.needs(has), expected);
     }
 
-    #[rstest]
-    #[case("5.15.0-91-generic", true)]
-    #[case("5.18.19", true)]
-    #[case("5.19.0", false)]
-    #[case("6.1.0-18-amd64", false)]
-    #[case("6.12", false)]
-    #[case("4.18.0-553.el8", true)]
-    #[case("unknown", true)]
-    fn kernels_that_guard_maps(#[case] release: &str, #[case] expected: bool) {
-        assert_eq!(guards_maps(release), expected);
+    #[test]
+    fn what_is_lowered_is_raised_again() {
+        let before = status();
+        let effective = |lines: &[(String, String)]| lines.iter().find(|(name, _)| name == "CapEff").cloned();
+        let lowered = with_only(CapabilitySet::empty(), status).unwrap();
+        assert_eq!(effective(&lowered).unwrap().1, "0".repeat(16));
+        assert_eq!(status(), before);
     }
 
     /// The lines about capabilities of this thread.

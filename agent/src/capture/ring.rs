@@ -79,6 +79,11 @@ impl Capture {
         &self.programs
     }
 
+    /// The programs, for what is asked of the kernel through them.
+    pub const fn programs_mut(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
     /// Reads `most` records that the ring buffer holds, or all. Gives how many there were.
     fn read(&mut self, most: usize) -> usize {
         let mut read = 0;

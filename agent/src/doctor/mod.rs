@@ -9,6 +9,7 @@ mod running;
 use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
 
 use coati_common::limits;
+use rustix::thread::CapabilitySet;
 
 use crate::{
     config::{Config, Switch},
@@ -78,15 +79,15 @@ pub struct Report {
 pub fn examine(config: &Config) -> Report {
     let uname = rustix::system::uname();
     let part = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
-    let has_probes = [config.tls, config.cuda].contains(&Switch::Auto);
+    let (trial, kept) = trial(config);
     report(&Findings {
         kernel: format!("{} {} {}", part(uname.sysname()), part(uname.release()), part(uname.machine())),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         privileges: Privileges::of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        kept: privileges::names(Later::here(has_probes).needs(privileges::held())),
+        kept,
         types: types(Path::new(BTF_PATH)),
         wanted: config.hooks.into(),
-        trial: trial(config),
+        trial,
         listen: config.listen,
         agent: Agent::ask(config.listen, PATIENCE),
     })
@@ -104,7 +105,8 @@ fn types(path: &Path) -> Types {
     }
 }
 
-fn trial(config: &Config) -> Trial {
+/// How it went, and what capabilities would be kept.
+fn trial(config: &Config) -> (Trial, String) {
     let options = Options {
         hooks: config.hooks.into(),
         tls: config.tls == Switch::Auto,
@@ -113,8 +115,20 @@ fn trial(config: &Config) -> Trial {
         ..Options::default()
     };
     match Programs::load(&options) {
-        Ok(Programs { attached, .. }) => Trial::Attached(attached.hooks, attached.on, attached.off),
-        Err(error) => Trial::Failed(failure(&error)),
+        Ok(mut programs) => {
+            let has = privileges::held();
+            let kept = match Later::of(&mut programs) {
+                Ok(later) if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) => {
+                    let kept = privileges::names(later.needs(has));
+                    format!("{kept}; this kernel wants CAP_SYS_ADMIN for probes in libraries (TLS, CUDA)")
+                }
+                Ok(later) => privileges::names(later.needs(has)),
+                Err(error) => chain(&error),
+            };
+            let attached = programs.attached;
+            (Trial::Attached(attached.hooks, attached.on, attached.off), kept)
+        }
+        Err(error) => (Trial::Failed(failure(&error)), String::new()),
     }
 }
 

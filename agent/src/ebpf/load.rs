@@ -171,6 +171,11 @@ impl Programs {
         uprobes::attach(&mut self.ebpf, path, points)
     }
 
+    /// Whether the kernel forbids this thread to put probes into any file.
+    pub fn may_not_probe(&mut self) -> bool {
+        uprobes::is_forbidden(&mut self.ebpf)
+    }
+
     /// Hands debug lines to the log, if there are any.
     pub fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {

@@ -1,5 +1,7 @@
 //! Probes in files: in the functions of TLS libraries, and of CUDA's driver library.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{mem, thread};
@@ -196,6 +198,31 @@ pub enum UprobeError {
         #[source]
         source: ProgramError,
     },
+}
+
+/// Whether the kernel forbids this thread to put probes into any file. It says so before it looks for the file, so it is asked
+/// for one that is not there (`perf_uprobe_event_init`, kernel/events/core.c).
+pub(super) fn is_forbidden(ebpf: &mut Ebpf) -> bool {
+    // Of these programs some may not be loaded.
+    let calls: [LibraryCall; 2] = [TlsCall::Free.into(), CudaCall::Free.into()];
+    let nowhere = Path::new("/proc/self/no-such-file");
+    calls.into_iter().any(|call| match attach(ebpf, nowhere, &[ProbePoint { call, offset: 0 }]) {
+        Err(UprobeError::Refused { source, .. }) => is_denied(&source),
+        Ok(_) | Err(UprobeError::NoProgram { .. }) => false,
+    })
+}
+
+/// Whether the caller's privileges are the cause.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let refused = error.downcast_ref::<io::Error>();
+        if refused.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Attaches the programs to functions of the file at `path`, in whichever process they are called.

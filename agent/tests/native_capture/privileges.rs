@@ -19,7 +19,7 @@ fn what_is_kept_is_enough() {
 
 fn kept() {
     let Some(mut watch) = Watch::start_with_tls("captures with the capabilities that are kept") else { return };
-    let needed = Later::here(true).needs(held());
+    let needed = Later::of(watch.source().programs_mut()).unwrap().needs(held());
     keep_only(needed).unwrap();
     let _probes = Probes::put(&mut watch);
     assert_innermost(&mut watch);
