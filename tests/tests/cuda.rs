@@ -31,11 +31,7 @@ fn call(name: &str, args: &[usize], count: u64) -> Value {
 
 fn asked() -> Vec<Asked> {
     let launch = [0; 11];
-    let pointer = |name: &str, args: &[usize], count| {
-        let mut call = call(name, args, count);
-        call["through_pointer"] = true.into();
-        call
-    };
+    let pointer = |name: &str, args: &[usize], count| json!({"name": name, "args": args, "count": count, "through_pointer": true});
     vec![
         Asked {
             calls: json!([call("cuLaunchKernel", &launch, 1000), call("cuMemcpyHtoD_v2", &[0, 0, 4096], 10)]),

@@ -72,7 +72,7 @@ impl Timeline {
     /// What was called in the interval.
     pub(super) fn between(&self, interval: Interval) -> Calls {
         let (start, end) = (self.at(interval.start_ns), self.at(interval.end_ns));
-        map(&end, &start, |end, start| end.saturating_sub(start))
+        map(&end, &start, u64::saturating_sub)
     }
 
     /// What had been called by then.
@@ -179,15 +179,15 @@ impl CudaCalls {
     /// Forgets processes that ended a while ago; those of which `is_running` says no have ended now.
     pub fn forget(&mut self, now_ns: u64, is_running: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut gone = Vec::new();
-        self.callers.retain(|tgid, caller| match caller.gone_ns {
-            Some(gone_ns) => now_ns.saturating_sub(gone_ns) < GONE_FOR_NS,
-            None => {
-                if !is_running(*tgid) {
-                    caller.gone_ns = Some(now_ns);
-                    gone.push(*tgid);
-                }
-                true
+        self.callers.retain(|tgid, caller| {
+            if let Some(gone_ns) = caller.gone_ns {
+                return now_ns.saturating_sub(gone_ns) < GONE_FOR_NS;
             }
+            if !is_running(*tgid) {
+                caller.gone_ns = Some(now_ns);
+                gone.push(*tgid);
+            }
+            true
         });
         gone
     }

@@ -153,14 +153,14 @@ impl Input {
 fn is_answer(path: &[&str]) -> bool {
     matches!(
         path,
-        // ollama
-        ["message", "content"] | ["response"]
-            // llama.cpp
-            | ["content"]
-            // OpenAI's completions, and its Responses
-            | ["choices", "message" | "delta", "content"] | ["choices", "text"] | ["delta"] | ["output", "content", "text"]
-            // Anthropic's messages
-            | ["delta", "text"] | ["content", "text"]
+        // ollama's generation, llama.cpp's, the deltas of OpenAI's Responses
+        ["response" | "content" | "delta"]
+            // ollama's chat
+            | ["message", "content"]
+            // OpenAI's completions, Anthropic's deltas and messages
+            | ["choices" | "delta" | "content", "text"]
+            // OpenAI's chat, and its Responses
+            | ["choices", "message" | "delta", "content"] | ["output", "content", "text"]
     )
 }
 

@@ -99,7 +99,9 @@ fn calls_are_counted() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     let took = begin.elapsed();
 
     let process = own(&watch).unwrap();

@@ -195,7 +195,7 @@ async fn the_configuration_is_shown_without_secrets() {
     ] {
         let (status, headers, body) = send(api.clone(), Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/plain; charset=utf-8"));
-        all += &format!("{path}\n{}", String::from_utf8(body).unwrap());
+        all.extend([path, "\n", std::str::from_utf8(&body).unwrap()]);
     }
     insta::assert_snapshot!(all, @r#"
     /status/config?mode=diff

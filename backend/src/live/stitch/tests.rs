@@ -121,9 +121,9 @@ fn versions_of_both_ends_are_one_trace() {
         attributes: attributes(&[(COATI_SPAN_PARTIAL, Value::BoolValue(true))]),
         ..span.clone()
     };
-    let (caller, called) = spans.split_at(3);
-    let [caller_so_far, called_so_far] = [caller, called].map(|spans| spans.iter().map(so_far).collect::<Vec<_>>());
-    let requests = [&caller_so_far[..], &called_so_far, caller, called];
+    let (first, second) = spans.split_at(3);
+    let [first_so_far, second_so_far] = [first, second].map(|spans| spans.iter().map(so_far).collect::<Vec<_>>());
+    let requests = [&first_so_far[..], &second_so_far, first, second];
     for order in [[0, 1, 2, 3], [1, 0, 3, 2], [1, 3, 0, 2], [2, 0, 3, 1], [3, 2, 1, 0]] {
         let set = set();
         for (request, number) in order.into_iter().zip(1..) {
