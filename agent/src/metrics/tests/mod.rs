@@ -201,8 +201,10 @@ fn of_every_kind() -> Vec<FinishedSpan> {
     let kinds = [SpanKind::Server, SpanKind::Client];
     let mut all: Vec<_> =
         kinds.into_iter().flat_map(|kind| [span("shop", kind, 1, &http), span("shop", kind, 1, &call)]).collect();
+    let process = span("shop", SpanKind::Server, 1, &[]).process;
     for finished in &mut all {
         "GET /api/{id}".clone_into(&mut finished.span.name);
+        finished.process = Arc::clone(&process);
     }
     all
 }
