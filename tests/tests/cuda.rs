@@ -126,8 +126,8 @@ fn a_span_says_what_was_called_of_cuda() -> Result<()> {
         let is_one = |span: &&Seen| {
             let is_worker = span.attribute("server.port") == worker && span.kind == "SPAN_KIND_SERVER";
             // The test's own calls say it too.
-            let is_own = span.pid() != Some(std::process::id());
-            is_own
+            let is_other = span.pid() != Some(std::process::id());
+            is_other
                 && span.kind == kind
                 && is_worker == port.is_some()
                 && !span.attribute("coati.gpu.cuda.launches").is_empty()
