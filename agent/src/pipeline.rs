@@ -12,6 +12,7 @@
 //! The end is ordered: the capture thread takes what the kernel still has, ends what is open and drops the queue; the
 //! exporter sends what is in it, until four seconds after the signal.
 
+mod exchanges;
 mod reload;
 mod self_traced;
 mod stages;
@@ -54,8 +55,9 @@ use crate::{
     stitch::{RandomIds, Stitcher},
     telemetry::{Server, Telemetry, TelemetryError},
 };
+pub use exchanges::Out;
 use reload::Reloader;
-pub use stages::{Out, Stages};
+pub use stages::Stages;
 
 /// How long the agent takes to end at most; who manages it kills it a little later.
 const END_WITHIN: Duration = Duration::from_millis(4300);

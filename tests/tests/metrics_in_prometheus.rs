@@ -224,7 +224,7 @@ const RANGES: &[&str] = &[
     "sum by (client, server) (rate(traces_service_graph_request_total{}[15s]))",
     "sum by (service) (rate(traces_spanmetrics_calls_total{span_kind=\"SPAN_KIND_SERVER\"}[1m0s]))",
     "histogram_quantile(0.95, sum by (le, service) (rate(traces_spanmetrics_latency_bucket[30s])))",
-    "topk(1, sum by (span_name) (increase(traces_spanmetrics_calls_total[20s])))",
+    "topk(1, sum by (service) (increase(traces_spanmetrics_size_total[20s])))",
     "sum(rate(traces_spanmetrics_calls_total{status_code=\"STATUS_CODE_ERROR\"}[1m])) or vector(0)",
     "traces_service_graph_request_total offset 3s",
     "label_replace(sum by (span_name) (traces_spanmetrics_size_total), \"name\", \"$1\", \"span_name\", \"(.*)\")",

@@ -123,8 +123,8 @@ fn who_has_credentials_comes_in_and_nobody_sees_them() -> Result<()> {
     for protocol in ["grpc", "http/protobuf"] {
         let said = backend.export(protocol, WRITER)?;
         ensure!(!said.contains("Failed"), "{protocol}: {said}");
-        let query = format!("/api/search?q={{resource.service.name=\"python-{protocol}\"}}");
-        let found = backend.asked(&["--globoff", "--header", &reader], &query)?;
+        let query = format!("q={{resource.service.name=\"python-{protocol}\"}}");
+        let found = backend.asked(&["--get", "--data-urlencode", &query, "--header", &reader], "/api/search")?;
         ensure!(found.contains("traceID"), "{protocol}: {found}");
         let said = backend.export(protocol, "wrong")?.to_lowercase();
         ensure!(said.contains("unauth") || said.contains("401"), "{protocol}: {said}");
