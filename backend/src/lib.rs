@@ -18,6 +18,7 @@ pub mod otlp;
 pub mod promql;
 pub mod query;
 pub mod receive;
+mod sealed;
 pub mod server;
 pub mod store;
 pub mod telemetry;

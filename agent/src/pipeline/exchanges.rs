@@ -135,8 +135,8 @@ impl Exchanges {
             }
         }
         // What was shown while it ran needs its last span, whatever has become known of its process meanwhile.
-        let is_shown = shown.is_some() || self.shown.contains_key(&origin.id);
-        let is_self_traced = self.self_traced.has(origin.tgid) && !is_shown;
+        let is_self_traced =
+            self.self_traced.has(origin.tgid) && shown.is_none() && !self.shown.contains_key(&origin.id);
         match event {
             // Nobody will see a span of it, so it may be no parent of others'. What its SDK puts into headers still is.
             Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_)

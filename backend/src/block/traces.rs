@@ -78,14 +78,24 @@ impl Block {
 
     /// Every trace id, in order, with its rows, which are counted from 0 over all row groups. Reads one column.
     pub fn trace_ids(&self) -> Result<Vec<(TraceId, Range<u64>)>, BlockError> {
+        self.trace_ids_if(|_| true)
+    }
+
+    /// The same of those that are wanted: the others take no memory.
+    pub fn trace_ids_if(&self, wanted: impl Fn(&TraceId) -> bool) -> Result<Vec<(TraceId, Range<u64>)>, BlockError> {
         let mut ids: Vec<(TraceId, Range<u64>)> = Vec::new();
-        let mut row = 0;
+        let (mut row, mut last) = (0, None);
         for group in 0..self.parquet().num_row_groups() {
             self.each_id(group, None, |id| {
-                match ids.last_mut() {
-                    Some((last, rows)) if *last == id => rows.end = row + 1,
-                    Some((last, _)) if *last > id => return Err("trace ids are not in order".to_owned()),
-                    _ => ids.push((id, row..row + 1)),
+                match last.replace(id) {
+                    Some(last) if last > id => return Err("trace ids are not in order".to_owned()),
+                    Some(last) if last == id => {
+                        if let Some((_, rows)) = ids.last_mut().filter(|(known, _)| *known == id) {
+                            rows.end = row + 1;
+                        }
+                    }
+                    _ if wanted(&id) => ids.push((id, row..row + 1)),
+                    _ => {}
                 }
                 row += 1;
                 Ok(())

@@ -98,9 +98,7 @@ fn each<T>(blocks: &[Block], read: impl Fn(&Block) -> Result<T, BlockError>) -> 
 
 /// Traces of a block whose ids name a caller, and their rows.
 fn called(block: &Block) -> Result<Vec<(TraceId, Range<u64>)>, BlockError> {
-    let mut ids = block.trace_ids()?;
-    ids.retain(|(id, _)| caller_of(id.0).is_some());
-    Ok(ids)
+    block.trace_ids_if(|id| caller_of(id.0).is_some())
 }
 
 /// Spans of each trace, in all blocks.

@@ -15,14 +15,9 @@ use super::family::{Labels, Series, Shape};
 use super::histogram::{Histogram, Native};
 use super::tenant::Tenant;
 use crate::config::HistogramKind;
+use crate::sealed::{Seal, SealError};
 
-const MAGIC: &[u8; 4] = b"CGST";
-const VERSION: u32 = 1;
-
-/// Largest state that is read, bytes when decompressed.
-const MAX_BYTES: usize = 1 << 30;
-
-const COMPRESSION: i32 = 1;
+const SEAL: Seal = Seal { magic: *b"CGST", version: 1 };
 
 /// What was counted cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,18 +25,9 @@ pub enum StateError {
     /// The file cannot be read.
     #[error("cannot read")]
     Read(#[source] io::Error),
-    /// It is not what its checksum says, or none of these files.
-    #[error("damaged")]
-    Damaged,
-    /// A later version of this program wrote it.
-    #[error("version {0} is not known")]
-    Version(u32),
-    /// What is in it cannot be decompressed.
-    #[error("cannot be decompressed")]
-    Decompress(#[source] io::Error),
     /// What is in it is no state.
-    #[error("cannot be decoded")]
-    Decode(#[source] prost::DecodeError),
+    #[error(transparent)]
+    Sealed(#[from] SealError),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -168,36 +154,11 @@ pub(super) fn save(path: &Path, collected: &Collected) -> io::Result<()> {
 }
 
 fn encode(collected: &Collected) -> io::Result<Vec<u8>> {
-    let message = SavedState::of(collected).encode_to_vec();
-    let body = zstd::bulk::compress(&message, COMPRESSION)?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend(crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend(body);
-    Ok(bytes)
+    SEAL.encode(&SavedState::of(collected))
 }
 
 fn decode(bytes: &[u8]) -> Result<SavedState, StateError> {
-    let (magic, rest) = bytes.split_first_chunk::<4>().ok_or(StateError::Damaged)?;
-    let (version, rest) = rest.split_first_chunk().ok_or(StateError::Damaged)?;
-    let (checksum, body) = rest.split_first_chunk().ok_or(StateError::Damaged)?;
-    if magic != MAGIC {
-        return Err(StateError::Damaged);
-    }
-    let version = u32::from_le_bytes(*version);
-    if version != VERSION {
-        return Err(StateError::Version(version));
-    }
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
-        return Err(StateError::Damaged);
-    }
-    let size = zstd::zstd_safe::get_frame_content_size(body).ok().flatten().unwrap_or(u64::MAX);
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    if size > MAX_BYTES {
-        return Err(StateError::Damaged);
-    }
-    let message = zstd::bulk::decompress(body, size).map_err(StateError::Decompress)?;
-    SavedState::decode(message.as_slice()).map_err(StateError::Decode)
+    Ok(SEAL.decode(bytes)?)
 }
 
 /// Reads a state and forgets it: for the fuzz target.

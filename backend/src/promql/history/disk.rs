@@ -9,15 +9,10 @@ use prost::Message;
 use tracing::warn;
 
 use super::{History, SERIES_BYTES, Series, Tenant, WINDOW, WINDOW_BYTES, Window, read};
+use crate::sealed::{Seal, SealError};
 use crate::telemetry::chain;
 
-const MAGIC: &[u8; 4] = b"CGHI";
-const VERSION: u32 = 1;
-
-/// Largest file that is read, bytes when decompressed.
-const MAX_BYTES: usize = 1 << 30;
-
-const COMPRESSION: i32 = 1;
+const SEAL: Seal = Seal { magic: *b"CGHI", version: 1 };
 
 /// Samples cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,18 +26,12 @@ pub enum HistoryError {
         #[source]
         source: io::Error,
     },
-    /// It is not what its checksum says, or none of these files.
+    /// It is of another tenant or window than its name says, or its samples are not those of its collections.
     #[error("damaged")]
     Damaged,
-    /// A later version of this program wrote it.
-    #[error("version {0} is not known")]
-    Version(u32),
-    /// What is in it cannot be decompressed.
-    #[error("cannot be decompressed")]
-    Decompress(#[source] io::Error),
     /// What is in it are no samples.
-    #[error("cannot be decoded")]
-    Decode(#[source] prost::DecodeError),
+    #[error(transparent)]
+    Sealed(#[from] SealError),
 }
 
 /// What the name of a file ends with while it is written.
@@ -161,7 +150,7 @@ impl HistoryFolder {
         for (window, end, chunk) in &changed {
             let name = file_name(&chunk.tenant, *window);
             let (path, new) = (self.path.join(&name), self.path.join(name + NEW));
-            let written = encode(chunk).and_then(|bytes| {
+            let written = SEAL.encode(chunk).and_then(|bytes| {
                 let mut file = File::create(&new)?;
                 file.write_all(&bytes)?;
                 file.sync_all()?;
@@ -201,36 +190,8 @@ fn file_error(path: &Path, source: io::Error) -> HistoryError {
     HistoryError::File { path: path.to_owned(), source }
 }
 
-fn encode(chunk: &SavedChunk) -> io::Result<Vec<u8>> {
-    let body = zstd::bulk::compress(&chunk.encode_to_vec(), COMPRESSION)?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend(crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend(body);
-    Ok(bytes)
-}
-
 fn decode(bytes: &[u8]) -> Result<SavedChunk, HistoryError> {
-    let (magic, rest) = bytes.split_first_chunk().ok_or(HistoryError::Damaged)?;
-    let (version, rest) = rest.split_first_chunk().ok_or(HistoryError::Damaged)?;
-    let (checksum, body) = rest.split_first_chunk().ok_or(HistoryError::Damaged)?;
-    if magic != MAGIC {
-        return Err(HistoryError::Damaged);
-    }
-    let version = u32::from_le_bytes(*version);
-    if version != VERSION {
-        return Err(HistoryError::Version(version));
-    }
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
-        return Err(HistoryError::Damaged);
-    }
-    let size = zstd::zstd_safe::get_frame_content_size(body).ok().flatten().unwrap_or(u64::MAX);
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    if size > MAX_BYTES {
-        return Err(HistoryError::Damaged);
-    }
-    let message = zstd::bulk::decompress(body, size).map_err(HistoryError::Decompress)?;
-    let chunk = SavedChunk::decode(message.as_slice()).map_err(HistoryError::Decode)?;
+    let chunk: SavedChunk = SEAL.decode(bytes)?;
     if chunk.is_sound() { Ok(chunk) } else { Err(HistoryError::Damaged) }
 }
 
@@ -438,7 +399,7 @@ mod tests {
             let windows = vec![SavedWindow { begin, end, first: 1.0_f64.to_bits(), changes, zero_ms: Some(0) }];
             let series = vec![SavedSeries { key: b"a\xffb\xff".to_vec(), windows }];
             let chunk = SavedChunk { tenant: "t".to_owned(), first: 3, times: vec![1; 4], series };
-            let _ = check_history(&encode(&chunk).unwrap());
+            let _ = check_history(&SEAL.encode(&chunk).unwrap());
         }
     }
 
@@ -454,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_or_changed_is_refused() {
-        let bytes = encode(&history().tenants()["t.1"].chunk("t.1", 0)).unwrap();
+        let bytes = SEAL.encode(&history().tenants()["t.1"].chunk("t.1", 0)).unwrap();
         check_history(&bytes).unwrap();
         for length in 0..bytes.len() {
             assert!(check_history(&bytes[..length]).is_err(), "{length}");
