@@ -100,8 +100,6 @@ impl Cells {
 
     /// Adds one number. Returns how much memory that took.
     fn add(&mut self, index: usize, number: f64) -> usize {
-        /// A number and a count, and as much room for the next.
-        const BUCKET_BYTES: usize = 24;
         match self {
             Self::Count(cells) => at(cells, index, |cell| *cell += 1),
             // The other operand is taken if one is not a number.
@@ -109,7 +107,7 @@ impl Cells {
             Self::Max(cells) => at(cells, index, |cell| *cell = cell.max(number)),
             Self::Sum(cells) | Self::Average(cells) => at(cells, index, |cell| cell.add(number)),
             Self::Quantiles(cells) => {
-                return if cells.get_mut(index).is_some_and(|cell| cell.add(number)) { BUCKET_BYTES } else { 0 };
+                return cells.get_mut(index).map_or(0, |cell| cell.add(number));
             }
         }
         0

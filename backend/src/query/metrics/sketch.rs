@@ -18,65 +18,84 @@ pub(super) struct Sketch {
     max: f64,
 }
 
-/// How many numbers are in which bucket. Buckets are few and lie side by side, so lists beat a tree.
+/// Buckets of a page.
+const PAGE: i32 = 32;
+
+/// How many numbers are in each bucket of a page.
+type Page = [u64; PAGE as usize];
+
+/// How many numbers are in which bucket. Buckets that are used lie near to each other, so pages of them are found without
+/// a search and little of them is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Buckets {
-    /// Ascending.
-    buckets: Vec<i32>,
-    /// Of each.
-    counts: Vec<u64>,
+    /// Number of the first page.
+    first: i32,
+    /// From the first to the last one that has something.
+    pages: Vec<Option<Box<Page>>>,
 }
 
 impl Buckets {
-    /// Counts a number. Returns whether its bucket is new.
-    fn add(&mut self, bucket: i32) -> bool {
-        let place = self.buckets.partition_point(|known| *known < bucket);
-        let is_new = self.buckets.get(place) != Some(&bucket);
-        if is_new {
-            self.buckets.insert(place, bucket);
-            self.counts.insert(place, 0);
+    /// Counts a number. Returns the bytes of memory which that took.
+    fn add(&mut self, bucket: i32) -> usize {
+        let (number, within) = (bucket.div_euclid(PAGE), bucket.rem_euclid(PAGE));
+        let (is_new, pages_before) = (self.page(number).is_none(), self.pages.len());
+        let page = self.page_or_new(number);
+        if let Some(count) = page.and_then(|page| page.get_mut(within as usize)) {
+            *count += 1;
         }
-        if let Some(known) = self.counts.get_mut(place) {
-            *known += 1;
-        }
-        is_new
+        let pages = (self.pages.len() - pages_before) * size_of::<Option<Box<Page>>>();
+        pages + if is_new { size_of::<Page>() } else { 0 }
     }
 
-    /// Adds all of the others, in one walk.
+    /// Adds all of the others.
     fn merge(&mut self, others: &Self) {
-        if self.buckets.is_empty() {
-            self.clone_from(others);
-            return;
+        for (number, theirs) in (others.first..).zip(&others.pages) {
+            let Some(theirs) = theirs else { continue };
+            if let Some(ours) = self.page_or_new(number) {
+                ours.iter_mut().zip(theirs.iter()).for_each(|(ours, theirs)| *ours += theirs);
+            }
         }
-        let mut merged = Self::default();
-        let (mut ours, mut theirs) = (self.iter().peekable(), others.iter().peekable());
-        loop {
-            let next = match (ours.peek(), theirs.peek()) {
-                (Some((left, _)), Some((right, _))) if left == right => {
-                    ours.next().zip(theirs.next()).map(|((bucket, left), (_, right))| (bucket, left + right))
-                }
-                (Some((left, _)), Some((right, _))) if right < left => theirs.next(),
-                (Some(_), _) => ours.next(),
-                (None, _) => theirs.next(),
-            };
-            let Some((bucket, count)) = next else { break };
-            merged.buckets.push(bucket);
-            merged.counts.push(count);
-        }
-        drop((ours, theirs));
-        *self = merged;
     }
 
+    fn place(&self, number: i32) -> Option<usize> {
+        usize::try_from(number.checked_sub(self.first)?).ok()
+    }
+
+    fn page(&self, number: i32) -> Option<&Page> {
+        self.pages.get(self.place(number)?)?.as_deref()
+    }
+
+    fn page_or_new(&mut self, number: i32) -> Option<&mut Page> {
+        if self.pages.is_empty() {
+            self.first = number;
+        }
+        let before = usize::try_from(self.first.checked_sub(number)?).unwrap_or(0);
+        if before > 0 {
+            self.pages.splice(..0, std::iter::repeat_n(None, before));
+            self.first = number;
+        }
+        let place = self.place(number)?;
+        if place >= self.pages.len() {
+            self.pages.resize(place + 1, None);
+        }
+        Some(self.pages.get_mut(place)?.get_or_insert_with(|| Box::new([0; PAGE as usize])))
+    }
+
+    /// Ascending; some may be empty.
     fn iter(&self) -> impl DoubleEndedIterator<Item = (i32, u64)> {
-        self.buckets.iter().copied().zip(self.counts.iter().copied())
+        self.pages.iter().enumerate().flat_map(move |(place, page)| {
+            let first = (self.first + place as i32) * PAGE;
+            page.iter()
+                .flat_map(move |page| page.iter().enumerate().map(move |(at, count)| (first + at as i32, *count)))
+        })
     }
 }
 
 impl Sketch {
-    /// Counts a number; what is none is ignored. Returns whether that took more memory.
-    pub(super) fn add(&mut self, number: f64) -> bool {
+    /// Counts a number; what is none is ignored. Returns the bytes of memory which that took.
+    pub(super) fn add(&mut self, number: f64) -> usize {
         if !number.is_finite() {
-            return false;
+            return 0;
         }
         (self.min, self.max) =
             if self.count == 0 { (number, number) } else { (self.min.min(number), self.max.max(number)) };
@@ -87,7 +106,7 @@ impl Sketch {
             &mut self.negative
         } else {
             self.zero += 1;
-            return false;
+            return 0;
         };
         buckets.add(bucket(number.abs()))
     }
