@@ -10,6 +10,7 @@ pub mod cli;
 pub mod compact;
 pub mod config;
 pub mod cut;
+pub mod diff;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod generator;

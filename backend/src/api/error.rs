@@ -8,6 +8,8 @@ use thiserror::Error;
 use crate::blocks::BlocksError;
 use crate::catalog::CatalogError;
 use crate::config::ByteSize;
+use crate::diff::DiffError;
+use crate::live::TraceId;
 use crate::query::{SearchError, go_duration};
 use crate::telemetry::chain;
 use crate::tenant::TenantError;
@@ -36,6 +38,15 @@ pub(super) enum ApiError {
     /// What is asked for may be in a block that is damaged or lost.
     #[error("not found, but not all blocks can be read")]
     Unreadable,
+    /// A trace that is to be compared does not exist.
+    #[error("trace {0} is not there")]
+    NoTraceToCompare(TraceId),
+    /// A trace that is to be compared may have more spans.
+    #[error("partial traces cannot be compared: of trace {0} there may be more in blocks that cannot be read")]
+    PartialTrace(TraceId),
+    /// Two traces were not compared.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
     /// The store of blocks is not open yet.
     #[error("blocks are not open yet")]
     Starting,
@@ -105,13 +116,17 @@ impl IntoResponse for ApiError {
                 StatusCode::BAD_REQUEST
             }
             Self::Tenant(TenantError::Missing) => StatusCode::UNAUTHORIZED,
-            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::NoSuchPath | Self::NoTraceToCompare(_) => StatusCode::NOT_FOUND,
             Self::NoSuchTrace => return StatusCode::NOT_FOUND.into_response(),
-            Self::TooLarge | Self::TooMuch { .. } | Self::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooMuchRead { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooLarge | Self::TooMuch { .. } | Self::Busy | Self::Diff(DiffError::TooDeep { .. }) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::TooMuchRead { .. } | Self::PartialTrace(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Blocks(_) | Self::Starting => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Catalog(_) | Self::Stopped | Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Catalog(_) | Self::Stopped | Self::Unreadable | Self::Diff(DiffError::Json(_)) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         self.log();
         (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], self.to_string()).into_response()

@@ -28,6 +28,7 @@ use super::tempopb::{
 };
 use super::work::Work;
 use super::{metrics, search, tags};
+use crate::diff::DiffError;
 use crate::query::{TraceMatch, search_in_parts};
 use crate::tenant::{TenantError, Tenants};
 
@@ -131,14 +132,19 @@ fn status(error: &ApiError) -> Status {
         | ApiError::Tenant(TenantError::Invalid | TenantError::Multiple | TenantError::TooMany) => {
             Code::InvalidArgument
         }
-        ApiError::TooLarge | ApiError::TooMuch { .. } | ApiError::TooMuchRead { .. } | ApiError::Busy => {
-            Code::ResourceExhausted
-        }
+        ApiError::TooLarge
+        | ApiError::TooMuch { .. }
+        | ApiError::TooMuchRead { .. }
+        | ApiError::Busy
+        | ApiError::Diff(DiffError::TooDeep { .. }) => Code::ResourceExhausted,
         ApiError::TooSlow { .. } => Code::DeadlineExceeded,
         ApiError::Tenant(TenantError::Missing) => Code::Unauthenticated,
-        ApiError::NoSuchPath | ApiError::NoSuchTrace => Code::NotFound,
+        ApiError::NoSuchPath | ApiError::NoSuchTrace | ApiError::NoTraceToCompare(_) => Code::NotFound,
+        ApiError::PartialTrace(_) => Code::FailedPrecondition,
         ApiError::Blocks(_) | ApiError::Starting => Code::Unavailable,
-        ApiError::Catalog(_) | ApiError::Stopped | ApiError::Unreadable => Code::Internal,
+        ApiError::Catalog(_) | ApiError::Stopped | ApiError::Unreadable | ApiError::Diff(DiffError::Json(_)) => {
+            Code::Internal
+        }
     };
     error.log();
     Status::new(code, error.to_string())

@@ -1,8 +1,6 @@
 //! `application/vnd.grafana.llm`: traces and values as JSON with little around them. Ids are hexadecimal, attributes plain
 //! maps.
 
-use std::fmt::Write;
-
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -10,6 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Tra
 use serde_json::{Map, Value, json};
 
 use super::tempopb::{SearchTagValuesV2Response, TraceByIdMetrics};
+use crate::query::hex;
 
 /// `{"trace":{"traceId","services":[…]}}`; `{}` for a trace that is not there.
 pub(super) fn trace(data: &TracesData, metrics: TraceByIdMetrics) -> Value {
@@ -111,15 +110,6 @@ fn put(object: &mut Map<String, Value>, name: &str, value: Value) {
 /// A text: JavaScript's numbers do not hold nanoseconds. Nothing for 0.
 fn nanos(nanos: u64) -> Value {
     if nanos == 0 { Value::Null } else { nanos.to_string().into() }
-}
-
-/// Two digits a byte.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn attributes<'a>(list: impl IntoIterator<Item = &'a KeyValue>) -> Map<String, Value> {

@@ -5,6 +5,7 @@
 //!
 //! Tempo's streaming gRPC service is in this router too, on the same port: see [`grpc`].
 
+mod diff;
 mod error;
 mod grpc;
 mod json;
@@ -13,6 +14,7 @@ mod mcp;
 mod metrics;
 mod params;
 mod part;
+mod prune;
 mod range;
 mod render;
 mod respond;
@@ -30,7 +32,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{any, post};
 use tokio::sync::Semaphore;
 
 use crate::blocks::Blocks;
@@ -108,7 +110,7 @@ impl ApiState {
 }
 
 /// What can be asked on port 3200.
-const PATHS: [&str; 25] = [
+const PATHS: [&str; 26] = [
     "/ready",
     "/healthz",
     "/metrics",
@@ -125,6 +127,7 @@ const PATHS: [&str; 25] = [
     "/api/status/buildinfo",
     "/api/traces/{id}",
     "/api/v2/traces/{id}",
+    "/api/v2/traces/diff",
     "/api/search",
     "/api/metrics/query_range",
     "/api/metrics/query",
@@ -156,6 +159,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/status/buildinfo", any(status::build_info))
         .route("/api/traces/{id}", any(traces::by_id))
         .route("/api/v2/traces/{id}", any(traces::by_id_v2))
+        .route("/api/v2/traces/diff", post(diff::compare))
         .route("/api/search", any(search::search))
         .route("/api/metrics/query_range", any(metrics::query_range))
         .route("/api/metrics/query", any(metrics::query))

@@ -7,10 +7,9 @@ use std::sync::atomic::AtomicBool;
 use opentelemetry_proto::tonic::trace::v1::{Span, TracesData};
 
 use super::error::ApiError;
-use super::llm::hex;
 use super::params::{Params, go_integer};
 use crate::live::Trace;
-use crate::query::{Plan, SearchRequest, View, search};
+use crate::query::{Plan, SearchRequest, View, hex, search};
 use crate::traceql::{self, QueryBody, SpansetExpr, Stage};
 
 /// Which spans of a trace are wanted.
@@ -75,7 +74,7 @@ impl Part {
 }
 
 /// A number of levels; -1 for all.
-fn depth(params: &Params, name: &str, default: i64) -> Result<usize, ApiError> {
+pub(super) fn depth(params: &Params, name: &str, default: i64) -> Result<usize, ApiError> {
     let depth = match params.get(name) {
         None => default,
         Some(text) => go_integer("Atoi", text).map_err(|error| ApiError::bad(format!("invalid {name}: {error}")))?,

@@ -55,6 +55,11 @@ impl Format {
         self.send(LLM, json.to_string().into_bytes())
     }
 
+    /// JSON that is written already.
+    pub(super) fn answer_json(self, json: Vec<u8>) -> Response {
+        self.send(JSON, json)
+    }
+
     fn send(self, content_type: HeaderValue, body: Vec<u8>) -> Response {
         let compressed = if self.gzip && body.len() >= COMPRESSED_FROM { compress(&body) } else { None };
         let encoded = compressed.is_some();

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::llm;
 use super::params::{Params, trace_id};
 use super::part::Part;
+use super::prune::Pruning;
 use super::render::TraceV1;
 use super::respond::Format;
 use super::tempopb::{PartialStatus, TraceByIdMetrics, TraceByIdResponse};
@@ -48,7 +49,8 @@ pub(super) async fn by_id(
     answer.await?
 }
 
-/// `/api/v2/traces/{id}`: an empty trace if there is none; with `q` only the spans that match, and those around them.
+/// `/api/v2/traces/{id}`: an empty trace if there is none; with `q` only the spans that match, and those around
+/// them; with `span_pruning` one span for many that are alike.
 pub(super) async fn by_id_v2(
     State(state): State<ApiState>,
     Path(id): Path<String>,
@@ -57,7 +59,8 @@ pub(super) async fn by_id_v2(
 ) -> Result<Response, ApiError> {
     let format = Format::of(&headers);
     let (tenants, id) = asked(&state, &id, &uri, &headers)?;
-    let part = Part::of(&Params::of(&uri)?)?;
+    let params = Params::of(&uri)?;
+    let (part, pruning) = (Part::of(&params)?, Pruning::of(&params)?);
     let answer = state.run(move |state, _| {
         let found = state.find(&tenants, &id)?;
         let trace = found.trace.as_deref();
@@ -69,6 +72,9 @@ pub(super) async fn by_id_v2(
         let mut data = trace.map(traces_data).unwrap_or_default();
         if let (Some(part), Some(trace)) = (part, &found.trace) {
             part.cut(trace, &mut data)?;
+        }
+        if let Some(pruning) = pruning {
+            pruning.prune(&mut data);
         }
         if format.llm {
             return Ok(format.answer_llm(&llm::trace(&data, metrics)));

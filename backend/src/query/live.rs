@@ -198,7 +198,7 @@ fn duration(nanos: u64) -> Value<'static> {
 }
 
 /// Outcome by its number in OTLP.
-pub(super) fn status_of(code: i32) -> Status {
+pub(crate) fn status_of(code: i32) -> Status {
     match StatusCode::try_from(code) {
         Ok(StatusCode::Error) => Status::Error,
         Ok(StatusCode::Ok) => Status::Ok,
@@ -207,7 +207,7 @@ pub(super) fn status_of(code: i32) -> Status {
 }
 
 /// Side by its number in OTLP.
-pub(super) fn kind_of(number: i32) -> Kind {
+pub(crate) fn kind_of(number: i32) -> Kind {
     match SpanKind::try_from(number) {
         Ok(SpanKind::Unspecified) | Err(_) => Kind::Unspecified,
         Ok(SpanKind::Internal) => Kind::Internal,
@@ -219,7 +219,7 @@ pub(super) fn kind_of(number: i32) -> Kind {
 }
 
 /// Two digits a byte.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default();
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()

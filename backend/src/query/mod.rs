@@ -24,6 +24,7 @@ mod view;
 pub(crate) use block::{FullTags, TagReader};
 pub use distinct::distinct_spans;
 pub use live::LiveSpan;
+pub(crate) use live::{hex, kind_of, status_of};
 pub use metrics::{
     Exemplar, Intervals, Label, LabelValue, MAX_EXEMPLARS, MetricsPlan, MetricsRequest, MetricsResult, Partial, Series,
     default_step, query_metrics,

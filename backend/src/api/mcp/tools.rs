@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use http::header::ACCEPT;
+use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -11,6 +12,7 @@ use super::docs;
 use crate::api::params::Params;
 use crate::api::range::bounds;
 use crate::api::{ApiState, router};
+use crate::diff::Format;
 use crate::tenant::TENANT_HEADER;
 
 /// Name, what it is for, its arguments: name, whether it must be there, what it is.
@@ -20,7 +22,7 @@ const START: (&str, bool, &str) =
     ("start", false, "Begin of the time range, RFC 3339. By default an hour before the end");
 const END: (&str, bool, &str) = ("end", false, "End of the time range, RFC 3339. By default now");
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     (
         "traceql-search",
         "Finds traces with a TraceQL query. The newest come first",
@@ -37,6 +39,15 @@ const TOOLS: [Tool; 8] = [
         &[("query", true, "TraceQL that asks for numbers, such as { status = error } | rate()"), START, END],
     ),
     ("get-trace", "Reads a whole trace", &[("trace_id", true, "Id of the trace, hexadecimal")]),
+    (
+        "trace-diff",
+        "Compares two traces: what changed for their services and, if that is not long, for every span",
+        &[
+            ("base_trace_id", true, "Id of the trace that is compared with, hexadecimal"),
+            ("compare_trace_id", true, "Id of the trace in which something may be different, hexadecimal"),
+            ("format", false, "trace-summary-v0-composed (the default), trace-summary-v0-native or trace-patch-v0"),
+        ],
+    ),
     (
         "get-attribute-names",
         "Lists names of attributes that can stand in TraceQL",
@@ -98,6 +109,16 @@ pub(super) async fn call(
             let name = Some(argument("name")).filter(|name| !name.is_empty());
             return Some(document("config", name.unwrap_or("overview")));
         }
+        "trace-diff" => {
+            let format = Some(argument("format")).filter(|format| !format.is_empty());
+            let body = json!({
+                "base": { "traceId": argument("base_trace_id") },
+                "compare": { "traceId": argument("compare_trace_id") },
+                "format": format.unwrap_or(Format::Composed.name()),
+            });
+            let request = Request::post("/api/v2/traces/diff");
+            return Some(ask(state, headers, request, Body::from(body.to_string())).await);
+        }
         "get-trace" => format!("/api/v2/traces/{}", encoded(argument("trace_id"))),
         "get-attribute-names" => format!("/api/v2/search/tags?scope={}", encoded(argument("scope"))),
         "get-attribute-values" => {
@@ -121,16 +142,16 @@ pub(super) async fn call(
             }
         }
     };
-    Some(ask(state, headers, &path).await)
+    Some(ask(state, headers, Request::get(path), Body::empty()).await)
 }
 
 /// Asks the API itself.
-async fn ask(state: &ApiState, headers: &HeaderMap, path: &str) -> Result<String, String> {
-    let mut request = Request::get(path).header(ACCEPT, "application/vnd.grafana.llm");
+async fn ask(state: &ApiState, headers: &HeaderMap, request: Builder, body: Body) -> Result<String, String> {
+    let mut request = request.header(ACCEPT, "application/vnd.grafana.llm");
     if let Some(tenant) = headers.get(TENANT_HEADER) {
         request = request.header(TENANT_HEADER, tenant);
     }
-    let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
+    let request = request.body(body).map_err(|error| error.to_string())?;
     let Ok(response) = router(state.clone()).oneshot(request).await;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();

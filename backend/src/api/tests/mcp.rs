@@ -52,6 +52,7 @@ async fn offers_tempos_tools() {
         "traceql-metrics-instant",
         "traceql-metrics-range",
         "get-trace",
+        "trace-diff",
         "get-attribute-names",
         "get-attribute-values",
         "docs-traceql",
@@ -83,6 +84,11 @@ async fn offers_tempos_tools() {
     "\"samples\":["
 )]
 #[case::trace("get-trace", r#"{"trace_id":"a1b02030405060708090a0b0c0d0e"}"#, "\"serviceName\":\"cart\"")]
+#[case::diff(
+    "trace-diff",
+    r#"{"base_trace_id":"a1b02030405060708090a0b0c0d0e","compare_trace_id":"ffffffffffffffffffffffffffffffff"}"#,
+    "\"version\":\"trace-summary-v0-composed\""
+)]
 #[case::names("get-attribute-names", r#"{"scope":"resource"}"#, "service.name")]
 #[case::values("get-attribute-values", r#"{"name":"resource.service.name"}"#, "\"string\":[\"cart\"")]
 #[case::values_of_a_query(
@@ -102,6 +108,7 @@ async fn tools_answer(#[case] name: &str, #[case] arguments: &str, #[case] part:
 #[case::query("traceql-search", r#"{"query":"{ nmae = 1 }"}"#, "did you mean \"name\"?\n{ nmae = 1 }\n  ^")]
 #[case::argument("traceql-search", "{}", "the argument query is missing")]
 #[case::time("traceql-search", r#"{"query":"{}","start":"soon"}"#, "could not parse 'start'")]
+#[case::diff("trace-diff", r#"{"base_trace_id":"1","compare_trace_id":"2"}"#, "status 404")]
 #[case::docs("docs-traceql", r#"{"name":"nope"}"#, "there is no documentation called \"nope\"")]
 #[tokio::test]
 async fn what_is_wrong_is_told_to_the_model(#[case] name: &str, #[case] arguments: &str, #[case] part: &str) {

@@ -1,6 +1,7 @@
 //! Every endpoint, through the router, on the shop and the job of the query tests.
 
 mod blocks;
+mod diff;
 mod drilldown;
 mod grpc;
 mod mcp;

@@ -264,6 +264,12 @@ async fn a_part_of_a_trace(#[case] params: &str, #[case] expected: &str) {
     "invalid TraceQL query: a trace by id takes one filter, such as { status = error }"
 )]
 #[case::metrics("q=%7B%7D%20%7C%20rate()", "invalid TraceQL query: a trace by id takes one filter, no metrics")]
+#[case::pruning("span_pruning=maybe", "invalid span_pruning: maybe, expecting true or false")]
+#[case::few("span_pruning=true&span_pruning_min_spans=1", "invalid span_pruning_min_spans: 1 is less than 2")]
+#[case::deep(
+    "span_pruning=true&span_pruning_max_parent_depth=-2",
+    "invalid span_pruning_max_parent_depth: must be -1 or more"
+)]
 #[case::depth("q=%7B%7D&match_depth=-2", "invalid match_depth: must be -1 or more")]
 #[case::flag("q=%7B%7D&keep_hierarchy=maybe", "invalid keep_hierarchy: maybe, expecting true or false")]
 #[tokio::test]
