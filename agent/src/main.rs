@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     let variable = |name: &str| env::var(name).ok();
     let command = match cli::parse(env::args_os(), &variable) {
         Ok(command) => command,
-        Err(error) => return fail(&error.into(), WRONG_CONFIGURATION),
+        // Its text has its cause.
+        Err(error) => return fail(&anyhow::anyhow!("{error}"), WRONG_CONFIGURATION),
     };
     let result = match command {
         Command::Doctor(config) => return examine(&config),

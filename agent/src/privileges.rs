@@ -42,6 +42,8 @@ pub struct PrivilegeError {
 pub struct Later {
     /// Probes are put into files of programs that start later.
     pub probes: bool,
+    /// Probes take nothing any more: the kernel has links of its own for them, which belong to the programs.
+    pub free_probes: bool,
     /// Reading a map that is there already takes `CAP_BPF`, as it did until Linux 5.18 where
     /// `kernel.unprivileged_bpf_disabled` is set (`__sys_bpf`, kernel/bpf/syscall.c).
     pub guarded_maps: bool,
@@ -56,8 +58,10 @@ impl Later {
     pub fn of(programs: &mut Programs) -> Result<Self, PrivilegeError> {
         let probes = programs.attached.has_tls() || programs.attached.has_cuda();
         let guarded_maps = with_only(LOOKING, || programs.maps.losses().is_err())?;
-        let guarded_probes = probes && with_only(LOOKING | CapabilitySet::PERFMON, || programs.may_not_probe())?;
-        Ok(Self { probes, guarded_maps, guarded_probes })
+        let free_probes = probes && with_only(LOOKING, || !programs.may_not_probe())?;
+        let guarded_probes =
+            probes && !free_probes && with_only(LOOKING | CapabilitySet::PERFMON, || programs.may_not_probe())?;
+        Ok(Self { probes, free_probes, guarded_maps, guarded_probes })
     }
 
     /// What of `has` it takes.
@@ -68,8 +72,10 @@ impl Later {
         if self.guarded_maps {
             needs |= or_admin(CapabilitySet::BPF);
         }
-        if self.probes {
+        if self.probes && !self.free_probes {
             needs |= or_admin(CapabilitySet::PERFMON);
+        }
+        if self.probes {
             // Files that were replaced since a program has begun are found by `/proc/PID/map_files` only.
             needs |= CapabilitySet::CHECKPOINT_RESTORE;
         }
@@ -137,7 +143,7 @@ mod tests {
     const FILES: CapabilitySet = CapabilitySet::CHECKPOINT_RESTORE;
 
     fn later(probes: bool, guarded_maps: bool, guarded_probes: bool) -> Later {
-        Later { probes, guarded_maps, guarded_probes }
+        Later { probes, free_probes: false, guarded_maps, guarded_probes }
     }
 
     #[rstest]
@@ -146,6 +152,8 @@ mod tests {
     #[case::an_old_kernel_without_tls(later(false, true, false), CapabilitySet::all(), LOOKING | BPF)]
     #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON | FILES)]
     #[case::a_new_kernel(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | FILES | ADMIN)]
+    #[case::with_links(Later { free_probes: true, ..later(true, false, false) }, CapabilitySet::all(), LOOKING | FILES)]
+    #[case::with_links_in_a_container(Later { free_probes: true, ..later(true, false, false) }, LOOKING | BPF | PERFMON, LOOKING)]
     #[case::in_a_container(later(true, false, true), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
     #[case::as_before_5_8(later(true, true, false), LOOKING | ADMIN, LOOKING | ADMIN)]
     #[case::without_names(later(false, false, false), BPF | PERFMON, CapabilitySet::empty())]

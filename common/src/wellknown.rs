@@ -37,6 +37,10 @@ pub mod resource {
     pub const PROCESS_COMMAND: &str = "process.command";
     /// Id of the container, 64 hexadecimal digits.
     pub const CONTAINER_ID: &str = "container.id";
+    /// Name of the container in its runtime.
+    pub const CONTAINER_NAME: &str = "container.name";
+    /// Image of the container, as it was asked for.
+    pub const CONTAINER_IMAGE_NAME: &str = "container.image.name";
     /// Name of the cluster, as configured.
     pub const K8S_CLUSTER_NAME: &str = "k8s.cluster.name";
     /// Name of the node in Kubernetes.

@@ -139,7 +139,7 @@ fn agent(arguments: &[&str], file: &Path) -> Result<Output> {
     "",
     "coati-agent: FILE:2: spans.sampling.ratio: expected a number from 0 to 1, found `7`"
 )]
-#[case::missing("agent.yaml", "", &["config", "check", "FILE.gone"], 2, "", "FILE.gone: No such file or directory")]
+#[case::missing("agent.yaml", "", &["config", "check", "FILE.gone"], 2, "", "FILE.gone: No such file or directory (os error 2)\n")]
 #[case::no_command("agent.yaml", "", &["config"], 2, "", "coati-agent: config: expected `check ")]
 #[case::printed(
     "agent.yaml",

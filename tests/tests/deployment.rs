@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use coati_tests::backend::Backend;
+use coati_tests::front::Front;
 use coati_tests::http;
 use coati_tests::manifests::{folder, list, object, objects, render, text};
 use coati_tests::privileges;
@@ -194,6 +195,7 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
     let backend = Backend::start(folder.path(), &[])?;
     // Its workers are another user's, and its files are.
     let sample = Sample::start_only(&folder.path().join("sample"), &[Server::Nginx])?;
+    let front = Front::start(folder.path(), sample.address(Server::Nginx))?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let flags = arguments(&[
         ("--config", config.display().to_string()),
@@ -224,6 +226,19 @@ fn the_agent_captures_with_the_capabilities_of_its_daemon_set() -> Result<()> {
     let spans = spans_of(&backend, query)?;
     let span = spans.iter().find(|span| span.kind == "SPAN_KIND_SERVER").context("no span")?;
     ensure!(span.service() == "nginx", "service {:?}: {span:?}", span.service());
+    if privileges::has_probe_links()? {
+        let is_probed = |log: &str| log.contains("probes are in a library").then_some(());
+        agent.wait_for("probes in nginx's library", Duration::from_secs(10), is_probed)?;
+        let mut curl = Command::new(system("curl")?);
+        curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(&front.authority);
+        let answer = curl.arg(format!("https://{}/hello.txt?tls", front.tls)).output()?;
+        ensure!(answer.status.success(), "curl: {}", String::from_utf8_lossy(&answer.stderr));
+        let query = "{ kind = server && span.url.path = \"/hello.txt\" && span.url.scheme = \"https\" }";
+        let found = backend.wait_for_count(query, 1, Duration::from_secs(10))?;
+        ensure!(found == 1, "under TLS {found} spans:\n{}", agent.output());
+    } else {
+        println!("SKIPPED: this kernel has no links for probes in files; not covered: TLS with the four capabilities");
+    }
     ensure!(empty.join("export-queue").is_dir(), "no queue on disk:\n{}", agent.output());
     ensure!(agent.stop()?.success(), "it did not end well:\n{}", agent.output());
     Ok(())

@@ -87,7 +87,7 @@ pub struct RuleConfig<N: Notation> {
     #[serde(with = "value::text", skip_serializing_if = "is_false")]
     #[schemars(with = "Of<bool>")]
     pub containers_only: bool,
-    /// Name of the container, of whichever runtime.
+    /// Name of the container in Docker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_name: Option<Text<N>>,
     /// Namespace of the pod.

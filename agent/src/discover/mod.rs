@@ -5,6 +5,7 @@
 
 mod attributes;
 mod container;
+mod docker;
 pub(crate) mod elf;
 mod language;
 mod name;
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use coati_common::wellknown::resource::CONTAINER_NAME;
 use opentelemetry_proto::tonic::{common::v1::any_value::Value, resource::v1::Resource};
 
 pub use pattern::Pattern;
@@ -314,12 +316,14 @@ impl Lookup {
         self.selection.treatment(subject, || self.tree.listening_ports(subject.tgid), || self.pod(subject))
     }
 
-    /// What Kubernetes says of it so far.
+    /// What Kubernetes says of it so far, or Docker.
     fn pod(&self, subject: &Subject) -> PodFacts {
-        let Subject { container_id, pod_uid, .. } = subject;
+        let Subject { container_id, container_name, pod_uid, .. } = subject;
         let kubernetes = self.kubernetes.as_ref().filter(|_| container_id.is_some());
         let found = kubernetes.and_then(|it| it.find(container_id.as_deref(), pod_uid.as_deref()));
-        found.map(|found| found.facts()).unwrap_or_default()
+        let mut facts = found.map(|found| found.facts()).unwrap_or_default();
+        facts.attributes.extend(container_name.iter().map(|name| (CONTAINER_NAME.to_owned(), name.to_string())));
+        facts
     }
 }
 

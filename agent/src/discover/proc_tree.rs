@@ -13,7 +13,7 @@ use procfs::{
 };
 
 use super::{
-    attributes, container,
+    attributes, container, docker,
     elf::{self, Toolchain},
     language::{self, Language},
     selection::Subject,
@@ -48,6 +48,8 @@ pub(super) struct Facts {
     pub(super) directory: Option<PathBuf>,
     /// Where it runs.
     pub(super) group: Group,
+    /// What Docker says of the container.
+    pub(super) docker: Option<docker::Container>,
     /// In what it is written.
     pub(super) language: Language,
     /// What its environment says of it.
@@ -86,6 +88,7 @@ impl Facts {
             arguments: arguments.into(),
             language: self.language.as_str(),
             container_id: self.group.container_id.as_deref().map(Into::into),
+            container_name: self.docker.as_ref().map(|container| container.name.as_str().into()),
             pod_uid: self.group.pod_uid.as_deref().map(Into::into),
         }
     }
@@ -108,11 +111,16 @@ impl ProcTree {
         }
         let executable_name = executable_path.as_deref().map_or("", file_name);
         let maps = read_bounded(&directory.join("maps")).unwrap_or_default();
+        let group = group(&process);
+        // The containers of a pod are named by Kubernetes. Docker's files are the node's, not those of the agent's container.
+        let of_docker = group.container_id.as_deref().filter(|_| group.pod_uid.is_none());
+        let docker = of_docker.and_then(|id| docker::container(&self.root.join("1/root"), id));
         Some(Facts {
             language: language::detect(executable_name, &String::from_utf8_lossy(&maps), || toolchain(&directory)),
             arguments: process.cmdline().unwrap_or_default(),
             directory: process.cwd().ok(),
-            group: group(&process),
+            group,
+            docker,
             declared: read_bounded(&directory.join("environ")).map(|bytes| declared(&bytes)).unwrap_or_default(),
             executable_path,
             comm,

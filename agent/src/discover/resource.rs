@@ -43,16 +43,19 @@ impl Host {
 /// The process as its spans present it.
 ///
 /// `service.name` is that of the rule that selects it, else `OTEL_SERVICE_NAME`, else that of `OTEL_RESOURCE_ATTRIBUTES`, else
-/// what its pod is called, else what the command line tells, or the systemd service where that tells nothing. Other attributes
+/// what its pod is called, else what Docker calls it, else what the command line tells, or the systemd service where that tells
+/// nothing. Other attributes
 /// of `OTEL_RESOURCE_ATTRIBUTES` win over those of the pod, and both over what was found out, but not over who made the
 /// telemetry.
 pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, pod: Option<&Found>, treatment: &Treatment) -> Process {
     let executable_name = facts.executable_path.as_deref().map(file_name).filter(|name| !name.is_empty());
+    let docker = facts.docker.as_ref().filter(|_| pod.is_none());
     let service_name = treatment
         .name
         .clone()
         .or_else(|| declared_name(facts))
         .or_else(|| pod.map(|pod| pod.service_name().to_owned()))
+        .or_else(|| docker.map(|container| container.service_name().to_owned()))
         .or_else(|| executable_name.map(|executable_name| own_name(executable_name, facts)))
         .or_else(|| facts.comm.clone())
         .unwrap_or_else(|| UNKNOWN.to_owned());
@@ -68,6 +71,11 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, pod: Option<&Found
     }
     if let Some(pod) = pod {
         pod.attributes(&mut |key, value| attributes.text(key, value));
+    }
+    if let Some(container) = docker {
+        attributes.optional(names::SERVICE_NAMESPACE, container.project.as_deref());
+        attributes.text(names::CONTAINER_NAME, &container.name);
+        attributes.optional(names::CONTAINER_IMAGE_NAME, container.image.as_deref());
     }
     attributes.of_process(host, tgid);
     attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);

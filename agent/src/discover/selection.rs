@@ -77,6 +77,8 @@ pub struct Subject {
     pub language: &'static str,
     /// Id of the container that it runs in.
     pub container_id: Option<Box<str>>,
+    /// What Docker calls that.
+    pub container_name: Option<Box<str>>,
     /// Uid of its pod, as its control group has it.
     pub pod_uid: Option<Box<str>>,
 }

@@ -9,6 +9,7 @@ fn nginx() -> Subject {
         arguments: "-g daemon off;".into(),
         language: "generic",
         container_id: Some("ab".into()),
+        container_name: None,
         pod_uid: None,
     }
 }

@@ -61,6 +61,36 @@ fn a_title_gives_no_more_than_its_first_word() {
     assert!(!format!("{:?}", process.resource).contains("secret"), "{process:?}");
 }
 
+#[test]
+fn a_container_of_docker_has_its_name() {
+    let fake = FakeTree::new();
+    fake.add(42, "/usr/sbin/nginx", &["nginx"], &[]);
+    fake.add(43, "/usr/sbin/nginx", &["nginx"], &["OTEL_SERVICE_NAME=declared"]);
+    fake.add(44, "/usr/sbin/nginx", &["nginx"], &[]);
+    fake.set_group(44, "/system.slice/nginx.service");
+    let folder = fake.directory.path().join("1/root/var/lib/docker/containers").join("ab".repeat(32));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = r#"{"Name": "/shop-front-1", "Config": {"Image": "nginx:1.27", "Labels":
+        {"com.docker.compose.project": "shop", "com.docker.compose.service": "front"}}}"#;
+    std::fs::write(folder.join("config.v2.json"), file).unwrap();
+
+    let rule = Rule { metadata: vec![("container.name", Pattern::glob("shop-*").unwrap())], ..Rule::default() };
+    let selection = Selection { include: vec![rule], ..Selection::default() };
+    let mut processes = Processes::new(fake.tree(), selection);
+    let process = processes.get(42, 0);
+    for (key, expected) in [
+        ("service.name", "front"),
+        ("service.namespace", "shop"),
+        ("container.name", "shop-front-1"),
+        ("container.image.name", "nginx:1.27"),
+    ] {
+        assert_eq!(attribute(&process, key).as_deref(), Some(expected), "{key}");
+    }
+    assert_eq!(processes.get(43, 0).service_name, "declared");
+    let selected = [42, 43, 44].map(|tgid| processes.is_selected(tgid, 0));
+    assert_eq!(selected, [true, true, false]);
+}
+
 #[rstest]
 #[case::service_name_first(&["OTEL_SERVICE_NAME=a", "OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "a")]
 #[case::resource_attributes(&["OTEL_RESOURCE_ATTRIBUTES=service.name=b"], "b")]

@@ -7,6 +7,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, BtfError, Ebpf};
 use tracing::{info, warn};
 
+use super::linked::Linked;
 use super::load::{LoadError, Options};
 use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
@@ -52,8 +53,13 @@ impl Attached {
 /// Attaches the best hooks that work: what a kernel refuses to run is known only when it has been tried, and then
 /// there is another plan. A group that is refused is left out, unless nothing works without it. The programs for
 /// libraries are loaded if they are wanted, and attached to files later.
-pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, options: &Options) -> Result<Attached, LoadError> {
-    let mut attacher = Attacher { ebpf, loaded: HashMap::new(), kernel: None };
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    linked: Option<&Linked>,
+    mut features: Features,
+    options: &Options,
+) -> Result<Attached, LoadError> {
+    let mut attacher = Attacher { ebpf, linked, loaded: HashMap::new(), kernel: None };
     let mut has_base = false;
     loop {
         let Plan { hooks, base, on, mut off } = plan(&features, options.hooks)?;
@@ -85,6 +91,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, mut features: Features, options: &Options)
 
 struct Attacher<'a> {
     ebpf: &'a mut Ebpf,
+    /// What is loaded already.
+    linked: Option<&'a Linked>,
     /// What became of each program so far: several groups share one.
     loaded: HashMap<&'static str, Result<(), String>>,
     /// The kernel's type information, read when it is first needed: it takes tens of megabytes.
@@ -129,12 +137,13 @@ impl Attacher<'_> {
     }
 
     fn load(&mut self, probe: &Probe) -> Result<(), TryError> {
-        let Self { ebpf, kernel, .. } = self;
+        let Self { ebpf, kernel, linked, .. } = self;
         let program = ebpf.program_mut(probe.program).ok_or(TryError::NoProgram { name: probe.program })?;
         match (program, probe.point) {
             (Program::TracePoint(program), _) => program.load()?,
             (Program::RawTracePoint(program), _) => program.load()?,
             (Program::KProbe(program), _) => program.load()?,
+            (Program::UProbe(_), _) if linked.is_some_and(|linked| linked.get(probe.program).is_some()) => {}
             (Program::UProbe(program), _) => program.load()?,
             (Program::FEntry(program), Point::FunctionEntry(name)) => program.load(name, types(kernel)?)?,
             (Program::FExit(program), Point::FunctionExit(name)) => program.load(name, types(kernel)?)?,

@@ -10,8 +10,9 @@ use aya_log::EbpfLogger;
 use coati_common::limits;
 
 use super::attach::{self, Attached};
+use super::linked::Linked;
 use super::maps::{Maps, MapsError};
-use super::plan::{PlanError, check};
+use super::plan::{PlanError, check, file_programs};
 use super::uprobes::{self, Attachment, ProbePoint, UprobeError};
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::features::{BTF_PATH, FeatureError, Features, HookSet};
@@ -137,6 +138,8 @@ pub struct Programs {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Detaches and unloads when dropped.
     ebpf: Ebpf,
+    /// Those for functions in files, where the kernel has links for them.
+    linked: Option<Linked>,
 }
 
 impl Programs {
@@ -157,23 +160,24 @@ impl Programs {
         } else {
             None
         };
+        let linked = linked(&ebpf, options);
         let mut maps = Maps::take(&mut ebpf)?;
         for &tgid in &options.skip {
             maps.skip(tgid)?;
         }
-        let attached = attach::attach(&mut ebpf, features, options)?;
+        let attached = attach::attach(&mut ebpf, linked.as_ref(), features, options)?;
         attached.log(&offsets.missing);
-        Ok(Self { maps, attached, logger, ebpf })
+        Ok(Self { maps, attached, logger, ebpf, linked })
     }
 
     /// Attaches the programs for libraries to functions of the file at `path`.
     pub fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
-        uprobes::attach(&mut self.ebpf, path, points)
+        uprobes::attach(&mut self.ebpf, self.linked.as_ref(), path, points)
     }
 
     /// Whether the kernel forbids this thread to put probes into any file.
     pub fn may_not_probe(&mut self) -> bool {
-        uprobes::is_forbidden(&mut self.ebpf)
+        uprobes::is_forbidden(&mut self.ebpf, self.linked.as_ref())
     }
 
     /// Hands debug lines to the log, if there are any.
@@ -187,11 +191,14 @@ impl Programs {
     /// it. It tells only in the text of `/proc`; 0 where it does not.
     pub fn skipped(&self) -> u64 {
         let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| fd.as_fd().as_raw_fd()));
-        fds.filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
+        let linked = self.linked.as_ref().map_or(0, Linked::skipped);
+        let others: u64 = fds
+            .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
             .filter_map(|text| {
                 text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
             })
-            .sum()
+            .sum();
+        linked + others
     }
 
     /// The kernel's account of each program that is loaded, by name.
@@ -208,10 +215,25 @@ impl Programs {
                     verified: info.verified_instruction_count().unwrap_or(0),
                 })
             })
+            .chain(self.linked.iter().flat_map(Linked::costs))
             .collect();
         costs.sort_by(|one, other| one.program.cmp(&other.program));
         costs
     }
+}
+
+/// The programs for functions in files, if the kernel has links for them; without, they are attached in the older way.
+fn linked(ebpf: &Ebpf, options: &Options) -> Option<Linked> {
+    let names = file_programs(options.tls, options.cuda);
+    if names.is_empty() {
+        return None;
+    }
+    Linked::load(OBJECT, ebpf, &names)
+        .inspect_err(|error| {
+            let error: &dyn std::error::Error = error;
+            tracing::debug!(error, "no links for functions in files");
+        })
+        .ok()
 }
 
 /// Asks the kernel's type information, for the programs and for the plan.

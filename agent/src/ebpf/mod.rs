@@ -1,6 +1,7 @@
 //! The kernel programs: which to use ([`mod@plan`]), loading them, and the maps that they share with the agent.
 
 mod attach;
+mod linked;
 mod load;
 mod maps;
 pub mod plan;

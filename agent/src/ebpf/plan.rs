@@ -265,6 +265,12 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
     Err(PlanError::NoHooks { why: off })
 }
 
+/// The programs for functions in files that are wanted.
+pub(super) fn file_programs(tls: bool, cuda: bool) -> Vec<&'static str> {
+    let wanted = [(tls, &TLS[..]), (cuda, &CUDA[..])];
+    wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).flat_map(|(_, programs)| programs).copied().collect()
+}
+
 /// The group of the programs for TLS libraries, or why there is none.
 pub(super) fn tls(features: &Features) -> Result<Group, String> {
     in_files("tls", &TLS, features)

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{mem, thread};
@@ -9,6 +10,9 @@ use std::{mem, thread};
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use aya::programs::{Program, ProgramError};
+use aya::sys::SyscallError;
+
+use super::linked::Linked;
 
 /// A function of a TLS library, by what it does.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -135,7 +139,16 @@ const DETACH_STACK: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Attachment {
     /// Each detaches when dropped.
-    links: Vec<UProbeLink>,
+    links: Vec<Link>,
+}
+
+/// One probe; it is taken out by what is in it.
+#[derive(Debug)]
+enum Link {
+    /// By `perf_event_open`.
+    Event { _link: UProbeLink },
+    /// By a link of the kernel's.
+    Linked { _link: OwnedFd },
 }
 
 impl Attachment {
@@ -202,11 +215,11 @@ pub enum UprobeError {
 
 /// Whether the kernel forbids this thread to put probes into any file. It says so before it looks for the file, so it is asked
 /// for one that is not there (`perf_uprobe_event_init`, kernel/events/core.c).
-pub(super) fn is_forbidden(ebpf: &mut Ebpf) -> bool {
+pub(super) fn is_forbidden(ebpf: &mut Ebpf, linked: Option<&Linked>) -> bool {
     // Of these programs some may not be loaded.
     let calls: [LibraryCall; 2] = [TlsCall::Free.into(), CudaCall::Free.into()];
     let nowhere = Path::new("/proc/self/no-such-file");
-    calls.into_iter().any(|call| match attach(ebpf, nowhere, &[ProbePoint { call, offset: 0 }]) {
+    calls.into_iter().any(|call| match attach(ebpf, linked, nowhere, &[ProbePoint { call, offset: 0 }]) {
         Err(UprobeError::Refused { source, .. }) => is_denied(&source),
         Ok(_) | Err(UprobeError::NoProgram { .. }) => false,
     })
@@ -226,16 +239,26 @@ fn is_denied(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Attaches the programs to functions of the file at `path`, in whichever process they are called.
-pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    linked: Option<&Linked>,
+    path: &Path,
+    points: &[ProbePoint],
+) -> Result<Attachment, UprobeError> {
     let mut links = Vec::new();
     for &ProbePoint { call, offset } in points {
         for &name in call.programs() {
+            let refused = |source| UprobeError::Refused { program: name, offset, source };
+            if let Some(program) = linked.and_then(|linked| linked.get(name)) {
+                let refused = |io_error| refused(SyscallError { call: "bpf_link_create", io_error }.into());
+                links.push(Link::Linked { _link: program.attach(path, offset).map_err(refused)? });
+                continue;
+            }
             let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
                 return Err(UprobeError::NoProgram { program: name });
             };
-            let refused = |source| UprobeError::Refused { program: name, offset, source };
             let link = program.attach(offset, path, UProbeScope::AllProcesses).map_err(refused)?;
-            links.push(program.take_link(link).map_err(refused)?);
+            links.push(Link::Event { _link: program.take_link(link).map_err(refused)? });
         }
     }
     Ok(Attachment { links })

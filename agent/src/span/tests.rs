@@ -128,6 +128,32 @@ fn peers_are_named_by_kubernetes(
     }
 }
 
+/// Attributes of HTTP spans that Beyla has: dashboards and queries ask for these.
+#[rstest]
+#[case::server(
+    Wire::server(1),
+    &[
+        "client.address", "http.request.body.size", "http.request.method", "http.response.body.size",
+        "http.response.status_code", "http.route", "server.address", "server.port", "service.peer.name", "url.path",
+        "url.query", "url.scheme",
+    ]
+)]
+#[case::client(
+    Wire::client(1),
+    &[
+        "http.request.body.size", "http.request.method", "http.response.body.size", "http.response.status_code",
+        "server.address", "server.port", "service.peer.name", "url.full",
+    ]
+)]
+fn attributes_are_beylas(#[case] mut wire: Wire, #[case] beylas: &[&str]) {
+    wire.request(b"GET /users/42?page=1 HTTP/1.1\r\nHost: shop.local\r\n\r\n").response(OK5);
+    let peers = [service("shop", "caller", "10.0.0.1"), service("store", "db", "10.0.0.2")];
+    let [span] = build(SpanConfig::default(), Some(cluster(&[], &peers)), &wire.records).try_into().unwrap();
+    let mut missing = beylas.to_vec();
+    missing.retain(|key| attribute(&span, key).is_none());
+    assert_eq!(missing, [""; 0], "{}", describe(&span));
+}
+
 #[test]
 fn ids_are_those_that_were_given() {
     let span = span(Wire::server(1).request(b"GET / HTTP/1.1\r\n\r\n").response(OK5));

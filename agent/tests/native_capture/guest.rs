@@ -2,6 +2,7 @@
 //!
 //! `coati_tests::guest` says what they are.
 
+use std::path::Path;
 use std::time::Duration;
 
 use coati_tests::guest::{self, Files, Processors};
@@ -11,6 +12,9 @@ use crate::watch::HOOKS;
 
 /// Set by `cargo xtask test`: a guest that cannot be started is a failure then.
 const REQUIRED: &str = "COATI_TEST_GUESTS";
+
+/// Set by `cargo xtask vm --kernel`: the image of a kernel of one's own.
+const KERNEL: &str = "COATI_TEST_KERNEL";
 
 /// A guest that takes longer hangs. It takes about 20 s when it has a processor for itself.
 const PATIENCE: Duration = Duration::from_secs(500);
@@ -58,15 +62,32 @@ fn the_tests_pass_in_a_guest(#[case] kernel: &str, #[case] hooks: &str) {
         }
         Err(why) => panic!("no guest can be started: {why:#}"),
     };
+    let output = run(&image, hooks);
+    assert!(output.contains(&format!("guest: Linux {kernel}.")), "another kernel was started");
+}
+
+/// What `cargo xtask vm --kernel FILE` runs.
+#[rstest]
+#[case::fentry("fentry")]
+#[case::kprobe("kprobe")]
+#[case::syscall("syscall")]
+#[ignore = "by hand: cargo xtask vm --kernel FILE"]
+fn on_a_kernel_of_ones_own(#[case] hooks: &str) {
+    let image = std::env::var_os(KERNEL).expect("COATI_TEST_KERNEL is not set");
+    run(Path::new(&image), hooks);
+}
+
+/// Runs the tests; what the guest's console shows.
+fn run(image: &Path, hooks: &str) -> String {
     let tests = TESTS.join(" ");
     let script = format!("export {HOOKS}={hooks}\n/payload --test-threads=1 {tests}\n");
     let mut files = Files::new(&script).unwrap();
     files.program("payload", &std::env::current_exe().unwrap()).unwrap();
-    let output = guest::run(&image, files, Processors::Two, PATIENCE).unwrap();
+    let output = guest::run(image, files, Processors::Two, PATIENCE).unwrap();
     println!("{output}");
-    assert!(output.contains(&format!("guest: Linux {kernel}.")), "another kernel was started");
     assert!(output.contains("guest: exit code 0"), "tests failed in the guest");
     let summary = output.lines().find_map(|line| line.strip_prefix("test result: ok. ")).unwrap();
     let passed: usize = summary.split(' ').next().unwrap().parse().unwrap();
     assert!(passed >= TESTS.len(), "{passed} tests ran");
+    output
 }

@@ -1,0 +1,245 @@
+//! Programs for functions in files that the kernel attaches by links of its own ("uprobe_multi", Linux 6.6).
+//!
+//! Probes by `perf_event_open` take `CAP_SYS_ADMIN` since 6.16 (`perf_uprobe_event_init`, kernel/events/core.c), and on Debian and
+//! Ubuntu with `kernel.perf_event_paranoid` above 2. A link takes no more than its program, which took `CAP_BPF` and `CAP_PERFMON`
+//! (`bpf_uprobe_multi_link_attach`, kernel/trace/bpf_trace.c). The kernel has to be told when the program is loaded, which
+//! aya 0.14 does not do; so these are loaded here, from the same object and with the same maps.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::ptr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::Map;
+use aya_obj::generated::bpf_insn;
+use aya_obj::{Object, ParseError, Program, ProgramSection, relocation::EbpfRelocationError};
+
+use super::load::Cost;
+
+/// Of `bpf(2)`, include/uapi/linux/bpf.h.
+const PROG_LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
+const PROG_TYPE_KPROBE: u32 = 2;
+const TRACE_UPROBE_MULTI: u32 = 48;
+const UPROBE_MULTI_RETURN: u32 = 1;
+
+/// How often the kernel is asked again that was interrupted in the middle of a verification.
+const TRIES: usize = 5;
+
+/// Programs that are loaded, by name.
+#[derive(Debug)]
+pub(super) struct Linked {
+    programs: HashMap<&'static str, LinkedProgram>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct LinkedProgram {
+    fd: OwnedFd,
+    /// It runs when the function returns.
+    is_return: bool,
+}
+
+/// Why programs cannot be loaded this way.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkedError {
+    /// The object is damaged.
+    #[error("the object cannot be read")]
+    Object(#[from] ParseError),
+    /// It refers to what is not there.
+    #[error("the object cannot be linked")]
+    Relocation(#[from] EbpfRelocationError),
+    /// It has no such program.
+    #[error("no program {name} for functions in files")]
+    NoProgram {
+        /// The program.
+        name: &'static str,
+    },
+    /// The kernel refuses it.
+    #[error("the kernel refuses {name}")]
+    Refused {
+        /// The program.
+        name: &'static str,
+        /// What it says.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no such links.
+    #[error("the kernel has no links for functions in files")]
+    NoLinks(#[source] io::Error),
+}
+
+impl Linked {
+    /// Loads the programs with these names from the object that `ebpf` was made of, while that has all its maps.
+    pub(super) fn load(object: &[u8], ebpf: &Ebpf, names: &[&'static str]) -> Result<Self, LinkedError> {
+        let mut object = Object::parse(object)?;
+        let maps = std::mem::take(&mut object.maps);
+        let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let fds = maps.iter().filter_map(|(name, map)| Some((name.as_str(), fd(ebpf.map(name)?)?, map)));
+        object.relocate_maps(fds, &sections)?;
+        object.relocate_calls(&sections)?;
+        let programs = names.iter().map(|&name| Ok((name, LinkedProgram::load(&object, name)?)));
+        let programs: HashMap<_, _> = programs.collect::<Result<_, LinkedError>>()?;
+        // Older kernels load such programs all the same. One that knows such links looks for the file.
+        let nowhere = Path::new("/proc/self/no-such-file");
+        match programs.values().next().map(|program| program.attach(nowhere, 0)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(LinkedError::NoLinks(error)),
+            _ => Ok(Self { programs }),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&LinkedProgram> {
+        self.programs.get(name)
+    }
+
+    /// How often the kernel left one out, as [`super::Programs::skipped`].
+    pub(super) fn skipped(&self) -> u64 {
+        self.programs.values().map(|program| program.told("recursion_misses")).sum()
+    }
+
+    /// The kernel's account of each.
+    pub(super) fn costs(&self) -> impl Iterator<Item = Cost> {
+        self.programs.iter().map(|(name, program)| Cost {
+            program: (*name).to_owned(),
+            runs: program.told("run_cnt"),
+            time: Duration::from_nanos(program.told("run_time_ns")),
+            verified: program.told("verified_insns").try_into().unwrap_or(u32::MAX),
+        })
+    }
+}
+
+impl LinkedProgram {
+    fn load(object: &Object, name: &'static str) -> Result<Self, LinkedError> {
+        let missing = || LinkedError::NoProgram { name };
+        let program = object.programs.get(name).ok_or_else(missing)?;
+        let is_return = match program.section {
+            ProgramSection::UProbe { .. } => false,
+            ProgramSection::URetProbe { .. } => true,
+            _ => return Err(missing()),
+        };
+        let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let fd = load(name, program, &function.instructions).map_err(|source| LinkedError::Refused { name, source })?;
+        Ok(Self { fd, is_return })
+    }
+
+    /// Attaches it to the function that begins there in the file, in whichever process it is called, until the link is
+    /// dropped.
+    pub(super) fn attach(&self, path: &Path, offset: u64) -> io::Result<OwnedFd> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let attributes = LinkCreate {
+            prog_fd: self.fd.as_raw_fd() as u32,
+            attach_type: TRACE_UPROBE_MULTI,
+            path: path.as_ptr() as u64,
+            offsets: ptr::from_ref(&offset) as u64,
+            count: 1,
+            multi_flags: if self.is_return { UPROBE_MULTI_RETURN } else { 0 },
+            ..LinkCreate::default()
+        };
+        // SAFETY: the path and the offset live until the call is over.
+        unsafe { bpf(LINK_CREATE, &attributes) }
+    }
+
+    /// A number of the kernel's text about it (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c); 0 where it does not tell.
+    fn told(&self, key: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok());
+        value.unwrap_or(0)
+    }
+}
+
+/// The beginning of the kernel's `union bpf_attr` for `BPF_PROG_LOAD`: what is not there is zero.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_count: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// The same for `BPF_LINK_CREATE` of this kind.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    count: u32,
+    multi_flags: u32,
+    pid: u32,
+    rest: u32,
+}
+
+fn load(name: &str, program: &Program, instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let mut attributes = ProgLoad {
+        prog_type: PROG_TYPE_KPROBE,
+        insn_count: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: program.license.as_ptr() as u64,
+        expected_attach_type: TRACE_UPROBE_MULTI,
+        ..ProgLoad::default()
+    };
+    // The last byte ends it.
+    let [room @ .., _] = &mut attributes.prog_name;
+    room.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    for _ in 1..TRIES {
+        // SAFETY: the instructions and the license live until the call is over.
+        match unsafe { bpf(PROG_LOAD, &attributes) } {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            loaded => return loaded,
+        }
+    }
+    // SAFETY: as above.
+    unsafe { bpf(PROG_LOAD, &attributes) }
+}
+
+/// Asks the kernel for something that has a file descriptor.
+///
+/// # Safety
+///
+/// The command must be one that returns a new file descriptor, `T` the beginning of what it takes, and what that points to
+/// must live.
+unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads as many bytes as it is told, and what they point to.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is new, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The file descriptor of a map of one of the kinds that the object has.
+fn fd(map: &Map) -> Option<RawFd> {
+    let (Map::Array(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::PerCpuArray(data)
+    | Map::PerCpuHashMap(data)
+    | Map::PerCpuLruHashMap(data)
+    | Map::PerfEventArray(data)
+    | Map::RingBuf(data)) = map
+    else {
+        return None;
+    };
+    Some(data.fd().as_fd().as_raw_fd())
+}
