@@ -16,6 +16,7 @@ mod frames;
 mod globals;
 mod hooks {
     mod cuda;
+    mod go;
     pub mod kprobes;
     mod process;
     mod state;
@@ -28,6 +29,7 @@ mod kread;
 mod maps;
 mod scratch;
 mod sock;
+mod strand;
 mod tail;
 mod tell;
 mod tls;

@@ -349,7 +349,8 @@ impl CaptureThread {
         };
         let mut programs = Programs::load(&options)?;
         give_away(&mut programs);
-        let wanted = Wanted { tls: programs.attached.has_tls(), cuda: programs.attached.has_cuda() };
+        let attached = &programs.attached;
+        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda(), go: attached.has_go() };
         let has_probes = wanted.tls || wanted.cuda;
         let mut source = Capture::new(programs);
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());

@@ -27,6 +27,9 @@ pub const CALLS: u32 = 16_384;
 /// TLS sessions that the kernel follows at once.
 pub const TLS_SESSIONS: u32 = 65_536;
 
+/// Goroutines that can be inside a call of `crypto/tls` at once: one for each connection that is open.
+pub const GOROUTINES: u32 = 65_536;
+
 /// Processes that speak TLS without a library that is known, of which that is remembered.
 pub const TLS_PROCESSES: u32 = 1024;
 

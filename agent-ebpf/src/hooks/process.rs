@@ -11,6 +11,7 @@ use crate::emit;
 use crate::globals;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::strand;
 use crate::tls;
 
 /// Our own programs: not watched from their first instruction on.
@@ -45,7 +46,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
-    tls::thread_gone(pid_tgid);
+    strand::thread_gone(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = SKIPPED.remove(tgid);

@@ -201,6 +201,17 @@ const TLS: [&str; 9] = [
     "tls_free",
 ];
 
+/// The programs for functions of Go's `crypto/tls`.
+const GO: [&str; 7] = [
+    "go_tls_written",
+    "go_tls_was_read",
+    "go_tls_shaken",
+    "go_tls_write",
+    "go_tls_read",
+    "go_tls_handshake",
+    "go_tls_close",
+];
+
 /// The programs for functions of CUDA's driver library.
 const CUDA: [&str; 12] = [
     "cuda_returned",
@@ -268,6 +279,14 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
 /// The group of the programs for TLS libraries, or why there is none.
 pub(super) fn tls(features: &Features) -> Result<Group, String> {
     in_files("tls", &TLS, features)
+}
+
+/// The same for programs written in Go.
+pub(super) fn go(features: &Features) -> Result<Group, String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("the registers of Go's functions are known of x86-64 only".to_owned());
+    }
+    in_files("go", &GO, features)
 }
 
 /// The same for CUDA's driver library.

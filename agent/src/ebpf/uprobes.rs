@@ -87,6 +87,39 @@ impl CudaCall {
     }
 }
 
+/// A place in a program written in Go.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum GoCall {
+    /// `crypto/tls.(*Conn).Write` begins.
+    TlsWrite,
+    /// It returns.
+    TlsWritten,
+    /// `crypto/tls.(*Conn).Read` begins.
+    TlsRead,
+    /// It returns.
+    TlsWasRead,
+    /// A handshake begins.
+    TlsHandshake,
+    /// It returns.
+    TlsShaken,
+    /// `crypto/tls.(*Conn).Close` begins.
+    TlsClose,
+}
+
+impl GoCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::TlsWrite => &["go_tls_write"],
+            Self::TlsWritten => &["go_tls_written"],
+            Self::TlsRead => &["go_tls_read"],
+            Self::TlsWasRead => &["go_tls_was_read"],
+            Self::TlsHandshake => &["go_tls_handshake"],
+            Self::TlsShaken => &["go_tls_shaken"],
+            Self::TlsClose => &["go_tls_close"],
+        }
+    }
+}
+
 /// A function of a library that is probed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LibraryCall {
@@ -94,6 +127,8 @@ pub enum LibraryCall {
     Tls(TlsCall),
     /// Of CUDA's driver library.
     Cuda(CudaCall),
+    /// Of a program written in Go.
+    Go(GoCall),
 }
 
 impl LibraryCall {
@@ -101,6 +136,7 @@ impl LibraryCall {
         match self {
             Self::Tls(call) => call.programs(),
             Self::Cuda(call) => call.programs(),
+            Self::Go(call) => call.programs(),
         }
     }
 }
@@ -117,12 +153,18 @@ impl From<CudaCall> for LibraryCall {
     }
 }
 
+impl From<GoCall> for LibraryCall {
+    fn from(call: GoCall) -> Self {
+        Self::Go(call)
+    }
+}
+
 /// A function in a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProbePoint {
     /// What it does.
     pub call: LibraryCall,
-    /// Where in the file it begins.
+    /// Where in the file it begins, or the instruction lies.
     pub offset: u64,
 }
 

@@ -1,10 +1,11 @@
 //! Libraries of the node's processes that are probed, those of TLS and CUDA's driver: which files they are in, and the
-//! probes in these files.
+//! probes in these files. Programs written in Go have a TLS library of their own in them.
 //!
 //! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
 //! when the kernel says that it speaks TLS, or the driver that it uses a GPU, and no probe was there. The probes are those of a file: whichever process maps
 //! it, they are attached once, and taken out some time after the last one is gone.
 
+mod go;
 mod library;
 mod maps;
 
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use go::fuzz as fuzz_go_code;
 use library::{Kind, Library};
 pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
@@ -341,7 +343,7 @@ impl Libraries {
         if let Some(points) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
             return Ok(Arc::clone(points));
         }
-        let points: Arc<[ProbePoint]> = library.points(speaks)?.into();
+        let points: Arc<[ProbePoint]> = library.points(speaks, self.wanted.go)?.into();
         if let Some(id) = build_id {
             if self.builds.len() >= REMEMBERED {
                 self.builds.clear();

@@ -79,7 +79,7 @@ impl Node {
     }
 
     fn libraries(&self) -> Libraries {
-        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true })
+        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true, go: true })
     }
 
     /// A process that runs code from these files, each with its inode number and its content.
