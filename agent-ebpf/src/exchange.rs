@@ -97,7 +97,7 @@ impl Caller {
 
 /// The followed connection at `socket`.
 #[inline(always)]
-fn followed(socket: u64) -> Option<&'static mut Connection> {
+pub fn followed(socket: u64) -> Option<&'static mut Connection> {
     let connection = CONNECTIONS.get_ptr_mut(socket)?;
     // SAFETY: a value of the map lives at least as long as the program runs. Another CPU may write to it at the same
     // time, if two threads use one connection at once: the fields of the two directions are distinct, each is written

@@ -14,6 +14,7 @@ mod emit;
 mod exchange;
 mod frames;
 mod globals;
+mod goroutine;
 mod hooks {
     mod cuda;
     mod go;

@@ -458,6 +458,12 @@ pub fn key_of(socket: u64) -> Option<u64> {
     Some(followed(unsafe { &*id })?.key)
 }
 
+/// Key in `CONNECTIONS` of a session.
+#[inline(always)]
+pub fn key_of_session(id: &SessionId) -> Option<u64> {
+    Some(followed(id)?.key)
+}
+
 /// `socket` is gone, and so is the session on it.
 #[inline(always)]
 pub fn socket_gone(socket: u64) -> Option<()> {

@@ -1,4 +1,4 @@
-//! Calls of Go's `crypto/tls`, by uprobes behind the entries of its functions and on the instructions with which they return:
+//! Calls of Go's `crypto/tls` and `net/http`, by uprobes behind the entries of functions and on the instructions with which they return:
 //! what a `uretprobe` does to a stack is fatal to a goroutine, whose stack the runtime walks and moves.
 //!
 //! Compiled code passes arguments and results in registers since Go 1.17 (src/cmd/compile/abi-internal.md in Go's sources).
@@ -8,6 +8,7 @@ use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
 
 use crate::exchange::Caller;
+use crate::goroutine;
 use crate::strand::ByGoroutine;
 use crate::tls::{self, Entered, kind};
 
@@ -63,6 +64,57 @@ pub fn go_tls_shaken(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn go_tls_close(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| tls::free(Caller::watched()?, register(&ctx, RAX)))();
+    0
+}
+
+/// `func (pc *persistConn) roundTrip(req *transportRequest) (resp *Response, err error)` of `net/http`
+#[uprobe]
+pub fn go_round_trip(ctx: ProbeContext) -> u32 {
+    let _nothing_to_do = (|| {
+        goroutine::round_trip(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX))
+    })();
+    0
+}
+
+/// `func (w persistConnWriter) Write(p []byte) (n int, err error)` of `net/http`; `w` is a pointer to the connection.
+#[uprobe]
+pub fn go_round_trip_write(ctx: ProbeContext) -> u32 {
+    let _nothing_to_do = (|| {
+        goroutine::writes(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX))
+    })();
+    0
+}
+
+/// `func (cc *http2ClientConn) roundTrip(req *Request, streamf func(*http2clientStream)) (*Response, error)`: what sends the
+/// request is a goroutine that this one starts.
+#[uprobe]
+pub fn go_ask(ctx: ProbeContext) -> u32 {
+    let _nothing_to_do = (|| goroutine::asks(Caller::watched()?, register(&ctx, R14)))();
+    0
+}
+
+/// `func (sc *http2serverConn) runHandler(rw *http2responseWriter, req *Request, handler func(ResponseWriter, *Request))`
+#[uprobe]
+pub fn go_handle(ctx: ProbeContext) -> u32 {
+    handle(&ctx, CONN)
+}
+
+/// The same of `net/http/internal/http2`, since Go 1.27.
+#[uprobe]
+pub fn go_handle_internal(ctx: ProbeContext) -> u32 {
+    handle(&ctx, INTERNAL_CONN)
+}
+
+/// Where a `serverConn` has its `conn`: behind `srv` and `hs`, which became an interface.
+const CONN: u64 = 16;
+const INTERNAL_CONN: u64 = 24;
+
+#[inline(always)]
+fn handle(ctx: &ProbeContext, conn: u64) -> u32 {
+    let _nothing_to_do = (|| {
+        let (server, writer) = (register(ctx, RAX), register(ctx, RBX));
+        goroutine::handles(Caller::watched()?, register(ctx, R14), server.wrapping_add(conn), writer)
+    })();
     0
 }
 

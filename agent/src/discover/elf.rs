@@ -8,9 +8,9 @@ mod symbols;
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-pub(crate) use go::GoFunctions;
 #[cfg(test)]
 pub(crate) use go::tests::program;
+pub(crate) use go::{GoFunctions, go_minor};
 pub(crate) use symbols::Functions;
 #[cfg(test)]
 pub(crate) use symbols::tests::library;

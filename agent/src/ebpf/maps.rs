@@ -5,7 +5,7 @@ use aya::{Ebpf, Pod};
 use coati_common::counter;
 use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
-use coati_common::go::{CALL_BYTES, GoroutineId, SEND_BYTES};
+use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
 use coati_common::loss::Loss;
 use coati_common::tls::{Session, SessionId};
 
@@ -55,6 +55,14 @@ struct Goroutine(GoroutineId);
 // SAFETY: as above.
 unsafe impl Pod for Goroutine {}
 
+/// [`Layout`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Fields(Layout);
+
+// SAFETY: as above.
+unsafe impl Pod for Fields {}
+
 /// [`Process`] as a value of a map.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -80,6 +88,7 @@ pub struct Maps {
     sessions: HashMap<MapData, Id, Kept>,
     goroutines: HashMap<MapData, Goroutine, [u8; CALL_BYTES]>,
     go_sends: HashMap<MapData, Goroutine, [u8; SEND_BYTES]>,
+    go_processes: HashMap<MapData, u32, Fields>,
     cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
@@ -94,6 +103,7 @@ impl Maps {
             sessions: take(ebpf, "SESSIONS")?,
             goroutines: take(ebpf, "GOROUTINES")?,
             go_sends: take(ebpf, "GO_SENDS")?,
+            go_processes: take(ebpf, "GO_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
@@ -137,6 +147,12 @@ impl Maps {
             let _gone_is_fine = self.go_sends.remove(&goroutine);
         }
         Ok(connections)
+    }
+
+    /// The process is written in Go, and this is where its goroutines have their numbers. The programs forget it with the process.
+    pub fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
+        // With more processes than there is room for, the calls of some have no parent.
+        let _full = self.go_processes.insert(tgid, Fields(layout), 0);
     }
 
     /// What the processes have called of CUDA that have called it.

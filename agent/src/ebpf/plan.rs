@@ -201,8 +201,8 @@ const TLS: [&str; 9] = [
     "tls_free",
 ];
 
-/// The programs for functions of Go's `crypto/tls`.
-const GO: [&str; 7] = [
+/// The programs for functions of Go's `crypto/tls` and `net/http`.
+const GO: [&str; 12] = [
     "go_tls_written",
     "go_tls_was_read",
     "go_tls_shaken",
@@ -210,6 +210,11 @@ const GO: [&str; 7] = [
     "go_tls_read",
     "go_tls_handshake",
     "go_tls_close",
+    "go_round_trip",
+    "go_round_trip_write",
+    "go_ask",
+    "go_handle",
+    "go_handle_internal",
 ];
 
 /// The programs for functions of CUDA's driver library.

@@ -104,6 +104,16 @@ pub enum GoCall {
     TlsShaken,
     /// `crypto/tls.(*Conn).Close` begins.
     TlsClose,
+    /// `net/http.(*persistConn).roundTrip` begins.
+    RoundTrip,
+    /// `net/http.persistConnWriter.Write` begins.
+    RoundTripWrite,
+    /// A request of HTTP/2 is asked for.
+    Ask,
+    /// A request of HTTP/2 is to be answered.
+    Handle,
+    /// The same in the package that has it since Go 1.27.
+    HandleInternal,
 }
 
 impl GoCall {
@@ -116,6 +126,11 @@ impl GoCall {
             Self::TlsHandshake => &["go_tls_handshake"],
             Self::TlsShaken => &["go_tls_shaken"],
             Self::TlsClose => &["go_tls_close"],
+            Self::RoundTrip => &["go_round_trip"],
+            Self::RoundTripWrite => &["go_round_trip_write"],
+            Self::Ask => &["go_ask"],
+            Self::Handle => &["go_handle"],
+            Self::HandleInternal => &["go_handle_internal"],
         }
     }
 }

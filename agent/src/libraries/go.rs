@@ -5,11 +5,12 @@
 
 use std::fs::File;
 
+use coati_common::go::Layout;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::library::Unusable;
+use super::library::{Probes, Unusable};
 use crate::{
-    discover::elf::{Functions, GoFunctions},
+    discover::elf::{Functions, GoFunctions, go_minor},
     ebpf::{GoCall, ProbePoint},
 };
 
@@ -28,19 +29,66 @@ const TLS_TOO: [Probed; 3] = [
     ("crypto/tls.(*Conn).Close", GoCall::TlsClose, None),
 ];
 
+/// What sends a request of HTTP/1 and who has asked for it: both, or nothing is known.
+const CLIENT: [Probed; 2] = [
+    ("net/http.(*persistConn).roundTrip", GoCall::RoundTrip, None),
+    ("net/http.persistConnWriter.Write", GoCall::RoundTripWrite, None),
+];
+/// What asks for a request of HTTP/2, and what answers one, wherever the package was copied to.
+const HTTP2: [Probed; 7] = [
+    ("net/http.(*http2ClientConn).roundTrip", GoCall::Ask, None),
+    ("net/http.(*http2ClientConn).RoundTrip", GoCall::Ask, None),
+    ("net/http/internal/http2.(*ClientConn).roundTrip", GoCall::Ask, None),
+    ("golang.org/x/net/http2.(*ClientConn).roundTrip", GoCall::Ask, None),
+    ("net/http.(*http2serverConn).runHandler", GoCall::Handle, None),
+    ("golang.org/x/net/http2.(*serverConn).runHandler", GoCall::Handle, None),
+    ("net/http/internal/http2.(*serverConn).runHandler", GoCall::HandleInternal, None),
+];
+
 /// `runtime.g.stackguard0`, with which functions compare their stack pointer: the third word of every goroutine.
 const STACK_GUARD: u64 = 16;
 /// Instructions at the start of a function among which the check is.
 const CHECK_WITHIN: usize = 4;
 
-/// Where the probes for `crypto/tls` go.
-pub(super) fn points(file: &File, functions: &Functions<'_, File>) -> Result<Vec<ProbePoint>, Unusable> {
+/// Where goroutines have their numbers in programs of Go 1.`minor`; `None` if that is not known. Read from the debug information
+/// of programs of each of these versions but 1.18 and 1.20.
+const fn layout(minor: u32) -> Option<Layout> {
+    Some(match minor {
+        18..=20 => Layout { number: 152, creator: 0 },
+        21 | 22 | 25 => Layout { number: 152, creator: 272 },
+        23 | 24 => Layout { number: 160, creator: 280 },
+        26 | 27 => Layout { number: 152, creator: 280 },
+        _ => return None,
+    })
+}
+
+/// Where the probes for `crypto/tls` and `net/http` go.
+pub(super) fn probes(file: &File, functions: &Functions<'_, File>) -> Result<Probes, Unusable> {
     let program = GoFunctions::of(file, functions).ok_or(Unusable::NoFunctions)?;
+    let layout = go_minor(file).and_then(layout);
     let [read, write] = TLS;
     let [client, server, close] = TLS_TOO;
-    let wanted = [read, write, client, server, close];
-    let found = program.find(wanted.map(|(name, ..)| name)).ok_or(Unusable::Unreadable)?;
-    let [Some(_), Some(_), ..] = found else { return Err(Unusable::NoFunctions) };
+    let [ask, send] = CLIENT;
+    let [first, second, third, fourth, fifth, sixth, seventh] = HTTP2;
+    let wanted = [read, write, client, server, close, ask, send, first, second, third, fourth, fifth, sixth, seventh];
+    let mut found = program.find(wanted.map(|(name, ..)| name)).ok_or(Unusable::Unreadable)?;
+    let [read, write, client, server, close, ask, send, http2 @ ..] = &mut found;
+    if read.is_none() || write.is_none() {
+        [read, write, client, server, close].into_iter().for_each(|function| *function = None);
+    }
+    if ask.is_none() || send.is_none() || layout.is_none() {
+        (*ask, *send) = (None, None);
+    }
+    if layout.is_none() {
+        http2.fill(None);
+    }
+    if let [Some(_), outer, ..] = http2 {
+        // The outer one only calls it.
+        *outer = None;
+    }
+    if found.iter().all(Option::is_none) {
+        return Err(Unusable::NoFunctions);
+    }
     let at = |text| {
         let mut points = Vec::new();
         for ((_, entry, exit), function) in wanted.into_iter().zip(found) {
@@ -55,7 +103,8 @@ pub(super) fn points(file: &File, functions: &Functions<'_, File>) -> Result<Vec
         }
         Some(points)
     };
-    program.texts().iter().find_map(|text| at(*text)).ok_or(Unusable::NoFunctions)
+    let points = program.texts().iter().find_map(|text| at(*text)).ok_or(Unusable::NoFunctions)?;
+    Ok(Probes { points, layout })
 }
 
 /// Places in a function's code, in bytes from its start.

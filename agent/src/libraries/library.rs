@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use coati_common::go::Layout;
+
 use super::{go, maps::Mapped};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
@@ -101,6 +103,15 @@ impl Kind {
     }
 }
 
+/// What is done with a file.
+#[derive(Clone, Debug)]
+pub(super) struct Probes {
+    /// Where its probes go.
+    pub(super) points: Vec<ProbePoint>,
+    /// Of a program written in Go: where its goroutines have their numbers, if that is known.
+    pub(super) layout: Option<Layout>,
+}
+
 /// Why a file gets no probes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unusable {
@@ -161,7 +172,14 @@ impl<'a> Library<'a> {
 
     /// Where the functions lie. Names that are not exported are looked for in an executable that `speaks` TLS; one written in Go
     /// has a library of its own, which is looked for if that is wanted.
-    pub(super) fn points(&self, speaks: bool, wants_go: bool) -> Result<Vec<ProbePoint>, Unusable> {
+    pub(super) fn probes(&self, speaks: bool, wants_go: bool) -> Result<Probes, Unusable> {
+        if self.kind == Kind::Executable && wants_go && toolchain(self.file) == Some(Toolchain::Go) {
+            return go::probes(self.file, &self.functions);
+        }
+        Ok(Probes { points: self.points(speaks)?, layout: None })
+    }
+
+    fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {
         if self.kind == Kind::Cuda {
             return cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)));
         }
@@ -170,10 +188,7 @@ impl<'a> Library<'a> {
         if exported.is_some() || self.kind != Kind::Executable {
             return exported.ok_or(Unusable::NoFunctions);
         }
-        if toolchain(self.file) == Some(Toolchain::Go) {
-            return if wants_go { go::points(self.file, &self.functions) } else { Err(Unusable::NoFunctions) };
-        }
-        if !speaks {
+        if !speaks || toolchain(self.file) == Some(Toolchain::Go) {
             return Err(Unusable::NoFunctions);
         }
         points(self.functions.local(names)).ok_or(Unusable::NoFunctions)

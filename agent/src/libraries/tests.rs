@@ -23,6 +23,7 @@ const SECOND: u64 = 1_000_000_000;
 struct Kernel {
     probed: Vec<(PathBuf, Vec<ProbePoint>)>,
     refuses: bool,
+    layouts: Vec<(u32, Layout)>,
 }
 
 impl Source for Kernel {
@@ -51,6 +52,10 @@ impl Source for Kernel {
         }
         self.probed.push((path.to_owned(), points.to_vec()));
         Ok(Attachment::default())
+    }
+
+    fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
+        self.layouts.push((tgid, layout));
     }
 
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {

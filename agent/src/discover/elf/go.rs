@@ -143,6 +143,25 @@ impl<'a, F: ReadAt> GoFunctions<'a, F> {
     }
 }
 
+/// Bytes of `.go.buildinfo` that are read: the version stands at the start of what follows its header.
+const MAX_BUILD_INFO: u64 = 128;
+/// Where the version's length lies, and the flag that says so (src/debug/buildinfo/buildinfo.go).
+const VERSION: usize = 32;
+const IS_INLINE: u8 = 2;
+
+/// The second number of the version of Go that has made the program: 26 of `go1.26.5`. `None` if it is not known.
+pub(crate) fn go_minor(file: &impl ReadAt) -> Option<u32> {
+    let section = sections(file)?.find(".go.buildinfo")?;
+    let info = read(file, section.offset, usize::try_from(section.size.min(MAX_BUILD_INFO)).ok()?)?;
+    (info.starts_with(b"\xff Go buildinf:") && info.get(15)? & IS_INLINE != 0).then_some(())?;
+    // Lengths of versions have one byte; one of development begins with `devel go1.`.
+    let len = usize::from(*info.get(VERSION)?);
+    let version = info.get(VERSION + 1..)?;
+    let version = std::str::from_utf8(version.get(..len.min(version.len()))?).ok()?;
+    let minor = version.split_once("go1.")?.1;
+    minor.get(..minor.find(|it: char| !it.is_ascii_digit()).unwrap_or(minor.len()))?.parse().ok()
+}
+
 /// What is read from a table in the order in which it lies there, as far as possible in pieces.
 struct Window<'a, F> {
     file: &'a F,
