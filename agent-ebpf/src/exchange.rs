@@ -63,8 +63,14 @@ impl Caller {
     /// The current thread, if its process may be watched.
     #[inline(always)]
     pub fn watched() -> Option<Self> {
-        let caller = Self { pid_tgid: bpf_get_current_pid_tgid() };
+        let caller = Self::any();
         (caller.tgid() != globals::OWN_TGID.load()).then_some(caller)
+    }
+
+    /// The current thread, whatever it is.
+    #[inline(always)]
+    pub fn any() -> Self {
+        Self { pid_tgid: bpf_get_current_pid_tgid() }
     }
 
     #[inline(always)]
@@ -91,7 +97,7 @@ impl Caller {
 
 /// The followed connection at `socket`.
 #[inline(always)]
-fn followed(socket: u64) -> Option<&'static mut Connection> {
+pub fn followed(socket: u64) -> Option<&'static mut Connection> {
     let connection = CONNECTIONS.get_ptr_mut(socket)?;
     // SAFETY: a value of the map lives at least as long as the program runs. Another CPU may write to it at the same
     // time, if two threads use one connection at once: the fields of the two directions are distinct, each is written
@@ -135,7 +141,7 @@ fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, n
             if !socket.is_tls()
                 && let Some(record) = sniff.tls_record()
             {
-                tls::record(caller, socket, record, len, new_role == role::CLIENT);
+                tls::record(caller, socket, record, source, len, new_role == role::CLIENT);
             }
             return Found::Nothing;
         };
@@ -158,9 +164,16 @@ fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, n
     Found::Bytes(connection, meaning)
 }
 
-/// A call that sends from `source` through `socket` was entered; it is remembered in `calls`.
+/// A call that sends from `source` through `socket` was entered; it is remembered in `calls`, under `key`.
 #[inline(always)]
-pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source, calls: &HashMap<u64, Call>) -> Option<()> {
+pub fn send<K>(
+    slot: Slot,
+    caller: Caller,
+    socket: Socket,
+    source: Source,
+    calls: &HashMap<K, Call>,
+    key: &K,
+) -> Option<()> {
     let found = find(slot, caller, socket, &source, u64::MAX, role::CLIENT);
     let time_ns = now();
     let call = slot.call()?;
@@ -177,21 +190,21 @@ pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source, calls: &
             connection.enter(meaning, time_ns);
         }
     }
-    if !remember(calls, caller, call) {
+    if !remember(calls, key, call) {
         take_back(call);
     }
     Some(())
 }
 
-/// Keeps what is known of the call that this thread has entered until it returns; false, and counted, if there is no
+/// Keeps what is known of the call that who has this key has entered until it returns; false, and counted, if there is no
 /// room for it.
 #[inline(always)]
-pub fn remember<T>(calls: &HashMap<u64, T>, caller: Caller, call: &T) -> bool {
-    if calls.insert(caller.pid_tgid, call, NEW).is_ok() {
+pub fn remember<K, T>(calls: &HashMap<K, T>, key: &K, call: &T) -> bool {
+    if calls.insert(key, call, NEW).is_ok() {
         return true;
     }
     // There is one, so the kernel left out our program when that returned; or there is no room.
-    let has_replaced = calls.insert(caller.pid_tgid, call, 0).is_ok();
+    let has_replaced = calls.insert(key, call, 0).is_ok();
     emit::lost(if has_replaced { Loss::ReturnMissed } else { Loss::CallsFull });
     has_replaced
 }
@@ -206,20 +219,25 @@ pub fn recall<T: Copy>(calls: &HashMap<u64, T>, caller: Caller) -> Option<T> {
     Some(call)
 }
 
-/// The call that this thread was in, one of `calls`, returned `result`. Whether it is one of a TLS library is known to each
-/// hook.
+/// The call with this key, one of `calls`, returned `result`. Whether it is one of a TLS library is known to each hook.
 #[inline(always)]
-pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, calls: &HashMap<u64, Call>, is_tls: bool) -> Option<()> {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let call = calls.get_ptr_mut(pid_tgid)?;
+pub fn sent<C: EbpfContext, K>(
+    ctx: &C,
+    slot: Slot,
+    result: i64,
+    calls: &HashMap<K, Call>,
+    key: &K,
+    is_tls: bool,
+) -> Option<()> {
+    let call = calls.get_ptr_mut(key)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
     let call = unsafe { &mut *call };
     if result > 0 {
-        finish(ctx, slot, Caller { pid_tgid }, call, result as u64, is_tls);
+        finish(ctx, slot, Caller::any(), call, result as u64, is_tls);
     } else {
         take_back(call);
     }
-    calls.remove(pid_tgid).ok()
+    calls.remove(key).ok()
 }
 
 #[inline(always)]

@@ -101,6 +101,8 @@ offsets! {
     REGS_ARG3,
     /// `pt_regs`: stack pointer
     REGS_STACK,
+    /// `pt_regs`: the register in which compiled Go code has its goroutine, absent where that is not known
+    REGS_GOROUTINE,
 }
 
 /// The agent's own process, which is not watched; 0 watches every process.

@@ -14,8 +14,10 @@ mod emit;
 mod exchange;
 mod frames;
 mod globals;
+mod goroutine;
 mod hooks {
     mod cuda;
+    mod go;
     pub mod kprobes;
     mod process;
     mod state;
@@ -28,6 +30,7 @@ mod kread;
 mod maps;
 mod scratch;
 mod sock;
+mod strand;
 mod tail;
 mod tell;
 mod tls;

@@ -11,7 +11,7 @@ use core::mem::size_of;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use coati_common::event::{Begin, Connection};
+use coati_common::event::{Begin, Connection, Served};
 use coati_common::limits::PAYLOAD_BYTES;
 use coati_common::loss::Loss;
 
@@ -150,6 +150,9 @@ static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 static CONNECTION: PerCpuArray<Connection> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
+static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
+
+#[map]
 static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 macro_rules! scratch {
@@ -174,6 +177,10 @@ scratch!(
 scratch!(
     /// A [`Connection`] whose entry is gone, or not there yet.
     connection, CONNECTION, Connection
+);
+scratch!(
+    /// The request that a goroutine works for.
+    served, SERVED, Served
 );
 scratch!(
     /// State of a walk over buffers.

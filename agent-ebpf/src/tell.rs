@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use coati_common::event::{
-    Begin, Connection, Data, Frames, Kind, Totals, begin_flags, data_flags, direction, frame_state, phase, role,
+    Begin, Connection, Data, Frames, Kind, Served, Totals, begin_flags, data_flags, direction, frame_state, phase, role,
 };
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
@@ -12,6 +12,7 @@ use crate::emit;
 use crate::exchange::{Caller, now};
 use crate::frames::{self, Told};
 use crate::globals;
+use crate::goroutine;
 use crate::iov::Source;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
@@ -66,6 +67,10 @@ pub fn tell<C: EbpfContext>(
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
+    if moved.meaning.direction() == direction::REQUEST && connection.role == role::SERVER {
+        // Go's server reads the first byte in a goroutine of its own.
+        goroutine::serves(connection.connection, connection.exchange.into());
+    }
     let record = slot.record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, moved.time_ns),
@@ -78,6 +83,7 @@ pub fn tell<C: EbpfContext>(
         flags,
         len: moved.len,
         last: copied.last,
+        served: Served::NONE,
         totals: connection.totals,
     };
     emit::record(record, copied.len, Loss::RingFullData);
@@ -109,8 +115,13 @@ fn tell_begin<C: EbpfContext>(
     if !readable {
         emit::lost(Loss::PayloadUnreadable);
     }
+    let served = served(slot, connection);
+    if connection.role == role::SERVER && !is_http2 {
+        goroutine::serves(connection.connection, connection.exchange.into());
+    }
     let record = slot.record::<Begin>()?;
     let head = &mut record.head;
+    head.served = served;
     head.header = emit::header(if is_http2 { Kind::Http2 } else { Kind::Begin }, moved.time_ns);
     head.connection = connection.connection;
     head.socket = moved.socket.key;
@@ -146,6 +157,16 @@ fn tell_begin<C: EbpfContext>(
     Some(())
 }
 
+/// The request that a client's is made for, as far as the goroutine tells.
+#[inline(always)]
+fn served(slot: Slot, connection: &Connection) -> Served {
+    if connection.role != role::CLIENT {
+        return Served::NONE;
+    }
+    goroutine::find_served(slot.number());
+    slot.served().map_or(Served::NONE, |served| *served)
+}
+
 /// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.
 #[inline(always)]
 fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, source: &Source) -> Option<()> {
@@ -164,6 +185,7 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
+    let served = if direction == direction::REQUEST { served(slot, connection) } else { Served::NONE };
     let record = slot.record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, moved.time_ns),
@@ -176,6 +198,7 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
         flags,
         len: moved.len,
         last: mark,
+        served,
         totals: connection.totals,
     };
     emit::record(record, len, Loss::RingFullData);
@@ -200,6 +223,7 @@ pub fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Opti
         flags: data_flags::EOF,
         len: 0,
         last: [0; 8],
+        served: Served::NONE,
         totals: connection.totals,
     };
     emit::record(record, 0, Loss::RingFullData);

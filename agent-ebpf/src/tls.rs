@@ -12,17 +12,17 @@ use coati_common::event::{Kind, Tls};
 use coati_common::follow::Meaning;
 use coati_common::limits;
 use coati_common::loss::Loss;
-use coati_common::sniff::{TlsKind, TlsRecord};
+use coati_common::sniff::{Sniff, TlsKind, TlsRecord};
 use coati_common::tls::{Session, SessionId};
 
 use crate::emit;
-use crate::exchange::{self, Call, Caller, now};
-use crate::globals;
-use crate::iov::Source;
-use crate::kread::{Typed, user};
+use crate::exchange::{self, Caller, now};
+use crate::iov::{self, Source};
+use crate::kread::user;
 use crate::maps::NO_PREALLOC;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
+use crate::strand::{self, ByThread, Strand};
 
 /// The socket of a session that has moved records on several.
 const SEVERAL: u64 = u64::MAX;
@@ -59,7 +59,7 @@ mod outside {
     pub const SEVERAL: u32 = 3;
 }
 
-/// The call of the library that a thread is in, and where its records lie.
+/// The call of the library that a thread, or a goroutine, is in, and where its records lie.
 ///
 /// A library that works on memory is given records that the thread has received before the call. So which socket they came
 /// on is kept too, and the first of them.
@@ -92,10 +92,6 @@ pub struct Thread {
     outside_length: u32,
 }
 
-/// Threads that have called a TLS library, by `pid_tgid`.
-#[map]
-static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
-
 /// Sessions that speak HTTP, or of which a record has come in parts.
 #[map]
 static SESSIONS: HashMap<SessionId, Session> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
@@ -103,10 +99,6 @@ static SESSIONS: HashMap<SessionId, Session> = HashMap::with_max_entries(limits:
 /// The sessions whose socket is known, by its address.
 #[map]
 static SOCKETS: HashMap<u64, SessionId> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
-
-/// Sends under way on such sessions, by thread.
-#[map]
-static SENDS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
 /// Processes that were told of as speaking TLS.
 #[map]
@@ -123,16 +115,16 @@ pub struct Entered {
 
 /// A call of the library was entered: one of [`kind`].
 #[inline(always)]
-pub fn enter(caller: Caller, call: &Entered, kind: u32) -> Option<()> {
-    let thread = thread(caller)?;
-    let stack = stack();
+pub fn enter<S: Strand>(strand: &S, caller: Caller, call: &Entered, kind: u32) -> Option<()> {
+    let thread = thread(strand)?;
+    let stack = strand.stack();
     if thread.object != 0 {
         // TLS within TLS, or one function of the library that calls another: only the outermost has the plaintext.
         if stack < thread.stack {
             return None;
         }
         emit::lost(Loss::ReturnMissed);
-        let _none_is_usual = SENDS.remove(caller.pid_tgid());
+        let _none_is_usual = S::sends().remove(strand.key());
     }
     thread.object = call.object;
     thread.buffer = call.buffer;
@@ -148,22 +140,27 @@ pub fn enter(caller: Caller, call: &Entered, kind: u32) -> Option<()> {
     let source = Source::buffer(call.buffer, call.size);
     let session = session(&id, &source, call.size)?;
     let slot = Slot::borrow()?;
-    let result = exchange::send(slot, caller, Socket::tls(session.key, known(session.socket)), source, &SENDS);
+    let socket = Socket::tls(session.key, known(session.socket));
+    let result = exchange::send(slot, caller, socket, source, S::sends(), strand.key());
     slot.give_back();
     result
 }
 
 /// The call of the library that the thread was in and that has returned, if it is the outermost one.
 #[inline(always)]
-fn left(caller: Caller, kind: u32) -> Option<Thread> {
-    let thread = THREADS.get_ptr_mut(caller.pid_tgid())?;
+fn left<S: Strand>(strand: &S, kind: u32) -> Option<Thread> {
+    let thread = S::calls().get_ptr_mut(strand.key())?;
     // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
     let thread = unsafe { &mut *thread };
-    let is_nested = stack() < thread.stack + u64::from(globals::RETURN_SLOT.load());
+    let is_nested = strand.stack() < thread.stack + S::return_slot();
     if thread.object == 0 || thread.kind != kind || is_nested {
         return None;
     }
     let call = *thread;
+    if !S::HAS_OUTSIDE {
+        S::calls().remove(strand.key()).ok()?;
+        return Some(call);
+    }
     thread.object = 0;
     if kind != kind::WRITE {
         thread.outside = outside::NONE;
@@ -187,14 +184,13 @@ impl Thread {
 
 /// A call that sends returned `result`.
 #[inline(always)]
-pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
-    let caller = Caller::watched()?;
-    let call = left(caller, kind::WRITE)?;
+pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, result: i64) -> Option<()> {
+    let call = left(strand, kind::WRITE)?;
     let moved = call.moved(result);
     let id = caller.session(call.object);
     let session = followed(&id)?;
     bind(&id, session, call.socket);
-    if let Some(send) = SENDS.get_ptr_mut(caller.pid_tgid()) {
+    if let Some(send) = S::sends().get_ptr_mut(strand.key()) {
         // SAFETY: as above.
         let send = unsafe { &mut *send };
         send.socket.address = known(session.socket);
@@ -204,16 +200,15 @@ pub fn sent<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
     }
     session.retries = u32::from(moved <= 0);
     let slot = Slot::borrow()?;
-    let result = exchange::sent(ctx, slot, moved, &SENDS, true);
+    let result = exchange::sent(ctx, slot, moved, S::sends(), strand.key(), true);
     slot.give_back();
     result
 }
 
 /// A call that receives returned `result`.
 #[inline(always)]
-pub fn received<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
-    let caller = Caller::watched()?;
-    let call = left(caller, kind::READ)?;
+pub fn received<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, result: i64) -> Option<()> {
+    let call = left(strand, kind::READ)?;
     let moved = call.moved(result);
     let id = caller.session(call.object);
     if moved <= 0 {
@@ -261,8 +256,27 @@ pub fn received<C: EbpfContext>(ctx: &C, result: i64) -> Option<()> {
 #[inline(always)]
 pub fn shaken() -> Option<()> {
     let caller = Caller::watched()?;
-    let call = left(caller, kind::HANDSHAKE)?;
+    let call = left(&ByThread(caller.pid_tgid()), kind::HANDSHAKE)?;
     witness(&caller.session(call.object), &call, 0);
+    Some(())
+}
+
+/// A handshake of a library that moves all bytes itself has returned. If it has received the first data as well, the call
+/// that gives them will move nothing.
+#[inline(always)]
+pub fn shaken_itself<S: Strand>(strand: &S, caller: Caller) -> Option<()> {
+    let call = left(strand, kind::HANDSHAKE)?;
+    if call.place != place::KNOWN {
+        return None;
+    }
+    let id = caller.session(call.object);
+    let session = match followed(&id) {
+        Some(session) => session,
+        None => begin(&id)?,
+    };
+    bind(&id, session, call.socket);
+    session.position = call.position;
+    session.place = call.place;
     Some(())
 }
 
@@ -323,18 +337,11 @@ pub fn free(caller: Caller, object: u64) -> Option<()> {
     SESSIONS.remove(id).ok()
 }
 
-/// The thread has ended.
-#[inline(always)]
-pub fn thread_gone(pid_tgid: u64) {
-    let _none_is_usual = THREADS.remove(pid_tgid);
-    let _none_is_usual = SENDS.remove(pid_tgid);
-}
-
 /// A TLS record, or `len` bytes that begin with one, moves on a socket: if it does so within a call of a library, it
 /// belongs to the session of that.
 #[inline(always)]
-pub fn record(caller: Caller, socket: Socket, record: TlsRecord, len: u64, sends: bool) {
-    let Some(thread) = THREADS.get_ptr_mut(caller.pid_tgid()) else {
+pub fn record(caller: Caller, socket: Socket, record: TlsRecord, source: &Source, len: u64, sends: bool) {
+    let Some((thread, has_outside)) = strand::call_of(caller) else {
         if record.kind == TlsKind::Handshake {
             tell_speaker(caller.tgid().into());
         }
@@ -353,10 +360,19 @@ pub fn record(caller: Caller, socket: Socket, record: TlsRecord, len: u64, sends
     } else if thread.socket != socket.address {
         thread.socket = SEVERAL;
     }
+    let streams = sock::positions(socket.address);
     if thread.kind == kind::HANDSHAKE {
+        thread.place = place::NONE;
+        if !has_outside
+            && !sends
+            && streams.known != 0
+            && let Some(ahead) = behind_handshake(source, record, len)
+        {
+            thread.position = streams.receive.wrapping_sub(len as u32).wrapping_add(ahead);
+            thread.place = place::KNOWN;
+        }
         return;
     }
-    let streams = sock::positions(socket.address);
     let is_data = record.kind == TlsKind::Data && streams.known != 0;
     if sends {
         // The first one that a call sends holds the first byte, unless a handshake comes before.
@@ -374,6 +390,40 @@ pub fn record(caller: Caller, socket: Socket, record: TlsRecord, len: u64, sends
         thread.position = streams.receive.wrapping_sub(len as u32);
         thread.place = if is_data { place::KNOWN } else { place::UNKNOWN };
     }
+}
+
+/// Records of a handshake that may be received together with data.
+const HANDSHAKE_RECORDS: u32 = 4;
+/// Bytes of a record's header.
+const HEADER: u32 = 5;
+/// Lengths of the record that ends a handshake of TLS 1.3, with either of its hashes (RFC 8446 §4.4.4, §5.2).
+const FINISHED: [u32; 2] = [53, 69];
+
+/// Where the first record of data begins in `len` bytes at `source` that begin with a record of a handshake, if there is one
+/// behind what ends the handshake.
+#[inline(always)]
+fn behind_handshake(source: &Source, first: TlsRecord, len: u64) -> Option<u32> {
+    if source.kind != iov::kind::BUFFER {
+        return None;
+    }
+    let (mut record, mut at) = (first, 0);
+    for _ in 0..HANDSHAKE_RECORDS {
+        let is_last = match record.kind {
+            TlsKind::Handshake => true,
+            TlsKind::Data => FINISHED.contains(&record.length),
+            TlsKind::Other => false,
+        };
+        at += HEADER + record.length;
+        if u64::from(at + HEADER) > len {
+            return None;
+        }
+        let words = user::<[u64; 2]>(source.address + u64::from(at))?;
+        record = Sniff::new(words, HEADER).tls_record()?;
+        if is_last && record.kind == TlsKind::Data {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// `len` bytes that begin with a record came on a thread that is in no call of the library.
@@ -397,7 +447,7 @@ fn came_outside(thread: &mut Thread, socket: u64, record: TlsRecord, len: u64) {
 #[inline(always)]
 pub fn is_in_call(caller: Caller) -> bool {
     // SAFETY: as above.
-    THREADS.get_ptr(caller.pid_tgid()).is_some_and(|thread| unsafe { (*thread).object != 0 })
+    strand::thread_call(caller).is_some_and(|thread| unsafe { (*thread).object != 0 })
 }
 
 /// Key in `CONNECTIONS` of the session on `socket`.
@@ -406,6 +456,12 @@ pub fn key_of(socket: u64) -> Option<u64> {
     let id = SOCKETS.get_ptr(socket)?;
     // SAFETY: as above.
     Some(followed(unsafe { &*id })?.key)
+}
+
+/// Key in `CONNECTIONS` of a session.
+#[inline(always)]
+pub fn key_of_session(id: &SessionId) -> Option<u64> {
+    Some(followed(id)?.key)
 }
 
 /// `socket` is gone, and so is the session on it.
@@ -439,7 +495,7 @@ pub fn process_gone(tgid: u32) {
 }
 
 #[inline(always)]
-fn thread(caller: Caller) -> Option<&'static mut Thread> {
+fn thread<S: Strand>(strand: &S) -> Option<&'static mut Thread> {
     const IDLE: Thread = Thread {
         object: 0,
         buffer: 0,
@@ -454,12 +510,12 @@ fn thread(caller: Caller) -> Option<&'static mut Thread> {
         outside_position: 0,
         outside_length: 0,
     };
-    if THREADS.get_ptr(caller.pid_tgid()).is_none() && THREADS.insert(caller.pid_tgid(), IDLE, 0).is_err() {
+    if S::calls().get_ptr(strand.key()).is_none() && S::calls().insert(strand.key(), IDLE, 0).is_err() {
         emit::lost(Loss::CallsFull);
         return None;
     }
     // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
-    THREADS.get_ptr_mut(caller.pid_tgid()).map(|thread| unsafe { &mut *thread })
+    S::calls().get_ptr_mut(strand.key()).map(|thread| unsafe { &mut *thread })
 }
 
 /// The session, which begins to be followed if the `len` bytes at `source` may be the first of HTTP.
@@ -520,15 +576,6 @@ fn bind(id: &SessionId, session: &mut Session, socket: u64) {
 #[inline(always)]
 fn known(socket: u64) -> u64 {
     if socket == SEVERAL { 0 } else { socket }
-}
-
-/// The thread's stack pointer in user space.
-#[inline(always)]
-fn stack() -> u64 {
-    if globals::REGS_STACK.load() == globals::ABSENT {
-        return u64::MAX / 2;
-    }
-    Typed::current_task().saved_registers().u64(globals::REGS_STACK.load())
 }
 
 impl Caller {

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::capture::Record;
 use crate::decode::{Head, HeaderDecoder, RequestHead, ResponseHead, fuzz_http2, fuzz_websocket};
-use crate::discover::elf::{Functions, ReadAt, toolchain};
+use crate::discover::elf::{Functions, GoFunctions, ReadAt, toolchain};
 use crate::kernel::btf::Btf;
 use crate::stitch::TraceParent;
 
@@ -19,6 +19,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("btf", btf),
     ("elf", elf),
     ("export_queue", export_queue),
+    ("gopclntab", gopclntab),
     ("hpack", hpack),
     ("http1_request", http1_request),
     ("http1_response", http1_response),
@@ -51,21 +52,39 @@ pub fn btf(bytes: &[u8]) {
     }
 }
 
+/// A file in memory.
+struct Bytes<'a>(&'a [u8]);
+
+impl ReadAt for Bytes<'_> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let found = start.checked_add(buffer.len()).and_then(|end| self.0.get(start..end));
+        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 /// The executable of a process.
 pub fn elf(bytes: &[u8]) {
-    struct Bytes<'a>(&'a [u8]);
-    impl ReadAt for Bytes<'_> {
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            let start = usize::try_from(offset).map_err(io::Error::other)?;
-            let found = start.checked_add(buffer.len()).and_then(|end| self.0.get(start..end));
-            buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
     let _ = toolchain(&Bytes(bytes));
     if let Some(functions) = Functions::of(&Bytes(bytes)) {
         let names = ["SSL_read", "SSL_write"];
         let _ = (functions.build_id(), functions.exported(names), functions.local(names));
+    }
+}
+
+/// The table of the functions of a program written in Go, and their code.
+pub fn gopclntab(bytes: &[u8]) {
+    let file = Bytes(bytes);
+    let Some(functions) = Functions::of(&file) else { return };
+    let Some(program) = GoFunctions::of(&file, &functions) else { return };
+    let found = program.find(["crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"]);
+    for function in found.into_iter().flatten().flatten() {
+        for text in program.texts() {
+            if let Some((_, code)) = program.code(*text, function) {
+                crate::libraries::fuzz_go_code(&code);
+            }
+        }
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
     config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
-    ebpf::{LoadError, Options, Programs},
+    ebpf::{Detaching, LoadError, Options, Programs},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
@@ -75,6 +75,8 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How often it is looked whether the configuration's file has changed.
 const LOOK_AT_FILE: Duration = Duration::from_secs(2);
+/// How long probes in files may take to be out: if the process ends before, the kernel leaves some in.
+const DETACH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Programs of ours on this node: their traffic is not the node's.
 const OWN_PROGRAMS: [&str; 2] = ["coati-agent", "coati-backend"];
@@ -349,8 +351,9 @@ impl CaptureThread {
         };
         let mut programs = Programs::load(&options)?;
         give_away(&mut programs);
-        let wanted = Wanted { tls: programs.attached.has_tls(), cuda: programs.attached.has_cuda() };
-        let has_probes = wanted.tls || wanted.cuda;
+        let attached = &programs.attached;
+        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda(), go: attached.has_go() };
+        let has_probes = wanted.tls || wanted.cuda || wanted.go;
         let mut source = Capture::new(programs);
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = has_probes.then(|| {
@@ -383,8 +386,15 @@ impl CaptureThread {
         if let Some(libraries) = libraries {
             stages.watch_libraries(libraries);
         }
-        capture(&mut source, &mut stages, &reloads, &stop, thread::sleep)?;
-        Ok(())
+        let captured = capture(&mut source, &mut stages, &reloads, &stop, thread::sleep);
+        let leaving = stages.take_libraries().map(Libraries::detach).unwrap_or_default();
+        // The exporter waits for its end.
+        drop(stages);
+        let end = Instant::now() + DETACH_WITHIN;
+        while !leaving.iter().all(Detaching::is_over) && Instant::now() < end {
+            thread::sleep(GATHER);
+        }
+        Ok(captured?)
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Later {
 impl Later {
     /// With these programs on this kernel.
     pub fn of(programs: &mut Programs) -> Result<Self, PrivilegeError> {
-        let probes = programs.attached.has_tls() || programs.attached.has_cuda();
+        let probes = programs.attached.has_tls() || programs.attached.has_go() || programs.attached.has_cuda();
         let guarded_maps = with_only(LOOKING, || programs.maps.losses().is_err())?;
         let free_probes = probes && with_only(LOOKING, || !programs.may_not_probe())?;
         let guarded_probes =

@@ -100,6 +100,23 @@ pub struct Totals {
     pub reserved: u32,
 }
 
+/// The request that a client's request is made for, as far as the kernel knows: in programs written in Go, by goroutine.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Served {
+    /// Identity of its connection, as in [`Begin`]; 0 if it is not known.
+    pub connection: u64,
+    /// Its number on that.
+    pub exchange: u32,
+    /// Of HTTP/2 the stream, else 0.
+    pub place: u32,
+}
+
+impl Served {
+    /// It is not known.
+    pub const NONE: Self = Self { connection: 0, exchange: 0, place: 0 };
+}
+
 /// Flags of a [`Begin`].
 pub mod begin_flags {
     /// The two positions are known.
@@ -154,6 +171,8 @@ pub struct Begin {
     pub len: u64,
     /// The last bytes that the call moved, the very last one at the end; zeros where unknown.
     pub last: [u8; 8],
+    /// Of a client.
+    pub served: Served,
     /// Final totals of the exchange before this one on the same connection; zeros for the first.
     pub previous: Totals,
 }
@@ -196,6 +215,8 @@ pub struct Data {
     pub len: u64,
     /// The last bytes that the call moved, the very last one at the end; zeros where unknown.
     pub last: [u8; 8],
+    /// Of a client's HTTP/2 frames.
+    pub served: Served,
     /// Totals, this call included.
     pub totals: Totals,
 }
@@ -372,8 +393,8 @@ mod tests {
     fn records_have_no_padding() {
         assert_eq!(size_of::<Header>(), 4 + 4 + 8 + 8);
         assert_eq!(size_of::<Totals>(), 6 * 8 + 2 * 4);
-        assert_eq!(size_of::<Begin>(), 24 + 16 + 6 * 4 + 32 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 56);
-        assert_eq!(size_of::<Data>(), 24 + 8 + 3 * 4 + 2 + 1 + 1 + 8 + 8 + 56);
+        assert_eq!(size_of::<Begin>(), 24 + 16 + 6 * 4 + 32 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 16 + 56);
+        assert_eq!(size_of::<Data>(), 24 + 8 + 3 * 4 + 2 + 1 + 1 + 8 + 8 + 16 + 56);
         assert_eq!(size_of::<End>(), 24 + 8 + 4 + 4 + 56);
         assert_eq!(size_of::<Tail>(), 24 + 8 + 4 + 2 + 2);
         assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);

@@ -11,6 +11,7 @@ pub mod counter;
 pub mod cuda;
 pub mod event;
 pub mod follow;
+pub mod go;
 pub mod limits;
 pub mod loss;
 #[cfg(feature = "otlp-json")]

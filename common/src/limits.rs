@@ -27,6 +27,15 @@ pub const CALLS: u32 = 16_384;
 /// TLS sessions that the kernel follows at once.
 pub const TLS_SESSIONS: u32 = 65_536;
 
+/// Goroutines that can be inside a call of `crypto/tls` at once: one for each connection that is open.
+pub const GOROUTINES: u32 = 65_536;
+
+/// Processes written in Go of which it is told where goroutines keep their numbers.
+pub const GO_PROCESSES: u32 = 4096;
+
+/// Goroutines, and pooled connections of Go's HTTP client, of which the request is remembered that they work for.
+pub const GO_WORK: u32 = 16_384;
+
 /// Processes that speak TLS without a library that is known, of which that is remembered.
 pub const TLS_PROCESSES: u32 = 1024;
 

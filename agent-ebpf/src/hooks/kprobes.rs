@@ -33,7 +33,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(ctx.arg(1)?);
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source, &CALLS)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source, &CALLS, &caller.pid_tgid())
     })();
     0
 }
@@ -43,7 +43,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE, &CALLS)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE, &CALLS, &caller.pid_tgid())
     })();
     0
 }
@@ -51,7 +51,7 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, false);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), false);
     0
 }
 
@@ -66,7 +66,7 @@ pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
         if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
             return None;
         }
-        exchange::remember(&RECEIVES, caller, &Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags });
+        exchange::remember(&RECEIVES, &caller.pid_tgid(), &Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags });
         Some(())
     })();
     0
@@ -81,7 +81,7 @@ pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
             return None;
         }
         let socket = Socket::tcp_of(ctx.arg(0)?)?;
-        exchange::remember(&RECEIVES, caller, &Receive { socket: socket.address, message: 0, flags: 0 });
+        exchange::remember(&RECEIVES, &caller.pid_tgid(), &Receive { socket: socket.address, message: 0, flags: 0 });
         Some(())
     })();
     0

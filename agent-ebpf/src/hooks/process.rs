@@ -9,8 +9,10 @@ use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::globals;
+use crate::goroutine;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::strand;
 use crate::tls;
 
 /// Our own programs: not watched from their first instruction on.
@@ -21,6 +23,7 @@ const OWN: [[u8; 16]; 2] = [*b"coati-agent\0\0\0\0\0", *b"coati-backend\0\0\0"];
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     tls::process_gone(tgid);
+    goroutine::process_gone(tgid);
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
         let _full_is_noticed_as_own_spans = SKIPPED.insert(tgid, 1, 0);
     }
@@ -45,11 +48,12 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
-    tls::thread_gone(pid_tgid);
+    strand::thread_gone(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = SKIPPED.remove(tgid);
         tls::process_gone(tgid);
+        goroutine::process_gone(tgid);
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }
     0

@@ -5,6 +5,7 @@ use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
 use crate::exchange::Caller;
+use crate::strand::ByThread;
 use crate::tls::{self, Entered, kind};
 
 /// `SSL_write(ssl, buf, num)`, `gnutls_record_send(session, data, size)`
@@ -22,7 +23,10 @@ pub fn tls_write_ex(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[uretprobe]
 pub fn tls_written(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = tls::sent(&ctx, result(&ctx));
+    let _nothing_to_do = (|| {
+        let caller = Caller::watched()?;
+        tls::sent(&ctx, &ByThread(caller.pid_tgid()), caller, result(&ctx))
+    })();
     0
 }
 
@@ -41,7 +45,10 @@ pub fn tls_read_ex(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[uretprobe]
 pub fn tls_was_read(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = tls::received(&ctx, result(&ctx));
+    let _nothing_to_do = (|| {
+        let caller = Caller::watched()?;
+        tls::received(&ctx, &ByThread(caller.pid_tgid()), caller, result(&ctx))
+    })();
     0
 }
 
@@ -53,7 +60,8 @@ pub fn tls_handshake(ctx: ProbeContext) -> u32 {
         if call.object == 0 {
             return None;
         }
-        tls::enter(Caller::watched()?, &call, kind::HANDSHAKE)
+        let caller = Caller::watched()?;
+        tls::enter(&ByThread(caller.pid_tgid()), caller, &call, kind::HANDSHAKE)
     })();
     0
 }
@@ -82,7 +90,7 @@ fn enter(ctx: &ProbeContext, kind: u32, moved: impl Fn(&ProbeContext) -> Option<
         if call.object == 0 || size == 0 {
             return None;
         }
-        tls::enter(caller, &call, kind)
+        tls::enter(&ByThread(caller.pid_tgid()), caller, &call, kind)
     })();
     0
 }

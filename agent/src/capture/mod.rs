@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use coati_common::cuda;
 use coati_common::event::Connection;
+use coati_common::go::Layout;
 
 use crate::ebpf::{Attachment, ProbePoint, UprobeError};
 
@@ -41,6 +42,9 @@ pub trait Source {
 
     /// Attaches the probes for libraries to functions of the file at `path`.
     fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError>;
+
+    /// The process is written in Go, and this is where its goroutines have their numbers.
+    fn watch_goroutines(&mut self, tgid: u32, layout: Layout);
 
     /// Forgets the TLS sessions of processes that are gone; what is left of their connections.
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError>;

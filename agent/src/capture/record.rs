@@ -1,6 +1,6 @@
 //! From the bytes of a ring buffer record to a [`Record`]. The layouts are `coati_common::event`'s, in native byte order.
 
-use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Tail, Tls, Totals};
+use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Served, Tail, Tls, Totals};
 use coati_common::limits::PATH_BYTES;
 
 /// A record of the kernel programs.
@@ -106,6 +106,7 @@ impl Fields<'_> {
             payload_len: self.u16()?,
             len: self.u64()?,
             last: self.array()?,
+            served: self.served()?,
             previous: self.totals()?,
         };
         let payload = self.slice(begin.payload_len.into())?.to_vec();
@@ -124,6 +125,7 @@ impl Fields<'_> {
             flags: self.u8()?,
             len: self.u64()?,
             last: self.array()?,
+            served: self.served()?,
             totals: self.totals()?,
         };
         let payload = self.slice(data.payload_len.into())?.to_vec();
@@ -151,6 +153,10 @@ impl Fields<'_> {
         let path: [u8; PATH_BYTES] = self.array()?;
         let path = path.get(..path_len as usize).ok_or(RecordError::Path { found: path_len })?;
         Ok(Record::Exec(header, tgid, path.to_vec()))
+    }
+
+    fn served(&mut self) -> Result<Served, RecordError> {
+        Ok(Served { connection: self.u64()?, exchange: self.u32()?, place: self.u32()? })
     }
 
     fn totals(&mut self) -> Result<Totals, RecordError> {

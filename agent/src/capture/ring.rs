@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coati_common::cuda;
 use coati_common::event::Connection;
+use coati_common::go::Layout;
 use coati_common::loss::Loss;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
@@ -157,6 +158,10 @@ impl Source for Capture {
 
     fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
         self.programs.attach_probes(path, points)
+    }
+
+    fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
+        self.programs.maps.watch_goroutines(tgid, layout);
     }
 
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use coati_common::event::{self, Begin, begin_flags};
+use coati_common::event::{self, Begin, Served, begin_flags};
 
 use super::http1::{RequestHead, ResponseHead};
 
@@ -61,6 +61,8 @@ pub struct Origin {
     pub is_tls: bool,
     /// First byte of the request, nanoseconds of `CLOCK_MONOTONIC`.
     pub begin_ns: u64,
+    /// Of a client's: the server's that it is made for, where the kernel knows.
+    pub served: Option<ExchangeId>,
 }
 
 impl Origin {
@@ -78,6 +80,7 @@ impl Origin {
             remote: socket_address(begin.remote_address, begin.remote_port),
             begin_ns: begin.header.time_ns,
             is_tls: begin.flags & begin_flags::TLS != 0,
+            served: served(begin.served),
         }
     }
 
@@ -88,9 +91,9 @@ impl Origin {
 
     /// The request on stream `stream` of the HTTP/2 connection that this is: its HEADERS frame begins at byte `at` of
     /// what the client has sent since.
-    pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, thread: (u32, u32)) -> Self {
+    pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, by: By) -> Self {
         (self.id.place, self.begin_ns) = (stream, begin_ns);
-        (self.tgid, self.tid) = thread;
+        (self.tgid, self.tid, self.served) = (by.tgid, by.tid, by.served);
         if let Some(key) = &mut self.key {
             key.client_position = key.client_position.wrapping_add(at as u32);
         }
@@ -106,6 +109,23 @@ impl Origin {
         }
         self
     }
+}
+
+/// Who makes a call that begins a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct By {
+    /// Process.
+    pub(super) tgid: u32,
+    /// Thread.
+    pub(super) tid: u32,
+    /// As in [`Origin`].
+    pub(super) served: Option<ExchangeId>,
+}
+
+/// The exchange that a record names.
+pub(super) fn served(served: Served) -> Option<ExchangeId> {
+    let Served { connection, exchange: number, place } = served;
+    (connection != 0).then_some(ExchangeId { connection, number, place })
 }
 
 /// IPv4 travels as IPv4-mapped IPv6.

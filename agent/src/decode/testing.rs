@@ -2,8 +2,8 @@
 
 use coati_common::{
     event::{
-        Begin, Connection, Data, End, Frames, Header, Kind, Tail, Totals, begin_flags, connection_flags, data_flags,
-        direction, end_reason, phase, role,
+        Begin, Connection, Data, End, Frames, Header, Kind, Served, Tail, Totals, begin_flags, connection_flags,
+        data_flags, direction, end_reason, phase, role,
     },
     follow::Meaning,
     sniff::{SNIFF_BYTES, Sniff},
@@ -229,6 +229,7 @@ impl Wire {
             payload_len: payload.len() as u16,
             len,
             last,
+            served: Served::NONE,
             previous,
         };
         self.records.push(Record::Begin(Box::new(begin), payload));
@@ -246,6 +247,7 @@ impl Wire {
             flags,
             len,
             last,
+            served: Served::NONE,
             totals: self.state.totals,
         };
         self.records.push(Record::Data(data, payload));

@@ -3,10 +3,14 @@
 //! The file belongs to a process that may be hostile, so everything is bounded and nothing in it is trusted. Debug
 //! builds have hundreds of megabytes; only the header, the section table and the names of the sections are read.
 
+mod go;
 mod symbols;
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+#[cfg(test)]
+pub(crate) use go::tests::program;
+pub(crate) use go::{GoFunctions, go_minor};
 pub(crate) use symbols::Functions;
 #[cfg(test)]
 pub(crate) use symbols::tests::library;
@@ -32,30 +36,44 @@ const SECTION_HEADER_SIZE: u16 = 64;
 
 /// The toolchain that made the executable, `None` if it is another one or the file is no little-endian ELF64 file.
 pub(crate) fn toolchain(file: &impl ReadAt) -> Option<Toolchain> {
+    let sections = sections(file)?;
+    if sections.find(".go.buildinfo").is_some() {
+        return Some(Toolchain::Go);
+    }
+    let comment = sections.find(".comment")?;
+    let comment = read(file, comment.offset, usize::try_from(comment.size.min(MAX_COMMENT)).ok()?)?;
+    comment.windows(b"rustc version".len()).any(|window| window == b"rustc version").then_some(Toolchain::Rust)
+}
+
+/// The sections of a little-endian ELF64 file.
+fn sections(file: &impl ReadAt) -> Option<Sections> {
     let header = read(file, 0, HEADER_SIZE)?;
     (header.get(..6)? == b"\x7fELF\x02\x01").then_some(())?;
     let table_offset = u64_at(&header, 40)?;
     let entry_size = u16_at(&header, 58)?;
-    let sections = u16_at(&header, 60)?;
+    let count = u16_at(&header, 60)?;
     let names_index = u16_at(&header, 62)?;
-    (entry_size == SECTION_HEADER_SIZE && sections <= MAX_SECTIONS).then_some(())?;
+    (entry_size == SECTION_HEADER_SIZE && count <= MAX_SECTIONS).then_some(())?;
 
-    let table = read(file, table_offset, usize::from(sections) * usize::from(entry_size))?;
+    let table = read(file, table_offset, usize::from(count) * usize::from(entry_size))?;
     let names = section(&table, names_index)?;
     let names = read(file, names.offset, usize::try_from(names.size.min(MAX_NAMES)).ok()?)?;
+    Some(Sections { table, count, names })
+}
 
-    let mut comment = None;
-    for index in 0..sections {
-        let candidate = section(&table, index)?;
-        match name_at(&names, candidate.name) {
-            Some(b".go.buildinfo") => return Some(Toolchain::Go),
-            Some(b".comment") => comment = Some(candidate),
-            _ => {}
-        }
+/// A table of sections, and their names.
+struct Sections {
+    table: Vec<u8>,
+    count: u16,
+    names: Vec<u8>,
+}
+
+impl Sections {
+    /// The first with a name.
+    fn find(&self, name: &str) -> Option<Section> {
+        let mut all = (0..self.count).filter_map(|index| section(&self.table, index));
+        all.find(|it| name_at(&self.names, it.name) == Some(name.as_bytes()))
     }
-    let comment = comment?;
-    let comment = read(file, comment.offset, usize::try_from(comment.size.min(MAX_COMMENT)).ok()?)?;
-    comment.windows(b"rustc version".len()).any(|window| window == b"rustc version").then_some(Toolchain::Rust)
 }
 
 /// Something that can be read at an offset; a file, or bytes in tests.
@@ -72,6 +90,7 @@ impl ReadAt for File {
 
 struct Section {
     name: u32,
+    address: u64,
     offset: u64,
     size: u64,
 }
@@ -79,7 +98,12 @@ struct Section {
 fn section(table: &[u8], index: u16) -> Option<Section> {
     let start = usize::from(index) * usize::from(SECTION_HEADER_SIZE);
     let entry = table.get(start..start + usize::from(SECTION_HEADER_SIZE))?;
-    Some(Section { name: u32_at(entry, 0)?, offset: u64_at(entry, 24)?, size: u64_at(entry, 32)? })
+    Some(Section {
+        name: u32_at(entry, 0)?,
+        address: u64_at(entry, 16)?,
+        offset: u64_at(entry, 24)?,
+        size: u64_at(entry, 32)?,
+    })
 }
 
 fn name_at(names: &[u8], offset: u32) -> Option<&[u8]> {
@@ -90,6 +114,27 @@ fn read(file: &impl ReadAt, offset: u64, size: usize) -> Option<Vec<u8>> {
     let mut buffer = vec![0; size];
     file.read_exact_at(&mut buffer, offset).ok()?;
     Some(buffer)
+}
+
+/// Reads `size` bytes in pieces that overlap by one item less a byte, unless a piece is a number of whole items; `None` if they
+/// cannot be read.
+fn pieces(
+    file: &impl ReadAt,
+    offset: u64,
+    size: u64,
+    item: usize,
+    piece: usize,
+    take: &mut dyn FnMut(u64, &[u8]),
+) -> Option<()> {
+    let is_aligned = piece.is_multiple_of(item);
+    let mut at = 0;
+    while at < size {
+        let len = usize::try_from((size - at).min(piece as u64)).ok()?;
+        take(at, &read(file, offset.checked_add(at)?, len)?);
+        let overlap = if is_aligned || len < piece { 0 } else { item - 1 };
+        at += (len - overlap) as u64;
+    }
+    Some(())
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

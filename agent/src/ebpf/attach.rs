@@ -12,8 +12,9 @@ use super::load::{LoadError, Options};
 use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
 
-/// What the programs for TLS libraries, and for CUDA's, are called.
+/// What the programs for TLS libraries, for Go, and for CUDA's library, are called.
 const TLS: &str = "tls";
+const GO: &str = "go";
 const CUDA: &str = "cuda";
 
 /// What is watched.
@@ -31,6 +32,11 @@ impl Attached {
     /// Whether probes can be attached to TLS libraries.
     pub fn has_tls(&self) -> bool {
         self.on.contains(&TLS)
+    }
+
+    /// Whether probes can be attached to programs written in Go.
+    pub fn has_go(&self) -> bool {
+        self.on.contains(&GO)
     }
 
     /// Whether probes can be attached to CUDA's driver library.
@@ -74,6 +80,7 @@ pub(super) fn attach(
                 let mut on: Vec<_> = base.iter().map(|group| group.name).chain(names).collect();
                 let libraries = [
                     (TLS, options.tls, plan::tls as fn(&Features) -> Result<Group, String>),
+                    (GO, options.tls, plan::go),
                     (CUDA, options.cuda, plan::cuda),
                 ];
                 for (name, _, group) in libraries.into_iter().filter(|(_, is_wanted, _)| *is_wanted) {

@@ -265,7 +265,9 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
         .map_max_entries("RECORDS", options.ring_bytes);
     if !options.tls {
         // Each bucket of these takes memory, used or not.
-        for map in ["SESSIONS", "SOCKETS", "THREADS", "SENDS"] {
+        for map in
+            ["SESSIONS", "SOCKETS", "THREADS", "SENDS", "GOROUTINES", "GO_SENDS", "GO_PROCESSES", "WORK", "ROUND_TRIPS"]
+        {
             loader.map_max_entries(map, 1);
         }
     }

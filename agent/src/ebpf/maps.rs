@@ -5,6 +5,7 @@ use aya::{Ebpf, Pod};
 use coati_common::counter;
 use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
+use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
 use coati_common::loss::Loss;
 use coati_common::tls::{Session, SessionId};
 
@@ -46,6 +47,22 @@ struct Id(SessionId);
 #[repr(transparent)]
 struct Kept(Session);
 
+/// [`GoroutineId`] as a key of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Goroutine(GoroutineId);
+
+// SAFETY: as above.
+unsafe impl Pod for Goroutine {}
+
+/// [`Layout`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Fields(Layout);
+
+// SAFETY: as above.
+unsafe impl Pod for Fields {}
+
 /// [`Process`] as a value of a map.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -69,6 +86,9 @@ pub struct Maps {
     pub records: RingBuf<MapData>,
     connections: HashMap<MapData, u64, Value>,
     sessions: HashMap<MapData, Id, Kept>,
+    goroutines: HashMap<MapData, Goroutine, [u8; CALL_BYTES]>,
+    go_sends: HashMap<MapData, Goroutine, [u8; SEND_BYTES]>,
+    go_processes: HashMap<MapData, u32, Fields>,
     cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
@@ -81,6 +101,9 @@ impl Maps {
             records: take(ebpf, "RECORDS")?,
             connections: take(ebpf, "CONNECTIONS")?,
             sessions: take(ebpf, "SESSIONS")?,
+            goroutines: take(ebpf, "GOROUTINES")?,
+            go_sends: take(ebpf, "GO_SENDS")?,
+            go_processes: take(ebpf, "GO_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
@@ -115,7 +138,21 @@ impl Maps {
             }
             let _gone_is_fine = self.sessions.remove(&id);
         }
+        // What was waited for when they were killed.
+        let left = |Goroutine(id): &Goroutine| gone(id.tgid);
+        for goroutine in self.goroutines.keys().flatten().filter(left).collect::<Vec<_>>() {
+            let _gone_is_fine = self.goroutines.remove(&goroutine);
+        }
+        for goroutine in self.go_sends.keys().flatten().filter(left).collect::<Vec<_>>() {
+            let _gone_is_fine = self.go_sends.remove(&goroutine);
+        }
         Ok(connections)
+    }
+
+    /// The process is written in Go, and this is where its goroutines have their numbers. The programs forget it with the process.
+    pub fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
+        // With more processes than there is room for, the calls of some have no parent.
+        let _full = self.go_processes.insert(tgid, Fields(layout), 0);
     }
 
     /// What the processes have called of CUDA that have called it.

@@ -201,6 +201,22 @@ const TLS: [&str; 9] = [
     "tls_free",
 ];
 
+/// The programs for functions of Go's `crypto/tls` and `net/http`.
+const GO: [&str; 12] = [
+    "go_tls_written",
+    "go_tls_was_read",
+    "go_tls_shaken",
+    "go_tls_write",
+    "go_tls_read",
+    "go_tls_handshake",
+    "go_tls_close",
+    "go_round_trip",
+    "go_round_trip_write",
+    "go_ask",
+    "go_handle",
+    "go_handle_internal",
+];
+
 /// The programs for functions of CUDA's driver library.
 const CUDA: [&str; 12] = [
     "cuda_returned",
@@ -274,6 +290,14 @@ pub(super) fn file_programs(tls: bool, cuda: bool) -> Vec<&'static str> {
 /// The group of the programs for TLS libraries, or why there is none.
 pub(super) fn tls(features: &Features) -> Result<Group, String> {
     in_files("tls", &TLS, features)
+}
+
+/// The same for programs written in Go.
+pub(super) fn go(features: &Features) -> Result<Group, String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("the registers of Go's functions are known of x86-64 only".to_owned());
+    }
+    in_files("go", &GO, features)
 }
 
 /// The same for CUDA's driver library.

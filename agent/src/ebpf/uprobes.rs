@@ -91,6 +91,54 @@ impl CudaCall {
     }
 }
 
+/// A place in a program written in Go.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum GoCall {
+    /// `crypto/tls.(*Conn).Write` begins.
+    TlsWrite,
+    /// It returns.
+    TlsWritten,
+    /// `crypto/tls.(*Conn).Read` begins.
+    TlsRead,
+    /// It returns.
+    TlsWasRead,
+    /// A handshake begins.
+    TlsHandshake,
+    /// It returns.
+    TlsShaken,
+    /// `crypto/tls.(*Conn).Close` begins.
+    TlsClose,
+    /// `net/http.(*persistConn).roundTrip` begins.
+    RoundTrip,
+    /// `net/http.persistConnWriter.Write` begins.
+    RoundTripWrite,
+    /// A request of HTTP/2 is asked for.
+    Ask,
+    /// A request of HTTP/2 is to be answered.
+    Handle,
+    /// The same in the package that has it since Go 1.27.
+    HandleInternal,
+}
+
+impl GoCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::TlsWrite => &["go_tls_write"],
+            Self::TlsWritten => &["go_tls_written"],
+            Self::TlsRead => &["go_tls_read"],
+            Self::TlsWasRead => &["go_tls_was_read"],
+            Self::TlsHandshake => &["go_tls_handshake"],
+            Self::TlsShaken => &["go_tls_shaken"],
+            Self::TlsClose => &["go_tls_close"],
+            Self::RoundTrip => &["go_round_trip"],
+            Self::RoundTripWrite => &["go_round_trip_write"],
+            Self::Ask => &["go_ask"],
+            Self::Handle => &["go_handle"],
+            Self::HandleInternal => &["go_handle_internal"],
+        }
+    }
+}
+
 /// A function of a library that is probed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LibraryCall {
@@ -98,6 +146,8 @@ pub enum LibraryCall {
     Tls(TlsCall),
     /// Of CUDA's driver library.
     Cuda(CudaCall),
+    /// Of a program written in Go.
+    Go(GoCall),
 }
 
 impl LibraryCall {
@@ -105,6 +155,7 @@ impl LibraryCall {
         match self {
             Self::Tls(call) => call.programs(),
             Self::Cuda(call) => call.programs(),
+            Self::Go(call) => call.programs(),
         }
     }
 }
@@ -121,12 +172,18 @@ impl From<CudaCall> for LibraryCall {
     }
 }
 
+impl From<GoCall> for LibraryCall {
+    fn from(call: GoCall) -> Self {
+        Self::Go(call)
+    }
+}
+
 /// A function in a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProbePoint {
     /// What it does.
     pub call: LibraryCall,
-    /// Where in the file it begins.
+    /// Where in the file it begins, or the instruction lies.
     pub offset: u64,
 }
 

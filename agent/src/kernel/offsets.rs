@@ -70,6 +70,9 @@ const CLOSE: &str = "states of sockets: a request that comes with its client's c
 const NAMESPACE: &str = "network namespaces";
 const THREADS: &str = "the count of a process's threads: one that outlives its first thread seems to end early";
 const STACK: &str = "stack pointers: calls of TLS libraries inside one another are not told apart";
+/// What is lost without the register of goroutines.
+#[cfg(target_arch = "x86_64")]
+const GOROUTINE: &str = "which goroutine makes a system call: no sockets of Go's TLS";
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
@@ -107,12 +110,13 @@ const FIELDS: [Field; 29] = [
 
 /// Where the first four arguments of a system call are kept while it runs, and the stack pointer.
 #[cfg(target_arch = "x86_64")]
-const REGISTERS: [Field; 5] = [
+const REGISTERS: [Field; 6] = [
     needed("REGS_ARG0", "pt_regs", "di"),
     needed("REGS_ARG1", "pt_regs", "si"),
     needed("REGS_ARG2", "pt_regs", "dx"),
     needed("REGS_ARG3", "pt_regs", "r10"),
     useful("REGS_STACK", "pt_regs", "sp", STACK),
+    useful("REGS_GOROUTINE", "pt_regs", "r14", GOROUTINE),
 ];
 
 /// Where the first four arguments of a system call are kept while it runs. The result replaces the first one in the

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 
-use super::maps::Mapped;
+use coati_common::go::Layout;
+
+use super::{go, maps::Mapped};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
     ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
@@ -74,6 +76,8 @@ pub struct Wanted {
     pub tls: bool,
     /// CUDA's driver library.
     pub cuda: bool,
+    /// TLS in programs written in Go.
+    pub go: bool,
 }
 
 /// What a file is expected to have in it.
@@ -92,10 +96,20 @@ pub(super) enum Kind {
 impl Kind {
     const fn is_wanted(self, wanted: Wanted) -> bool {
         match self {
-            Self::OpenSsl | Self::GnuTls | Self::Executable => wanted.tls,
+            Self::OpenSsl | Self::GnuTls => wanted.tls,
+            Self::Executable => wanted.tls || wanted.go,
             Self::Cuda => wanted.cuda,
         }
     }
+}
+
+/// What is done with a file.
+#[derive(Clone, Debug)]
+pub(super) struct Probes {
+    /// Where its probes go.
+    pub(super) points: Vec<ProbePoint>,
+    /// Of a program written in Go: where its goroutines have their numbers, if that is known.
+    pub(super) layout: Option<Layout>,
 }
 
 /// Why a file gets no probes.
@@ -156,9 +170,16 @@ impl<'a> Library<'a> {
         self.functions.build_id()
     }
 
-    /// Where the functions lie. Names that are not exported are looked for in an executable that `speaks` TLS; one of Go
-    /// has a library of its own.
-    pub(super) fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {
+    /// Where the functions lie. Names that are not exported are looked for in an executable that `speaks` TLS; one written in Go
+    /// has a library of its own, which is looked for if that is wanted.
+    pub(super) fn probes(&self, speaks: bool, wants_go: bool) -> Result<Probes, Unusable> {
+        if self.kind == Kind::Executable && wants_go && toolchain(self.file) == Some(Toolchain::Go) {
+            return go::probes(self.file, &self.functions);
+        }
+        Ok(Probes { points: self.points(speaks)?, layout: None })
+    }
+
+    fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {
         if self.kind == Kind::Cuda {
             return cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)));
         }
@@ -205,7 +226,7 @@ mod tests {
     use super::*;
     use crate::libraries::maps;
 
-    const ALL: Wanted = Wanted { tls: true, cuda: true };
+    const ALL: Wanted = Wanted { tls: true, cuda: true, go: true };
 
     #[rstest]
     #[case::openssl("/usr/lib/x86_64-linux-gnu/libssl.so.3", Some(Kind::OpenSsl))]
@@ -251,7 +272,7 @@ mod tests {
     fn only_what_is_wanted_is_a_candidate() {
         let maps = "1000-2000 r-xp 0 fd:01 1 /usr/bin/node\n3000-4000 r-xp 0 fd:01 2 /usr/lib/libcuda.so.1\n";
         let kinds = |tls, cuda| {
-            let wanted = Wanted { tls, cuda };
+            let wanted = Wanted { tls, cuda, go: false };
             let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), wanted);
             found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
         };

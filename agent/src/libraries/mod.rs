@@ -1,10 +1,11 @@
 //! Libraries of the node's processes that are probed, those of TLS and CUDA's driver: which files they are in, and the
-//! probes in these files.
+//! probes in these files. Programs written in Go have a TLS library of their own in them.
 //!
 //! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
 //! when the kernel says that it speaks TLS, or the driver that it uses a GPU, and no probe was there. The probes are those of a file: whichever process maps
 //! it, they are attached once, and taken out some time after the last one is gone.
 
+mod go;
 mod library;
 mod maps;
 
@@ -16,14 +17,16 @@ use std::{
     time::Duration,
 };
 
-use library::{Kind, Library};
+use coati_common::go::Layout;
+pub(crate) use go::fuzz as fuzz_go_code;
+use library::{Kind, Library, Probes};
 pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
 
 use crate::{
     capture::Source,
     discover::ProcTree,
-    ebpf::{Attachment, Detaching, ProbePoint},
+    ebpf::{Attachment, Detaching},
 };
 
 /// When a process is looked at, counted from when it began to run its program.
@@ -79,7 +82,7 @@ pub struct Libraries {
     /// Files that are not to be read again; of executables, whether all of their names were looked through.
     others: HashMap<FileId, bool>,
     /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
-    builds: HashMap<Vec<u8>, Arc<[ProbePoint]>>,
+    builds: HashMap<Vec<u8>, Arc<Probes>>,
     /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
     gone: HashSet<u32>,
     /// Processes that were found to have CUDA's driver library.
@@ -104,6 +107,8 @@ struct Process {
 struct Probed {
     kind: Kind,
     attachment: Option<Attachment>,
+    /// Of a program written in Go.
+    layout: Option<Layout>,
     /// Its probes are being taken out.
     leaving: Option<Detaching>,
     users: HashSet<u32>,
@@ -207,6 +212,12 @@ impl Libraries {
         self.files.retain(|_, file| !file.is_unused(now_ns) || file.leaving.as_ref().is_some_and(|it| !it.is_over()));
     }
 
+    /// Begins to take all probes out, for the end. If the process ended before they are out, the kernel would leave some in.
+    pub fn detach(mut self) -> Vec<Detaching> {
+        let files = self.files.drain().map(|(_, file)| file);
+        files.flat_map(|file| file.leaving.into_iter().chain(file.attachment.map(Attachment::detach))).collect()
+    }
+
     /// The processes with a TLS library that have ended since this was last asked.
     pub fn take_gone(&mut self) -> HashSet<u32> {
         std::mem::take(&mut self.gone)
@@ -279,6 +290,9 @@ impl Libraries {
             }
             file.users.insert(tgid);
             file.unused_ns = None;
+            if let Some(layout) = file.layout {
+                source.watch_goroutines(tgid, layout);
+            }
             return true;
         }
         let is_whole = speaks || kind != Kind::Executable;
@@ -286,10 +300,10 @@ impl Libraries {
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
-            let points = self.points(&file, kind, speaks)?;
-            Ok((path, points))
+            let probes = self.probes(&file, kind, speaks)?;
+            Ok((path, probes))
         });
-        let (path, points) = match found {
+        let (path, probes) = match found {
             Ok(found) => found,
             Err(why) => {
                 match why {
@@ -306,9 +320,10 @@ impl Libraries {
                 return false;
             }
         };
-        let attachment = match source.attach_probes(&path, &points) {
+        let layout = probes.layout;
+        let attachment = match source.attach_probes(&path, &probes.points) {
             Ok(attachment) => {
-                tracing::info!(file = mapped.path, functions = points.len(), "probes are in a library");
+                tracing::info!(file = mapped.path, probes = probes.points.len(), "probes are in a library");
                 Some(attachment)
             }
             Err(_) if !self.tree.has(tgid) => return false,
@@ -319,10 +334,11 @@ impl Libraries {
                 None
             }
         };
-        self.files.insert(
-            mapped.id,
-            Probed { kind, attachment, leaving: None, users: HashSet::from([tgid]), unused_ns: None },
-        );
+        if let Some(layout) = layout {
+            source.watch_goroutines(tgid, layout);
+        }
+        let users = HashSet::from([tgid]);
+        self.files.insert(mapped.id, Probed { kind, attachment, layout, leaving: None, users, unused_ns: None });
         true
     }
 
@@ -335,20 +351,20 @@ impl Libraries {
         })
     }
 
-    fn points(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<[ProbePoint]>, Unusable> {
+    fn probes(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<Probes>, Unusable> {
         let library = Library::of(file, kind)?;
         let build_id = library.build_id();
-        if let Some(points) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
-            return Ok(Arc::clone(points));
+        if let Some(probes) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
+            return Ok(Arc::clone(probes));
         }
-        let points: Arc<[ProbePoint]> = library.points(speaks)?.into();
+        let probes = Arc::new(library.probes(speaks, self.wanted.go)?);
         if let Some(id) = build_id {
             if self.builds.len() >= REMEMBERED {
                 self.builds.clear();
             }
-            self.builds.insert(id, Arc::clone(&points));
+            self.builds.insert(id, Arc::clone(&probes));
         }
-        Ok(points)
+        Ok(probes)
     }
 
     /// The process uses none of its files any more.

@@ -23,6 +23,7 @@ const SECOND: u64 = 1_000_000_000;
 struct Kernel {
     probed: Vec<(PathBuf, Vec<ProbePoint>)>,
     refuses: bool,
+    layouts: Vec<(u32, Layout)>,
 }
 
 impl Source for Kernel {
@@ -53,6 +54,10 @@ impl Source for Kernel {
         Ok(Attachment::default())
     }
 
+    fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
+        self.layouts.push((tgid, layout));
+    }
+
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(Vec::new())
     }
@@ -79,7 +84,7 @@ impl Node {
     }
 
     fn libraries(&self) -> Libraries {
-        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true })
+        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true, go: true })
     }
 
     /// A process that runs code from these files, each with its inode number and its content.

@@ -150,6 +150,7 @@ mod tests {
             remote: here,
             is_tls: false,
             begin_ns: 0,
+            served: None,
         }
     }
 

@@ -251,6 +251,11 @@ impl Stages {
         Ok(())
     }
 
+    /// The libraries that are watched, to take their probes out.
+    pub fn take_libraries(&mut self) -> Option<Libraries> {
+        self.libraries.take()
+    }
+
     /// Ends what is open, as far as it is known, and lets the exporter know that nothing more comes.
     pub fn finish(&mut self, source: &mut dyn Source) -> Result<(), CaptureError> {
         let Self { decoder, exchanges, .. } = self;
@@ -286,6 +291,7 @@ impl Stages {
         for (by, total) in [
             ("header", stitched.by_header),
             ("position", stitched.by_position),
+            ("goroutine", stitched.by_goroutine),
             ("process", stitched.in_process),
             ("provisional", stitched.provisional),
             ("none", stitched.roots),

@@ -95,6 +95,8 @@ impl Source for Script {
         Ok(Attachment::default())
     }
 
+    fn watch_goroutines(&mut self, _: u32, _: coati_common::go::Layout) {}
+
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         let is_gone = |(tgid, _): &mut (u32, Connection)| gone.contains(tgid);
         Ok(self.sessions.extract_if(.., is_gone).map(|(_, connection)| connection).collect())
@@ -507,7 +509,7 @@ fn the_sessions_of_a_process_that_is_gone_end() {
     fs::write(folder.join("map_files/1000-2000"), crate::discover::elf::library()).unwrap();
     fs::write(folder.join("maps"), "1000-2000 r-xp 00000000 fd:01 7 /usr/lib/libssl.so.3\n").unwrap();
     let mut script = Script::default();
-    let mut libraries = Libraries::new(ProcTree::new(node.proc.path()), Wanted { tls: true, cuda: true });
+    let mut libraries = Libraries::new(ProcTree::new(node.proc.path()), Wanted { tls: true, cuda: true, go: true });
     libraries.look_at_all(MS, &mut script, &mut |_| true);
     assert_eq!(script.probed, [folder.join("map_files/1000-2000")]);
 

@@ -1,7 +1,7 @@
 //! Gives every exchange its place in a trace.
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
-//! positions of its first byte; for a client the only server request that its process has open, if its response has not
+//! positions of its first byte; for a client the server request that its goroutine works for, else the only one that its process has open, if its response has not
 //! begun; else it is a root. A server request from another node is below a client whose trace is not known here: it gets
 //! a provisional trace id, which the backend replaces.
 //! A link that is not certain is not made. ADR 0003 and 0020 say why.
@@ -53,6 +53,8 @@ pub struct StitchCounters {
     pub by_position: u64,
     /// Client exchanges of a process with one open server exchange whose response had not begun.
     pub in_process: u64,
+    /// Client exchanges below the server exchange that the kernel says they are made for: by goroutine.
+    pub by_goroutine: u64,
     /// Server exchanges whose client may be on another node: their trace ids are provisional.
     pub provisional: u64,
     /// Roots.
@@ -268,7 +270,7 @@ impl Stitcher {
     fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
         let mut ids = match self.by_header(origin, head) {
             Some(ids) => ids,
-            None => match self.in_process(origin) {
+            None => match self.by_goroutine(origin).or_else(|| self.in_process(origin)) {
                 Some(ids) => ids,
                 None => self.root(origin),
             },
@@ -312,6 +314,17 @@ impl Stitcher {
         let decided = if is_provisional { &mut self.counters.provisional } else { &mut self.counters.roots };
         *decided = decided.saturating_sub(1);
         true
+    }
+
+    /// The place below the server exchange that the call is made for, if the kernel knows it and it is not over. Whether it is
+    /// being answered does not matter: this is certain.
+    fn by_goroutine(&mut self, origin: &Origin) -> Option<Ids> {
+        let span_id = self.span_id(origin);
+        let server = self.open.get_mut(&origin.served?)?;
+        let parent = server.ids.as_ref()?;
+        server.has_children = true;
+        self.counters.by_goroutine += 1;
+        Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 
     /// The place below the only server exchange that the process has open.

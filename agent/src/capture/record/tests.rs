@@ -138,6 +138,12 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn served()(connection: u64, [exchange, place] in any::<[u32; 2]>()) -> Served {
+        Served { connection, exchange, place }
+    }
+}
+
+prop_compose! {
     fn begin()(
         header in header(Kind::Begin),
         long: [u64; 3],
@@ -146,6 +152,7 @@ prop_compose! {
         [local_port, remote_port] in any::<[u16; 2]>(),
         [role, flags] in any::<[u8; 2]>(),
         last: [u8; 8],
+        served in served(),
         previous in totals(),
         payload in vec(any::<u8>(), 0..64),
     ) -> Record {
@@ -154,7 +161,7 @@ prop_compose! {
         let begin = Begin {
             header, connection, socket, exchange, tgid, tid, netns, client_position, server_position, local_address,
             remote_address, local_port, remote_port, role, flags, payload_len: payload.len() as u16, len,
-            last, previous,
+            last, served, previous,
         };
         Record::Begin(Box::new(begin), payload)
     }
@@ -167,11 +174,12 @@ prop_compose! {
         [exchange, tgid, tid] in any::<[u32; 3]>(),
         [direction, flags] in any::<[u8; 2]>(),
         last: [u8; 8],
+        served in served(),
         totals in totals(),
         payload in vec(any::<u8>(), 0..64),
     ) -> Record {
         let payload_len = payload.len() as u16;
-        let data = Data { header, connection, exchange, tgid, tid, payload_len, direction, flags, len, last, totals };
+        let data = Data { header, connection, exchange, tgid, tid, payload_len, direction, flags, len, last, served, totals };
         Record::Data(data, payload)
     }
 }

@@ -22,6 +22,7 @@ use coati_common::event::{Begin, Data, Frames, data_flags, direction, frame_stat
 
 use super::{
     Failure, Origin,
+    exchange::{By, served},
     message::RequestStream,
     open::{Open, Out},
 };
@@ -93,7 +94,11 @@ impl Http2 {
     pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
         let call = Call { start: 0, len: begin.len, payload, mark: Some(begin.last) };
         let time_ns = begin.header.time_ns;
-        let at = Moment { first_ns: time_ns, last_ns: time_ns, thread: (begin.tgid, begin.tid) };
+        let at = Moment {
+            first_ns: time_ns,
+            last_ns: time_ns,
+            by: By { tgid: begin.tgid, tid: begin.tid, served: served(begin.served) },
+        };
         self.take(direction::REQUEST, &call, at, out);
     }
 
@@ -108,14 +113,18 @@ impl Http2 {
         let call = Call { start: total.saturating_sub(data.len), len: data.len, payload, mark };
         let first_ns = data.header.time_ns;
         // A send that had to wait for room ended later than it began.
-        let at = Moment { first_ns, last_ns: first_ns.max(last_ns), thread: (data.tgid, data.tid) };
+        let at = Moment {
+            first_ns,
+            last_ns: first_ns.max(last_ns),
+            by: By { tgid: data.tgid, tid: data.tid, served: served(data.served) },
+        };
         self.take(data.direction, &call, at, out);
     }
 
     /// Takes bytes of the server that came in one call with the answer that switched the connection.
     pub(super) fn switched(&mut self, start: u64, len: u64, payload: &[u8], first_ns: u64, out: &mut Out<'_>) {
         let Origin { tgid, tid, .. } = self.streams.origin;
-        let at = Moment { first_ns, last_ns: first_ns, thread: (tgid, tid) };
+        let at = Moment { first_ns, last_ns: first_ns, by: By { tgid, tid, served: None } };
         self.take(direction::RESPONSE, &Call { start, len, payload, mark: None }, at, out);
     }
 
@@ -269,7 +278,7 @@ impl Streams {
             out.counters.evicted += 1;
             return;
         }
-        let origin = self.origin.stream(id, header.at, at.first_ns, at.thread);
+        let origin = self.origin.stream(id, header.at, at.first_ns, at.by);
         (out.emit)(super::Event::Began(&origin, &head));
         let mut stream = Stream::new(origin, head, Some(0), at.last_ns, fields.is_grpc());
         stream.request_data(0, at);

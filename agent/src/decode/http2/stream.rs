@@ -3,6 +3,7 @@
 use super::{
     super::{
         Event, Exchange, Failure, Grpc, Incomplete, Origin, Progress,
+        exchange::By,
         http1::{RequestHead, ResponseHead},
         open::Out,
         progress::{self, Notes, Recorder, Showings},
@@ -15,8 +16,8 @@ use super::{
 pub(super) struct Moment {
     pub(super) first_ns: u64,
     pub(super) last_ns: u64,
-    /// Process and thread.
-    pub(super) thread: (u32, u32),
+    /// Who makes the call.
+    pub(super) by: By,
 }
 
 /// How it is known that nothing more comes on a stream.

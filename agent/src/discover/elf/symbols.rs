@@ -3,7 +3,7 @@
 //! Names that a file exports are looked up by its hash table: a few reads of a few bytes. Names that it only has for
 //! debuggers are not hashed, so for these its table is read from end to end, in pieces.
 
-use super::{ReadAt, read, u16_at, u32_at, u64_at};
+use super::{ReadAt, pieces, read, u16_at, u32_at, u64_at};
 
 /// Program headers that a file may have; usual are a dozen.
 const MAX_SEGMENTS: u16 = 64;
@@ -34,11 +34,13 @@ const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const SHT_SYMTAB: u32 = 2;
 const STT_FUNC: u8 = 2;
 const NT_GNU_BUILD_ID: u32 = 3;
+/// The same of Go's linker.
+const NT_GO_BUILD_ID: u32 = 4;
 
 /// A file of which functions can be looked up.
 pub(crate) struct Functions<'a, F> {
     file: &'a F,
-    header: Vec<u8>,
+    pub(super) header: Vec<u8>,
     segments: Vec<Segment>,
 }
 
@@ -95,7 +97,8 @@ impl<'a, F: ReadAt> Functions<'a, F> {
                 let (name_len, len) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)? as usize);
                 let name_end = 12_usize.checked_add(name_len.checked_next_multiple_of(4)?)?;
                 let end = name_end.checked_add(len.checked_next_multiple_of(4)?)?;
-                if u32_at(rest, 8)? == NT_GNU_BUILD_ID && rest.get(12..16)? == b"GNU\0" {
+                let note = (u32_at(rest, 8)?, rest.get(12..16)?);
+                if [(NT_GNU_BUILD_ID, &b"GNU\0"[..]), (NT_GO_BUILD_ID, b"Go\0\0")].contains(&note) {
                     return Some(rest.get(name_end..name_end.checked_add(len)?)?.to_vec());
                 }
                 rest = rest.get(end..)?;
@@ -117,7 +120,7 @@ impl<'a, F: ReadAt> Functions<'a, F> {
     }
 
     /// Where in the file the instruction at `address` lies.
-    fn file_offset(&self, address: u64) -> Option<u64> {
+    pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
         let is_code = |it: &&Segment| it.kind == PT_LOAD && it.flags & PF_X != 0;
         self.segments.iter().filter(is_code).find_map(|segment| segment.place(address))
     }
@@ -156,7 +159,7 @@ impl<'a, F: ReadAt> Functions<'a, F> {
         }
         let mut found = [None; N];
         let size = u64_at(symbols, 32)?.min(MAX_TABLE);
-        self.pieces(u64_at(symbols, 24)?, size, SYMBOL_SIZE, PIECE / SYMBOL_SIZE * SYMBOL_SIZE, |_, piece| {
+        let mut take = |_, piece: &[u8]| {
             for symbol in piece.chunks_exact(SYMBOL_SIZE).filter_map(Symbol::of) {
                 let Some(address) = symbol.function else { continue };
                 for (found, places) in found.iter_mut().zip(&places) {
@@ -165,7 +168,9 @@ impl<'a, F: ReadAt> Functions<'a, F> {
                     }
                 }
             }
-        })?;
+        };
+        let piece = PIECE / SYMBOL_SIZE * SYMBOL_SIZE;
+        pieces(self.file, u64_at(symbols, 24)?, size, SYMBOL_SIZE, piece, &mut take)?;
         Some(found)
     }
 
@@ -173,7 +178,7 @@ impl<'a, F: ReadAt> Functions<'a, F> {
     fn places_of_names<const N: usize>(&self, offset: u64, size: u64, names: [&str; N]) -> Option<[Vec<u32>; N]> {
         let mut places = [const { Vec::new() }; N];
         let longest = names.iter().map(|name| name.len() + 1).max()?;
-        self.pieces(offset, size, longest, PIECE, |at, piece| {
+        let mut take = |at, piece: &[u8]| {
             for (start, _) in piece.iter().enumerate().filter(|(_, byte)| **byte == b'S') {
                 let Some(string) = piece.get(start..) else { continue };
                 for (name, places) in names.iter().zip(&mut places) {
@@ -183,31 +188,12 @@ impl<'a, F: ReadAt> Functions<'a, F> {
                     }
                 }
             }
-        })?;
+        };
+        pieces(self.file, offset, size, longest, PIECE, &mut take)?;
         for places in &mut places {
             places.dedup();
         }
         Some(places)
-    }
-
-    /// Reads `size` bytes in pieces that overlap by one item less a byte; `None` if they cannot be read.
-    fn pieces(
-        &self,
-        offset: u64,
-        size: u64,
-        item: usize,
-        piece: usize,
-        mut take: impl FnMut(u64, &[u8]),
-    ) -> Option<()> {
-        let is_aligned = piece.is_multiple_of(item);
-        let mut at = 0;
-        while at < size {
-            let len = usize::try_from((size - at).min(piece as u64)).ok()?;
-            take(at, &read(self.file, offset.checked_add(at)?, len)?);
-            let overlap = if is_aligned || len < piece { 0 } else { item - 1 };
-            at += (len - overlap) as u64;
-        }
-        Some(())
     }
 }
 
