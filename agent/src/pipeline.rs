@@ -285,7 +285,7 @@ fn give_away(programs: &mut Programs) {
     let has = privileges::held();
     match Later::of(programs) {
         Ok(later) => {
-            if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) {
+            if later.lacks_probes(has) {
                 tracing::warn!(
                     "this kernel lets only CAP_SYS_ADMIN put probes into files: neither TLS nor CUDA is seen"
                 );

@@ -41,27 +41,41 @@ pub struct PrivilegeError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Later {
     /// Probes are put into files of programs that start later.
-    pub probes: bool,
-    /// Probes take nothing any more: the kernel has links of its own for them, which belong to the programs.
-    pub free_probes: bool,
+    pub probes: Probes,
     /// Reading a map that is there already takes `CAP_BPF`, as it did until Linux 5.18 where
     /// `kernel.unprivileged_bpf_disabled` is set (`__sys_bpf`, kernel/bpf/syscall.c).
     pub guarded_maps: bool,
-    /// `CAP_PERFMON` is not enough for probes in files: kernels since 6.16, and updates of older ones, want `CAP_SYS_ADMIN`
-    /// (`perf_uprobe_event_init`, kernel/events/core.c), and so do Debian's and Ubuntu's with
-    /// `kernel.perf_event_paranoid` above 2.
-    pub guarded_probes: bool,
+}
+
+/// What it takes to put probes into files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probes {
+    /// None are put into any.
+    Unwanted,
+    /// Nothing any more: the kernel has links of its own for them, which belong to the programs.
+    Free,
+    /// `CAP_PERFMON`.
+    Guarded,
+    /// `CAP_SYS_ADMIN`: kernels since 6.16, and updates of older ones, want it for events (`perf_uprobe_event_init`,
+    /// kernel/events/core.c), and so do Debian's and Ubuntu's with `kernel.perf_event_paranoid` above 2.
+    Forbidden,
 }
 
 impl Later {
     /// With these programs on this kernel.
     pub fn of(programs: &mut Programs) -> Result<Self, PrivilegeError> {
-        let probes = programs.attached.has_tls() || programs.attached.has_go() || programs.attached.has_cuda();
+        let wanted = programs.attached.has_tls() || programs.attached.has_go() || programs.attached.has_cuda();
         let guarded_maps = with_only(LOOKING, || programs.maps.losses().is_err())?;
-        let free_probes = probes && with_only(LOOKING, || !programs.may_not_probe())?;
-        let guarded_probes =
-            probes && !free_probes && with_only(LOOKING | CapabilitySet::PERFMON, || programs.may_not_probe())?;
-        Ok(Self { probes, free_probes, guarded_maps, guarded_probes })
+        let probes = if !wanted {
+            Probes::Unwanted
+        } else if with_only(LOOKING, || !programs.may_not_probe())? {
+            Probes::Free
+        } else if with_only(LOOKING | CapabilitySet::PERFMON, || !programs.may_not_probe())? {
+            Probes::Guarded
+        } else {
+            Probes::Forbidden
+        };
+        Ok(Self { probes, guarded_maps })
     }
 
     /// What of `has` it takes.
@@ -72,17 +86,22 @@ impl Later {
         if self.guarded_maps {
             needs |= or_admin(CapabilitySet::BPF);
         }
-        if self.probes && !self.free_probes {
+        if matches!(self.probes, Probes::Guarded | Probes::Forbidden) {
             needs |= or_admin(CapabilitySet::PERFMON);
         }
-        if self.probes {
+        if self.probes != Probes::Unwanted {
             // Files that were replaced since a program has begun are found by `/proc/PID/map_files` only.
             needs |= CapabilitySet::CHECKPOINT_RESTORE;
         }
-        if self.guarded_probes {
+        if self.probes == Probes::Forbidden {
             needs |= CapabilitySet::SYS_ADMIN;
         }
         needs & has
+    }
+
+    /// Whether one who `has` these cannot put probes into files, though they are wanted.
+    pub fn lacks_probes(self, has: CapabilitySet) -> bool {
+        self.probes == Probes::Forbidden && !has.contains(CapabilitySet::SYS_ADMIN)
     }
 }
 
@@ -142,21 +161,21 @@ mod tests {
     const ADMIN: CapabilitySet = CapabilitySet::SYS_ADMIN;
     const FILES: CapabilitySet = CapabilitySet::CHECKPOINT_RESTORE;
 
-    fn later(probes: bool, guarded_maps: bool, guarded_probes: bool) -> Later {
-        Later { probes, free_probes: false, guarded_maps, guarded_probes }
+    fn later(probes: Probes, guarded_maps: bool) -> Later {
+        Later { probes, guarded_maps }
     }
 
     #[rstest]
-    #[case::without_tls(later(false, false, false), CapabilitySet::all(), LOOKING)]
-    #[case::with_tls(later(true, false, false), CapabilitySet::all(), LOOKING | PERFMON | FILES)]
-    #[case::an_old_kernel_without_tls(later(false, true, false), CapabilitySet::all(), LOOKING | BPF)]
-    #[case::an_old_kernel(later(true, true, false), CapabilitySet::all(), LOOKING | BPF | PERFMON | FILES)]
-    #[case::a_new_kernel(later(true, false, true), CapabilitySet::all(), LOOKING | PERFMON | FILES | ADMIN)]
-    #[case::with_links(Later { free_probes: true, ..later(true, false, false) }, CapabilitySet::all(), LOOKING | FILES)]
-    #[case::with_links_in_a_container(Later { free_probes: true, ..later(true, false, false) }, LOOKING | BPF | PERFMON, LOOKING)]
-    #[case::in_a_container(later(true, false, true), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
-    #[case::as_before_5_8(later(true, true, false), LOOKING | ADMIN, LOOKING | ADMIN)]
-    #[case::without_names(later(false, false, false), BPF | PERFMON, CapabilitySet::empty())]
+    #[case::without_tls(later(Probes::Unwanted, false), CapabilitySet::all(), LOOKING)]
+    #[case::with_tls(later(Probes::Guarded, false), CapabilitySet::all(), LOOKING | PERFMON | FILES)]
+    #[case::an_old_kernel_without_tls(later(Probes::Unwanted, true), CapabilitySet::all(), LOOKING | BPF)]
+    #[case::an_old_kernel(later(Probes::Guarded, true), CapabilitySet::all(), LOOKING | BPF | PERFMON | FILES)]
+    #[case::a_new_kernel(later(Probes::Forbidden, false), CapabilitySet::all(), LOOKING | PERFMON | FILES | ADMIN)]
+    #[case::with_links(later(Probes::Free, false), CapabilitySet::all(), LOOKING | FILES)]
+    #[case::with_links_in_a_container(later(Probes::Free, false), LOOKING | BPF | PERFMON, LOOKING)]
+    #[case::in_a_container(later(Probes::Forbidden, false), LOOKING | BPF | PERFMON, LOOKING | PERFMON)]
+    #[case::as_before_5_8(later(Probes::Guarded, true), LOOKING | ADMIN, LOOKING | ADMIN)]
+    #[case::without_names(later(Probes::Unwanted, false), BPF | PERFMON, CapabilitySet::empty())]
     fn what_later_work_takes(#[case] later: Later, #[case] has: CapabilitySet, #[case] expected: CapabilitySet) {
         assert_eq!(later.needs(has), expected);
     }

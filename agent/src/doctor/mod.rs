@@ -9,7 +9,6 @@ mod running;
 use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
 
 use coati_common::limits;
-use rustix::thread::CapabilitySet;
 
 use crate::{
     config::{Config, Switch},
@@ -118,7 +117,7 @@ fn trial(config: &Config) -> (Trial, String) {
         Ok(mut programs) => {
             let has = privileges::held();
             let kept = match Later::of(&mut programs) {
-                Ok(later) if later.guarded_probes && !has.contains(CapabilitySet::SYS_ADMIN) => {
+                Ok(later) if later.lacks_probes(has) => {
                     let kept = privileges::names(later.needs(has));
                     format!("{kept}; this kernel wants CAP_SYS_ADMIN for probes in libraries (TLS, CUDA)")
                 }

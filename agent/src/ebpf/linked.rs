@@ -1,8 +1,8 @@
-//! Programs for functions in files that the kernel attaches by links of its own ("uprobe_multi", Linux 6.6).
+//! Programs for functions in files that the kernel attaches by links of its own (`uprobe_multi`, Linux 6.6).
 //!
 //! Probes by `perf_event_open` take `CAP_SYS_ADMIN` since 6.16 (`perf_uprobe_event_init`, kernel/events/core.c), and on Debian and
 //! Ubuntu with `kernel.perf_event_paranoid` above 2. A link takes no more than its program, which took `CAP_BPF` and `CAP_PERFMON`
-//! (`bpf_uprobe_multi_link_attach`, kernel/trace/bpf_trace.c). The kernel has to be told when the program is loaded, which
+//! (`bpf_uprobe_multi_link_attach`, `kernel/trace/bpf_trace.c`). The kernel has to be told when the program is loaded, which
 //! aya 0.14 does not do; so these are loaded here, from the same object and with the same maps.
 
 use std::collections::{HashMap, HashSet};

@@ -74,7 +74,9 @@ pub(super) fn probes(file: &File, functions: &Functions<'_, File>) -> Result<Pro
     let mut found = program.find(wanted.map(|(name, ..)| name)).ok_or(Unusable::Unreadable)?;
     let [read, write, client, server, close, ask, send, http2 @ ..] = &mut found;
     if read.is_none() || write.is_none() {
-        [read, write, client, server, close].into_iter().for_each(|function| *function = None);
+        for function in [read, write, client, server, close] {
+            *function = None;
+        }
     }
     if ask.is_none() || send.is_none() || layout.is_none() {
         (*ask, *send) = (None, None);
