@@ -11,6 +11,7 @@ mod grpc;
 mod json;
 mod llm;
 mod mcp;
+mod measure;
 mod metrics;
 mod params;
 mod part;
@@ -26,12 +27,10 @@ mod traces;
 mod work;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, post};
 use tokio::sync::Semaphore;
 
@@ -39,7 +38,7 @@ use crate::blocks::Blocks;
 use crate::catalog::Catalog;
 use crate::config::{Config, QueryConfig};
 use crate::live::LiveSet;
-use crate::telemetry::{Metrics, Readiness, RequestLabels};
+use crate::telemetry::{Metrics, Readiness};
 use crate::tenant::Tenancy;
 use error::ApiError;
 
@@ -170,25 +169,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
         .route("/api/mcp", any(mcp::call))
         .route("/tempopb.StreamingQuerier/{method}", any(grpc::call))
-        .route_layer(from_fn_with_state(state.clone(), measure))
+        .route_layer(from_fn_with_state(state.clone(), measure::requests))
         .fallback(async || ApiError::NoSuchPath)
         .with_state(state)
-}
-
-/// Methods that are told apart in the metrics.
-const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
-
-/// Tells the metrics how long each request took.
-async fn measure(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
-    // Any word passes for a method: a label for each would let a client fill the memory.
-    let method =
-        Some(request.method().as_str()).filter(|method| METHODS.contains(method)).unwrap_or("other").to_owned();
-    let response = next.run(request).await;
-    let labels = RequestLabels { method, route, status_code: response.status().as_str().to_owned() };
-    state.metrics.request_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-    response
 }
 
 #[cfg(test)]

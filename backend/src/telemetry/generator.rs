@@ -80,10 +80,10 @@ pub struct GeneratorMetrics {
     pub collections: Counter,
     /// Collections that could not be written to disk.
     pub failed_collections: Counter,
-    /// Edges of service graphs that were counted.
-    pub edges: Family<TenantLabels, Counter>,
-    /// Ends of requests that were given up.
-    pub expired_edges: Family<EdgeLabels, Counter>,
+    /// Edges of service graphs that were counted; as a gauge, because Tempo's name is none of a counter.
+    pub edges: Family<TenantLabels, Gauge>,
+    /// Ends of requests that were given up; likewise.
+    pub expired_edges: Family<EdgeLabels, Gauge>,
     /// Ends of requests that wait for the other.
     pub waiting_edges: Family<TenantLabels, Gauge>,
     /// Samples that servers took.
@@ -119,6 +119,7 @@ impl GeneratorMetrics {
         registry.register(name("registry_collections"), "Collections of all series", metrics.collections);
         let help = "Collections that could not be written to disk";
         registry.register(name("registry_collections_failed"), help, metrics.failed_collections);
+        // These two only rise. They are gauges because a counter's name would end with `_total`, which Tempo's do not.
         let help = "Requests from service to service";
         registry.register(name("processor_service_graphs_edges"), help, metrics.edges);
         let help = "Ends of requests whose other end did not come";

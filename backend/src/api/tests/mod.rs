@@ -156,7 +156,7 @@ async fn shows_its_status_and_metrics() {
             assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
             let body = String::from_utf8(body).unwrap();
             let count =
-                "tempo_request_duration_seconds_count{method=\"GET\",route=\"/api/echo\",status_code=\"200\"} 1";
+                "tempo_request_duration_seconds_count{method=\"GET\",route=\"api_echo\",status_code=\"200\"} 1";
             assert!(body.contains(count), "{body}");
         }
     }
