@@ -13,6 +13,7 @@ mod llm;
 mod mcp;
 mod measure;
 mod metrics;
+mod overrides;
 mod params;
 mod part;
 mod prune;
@@ -38,6 +39,7 @@ use crate::blocks::Blocks;
 use crate::catalog::Catalog;
 use crate::config::{Config, QueryConfig};
 use crate::live::LiveSet;
+use crate::overrides::Overrides;
 use crate::telemetry::{Metrics, Readiness};
 use crate::tenant::Tenancy;
 use error::ApiError;
@@ -62,6 +64,8 @@ pub struct ApiState {
     limits: QueryConfig,
     /// What is shown of it.
     config: Arc<Config>,
+    /// What is different for some tenants; none if no metrics are made.
+    overrides: Option<Arc<Overrides>>,
     clock: fn() -> SystemTime,
 }
 
@@ -80,7 +84,8 @@ impl ApiState {
         let limits = QueryConfig::default();
         let config = Arc::default();
         let clock = SystemTime::now;
-        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, config, clock }
+        let (blocks, overrides) = (None, None);
+        Self { live, blocks, catalog, tenancy, readiness, metrics, permits, limits, config, overrides, clock }
     }
 
     /// What one query may take.
@@ -101,6 +106,12 @@ impl ApiState {
         Self { blocks: Some(blocks), ..self }
     }
 
+    /// Shows what is different for some tenants, and lets them set it if that is on.
+    #[must_use]
+    pub fn with_overrides(self, overrides: Option<Arc<Overrides>>) -> Self {
+        Self { overrides, ..self }
+    }
+
     /// Nanoseconds since the epoch.
     fn now_ns(&self) -> u64 {
         let since = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -109,7 +120,7 @@ impl ApiState {
 }
 
 /// What can be asked on port 3200.
-const PATHS: [&str; 26] = [
+const PATHS: [&str; 27] = [
     "/ready",
     "/healthz",
     "/metrics",
@@ -135,6 +146,7 @@ const PATHS: [&str; 26] = [
     // A tag may contain a slash, so what is left of `/values` is cut off by hand.
     "/api/search/tag/{*rest}",
     "/api/v2/search/tag/{*rest}",
+    "/api/overrides",
     "/api/mcp",
     "/tempopb.StreamingQuerier/{method}",
 ];
@@ -167,6 +179,7 @@ pub fn router(state: ApiState) -> Router {
         // A tag may contain a slash, so what is left of `/values` is cut off by hand.
         .route("/api/search/tag/{*rest}", any(tags::values))
         .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route("/api/overrides", any(overrides::call))
         .route("/api/mcp", any(mcp::call))
         .route("/tempopb.StreamingQuerier/{method}", any(grpc::call))
         .route_layer(from_fn_with_state(state.clone(), measure::requests))

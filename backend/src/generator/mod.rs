@@ -42,7 +42,7 @@ use collected::{Applied, TenantSnapshot};
 use plan::Plans;
 use tenant::Tenant;
 
-pub use check::{SettingError, check, check_tenants};
+pub use check::{SettingError, check, check_tenant, check_tenants};
 pub use collected::Collected;
 pub use export::{ExportError, Queue, RelabelError, Sender, decode_queued};
 pub use filter::FilterError;

@@ -74,6 +74,8 @@ pub struct GeneratorMetrics {
     pub processors: Family<ProcessorLabels, Gauge>,
     /// Settings of tenants that could not be used.
     pub failed_changes: Family<TenantLabels, Counter>,
+    /// Times that what a tenant said of itself could not be read or used.
+    pub failed_overrides: Counter,
     /// Whether what the configuration's file says of tenants is in use.
     pub tenants_reloaded: Gauge,
     /// Collections.
@@ -114,6 +116,9 @@ impl GeneratorMetrics {
         registry.register(name("active_processors"), "1 for each kind of metrics that is made", metrics.processors);
         let help = "Settings of tenants that could not be used";
         registry.register(name("active_processors_update_failed"), help, metrics.failed_changes);
+        let help = "Times that what a tenant said at /api/overrides could not be read or used";
+        let name_of_failed = "tempo_overrides_user_configurable_overrides_reload_failed";
+        registry.register(name_of_failed, help, metrics.failed_overrides);
         let help = "Whether what the configuration's file says of tenants is in use";
         registry.register("tempo_runtime_config_last_reload_successful", help, metrics.tenants_reloaded);
         registry.register(name("registry_collections"), "Collections of all series", metrics.collections);
