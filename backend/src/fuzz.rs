@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::block::{Block, Filter};
 use crate::blocks::Manifest;
-use crate::{generator, otlp, promql, traceql, wal};
+use crate::{generator, otlp, overrides, promql, traceql, wal};
 use coati_common::otlp_json as json;
 
 /// A parser of outside bytes.
@@ -20,6 +20,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("history", history),
     ("manifest", manifest),
     ("otlp", otlp),
+    ("overrides", overrides),
     ("otlp_json", otlp_json),
     ("remote_write_queue", remote_write_queue),
     ("traceql", traceql),
@@ -57,6 +58,11 @@ pub fn manifest(bytes: &[u8]) {
         let again = manifest.encode().and_then(|bytes| Manifest::decode(&bytes));
         assert_eq!(again.ok(), Some(manifest));
     }
+}
+
+/// What a tenant said of itself, as it lies in the store and as it comes.
+pub fn overrides(bytes: &[u8]) {
+    overrides::check_stored(bytes);
 }
 
 /// An OTLP request in protobuf: what can be read in place prost decodes, and all of it can be looked at.

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod loss;
 #[cfg(feature = "otlp-json")]
 pub mod otlp_json;
+pub mod prometheus;
 pub mod sniff;
 pub mod stitch;
 pub mod tls;

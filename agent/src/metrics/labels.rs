@@ -1,5 +1,6 @@
 //! Which requests are counted together, and what they have in common.
 
+use coati_common::prometheus::label_value;
 use coati_common::wellknown::{resource, span as key};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 
@@ -74,14 +75,7 @@ pub(super) fn add_to_text(text: &mut String, name: &str, value: &str) {
     }
     text.extend(name.chars().map(|letter| if letter == '.' { '_' } else { letter }));
     text.push_str("=\"");
-    for letter in value.chars() {
-        match letter {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            letter => text.push(letter),
-        }
-    }
+    label_value(value, |piece| text.push_str(piece));
     text.push('"');
 }
 

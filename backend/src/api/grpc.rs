@@ -20,6 +20,7 @@ use tonic_prost::ProstCodec;
 
 use super::ApiState;
 use super::error::ApiError;
+use super::measure::Query;
 use super::params::Params;
 use super::tempopb::{
     QueryInstantRequest, QueryInstantResponse, QueryRangeRequest, QueryRangeResponse, SearchRequest, SearchResponse,
@@ -44,13 +45,13 @@ type Emit<'s, T> = &'s mut dyn FnMut(T) -> bool;
 /// `/tempopb.StreamingQuerier/{method}`.
 pub(super) async fn call(State(state): State<ApiState>, Path(method): Path<String>, request: Request) -> Response {
     match method.as_str() {
-        "Search" => serve(state, request, search).await,
-        "SearchTags" => serve(state, request, search_tags).await,
-        "SearchTagsV2" => serve(state, request, search_tags_v2).await,
-        "SearchTagValues" => serve(state, request, search_tag_values).await,
-        "SearchTagValuesV2" => serve(state, request, search_tag_values_v2).await,
-        "MetricsQueryRange" => serve(state, request, query_range).await,
-        "MetricsQueryInstant" => serve(state, request, query_instant).await,
+        "Search" => serve(state, request, "search", search).await,
+        "SearchTags" => serve(state, request, "metadata", search_tags).await,
+        "SearchTagsV2" => serve(state, request, "metadata", search_tags_v2).await,
+        "SearchTagValues" => serve(state, request, "metadata", search_tag_values).await,
+        "SearchTagValuesV2" => serve(state, request, "metadata", search_tag_values_v2).await,
+        "MetricsQueryRange" => serve(state, request, "metrics", query_range).await,
+        "MetricsQueryInstant" => serve(state, request, "metrics", query_instant).await,
         _ => Status::unimplemented("unknown method").into_http::<Body>().into_response(),
     }
 }
@@ -65,11 +66,13 @@ impl<In, Out, F> Method<In, Out> for F where
 
 struct Service<F, Out> {
     state: ApiState,
+    /// What the metrics call the query.
+    op: &'static str,
     method: Option<F>,
     out: std::marker::PhantomData<fn() -> Out>,
 }
 
-async fn serve<In, Out>(state: ApiState, request: Request, method: impl Method<In, Out>) -> Response
+async fn serve<In, Out>(state: ApiState, request: Request, op: &'static str, method: impl Method<In, Out>) -> Response
 where
     In: Message + Default + 'static,
     Out: Message + 'static,
@@ -78,7 +81,7 @@ where
     if request.version() < http::Version::HTTP_2 {
         return StatusCode::HTTP_VERSION_NOT_SUPPORTED.into_response();
     }
-    let service = Service { state, method: Some(method), out: std::marker::PhantomData };
+    let service = Service { state, op, method: Some(method), out: std::marker::PhantomData };
     let mut grpc = Grpc::new(ProstCodec::<Out, In>::default()).max_encoding_message_size(MAX_MESSAGE_BYTES);
     grpc.server_streaming(service, request).await.into_response()
 }
@@ -94,14 +97,17 @@ where
     type Future = BoxFuture<tonic::Response<Self::ResponseStream>, Status>;
 
     fn call(&mut self, request: tonic::Request<In>) -> Self::Future {
-        let (state, method) = (self.state.clone(), self.method.take());
+        let (state, op, method) = (self.state.clone(), self.op, self.method.take());
         Box::pin(async move {
             let (metadata, _, message) = request.into_parts();
             let tenants = state.tenants(&metadata.into_headers()).map_err(|error| status(&error))?;
             let method = method.ok_or_else(|| Status::internal("called twice"))?;
             // As over HTTP, an answer waits in memory for a slow client, so that the client stops no other query.
             let (sender, receiver) = unbounded_channel();
-            tokio::spawn(run(state, sender, move |state, work, emit| method(state, &tenants, message, work, emit)));
+            let query = Query::begin(&state, op, &tenants);
+            tokio::spawn(run(state, query, sender, move |state, work, emit| {
+                method(state, &tenants, message, work, emit)
+            }));
             Ok(tonic::Response::new(UnboundedReceiverStream::new(receiver)))
         })
     }
@@ -110,6 +116,7 @@ where
 /// Works on a call until it is answered, or until the client has left.
 async fn run<Out: Message + 'static>(
     state: ApiState,
+    query: Query,
     sender: UnboundedSender<Result<Out, Status>>,
     job: impl FnOnce(&ApiState, &Work, Emit<'_, Out>) -> Result<(), ApiError> + Send + 'static,
 ) {
@@ -117,6 +124,7 @@ async fn run<Out: Message + 'static>(
     let done = state.run(move |state, work| job(state, work, &mut |message| messages.send(Ok(message)).is_ok()));
     tokio::select! {
         done = done => {
+            query.complete();
             if let Err(error) = done.flatten() {
                 // Fails only if the client has left.
                 _ = sender.send(Err(status(&error)));

@@ -11,7 +11,9 @@ mod grpc;
 mod json;
 mod llm;
 mod mcp;
+mod measure;
 mod metrics;
+mod overrides;
 mod params;
 mod part;
 mod prune;
@@ -26,12 +28,10 @@ mod traces;
 mod work;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, post};
 use tokio::sync::Semaphore;
 
@@ -39,7 +39,8 @@ use crate::blocks::Blocks;
 use crate::catalog::Catalog;
 use crate::config::{Config, QueryConfig};
 use crate::live::LiveSet;
-use crate::telemetry::{Metrics, Readiness, RequestLabels};
+use crate::overrides::Overrides;
+use crate::telemetry::{Metrics, Readiness};
 use crate::tenant::Tenancy;
 use error::ApiError;
 
@@ -63,6 +64,8 @@ pub struct ApiState {
     limits: QueryConfig,
     /// What is shown of it.
     config: Arc<Config>,
+    /// What is different for some tenants; none if no metrics are made.
+    overrides: Option<Arc<Overrides>>,
     clock: fn() -> SystemTime,
 }
 
@@ -81,7 +84,8 @@ impl ApiState {
         let limits = QueryConfig::default();
         let config = Arc::default();
         let clock = SystemTime::now;
-        Self { live, blocks: None, catalog, tenancy, readiness, metrics, permits, limits, config, clock }
+        let (blocks, overrides) = (None, None);
+        Self { live, blocks, catalog, tenancy, readiness, metrics, permits, limits, config, overrides, clock }
     }
 
     /// What one query may take.
@@ -102,6 +106,12 @@ impl ApiState {
         Self { blocks: Some(blocks), ..self }
     }
 
+    /// Shows what is different for some tenants, and lets them set it if that is on.
+    #[must_use]
+    pub fn with_overrides(self, overrides: Option<Arc<Overrides>>) -> Self {
+        Self { overrides, ..self }
+    }
+
     /// Nanoseconds since the epoch.
     fn now_ns(&self) -> u64 {
         let since = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -110,7 +120,7 @@ impl ApiState {
 }
 
 /// What can be asked on port 3200.
-const PATHS: [&str; 26] = [
+const PATHS: [&str; 27] = [
     "/ready",
     "/healthz",
     "/metrics",
@@ -136,6 +146,7 @@ const PATHS: [&str; 26] = [
     // A tag may contain a slash, so what is left of `/values` is cut off by hand.
     "/api/search/tag/{*rest}",
     "/api/v2/search/tag/{*rest}",
+    "/api/overrides",
     "/api/mcp",
     "/tempopb.StreamingQuerier/{method}",
 ];
@@ -168,27 +179,12 @@ pub fn router(state: ApiState) -> Router {
         // A tag may contain a slash, so what is left of `/values` is cut off by hand.
         .route("/api/search/tag/{*rest}", any(tags::values))
         .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route("/api/overrides", any(overrides::call))
         .route("/api/mcp", any(mcp::call))
         .route("/tempopb.StreamingQuerier/{method}", any(grpc::call))
-        .route_layer(from_fn_with_state(state.clone(), measure))
+        .route_layer(from_fn_with_state(state.clone(), measure::requests))
         .fallback(async || ApiError::NoSuchPath)
         .with_state(state)
-}
-
-/// Methods that are told apart in the metrics.
-const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
-
-/// Tells the metrics how long each request took.
-async fn measure(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
-    // Any word passes for a method: a label for each would let a client fill the memory.
-    let method =
-        Some(request.method().as_str()).filter(|method| METHODS.contains(method)).unwrap_or("other").to_owned();
-    let response = next.run(request).await;
-    let labels = RequestLabels { method, route, status_code: response.status().as_str().to_owned() };
-    state.metrics.request_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-    response
 }
 
 #[cfg(test)]

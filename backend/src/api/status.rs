@@ -1,5 +1,6 @@
 //! What the program says of itself.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{StatusCode, Uri};
+use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::error::ApiError;
@@ -35,7 +37,7 @@ pub(super) async fn echo() -> &'static str {
     "echo"
 }
 
-pub(super) async fn build_info() -> Json<serde_json::Value> {
+pub(super) async fn build_info() -> Json<Value> {
     Json(serde_json::json!({
         "version": API_VERSION,
         "revision": option_env!("COATI_REVISION").unwrap_or_default(),
@@ -74,27 +76,41 @@ pub(super) async fn config(State(state): State<ApiState>, uri: Uri) -> Result<St
     Ok(state.config.given.yaml(shown))
 }
 
-/// What is different for some tenants.
+/// What is different for some tenants, and in force: what the file says, and what they said themselves.
 pub(super) async fn overrides(State(state): State<ApiState>) -> String {
-    let tenants = state.config.retention.tenants.iter();
-    let lines: String = tenants.filter_map(|(name, own)| Some(override_of(name, own.age?))).collect();
-    if lines.is_empty() { "overrides: {}\n".to_owned() } else { format!("overrides:\n{lines}") }
+    let retained = state.config.retention.tenants.keys().cloned();
+    let tenants = retained.chain(state.overrides.iter().flat_map(|overrides| overrides.tenants()));
+    shown_overrides(&state, tenants.collect())
 }
 
 /// The same of one tenant. One that nothing is said of has none.
 pub(super) async fn overrides_of(State(state): State<ApiState>, Path(tenant): Path<String>) -> String {
-    let age = state.config.retention.tenants.get(&tenant).and_then(|own| own.age);
-    age.map_or_else(|| "overrides: {}\n".to_owned(), |age| format!("overrides:\n{}", override_of(&tenant, age)))
+    shown_overrides(&state, [tenant].into())
+}
+
+fn shown_overrides(state: &ApiState, tenants: BTreeSet<String>) -> String {
+    let all = tenants.into_iter().filter_map(|tenant| Some((tenant.clone(), overrides_of_one(state, &tenant)?)));
+    let all: Map<String, Value> = all.collect();
+    if all.is_empty() {
+        return "overrides: {}\n".to_owned();
+    }
+    serde_saphyr::to_string(&json!({ "overrides": all })).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+/// In Tempo's words.
+fn overrides_of_one(state: &ApiState, tenant: &str) -> Option<Value> {
+    let mut own = Map::new();
+    if let Some(age) = state.config.retention.tenants.get(tenant).and_then(|own| own.age) {
+        own.insert("compaction".to_owned(), json!({ "block_retention": go_duration(nanos(age)) }));
+    }
+    if let Some(generator) = state.overrides.as_ref().and_then(|overrides| overrides.of(tenant)) {
+        own.insert("metrics_generator".to_owned(), generator);
+    }
+    (!own.is_empty()).then_some(Value::Object(own))
 }
 
 fn nanos(age: Duration) -> i64 {
     i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// In Tempo's words.
-fn override_of(tenant: &str, age: Duration) -> String {
-    let tenant = serde_json::Value::from(tenant);
-    format!("  {tenant}:\n    compaction:\n      block_retention: {}\n", go_duration(nanos(age)))
 }
 
 /// What is told to the authors: nothing.

@@ -7,18 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::WriterId;
 use crate::block::{BlockId, BlockSummary};
+use crate::checked_json::{self, CheckedJsonError};
 
 /// Format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Where manifests lie in the store.
 pub(super) const FOLDER: &str = "manifest/";
-
-/// What ends a manifest: the checksum of all bytes before it, as last member of the object. So the whole is one JSON
-/// value, and a torn or changed one is seen before it is parsed.
-const CHECKSUM: &str = ",\"crc32c\":\"";
-const DIGITS: usize = 8;
-const END: &str = "\"}\n";
 
 /// One commit: what it adds to the list of blocks and what it removes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -123,30 +118,15 @@ impl Manifest {
 
     /// JSON with the checksum in it.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
-        let mut bytes = serde_json::to_vec(self).map_err(ManifestError::Json)?;
-        bytes.pop();
-        let checksum = crc32c::crc32c(&bytes);
-        bytes.extend_from_slice(format!("{CHECKSUM}{checksum:08x}{END}").as_bytes());
-        Ok(bytes)
+        checked_json::encode(self).map_err(ManifestError::Json)
     }
 
     /// Reads what [`Self::encode`] wrote. Members that it does not know are left out.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let ending = CHECKSUM.len() + DIGITS + END.len();
-        let (content, ending) = bytes.split_at_checked(bytes.len().saturating_sub(ending)).unwrap_or_default();
-        let expected = format!("{CHECKSUM}{:08x}{END}", crc32c::crc32c(content));
-        if ending != expected.as_bytes() {
-            return Err(ManifestError::Checksum);
-        }
-        // First of all, because another format may look different.
-        let Format { format } = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
-        if format != FORMAT_VERSION {
-            return Err(ManifestError::Format { format });
-        }
-        serde_json::from_slice(bytes).map_err(ManifestError::Json)
+        checked_json::decode(bytes, FORMAT_VERSION).map_err(|error| match error {
+            CheckedJsonError::Checksum => ManifestError::Checksum,
+            CheckedJsonError::Format(format) => ManifestError::Format { format },
+            CheckedJsonError::Json(error) => ManifestError::Json(error),
+        })
     }
 }

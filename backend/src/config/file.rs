@@ -57,9 +57,9 @@ mod tests {
         let example = include_str!("../../../deploy/backend.yaml");
         assert_eq!(parsed(example).unwrap(), Config::default());
         let keys = |text: &str| text.lines().filter(|line| line.contains(':') && !line.trim().starts_with('#')).count();
-        // 3 settings, 11 sections with 3 + 3 + 2 + 3 + 2 + 2 + 4 + 2 + 5 + 1 + 11, and the generator's 8 sections with 4 + 5 + 5 + 8 +
-        // 10 + 2 + 6; a key that is missing here is one that nobody finds.
-        assert_eq!(keys(example), 3 + 11 + 38 + 8 + 40);
+        // 3 settings, 11 sections with 3 + 3 + 2 + 3 + 2 + 2 + 4 + 2 + 5 + 1 + 11, the generator's 8 sections with 4 + 5 + 5 + 8 +
+        // 10 + 2 + 6, and the overrides' 2 with 2; a key that is missing here is one that nobody finds.
+        assert_eq!(keys(example), 3 + 11 + 38 + 8 + 40 + 2 + 2);
     }
 
     #[rstest]
@@ -109,7 +109,7 @@ mod tests {
             "data_dir: a\ndata_dir: b\n",
         ];
         insta::assert_snapshot!(mistakes.map(|text| parsed(text).unwrap_err()).join("\n"), @"
-        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, tls, auth, retention, compaction, live, cut, receive, query, metrics_generator, storage
+        backend.yaml:2: retentoin: unknown field `retentoin`, expected one of data_dir, log_level, multitenancy, listen, tls, auth, retention, compaction, live, cut, receive, query, metrics_generator, overrides, storage
         backend.yaml:2: live.bytes: unknown field `bytes`, expected one of max_bytes, max_trace_bytes
         backend.yaml:3: retention.age: expected a time with a unit such as `90m`, `36h` or `7d`, found `week`
         backend.yaml:2: listen.api: expected an address with a port such as `0.0.0.0:3200`, found `3200`

@@ -30,17 +30,27 @@ pub struct GeneratorConfig {
     pub tenants: BTreeMap<String, TenantGenerator>,
 }
 
-/// A kind of metrics.
+/// A kind of metrics, or a part of one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProcessorName {
     /// Calls, latencies and sizes of spans.
-    #[serde(rename = "span-metrics")]
     SpanMetrics,
-    /// Requests from service to service.
-    #[serde(rename = "service-graphs")]
+    /// Of these only the latencies.
+    SpanMetricsLatency,
+    /// Only the calls.
+    SpanMetricsCount,
+    /// Only the sizes.
+    SpanMetricsSize,
+    /// Requests from service to service: how many, and how long they took.
     ServiceGraphs,
+    /// Of these only how many.
+    ServiceGraphsRequest,
+    /// Only how long they took.
+    ServiceGraphsLatency,
+    /// Which services call which. Not a part of the whole: it must be named.
+    ServiceGraphsConnectionInfo,
     /// Hosts that send spans.
-    #[serde(rename = "host-info")]
     HostInfo,
 }
 
@@ -291,7 +301,7 @@ impl Default for HostInfoConfig {
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
-            collection_interval: Duration::from_secs(15),
+            collection_interval: Duration::from_secs(10),
             stale_duration: Duration::from_mins(15),
             external_labels: BTreeMap::new(),
             inject_tenant_id_as: String::new(),

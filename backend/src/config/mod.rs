@@ -7,6 +7,7 @@ mod error;
 mod export;
 mod file;
 mod generator;
+mod overrides;
 mod show;
 mod storage;
 mod tenant_generator;
@@ -31,6 +32,7 @@ pub use generator::{
     MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName, RegistryConfig,
     ServiceGraphsConfig, SpanMetricsConfig,
 };
+pub use overrides::{OverridesConfig, UserConfigurableOverrides};
 pub use show::{Given, Shown};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use tenant_generator::{TenantGenerator, TenantHostInfo, TenantProcessors, TenantServiceGraphs, TenantSpanMetrics};
@@ -72,6 +74,8 @@ pub struct Config {
     pub query: QueryConfig,
     /// Metrics that are made of spans.
     pub metrics_generator: GeneratorConfig,
+    /// What tenants may set themselves.
+    pub overrides: OverridesConfig,
     /// Where blocks lie.
     pub storage: StorageConfig,
     /// What of all this was said, to show it.
@@ -215,6 +219,7 @@ impl Default for Config {
             receive: ReceiveConfig::default(),
             query: QueryConfig::default(),
             metrics_generator: GeneratorConfig::default(),
+            overrides: OverridesConfig::default(),
             storage: StorageConfig::default(),
             given: Given::default(),
         }
@@ -339,6 +344,7 @@ impl Config {
             receive,
             query,
             metrics_generator: _,
+            overrides: _,
             storage,
             given,
         } = self;

@@ -50,6 +50,12 @@ impl Given {
         *place = value.parse::<bool>().map_or_else(|_| value.into(), Value::Bool);
     }
 
+    /// What is in force of `metrics_generator`, with secrets.
+    pub(crate) fn metrics_generator(&self) -> Value {
+        let defaults: Value = serde_saphyr::from_str(DEFAULTS).unwrap_or_default();
+        merged(&defaults, &self.0).get("metrics_generator").cloned().unwrap_or_default()
+    }
+
     /// As YAML, without secrets.
     pub fn yaml(&self, shown: Shown) -> String {
         let defaults: Value = serde_saphyr::from_str(DEFAULTS).unwrap_or_default();

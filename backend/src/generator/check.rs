@@ -3,7 +3,7 @@
 use super::attributes::Wanted;
 use super::export::{self, ExportError};
 use super::filter::{Filter, FilterError};
-use crate::config::GeneratorConfig;
+use crate::config::{GeneratorConfig, TenantGenerator};
 
 /// A setting that cannot be used: its key, and below it what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +54,13 @@ pub enum SettingError {
 
 /// Fails if what is different for a tenant cannot be used.
 pub fn check_tenants(config: &GeneratorConfig) -> Result<(), SettingError> {
-    for (tenant, settings) in &config.tenants {
-        let wrong = |source| SettingError::Tenant { tenant: tenant.clone(), source: Box::new(source) };
-        check_processors(&settings.over(config)).map_err(wrong)?;
-    }
-    Ok(())
+    config.tenants.iter().try_for_each(|(tenant, settings)| check_tenant(config, tenant, settings))
+}
+
+/// The same of settings of one tenant.
+pub fn check_tenant(config: &GeneratorConfig, tenant: &str, settings: &TenantGenerator) -> Result<(), SettingError> {
+    let wrong = |source| SettingError::Tenant { tenant: tenant.to_owned(), source: Box::new(source) };
+    check_processors(&settings.over(config)).map_err(wrong)
 }
 
 fn check_processors(config: &GeneratorConfig) -> Result<(), SettingError> {

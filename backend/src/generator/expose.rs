@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use coati_common::prometheus::label_value;
+
 use super::collected::{FamilySnapshot, SeriesState, TenantSnapshot};
 use super::histogram::{Exemplar, Histogram};
 
@@ -72,14 +74,7 @@ fn write_labels(labels: &[(&str, &str)], text: &mut String) {
             text.push(',');
         }
         let _ = write!(text, "{name}=\"");
-        for letter in value.chars() {
-            match letter {
-                '\\' => text.push_str("\\\\"),
-                '"' => text.push_str("\\\""),
-                '\n' => text.push_str("\\n"),
-                letter => text.push(letter),
-            }
-        }
+        label_value(value, |piece| text.push_str(piece));
         text.push('"');
     }
 }

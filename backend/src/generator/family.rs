@@ -65,6 +65,7 @@ pub(super) fn help_of(name: &str) -> &'static str {
         "traces_spanmetrics_latency" => "Time from the start of a span to its end, in seconds",
         "traces_target_info" => "What is known of a resource",
         "traces_host_info" => "Hosts that send spans",
+        "traces_service_graph_connection_info" => "Which services call which",
         "traces_service_graph_request_total" => "Requests from service to service",
         "traces_service_graph_request_failed_total" => "Requests from service to service that failed",
         "traces_service_graph_request_server_seconds" => "Time that requests took, as servers saw it",

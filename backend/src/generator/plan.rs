@@ -8,6 +8,7 @@ use foldhash::quality::RandomState;
 use super::INSTANCE_LABEL;
 use super::filter::FilterError;
 use super::host_info::HostInfoPlan;
+use super::parts::{ServiceGraphsParts, SpanMetricsParts};
 use super::service_graphs::ServiceGraphsPlan;
 use super::span_metrics::SpanMetricsPlan;
 use crate::config::{GeneratorConfig, ProcessorName, TenantGenerator};
@@ -36,13 +37,14 @@ pub(super) struct Plans {
 impl Plan {
     fn new(config: &GeneratorConfig) -> Result<Self, FilterError> {
         let GeneratorConfig { processors, registry, processor, generate_native_histograms: kind, .. } = config;
-        let on = |name| processors.contains(&name);
-        let span_metrics = on(ProcessorName::SpanMetrics).then(|| SpanMetricsPlan::new(&processor.span_metrics, *kind));
+        let of_spans = SpanMetricsParts::of(processors);
+        let span_metrics = of_spans.map(|parts| SpanMetricsPlan::new(&processor.span_metrics, parts, *kind));
+        let of_graphs = ServiceGraphsParts::of(processors);
+        let host_info = processors.contains(&ProcessorName::HostInfo);
         Ok(Self {
             span_metrics: span_metrics.transpose()?,
-            service_graphs: on(ProcessorName::ServiceGraphs)
-                .then(|| ServiceGraphsPlan::new(&processor.service_graphs, *kind)),
-            host_info: on(ProcessorName::HostInfo).then(|| HostInfoPlan::new(&processor.host_info)),
+            service_graphs: of_graphs.map(|parts| ServiceGraphsPlan::new(&processor.service_graphs, parts, *kind)),
+            host_info: host_info.then(|| HostInfoPlan::new(&processor.host_info)),
             max_active_series: registry.max_active_series.into(),
         })
     }

@@ -8,6 +8,7 @@ use coati_common::stitch::{caller_of, provisional_trace_id};
 use super::attributes::{Wanted, found, label_name, of_resource, text_of};
 use super::edges::{Connection, Edge, EdgeKey, Edges};
 use super::family::{Family, Labels, Room, SEPARATOR, Shape};
+use super::parts::ServiceGraphsParts;
 use super::span::{Multiplier, Seen};
 use crate::config::{HistogramKind, ServiceGraphsConfig};
 use crate::otlp::ValueRef;
@@ -18,7 +19,7 @@ const INTRINSIC: [&str; 4] = ["client", "server", "connection_type", "virtual_no
 /// Attributes of a client's span that tell that it asks a database.
 const DATABASE: [&str; 4] = ["db.namespace", "db.name", "db.system", "db.system.name"];
 
-/// Places in [`Shape`]'s lists.
+/// Places in [`Shape`]'s lists, where they are made.
 const REQUESTS: usize = 0;
 const FAILED: usize = 1;
 const SERVER: usize = 0;
@@ -49,6 +50,7 @@ pub(super) struct ServiceGraphsPlan {
     dimensions: Vec<(String, usize)>,
     prefixed: bool,
     virtual_node_label: bool,
+    parts: ServiceGraphsParts,
     messaging: bool,
     /// Numbers of attributes.
     peer: Vec<usize>,
@@ -64,6 +66,8 @@ pub(super) struct ServiceGraphsPlan {
 #[derive(Debug)]
 pub(super) struct ServiceGraphs {
     pub(super) requests: Family,
+    /// Who calls whom.
+    pub(super) connections: Family,
     pub(super) edges: Edges,
     /// Ends that were given up: of clients, of servers.
     pub(super) expired: [u64; 2],
@@ -72,7 +76,7 @@ pub(super) struct ServiceGraphs {
 }
 
 impl ServiceGraphsPlan {
-    pub(super) fn new(config: &ServiceGraphsConfig, kind: HistogramKind) -> Self {
+    pub(super) fn new(config: &ServiceGraphsConfig, parts: ServiceGraphsParts, kind: HistogramKind) -> Self {
         let mut wanted = Wanted::default();
         let dimensions: Vec<_> = config.dimensions.iter().map(|key| (key.clone(), wanted.add(key))).collect();
         let mut labels: Vec<Box<str>> = ["client", "server", "connection_type"].map(Into::into).to_vec();
@@ -83,13 +87,15 @@ impl ServiceGraphsPlan {
         if config.enable_virtual_node_label {
             labels.push("virtual_node".into());
         }
-        let messaging = config.enable_messaging_system_latency_histogram;
+        let messaging = parts.latency && config.enable_messaging_system_latency_histogram;
+        let counters = ["traces_service_graph_request_total", "traces_service_graph_request_failed_total"];
         let shape = Shape {
-            counters: vec![
-                "traces_service_graph_request_total".into(),
-                "traces_service_graph_request_failed_total".into(),
-            ],
-            histograms: if messaging { &HISTOGRAMS } else { HISTOGRAMS.split_at(MESSAGING).0 },
+            counters: counters.into_iter().filter(|_| parts.requests).map(Into::into).collect(),
+            histograms: match (parts.latency, messaging) {
+                (false, _) => &[],
+                (true, false) => HISTOGRAMS.split_at(MESSAGING).0,
+                (true, true) => &HISTOGRAMS,
+            },
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
             kind,
@@ -101,6 +107,7 @@ impl ServiceGraphsPlan {
             dimensions,
             prefixed: config.enable_client_server_prefix,
             virtual_node_label: config.enable_virtual_node_label,
+            parts,
             messaging,
             peer: config.peer_attributes.iter().map(|key| wanted.add(key)).collect(),
             database: DATABASE.map(|key| wanted.add(key)),
@@ -162,8 +169,16 @@ impl ServiceGraphsPlan {
 
 impl ServiceGraphs {
     pub(super) fn new(plan: &ServiceGraphsPlan) -> Self {
-        let requests = Family::new(plan.shape.clone());
-        Self { requests, edges: Edges::default(), expired: [0; 2], completed: 0 }
+        let connections = Shape {
+            counters: vec!["traces_service_graph_connection_info".into()],
+            histograms: &[],
+            labels: plan.shape.labels.clone(),
+            bounds: Vec::new(),
+            kind: HistogramKind::Classic,
+            info: true,
+        };
+        let (requests, connections) = (Family::new(plan.shape.clone()), Family::new(connections));
+        Self { requests, connections, edges: Edges::default(), expired: [0; 2], completed: 0 }
     }
 
     /// Counts a span that is an end of a request; `service` sent it. `values` are what was found of the wanted attributes,
@@ -306,14 +321,24 @@ impl ServiceGraphs {
         if plan.virtual_node_label {
             push(edge.virtual_node);
         }
+        let ServiceGraphsParts { requests, latency, connections } = plan.parts;
+        if connections && let Some(series) = self.connections.of(key, now_ms, room) {
+            series.counters = [1.0, 0.0];
+        }
+        if !requests && !latency {
+            return;
+        }
         let shape = Arc::clone(&self.requests.shape);
         let Some(series) = self.requests.of(key, now_ms, room) else { return };
         let times = edge.times;
-        if let Some(requests) = series.counters.get_mut(REQUESTS) {
+        if requests && let Some(requests) = series.counters.get_mut(REQUESTS) {
             *requests += times;
         }
-        if let Some(failed) = series.counters.get_mut(FAILED).filter(|_| edge.failed) {
+        if requests && let Some(failed) = series.counters.get_mut(FAILED).filter(|_| edge.failed) {
             *failed += times;
+        }
+        if !latency {
+            return;
         }
         // Of an end that sends no spans the duration is what the other end saw.
         let (client, server) = (edge.client_seconds, edge.server_seconds);

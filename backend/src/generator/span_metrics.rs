@@ -5,6 +5,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use super::attributes::{Wanted, found, label_name, of_resource, write_value};
 use super::family::{Family, Labels, Room, SEPARATOR, Shape};
 use super::filter::{Filter, FilterError, kind_name, status_name};
+use super::parts::SpanMetricsParts;
 use super::span::{Multiplier, Seen};
 use crate::config::{HistogramKind, IntrinsicDimensions, SpanMetricsConfig};
 use crate::otlp::ValueRef;
@@ -14,9 +15,7 @@ use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 /// Labels that dimensions must not be taken for.
 const INTRINSIC: [&str; 7] = ["service", "span_name", "span_kind", "status_code", "status_message", "job", "instance"];
 
-/// Places in [`Shape`]'s lists.
-const CALLS: usize = 0;
-const SIZE: usize = 1;
+/// Place in [`Shape`]'s list of histograms.
 const LATENCY: usize = 0;
 
 /// What is counted, the same for all tenants.
@@ -29,6 +28,10 @@ pub(super) struct SpanMetricsPlan {
     excluded: Vec<String>,
     filter: Filter,
     multiplier: Multiplier,
+    /// Places in [`Shape`]'s list of counters, of those that are made.
+    calls: Option<usize>,
+    sizes: Option<usize>,
+    latency: bool,
     wanted: Wanted,
     /// Number of the attribute that marks a span which is not over.
     partial: usize,
@@ -61,7 +64,11 @@ pub(super) struct ResourceLabels {
 }
 
 impl SpanMetricsPlan {
-    pub(super) fn new(config: &SpanMetricsConfig, kind: HistogramKind) -> Result<Self, FilterError> {
+    pub(super) fn new(
+        config: &SpanMetricsConfig,
+        parts: SpanMetricsParts,
+        kind: HistogramKind,
+    ) -> Result<Self, FilterError> {
         let mut wanted = Wanted::default();
         let mut labels = intrinsic_labels(config.intrinsic_dimensions);
         let mut sources = Vec::new();
@@ -77,9 +84,11 @@ impl SpanMetricsPlan {
         if config.enable_target_info {
             labels.extend(["job".into(), "instance".into()]);
         }
+        let calls = parts.calls.then(|| "traces_spanmetrics_calls_total".into());
+        let sizes = parts.sizes.then(|| "traces_spanmetrics_size_total".into());
         let shape = Shape {
-            counters: vec!["traces_spanmetrics_calls_total".into(), "traces_spanmetrics_size_total".into()],
-            histograms: &["traces_spanmetrics_latency"],
+            counters: calls.into_iter().chain(sizes).collect(),
+            histograms: if parts.latency { &["traces_spanmetrics_latency"] } else { &[] },
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
             kind,
@@ -96,6 +105,9 @@ impl SpanMetricsPlan {
                 config.enable_tracestate_span_multiplier,
                 &mut wanted,
             ),
+            calls: parts.calls.then_some(0),
+            sizes: parts.sizes.then_some(usize::from(parts.calls)),
+            latency: parts.latency,
             partial: wanted.add(COATI_SPAN_PARTIAL),
             wanted,
             shape,
@@ -209,13 +221,15 @@ impl SpanMetrics {
         let times = plan.multiplier.of(seen, values);
         let shape = std::sync::Arc::clone(&spans.shape);
         if let Some(series) = spans.of(key, seen.now_ms, room) {
-            if let Some(calls) = series.counters.get_mut(CALLS) {
+            if let Some(calls) = plan.calls.and_then(|place| series.counters.get_mut(place)) {
                 *calls += times;
             }
-            if let Some(size) = series.counters.get_mut(SIZE) {
+            if let Some(size) = plan.sizes.and_then(|place| series.counters.get_mut(place)) {
                 *size += seen.span.as_bytes().len() as f64 * times;
             }
-            series.observe(&shape, LATENCY, seen.seconds(), times, &seen.trace.0);
+            if plan.latency {
+                series.observe(&shape, LATENCY, seen.seconds(), times, &seen.trace.0);
+            }
         }
         if let Some((job, instance)) = &of.target {
             // Without an attribute of its own it says nothing.

@@ -30,6 +30,13 @@ pub enum StateError {
     Sealed(#[from] SealError),
 }
 
+impl StateError {
+    /// Whether a later version of this program wrote it.
+    pub fn is_of_later_version(&self) -> bool {
+        matches!(self, Self::Sealed(SealError::Version(_)))
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct SavedState {
     #[prost(uint64, tag = "1")]
@@ -68,6 +75,9 @@ pub(super) struct SavedFamily {
     kind: u32,
     #[prost(message, repeated, tag = "5")]
     series: Vec<SavedSeries>,
+    /// Names of all counters and histograms. Empty in states of before there was a choice.
+    #[prost(string, repeated, tag = "6")]
+    names: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -227,6 +237,7 @@ impl SavedFamily {
             bounds: shape.bounds.clone(),
             kind: kind_number(shape.kind),
             series: live.map(|series| SavedSeries::of(&series.key, &series.series)).collect(),
+            names: names_of(shape).map(str::to_owned).collect(),
         }
     }
 
@@ -236,16 +247,23 @@ impl SavedFamily {
             Labels::Named(names) => names.iter().map(|name| &**name).eq(self.labels.iter().map(String::as_str)),
             Labels::InKey => self.labels.is_empty(),
         };
-        labels
-            && shape.counters.first().is_some_and(|name| *name == self.name)
-            && shape.bounds == self.bounds
-            && kind_number(shape.kind) == self.kind
+        let names = if self.names.is_empty() {
+            shape.counters.first().is_some_and(|name| *name == self.name)
+        } else {
+            names_of(shape).eq(self.names.iter().map(String::as_str))
+        };
+        labels && names && shape.bounds == self.bounds && kind_number(shape.kind) == self.kind
     }
 
     /// Keys and series.
     pub(super) fn series(&self) -> impl Iterator<Item = (Arc<[u8]>, Series)> {
         self.series.iter().map(|saved| (saved.key.as_slice().into(), saved.series(self.bounds.len() + 1)))
     }
+}
+
+/// Names of the counters and histograms.
+fn names_of(shape: &Shape) -> impl Iterator<Item = &str> {
+    shape.counters.iter().map(|name| &**name).chain(shape.histograms.iter().copied())
 }
 
 const fn kind_number(kind: HistogramKind) -> u32 {

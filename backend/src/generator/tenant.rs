@@ -68,11 +68,12 @@ impl Tenant {
         self.retired = std::mem::take(&mut before.retired);
         let edges = before.service_graphs.as_mut().map(|graphs| {
             let tally = (graphs.expired, graphs.completed);
-            (std::mem::take(&mut graphs.edges), Arc::clone(&graphs.requests.shape), tally)
+            (std::mem::take(&mut graphs.edges), graphs.requests.shape.labels.clone(), tally)
         });
         let mut families: Vec<Family> = Vec::new();
         families.extend(before.span_metrics.map(|metrics| [metrics.spans, metrics.targets]).into_iter().flatten());
-        families.extend(before.service_graphs.map(|graphs| graphs.requests));
+        families
+            .extend(before.service_graphs.map(|graphs| [graphs.requests, graphs.connections]).into_iter().flatten());
         families.extend(before.hosts);
         let Self { span_metrics, service_graphs, hosts, .. } = self;
         for family in self::families(span_metrics, service_graphs, hosts) {
@@ -80,9 +81,9 @@ impl Tenant {
                 *family = families.swap_remove(same);
             }
         }
-        if let (Some(graphs), Some((edges, shape, (expired, completed)))) = (service_graphs, edges) {
+        if let (Some(graphs), Some((edges, labels, (expired, completed)))) = (service_graphs, edges) {
             (graphs.expired, graphs.completed) = (expired, completed);
-            if graphs.requests.shape == shape {
+            if graphs.requests.shape.labels == labels {
                 graphs.edges = edges;
             } else {
                 // What waits has values of the labels of before.
@@ -208,7 +209,8 @@ fn families<'a>(
     hosts: &'a mut Option<Family>,
 ) -> impl Iterator<Item = &'a mut Family> {
     let of_spans = span_metrics.iter_mut().flat_map(|metrics| [&mut metrics.spans, &mut metrics.targets]);
-    of_spans.chain(service_graphs.iter_mut().map(|graphs| &mut graphs.requests)).chain(hosts)
+    let of_graphs = service_graphs.iter_mut().flat_map(|graphs| [&mut graphs.requests, &mut graphs.connections]);
+    of_spans.chain(of_graphs).chain(hosts)
 }
 
 impl<'a> OfResource<'a> {

@@ -510,7 +510,7 @@ proptest! {
         };
         prop_assert_eq!(sum("calls_total"), spans.len() as f64);
         prop_assert_eq!(sum("latency_count"), spans.len() as f64);
-        let expired: u64 = ["client", "server"].iter().map(|kind| {
+        let expired: i64 = ["client", "server"].iter().map(|kind| {
             let labels = EdgeLabels { tenant: TENANT.to_owned(), unmatched_span_kind: (*kind).to_owned() };
             generator.metrics.expired_edges.get_or_create(&labels).get()
         }).sum();

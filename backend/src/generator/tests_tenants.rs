@@ -127,6 +127,86 @@ fn hosts_that_send_spans(#[case] resource: &[(&str, &str)], #[case] expected: &s
     assert_eq!(shown(&generator.collect(NOW_MS + 1_000), ""), expected);
 }
 
+/// Names of all series but buckets, each once.
+fn names(collected: &Collected) -> Vec<String> {
+    let names = shown(collected, "");
+    let names: std::collections::BTreeSet<_> =
+        names.lines().filter_map(|line| line.split('{').next()).map(str::to_owned).collect();
+    names.into_iter().collect()
+}
+
+#[rstest]
+#[case::count("span-metrics-count", &["spanmetrics_calls_total"])]
+#[case::size("span-metrics-size", &["spanmetrics_size_total"])]
+#[case::latency("span-metrics-latency", &["spanmetrics_latency_count", "spanmetrics_latency_sum"])]
+#[case::two("span-metrics-count, span-metrics-size", &["spanmetrics_calls_total", "spanmetrics_size_total"])]
+#[case::whole_and_part(
+    "span-metrics, span-metrics-size",
+    &["spanmetrics_calls_total", "spanmetrics_latency_count", "spanmetrics_latency_sum", "spanmetrics_size_total"]
+)]
+#[case::request("service-graphs-request", &["service_graph_request_failed_total", "service_graph_request_total"])]
+#[case::graph_latency(
+    "service-graphs-latency",
+    &[
+        "service_graph_request_client_seconds_count",
+        "service_graph_request_client_seconds_sum",
+        "service_graph_request_server_seconds_count",
+        "service_graph_request_server_seconds_sum",
+    ]
+)]
+#[case::connections("service-graphs-connection-info", &["service_graph_connection_info"])]
+#[case::mixed(
+    "service-graphs-request, service-graphs-connection-info",
+    &["service_graph_connection_info", "service_graph_request_failed_total", "service_graph_request_total"]
+)]
+fn parts_are_made_one_by_one(#[case] processors: &str, #[case] expected: &[&str]) {
+    // For all, and for one tenant.
+    for yaml in [
+        format!("processors: [{processors}]"),
+        format!("processors: []\ntenants: {{a: {{processors: [{processors}]}}}}"),
+    ] {
+        let generator = generator(&yaml);
+        generator.count("a", &of("shop", vec![span(2, 1, 0, 50, &[])]), NOW_MS * 1_000_000, 1);
+        let expected: Vec<_> = expected.iter().map(|name| format!("traces_{name}")).collect();
+        assert_eq!(names(&generator.collect(NOW_MS + 1_000)), expected);
+    }
+}
+
+#[test]
+fn who_calls_whom_is_always_one_and_ends() {
+    let generator = generator("processors: [service-graphs-connection-info]\nregistry: {stale_duration: 60s}");
+    for sequence in 1..4 {
+        generator.count("a", &of("shop", vec![span(2, 1, 0, 50, &[])]), NOW_MS * 1_000_000, sequence);
+    }
+    let expected = "traces_service_graph_connection_info{client=user, connection_type=virtual_node, server=shop} 1";
+    let collected = generator.collect(NOW_MS + 1_000);
+    assert_eq!(shown(&collected, ""), expected);
+    let text = expose::expose(collected.tenants.first(), "traceID");
+    assert!(
+        text.contains("# TYPE traces_service_graph_connection_info gauge\n") && text.contains("server=\"shop\"} 1\n"),
+        "{text}"
+    );
+    assert_eq!(shown(&generator.collect(NOW_MS + 62_000), ""), "");
+}
+
+#[test]
+fn parts_that_stay_go_on_after_a_restart_and_others_begin_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let before = generator("processors: [span-metrics-count, service-graphs-connection-info]");
+    count(&before, "a", 1);
+    state::save(&path, &before.collect(NOW_MS + 1_000)).unwrap();
+    let same = generator("processors: [span-metrics-count, service-graphs-connection-info]");
+    assert!(same.restore(&path).unwrap());
+    count(&same, "a", 2);
+    assert!(shown(&same.collect(NOW_MS + 2_000), "calls_total").ends_with("} 2"));
+    // A part that is new begins with all that has its labels, or its first sample would not be known to be the first.
+    let more = generator("processors: [span-metrics]");
+    assert!(more.restore(&path).unwrap());
+    count(&more, "a", 2);
+    assert!(shown(&more.collect(NOW_MS + 2_000), "calls_total").ends_with("} 1"));
+}
+
 #[test]
 fn hosts_are_named_as_the_configuration_says() {
     let yaml = "processors: [host-info]\nprocessor: {host_info: {host_identifiers: [host.name], metric_name: hosts}}";

@@ -264,7 +264,7 @@ fn over_time(name: &str, numbers: &[f64], samples: &Samples, window: Window) -> 
             line(samples, first).map(|(slope, _)| slope)
         }
         "predict_linear" => line(samples, now).map(|(slope, value)| slope * number(0) + value),
-        "holt_winters" => smoothed(samples, number(0), number(1))?,
+        "holt_winters" | "double_exponential_smoothing" => smoothed(samples, number(0), number(1))?,
         other => return Err(EvalError::Unsupported(format!("{other}() of a range"))),
     })
 }

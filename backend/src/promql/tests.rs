@@ -117,6 +117,10 @@ fn shown(value: &Value) -> String {
 #[case::deriv("deriv(requests_total{client=\"a\"}[5m])", "{client=a,server=b} 0.2")]
 #[case::predict("predict_linear(requests_total{client=\"a\"}[5m], 60)", "{client=a,server=b} 132")]
 #[case::holt_winters("holt_winters(requests_total{client=\"a\"}[1m], 0.5, 0.5)", "{client=a,server=b} 120")]
+#[case::smoothed_by_its_new_name(
+    "double_exponential_smoothing(requests_total{client=\"a\"}[1m], 0.5, 0.5)",
+    "{client=a,server=b} 120"
+)]
 #[case::clamp("clamp(requests_total{client=\"a\"}, 1, 50)", "{client=a,server=b} 50")]
 #[case::hour("hour() + minute(vector(3661))", "{} 1")]
 #[case::spread("stddev_over_time(requests_total{client=\"a\"}[1m])", "{client=a,server=b} 4.242641")]

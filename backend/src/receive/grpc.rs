@@ -25,7 +25,7 @@ use super::budget::{Metered, ReadError, Share};
 use super::ingest::Ingest;
 use super::prepare::Format;
 use crate::access::Door;
-use crate::telemetry::RequestLabels;
+use crate::telemetry::{RequestLabels, route_label};
 use crate::tenant::{TENANT_HEADER, Tenancy, TenantError};
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -74,7 +74,7 @@ impl GrpcReceiver {
         let response = too_large_is_exhausted(grpc.unary(export, request).await, &self.ingest);
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         let labels =
-            RequestLabels { method: "gRPC".to_owned(), route: METHOD.to_owned(), status_code: format!("{code:?}") };
+            RequestLabels { method: "gRPC".to_owned(), route: route_label(METHOD), status_code: format!("{code:?}") };
         self.durations.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
         response
     }

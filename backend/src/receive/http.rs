@@ -23,7 +23,7 @@ use super::budget::{Metered, ReadError, Share};
 use super::compression::{ContentEncoding, DecompressError, decompress};
 use super::ingest::Ingest;
 use super::prepare::Format;
-use crate::telemetry::RequestLabels;
+use crate::telemetry::{RequestLabels, route_label};
 use crate::tenant::{TENANT_HEADER, Tenancy, TenantError};
 
 const PATH: &str = "/v1/traces";
@@ -51,7 +51,7 @@ async fn export(State(receiver): State<Receiver>, request: Request) -> Response 
     };
     let labels = RequestLabels {
         method: "POST".to_owned(),
-        route: PATH.to_owned(),
+        route: route_label(PATH),
         status_code: response.status().as_str().to_owned(),
     };
     receiver.durations.get_or_create(&labels).observe(started.elapsed().as_secs_f64());

@@ -14,7 +14,7 @@ use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Watermark};
 use crate::generator::Generator;
 use crate::live::{LiveSet, Trace};
-use crate::telemetry::{DiscardedLabels, ReceiveMetrics, RefusedLabels, TenantLabels};
+use crate::telemetry::{DiscardedLabels, ReceiveMetrics, ReceiverLabels, RefusedLabels, TenantLabels};
 use crate::wal::{Entry, Wal};
 
 /// Requests of this size and more are worked on where they do not hold other connections up.
@@ -143,20 +143,42 @@ impl Ingest {
         let Prepared { traces, spans, rejections, payload, compressed, raw_len } =
             self.prepare(tenant, body, format).await?;
         if !traces.is_empty() {
-            let full = || ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes };
-            let room = self.stages.live.reserve(&traces).ok_or_else(full)?;
             let received_ns = (self.clock)();
             let entry = Entry { tenant: Arc::clone(tenant), received_ns, raw_len, compressed, payload };
-            let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
-            let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
-            let fresh = heavy(bytes, move || ingest.apply(&owner, traces, received_ns, sequence)).await?;
-            drop(room);
-            if self.record(tenant, fresh).await {
-                self.stages.indexed.finish(sequence);
-            }
+            let kept = self.keep(tenant, traces, entry, bytes).await;
+            kept.inspect_err(|_| self.received(0, spans))?;
         }
+        self.received(spans.saturating_sub(rejections.total()), rejections.total());
         self.count(tenant, bytes as u64, spans, &rejections);
         Ok(response(&rejections))
+    }
+
+    /// Writes a request of so many bytes to the log, and makes its traces visible.
+    async fn keep(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        traces: Vec<Trace>,
+        entry: Entry,
+        bytes: usize,
+    ) -> Result<(), ExportError> {
+        let full = || ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes };
+        let room = self.stages.live.reserve(&traces).ok_or_else(full)?;
+        let received_ns = entry.received_ns;
+        let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
+        let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
+        let fresh = heavy(bytes, move || ingest.apply(&owner, traces, received_ns, sequence)).await?;
+        drop(room);
+        if self.record(tenant, fresh).await {
+            self.stages.indexed.finish(sequence);
+        }
+        Ok(())
+    }
+
+    /// Counts spans that were stored, and those that were not.
+    fn received(&self, accepted: u64, refused: u64) {
+        let labels = ReceiverLabels { receiver: "otlp" };
+        self.metrics.accepted_spans.get_or_create(&labels).inc_by(accepted as i64);
+        self.metrics.refused_spans.get_or_create(&labels).inc_by(refused as i64);
     }
 
     async fn prepare(

@@ -442,9 +442,12 @@ async fn grpc_stores_and_answers(#[case] compression: Option<CompressionEncoding
     let answer = client.export(request(vec![span(1, 1), bad])).await.unwrap().into_inner();
     assert_eq!(answer.partial_success.unwrap().rejected_spans, 1);
     assert_eq!(stages.stored(SINGLE_TENANT), [span(1, 1)]);
-    let route = "route=\"/opentelemetry.proto.collector.trace.v1.TraceService/Export\"";
+    let route = "route=\"opentelemetry_proto_collector_trace_v1_traceservice_export\"";
     let line = format!("tempo_request_duration_seconds_count{{method=\"gRPC\",{route},status_code=\"Ok\"}}");
     assert_eq!(stages.metric(&line), "1");
+    for (name, spans) in [("accepted", "1"), ("refused", "1")] {
+        assert_eq!(stages.metric(&format!("tempo_receiver_{name}_spans{{receiver=\"otlp\"}}")), spans);
+    }
 }
 
 #[rstest]

@@ -32,29 +32,42 @@ pub(super) struct Metering {
     senders: Vec<JoinHandle<()>>,
 }
 
-/// The generator, with what was counted before; none if no metrics are made.
+/// The generator, which has counted nothing yet; none if no metrics are made, nor can be.
 pub(super) fn open(
-    config: &GeneratorConfig,
+    config: &Config,
     folder: &Path,
     metrics: &GeneratorMetrics,
 ) -> Result<Option<Arc<Generator>>, ServerError> {
     if makes_nothing(config) {
         return Ok(None);
     }
+    let config = &config.metrics_generator;
     create_dir(folder).map_err(|source| ServerError::Generator { path: folder.to_owned(), source })?;
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let generator =
         Generator::new(config, &hostname, metrics.clone(), now_ns() / 1_000_000).map_err(ServerError::Filter)?;
-    let state = folder.join(STATE);
-    if let Err(error) = generator.restore(&state) {
-        warn!(file = %state.display(), error = %chain(&error), "what was counted cannot be read: counters begin at zero");
-    }
     Ok(Some(Arc::new(generator)))
 }
 
+/// Goes on with what was counted before, once it is known how the spans of each tenant are counted.
+pub(super) fn restore(generator: &Generator, folder: &Path) {
+    let state = folder.join(STATE);
+    let Err(error) = generator.restore(&state) else { return };
+    warn!(file = %state.display(), error = %chain(&error), "what was counted cannot be read: counters begin at zero");
+    if error.is_of_later_version() {
+        let later = state.with_extension("later");
+        match fs::rename(&state, &later) {
+            Ok(()) => info!(file = %later.display(), "what a later version had counted is here now"),
+            Err(error) => warn!(file = %state.display(), %error, "what a later version had counted is written over"),
+        }
+    }
+}
+
 /// Whether no metrics are made of any tenant's spans.
-fn makes_nothing(config: &GeneratorConfig) -> bool {
-    config.processors.is_empty() && config.tenants.is_empty()
+fn makes_nothing(config: &Config) -> bool {
+    let generator = &config.metrics_generator;
+    let asked = config.overrides.user_configurable_overrides.enabled;
+    generator.processors.is_empty() && generator.tenants.is_empty() && !asked
 }
 
 /// Counts what is in the log and was not counted when the program ended. Blocks.
@@ -70,9 +83,10 @@ pub(super) fn catch_up(log: &Log, generator: &Generator) -> Result<(), ServerErr
 }
 
 /// Where samples are kept for queries, with those of before; and on disk, if there is a generator. Blocks.
-pub(super) fn history(config: &GeneratorConfig, folder: &Path) -> (Arc<History>, Option<HistoryFolder>) {
-    let age_ms = u64::try_from(config.storage.history.as_millis()).unwrap_or(u64::MAX);
-    let history = Arc::new(History::new(age_ms, config.storage.history_bytes.as_usize()));
+pub(super) fn history(config: &Config, folder: &Path) -> (Arc<History>, Option<HistoryFolder>) {
+    let storage = &config.metrics_generator.storage;
+    let age_ms = u64::try_from(storage.history.as_millis()).unwrap_or(u64::MAX);
+    let history = Arc::new(History::new(age_ms, storage.history_bytes.as_usize()));
     if makes_nothing(config) {
         return (history, None);
     }

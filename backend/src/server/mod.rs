@@ -42,6 +42,7 @@ use crate::config::{Config, CutConfig, ListenerName, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
 use crate::generator::{ExportError, FilterError, Latest, router as generator_router};
 use crate::live::{Limits, LiveSet};
+use crate::overrides::{Overrides, OverridesError};
 use crate::promql;
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
 use crate::store::OpenError;
@@ -144,6 +145,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// What tenants said of themselves cannot be read.
+    #[error("cannot read overrides of tenants")]
+    Overrides(#[source] OverridesError),
     /// Metrics cannot be sent to where they are to go.
     #[error("cannot send metrics")]
     Export(#[source] ExportError),
@@ -185,7 +189,8 @@ pub struct Server {
     housekeeping: JoinHandle<()>,
     /// Reads certificates and secrets again.
     fresh: JoinHandle<()>,
-    reload: Option<JoinHandle<()>>,
+    /// Look for what is different for some tenants.
+    reload: Vec<JoinHandle<()>>,
     cutter: Cutter,
     compactor: Running,
     house: House,
@@ -233,11 +238,15 @@ impl Server {
         )
         .with_config(config)
         .with_blocks(Arc::clone(&listed));
-        let generator = generator::open(&config.metrics_generator, &data_dir.generator(), &metrics.generator)?;
+        let generator = generator::open(config, &data_dir.generator(), &metrics.generator)?;
+        let overrides = generator
+            .as_ref()
+            .map(|generator| Arc::new(Overrides::new(config, Arc::clone(generator), metrics.generator.clone())));
+        let api = api.with_overrides(overrides.clone());
         let latest = Latest::default();
         let label = &config.metrics_generator.trace_id_label_name;
         let (history, history_folder) = {
-            let (config, folder) = (config.metrics_generator.clone(), data_dir.generator());
+            let (config, folder) = (config.clone(), data_dir.generator());
             blocking("reading samples", move || generator::history(&config, &folder)).await?
         };
         let router = api::router(api)
@@ -248,6 +257,14 @@ impl Server {
         let blocks = storage::open_blocks(&config.storage, &data_dir, &catalog, &metrics, &readiness).await?;
         // Nobody else sets it.
         let _first = listed.set(Arc::clone(&blocks));
+        if let Some(overrides) = overrides.as_ref().filter(|overrides| overrides.has_api()) {
+            overrides.open(Arc::clone(blocks.store()));
+            storage::read_overrides(overrides, &readiness).await?;
+        }
+        if let Some(generator) = &generator {
+            let (generator, folder) = (Arc::clone(generator), data_dir.generator());
+            blocking("reading what was counted", move || generator::restore(&generator, &folder)).await?;
+        }
         readiness.set_missing("the log is being replayed");
         let mut log = {
             let (dir, metrics) = (data_dir.wal(), metrics.wal.clone());
@@ -321,8 +338,14 @@ impl Server {
             tokio::task::spawn_blocking(move || house.rebuild_catalog());
         }
 
-        let reload = config.file.clone().zip(generator.clone());
-        let reload = reload.map(|(file, it)| tokio::spawn(reload::watch(file, it, metrics.generator.clone())));
+        let mut reload = Vec::new();
+        if let Some((file, overrides)) = config.file.clone().zip(overrides.clone()) {
+            reload.push(tokio::spawn(reload::watch(file, overrides, metrics.generator.clone())));
+        }
+        if let Some(overrides) = overrides.filter(|overrides| overrides.has_api()) {
+            let interval = config.overrides.user_configurable_overrides.poll_interval;
+            reload.push(tokio::spawn(reload::poll(overrides, interval, metrics.generator.clone())));
+        }
         let ingest = Arc::new(ingest(config, &house, &metrics).with_generator(generator));
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());

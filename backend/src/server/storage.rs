@@ -12,6 +12,7 @@ use super::{ServerError, blocking, now_ns};
 use crate::blocks::{Blocks, BlocksConfig, BlocksError, Sweep, WriterId};
 use crate::catalog::SledCatalog;
 use crate::config::{StorageBackend, StorageConfig};
+use crate::overrides::{Overrides, OverridesError};
 use crate::store::{self, MeteredStore, Store};
 use crate::telemetry::{Metrics, Readiness, chain};
 
@@ -64,6 +65,25 @@ pub(super) async fn open_blocks(
                 wait = (wait * 2).min(MAX_BACKOFF);
             }
             opened => return opened,
+        }
+    }
+}
+
+/// Reads what tenants said of themselves. While the store cannot be reached it tries again: what is counted without them
+/// would begin anew.
+pub(super) async fn read_overrides(overrides: &Arc<Overrides>, readiness: &Readiness) -> Result<(), ServerError> {
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let reading = Arc::clone(overrides);
+        match blocking("reading overrides", move || reading.refresh()).await? {
+            Err(OverridesError::Store(error)) if error.passes() => {
+                let error = chain(&error);
+                warn!(error, seconds = wait.as_secs(), "overrides of tenants cannot be read, tried again");
+                readiness.set_missing(format!("overrides of tenants cannot be read: {error}"));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(MAX_BACKOFF);
+            }
+            read => return read.map_err(ServerError::Overrides),
         }
     }
 }

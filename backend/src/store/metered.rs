@@ -172,5 +172,14 @@ mod tests {
             assert!(text.contains(&format!("coati_backend_store_requests_total{labels}")), "{labels} is not in {text}");
         }
         assert!(text.contains("coati_backend_store_request_duration_seconds_count{operation=\"delete\"} 2"), "{text}");
+        for (operation, status, times) in
+            [("GET", 200, 3), ("GET", 404, 1), ("PUT", 200, 2), ("PUT", 412, 1), ("DELETE", 503, 1)]
+        {
+            let labels = format!("{{operation=\"{operation}\",status_code=\"{status}\"}} {times}");
+            assert!(
+                text.contains(&format!("tempodb_backend_request_duration_seconds_count{labels}")),
+                "{labels} is not in {text}"
+            );
+        }
     }
 }

@@ -74,16 +74,18 @@ pub struct GeneratorMetrics {
     pub processors: Family<ProcessorLabels, Gauge>,
     /// Settings of tenants that could not be used.
     pub failed_changes: Family<TenantLabels, Counter>,
+    /// Times that what a tenant said of itself could not be read or used.
+    pub failed_overrides: Counter,
     /// Whether what the configuration's file says of tenants is in use.
     pub tenants_reloaded: Gauge,
     /// Collections.
     pub collections: Counter,
     /// Collections that could not be written to disk.
     pub failed_collections: Counter,
-    /// Edges of service graphs that were counted.
-    pub edges: Family<TenantLabels, Counter>,
-    /// Ends of requests that were given up.
-    pub expired_edges: Family<EdgeLabels, Counter>,
+    /// Edges of service graphs that were counted; as a gauge, because Tempo's name is none of a counter.
+    pub edges: Family<TenantLabels, Gauge>,
+    /// Ends of requests that were given up; likewise.
+    pub expired_edges: Family<EdgeLabels, Gauge>,
     /// Ends of requests that wait for the other.
     pub waiting_edges: Family<TenantLabels, Gauge>,
     /// Samples that servers took.
@@ -114,11 +116,15 @@ impl GeneratorMetrics {
         registry.register(name("active_processors"), "1 for each kind of metrics that is made", metrics.processors);
         let help = "Settings of tenants that could not be used";
         registry.register(name("active_processors_update_failed"), help, metrics.failed_changes);
+        let help = "Times that what a tenant said at /api/overrides could not be read or used";
+        let name_of_failed = "tempo_overrides_user_configurable_overrides_reload_failed";
+        registry.register(name_of_failed, help, metrics.failed_overrides);
         let help = "Whether what the configuration's file says of tenants is in use";
         registry.register("tempo_runtime_config_last_reload_successful", help, metrics.tenants_reloaded);
         registry.register(name("registry_collections"), "Collections of all series", metrics.collections);
         let help = "Collections that could not be written to disk";
         registry.register(name("registry_collections_failed"), help, metrics.failed_collections);
+        // These two only rise. They are gauges because a counter's name would end with `_total`, which Tempo's do not.
         let help = "Requests from service to service";
         registry.register(name("processor_service_graphs_edges"), help, metrics.edges);
         let help = "Ends of requests whose other end did not come";

@@ -9,21 +9,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{AccessMetrics, BlocksMetrics, CompactionMetrics, GeneratorMetrics, StoreMetrics};
+use super::{
+    AccessMetrics, BlocksMetrics, CompactionMetrics, GeneratorMetrics, QueryLabels, RequestLabels, StoreMetrics,
+};
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Labels of a request of any listener.
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-pub struct RequestLabels {
-    /// HTTP method, or `gRPC`.
-    pub method: String,
-    /// The route's pattern, never the path itself.
-    pub route: String,
-    /// HTTP status code; for gRPC the code's name.
-    pub status_code: String,
-}
 
 /// Labels of what belongs to a tenant.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -48,6 +39,13 @@ pub struct RefusedLabels {
     pub reason: String,
 }
 
+/// Label of how spans came.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ReceiverLabels {
+    /// `otlp`.
+    pub receiver: &'static str,
+}
+
 /// What `receive` counts.
 #[derive(Clone, Debug, Default)]
 pub struct ReceiveMetrics {
@@ -57,6 +55,10 @@ pub struct ReceiveMetrics {
     pub bytes_received: Family<TenantLabels, Counter>,
     /// Spans that were rejected.
     pub discarded_spans: Family<DiscardedLabels, Counter>,
+    /// Spans that were stored; counted as a gauge, because Tempo's name is none of a counter.
+    pub accepted_spans: Family<ReceiverLabels, Gauge>,
+    /// Spans that were rejected, or refused with their request after it was read; likewise.
+    pub refused_spans: Family<ReceiverLabels, Gauge>,
     /// Requests that were refused whole.
     pub refused_requests: Family<RefusedLabels, Counter>,
     /// Bytes of requests that are being worked on.
@@ -179,6 +181,8 @@ pub struct Metrics {
     pub generator: GeneratorMetrics,
     /// Seconds from a request's arrival to its answer, every listener.
     pub request_duration: Family<RequestLabels, Histogram>,
+    /// Queries, by what they ask for.
+    pub queries: Family<QueryLabels, Counter>,
     registry: Registry,
 }
 
@@ -198,6 +202,7 @@ impl Metrics {
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
             }),
+            queries: Family::default(),
             registry: Registry::default(),
         };
         Self { registry: metrics.register(), ..metrics }
@@ -225,13 +230,27 @@ impl Metrics {
         let help = "Seconds from a request's arrival to its answer";
         registry.register("tempo_request_duration_seconds", help, self.request_duration.clone());
 
-        let ReceiveMetrics { spans_received, bytes_received, discarded_spans, refused_requests, in_flight_bytes } =
-            self.receive.clone();
+        let help = "Queries, by what is asked for and how they ended";
+        registry.register("tempo_query_frontend_queries", help, self.queries.clone());
+
+        let ReceiveMetrics {
+            spans_received,
+            bytes_received,
+            discarded_spans,
+            accepted_spans,
+            refused_spans,
+            refused_requests,
+            in_flight_bytes,
+        } = self.receive.clone();
         let help = "Spans of acknowledged export requests";
         registry.register("tempo_distributor_spans_received", help, spans_received);
         let help = "Bytes of acknowledged export requests, decompressed";
         registry.register("tempo_distributor_bytes_received", help, bytes_received);
         registry.register("tempo_discarded_spans", "Spans that were rejected", discarded_spans);
+        // These only rise. They are gauges because a counter's name would end with `_total`, which Tempo's do not.
+        registry.register("tempo_receiver_accepted_spans", "Spans that were stored", accepted_spans);
+        let help = "Spans that were rejected, or refused with their request after it was read";
+        registry.register("tempo_receiver_refused_spans", help, refused_spans);
         let help = "Export requests that were refused whole";
         registry.register("coati_backend_refused_requests", help, refused_requests);
         let help = "Bytes of export requests in work";

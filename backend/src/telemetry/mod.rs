@@ -11,6 +11,7 @@ mod metrics;
 #[cfg(test)]
 mod page;
 mod ready;
+mod requests;
 mod store;
 
 pub use access::{AccessLabels, AccessMetrics};
@@ -18,11 +19,12 @@ pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
 pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ProcessorLabels, ReasonLabels};
 pub use metrics::{
-    CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, RefusedLabels, RequestLabels,
+    CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, ReceiverLabels, RefusedLabels,
     TenantLabels, WalMetrics,
 };
 pub use ready::Readiness;
-pub use store::{OperationLabels, StoreLabels, StoreMetrics};
+pub use requests::{QueryLabels, RequestLabels, route_label};
+pub use store::{BackendRequestLabels, OperationLabels, StoreLabels, StoreMetrics};
 
 /// An error and its causes on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -6,8 +6,9 @@ use coati_tests::metrics_page;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use super::{
-    AccessLabels, BackendLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels, LossLabels, Metrics,
-    OperationLabels, ProcessorLabels, ReasonLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
+    AccessLabels, BackendLabels, BackendRequestLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels,
+    LossLabels, Metrics, OperationLabels, ProcessorLabels, QueryLabels, ReasonLabels, ReceiverLabels, RefusedLabels,
+    RequestLabels, StoreLabels, TenantLabels,
 };
 
 /// Makes a series.
@@ -22,6 +23,7 @@ fn one_of_each() -> Metrics {
     let tenant = TenantLabels { tenant: some() };
     let request = RequestLabels { method: some(), route: some(), status_code: some() };
     touch(&metrics.request_duration, &request);
+    touch(&metrics.queries, &QueryLabels { tenant: some(), op: "x", result: "x" });
 
     touch(&metrics.access.refused, &AccessLabels { listener: "x", reason: "x" });
 
@@ -29,6 +31,9 @@ fn one_of_each() -> Metrics {
     touch(&receive.spans_received, &tenant);
     touch(&receive.bytes_received, &tenant);
     touch(&receive.discarded_spans, &DiscardedLabels { reason: some(), tenant: some() });
+    for gauge in [&receive.accepted_spans, &receive.refused_spans] {
+        touch(gauge, &ReceiverLabels { receiver: "x" });
+    }
     touch(&receive.refused_requests, &RefusedLabels { reason: some() });
 
     let blocks = &metrics.blocks;
@@ -39,6 +44,7 @@ fn one_of_each() -> Metrics {
 
     touch(&metrics.store.requests, &StoreLabels { operation: "x", outcome: "x" });
     touch(&metrics.store.duration, &OperationLabels { operation: "x" });
+    touch(&metrics.store.tempos_duration, &BackendRequestLabels { operation: "x", status_code: 200 });
 
     let compaction = &metrics.compaction;
     let level = LevelLabels { level: 1 };

@@ -6,6 +6,7 @@ mod drilldown;
 mod grpc;
 mod mcp;
 mod metrics;
+mod overrides;
 mod search;
 mod tags;
 mod tenants;
@@ -155,8 +156,7 @@ async fn shows_its_status_and_metrics() {
         if path == "/metrics" {
             assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
             let body = String::from_utf8(body).unwrap();
-            let count =
-                "tempo_request_duration_seconds_count{method=\"GET\",route=\"/api/echo\",status_code=\"200\"} 1";
+            let count = "tempo_request_duration_seconds_count{method=\"GET\",route=\"api_echo\",status_code=\"200\"} 1";
             assert!(body.contains(count), "{body}");
         }
     }
@@ -168,7 +168,7 @@ async fn its_paths_are_told_and_all_there() {
     assert_eq!((status, body.lines().count()), (200, PATHS.len()));
     for path in body.lines() {
         let (status, _, text) = get(&path.replace("{id}", "1").replace("{*rest}", "a/values")).await;
-        assert!(path == "/api/mcp" || text != "404 page not found", "{path}: {status}");
+        assert!(["/api/mcp", "/api/overrides"].contains(&path) || text != "404 page not found", "{path}: {status}");
     }
     assert!(get("/status/version").await.2.contains("Tempo's API, version 2."));
     assert_eq!(get("/status/services").await.2, "coati-backend: Running\n");
@@ -210,17 +210,17 @@ async fn the_configuration_is_shown_without_secrets() {
         secret_key: "***"
     /status/runtime_config
     overrides:
-      "a":
+      a:
         compaction:
           block_retention: 2160h0m0s
     /status/overrides
     overrides:
-      "a":
+      a:
         compaction:
           block_retention: 2160h0m0s
     /status/overrides/a
     overrides:
-      "a":
+      a:
         compaction:
           block_retention: 2160h0m0s
     /status/overrides/b

@@ -39,6 +39,36 @@ async fn several_tenants_answer_as_one(#[case] path: &str) {
 }
 
 #[tokio::test]
+async fn a_trace_that_two_tenants_have_is_answered_once() {
+    let state = of_two_tenants();
+    // The shop asked a bank, whose spans are the other tenant's: after all others.
+    let bank = fixture::service("bank", &[], "http", vec![fixture::span(fixture::SHOP, 99, 1, "POST /pay", 600, 100)]);
+    let request =
+        opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest { resource_spans: vec![bank] };
+    state.live.insert("b", crate::live::group_message(&request), fixture::EPOCH, 1);
+    for (query, order, matched) in [("{}", "", 7), ("{}", "&orderBy=duration", 7), ("{name=\"POST /pay\"}", "", 1)] {
+        let path = format!("/api/search?q={}&spss=0&total=true{order}", encoded(query));
+        for tenants in ["a|b", "b|a"] {
+            let (_, body) = ask(&state, &path, tenants).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let traces = body["traces"].as_array().unwrap();
+            let shop: Vec<_> = traces.iter().filter(|trace| trace["traceID"] == SHOP).collect();
+            assert_eq!(shop.len(), 1, "{query} {tenants}: {body}");
+            assert_eq!(shop[0]["spanSets"][0]["matched"], matched, "{query} {tenants}: {body}");
+            assert_eq!(shop[0]["spanSets"][0]["spans"].as_array().unwrap().len(), matched);
+            if query == "{}" {
+                assert_eq!((&shop[0]["durationMs"], &shop[0]["rootServiceName"]), (&700.into(), &"frontend".into()));
+                assert_eq!(shop[0]["serviceStats"]["bank"]["spanCount"], 1, "{body}");
+            }
+        }
+    }
+    let path = format!("/api/search?q={}&limit=1&total=true", encoded("{}"));
+    let request = Request::get(path).header("X-Scope-OrgID", "a|b").body(Body::empty()).unwrap();
+    let (_, headers, _) = send(router(state), request).await;
+    assert_eq!(headers["coati-total-traces"], "2");
+}
+
+#[tokio::test]
 async fn each_tenant_has_its_own() {
     let state = of_two_tenants();
     for (tenants, services) in

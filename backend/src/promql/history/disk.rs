@@ -37,6 +37,9 @@ pub enum HistoryError {
 /// What the name of a file ends with while it is written.
 const NEW: &str = ".new";
 
+/// What the name of one ends with that a later version of this program wrote, once it was found here. It stays.
+const LATER: &str = ".later";
+
 /// A window of a tenant.
 #[derive(Clone, PartialEq, Message)]
 struct SavedChunk {
@@ -88,22 +91,31 @@ pub struct HistoryFolder {
 }
 
 impl HistoryFolder {
-    /// Opens the folder and adds what is in it to a history that is empty; what cannot be read is logged, and deleted
-    /// with what is before it.
+    /// Opens the folder and adds what is in it to a history that is empty; what is damaged is logged, and deleted
+    /// with what is before it. What a later version wrote gets another name.
     pub fn open(path: &Path, history: &History) -> Result<Self, HistoryError> {
         crate::store::create_dir(path).map_err(|source| file_error(path, source))?;
         let mut chunks: BTreeMap<(String, u64), SavedChunk> = BTreeMap::new();
         for entry in fs::read_dir(path).map_err(|source| file_error(path, source))? {
             let file = entry.map_err(|source| file_error(path, source))?.path();
+            if ends_with(&file, LATER) {
+                continue;
+            }
             let read = fs::read(&file).map_err(|source| file_error(&file, source)).and_then(|bytes| decode(&bytes));
             match read {
                 Ok(chunk) if file == path.join(file_name(&chunk.tenant, chunk.first / WINDOW)) => {
                     chunks.insert((chunk.tenant.clone(), chunk.first), chunk);
                 }
+                Err(error @ HistoryError::Sealed(SealError::Version(_))) => {
+                    let mut later = file.clone().into_os_string();
+                    later.push(LATER);
+                    warn!(file = %file.display(), error = %chain(&error), "samples stay on disk as `….later` and are not shown");
+                    fs::rename(&file, later).map_err(|source| file_error(&file, source))?;
+                }
                 // What a crash left of one that was being written ends here too.
                 other => {
                     if let Err(error) = other.and(Err::<(), _>(HistoryError::Damaged))
-                        && !file.as_os_str().as_encoded_bytes().ends_with(NEW.as_bytes())
+                        && !ends_with(&file, NEW)
                     {
                         warn!(file = %file.display(), error = %chain(&error), "samples of the last hours are lost");
                     }
@@ -179,6 +191,10 @@ impl HistoryFolder {
         }
         Ok(())
     }
+}
+
+fn ends_with(file: &Path, end: &str) -> bool {
+    file.as_os_str().as_encoded_bytes().ends_with(end.as_bytes())
 }
 
 /// Every letter that the name of a tenant may have, that of a file may have too.
@@ -440,6 +456,28 @@ mod tests {
         let times: Vec<_> = all(&again)[0].1.iter().map(|(time, _)| *time).collect();
         assert_eq!((times.first(), times.last(), times.len()), (Some(&4_810), Some(&6_000), 120));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::new(u64::MAX, usize::MAX);
+        let mut disk = HistoryFolder::open(folder.path(), &history).unwrap();
+        (1..=300).for_each(|number| collect(&history, number, None));
+        disk.save(&history).unwrap();
+        let path = folder.path().join(file_name("t.1", 1));
+        let later = Seal { version: 2, ..SEAL }.encode(&history.tenants()["t.1"].chunk("t.1", 1)).unwrap();
+        fs::write(&path, &later).unwrap();
+        for _ in 0..2 {
+            let again = History::new(u64::MAX, usize::MAX);
+            let mut disk = HistoryFolder::open(folder.path(), &again).unwrap();
+            assert_eq!(all(&again)[0].1.len(), 240, "the window before it is there");
+            // The same window is written again, beside it.
+            (241..=250).for_each(|number| collect(&again, number, None));
+            disk.save(&again).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read(folder.path().join("t.1-0000000001.later")).unwrap(), later);
     }
 
     /// The file of `docs/format/history.md`, as version 1 has it for ever.

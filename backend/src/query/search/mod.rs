@@ -5,7 +5,7 @@
 mod ranked;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
 use coati_common::wellknown::resource::SERVICE_NAME;
@@ -145,6 +145,33 @@ pub struct TraceMatch {
 }
 
 impl TraceMatch {
+    /// Adds what another tenant has of the same trace. What several tenants matched in the same way is one spanset, with at
+    /// most so many spans if that is not 0.
+    fn join(&mut self, other: Self, spans_per_spanset: usize) {
+        let end_ns = |trace: &Self| trace.start_ns.saturating_add(trace.duration_ns);
+        let end = end_ns(self).max(end_ns(&other));
+        self.start_ns = self.start_ns.min(other.start_ns);
+        self.duration_ns = end.saturating_sub(self.start_ns);
+        self.root = self.root.take().or(other.root);
+        for (service, stats) in other.services {
+            let ServiceStats { spans, errors } = self.services.entry(service).or_default();
+            (*spans, *errors) = (*spans + stats.spans, *errors + stats.errors);
+        }
+        for set in other.spansets {
+            match self.spansets.iter_mut().find(|known| known.attributes == set.attributes) {
+                None => self.spansets.push(set),
+                Some(known) => {
+                    known.matched += set.matched;
+                    known.spans.extend(set.spans);
+                    known.spans.sort_by_key(|span| span.start_ns);
+                    if spans_per_spanset > 0 {
+                        known.spans.truncate(spans_per_spanset);
+                    }
+                }
+            }
+        }
+    }
+
     /// Memory that it takes, about.
     fn bytes(&self) -> usize {
         let texts = self.root.iter().map(|root| root.service_name.len() + root.span_name.len());
@@ -264,7 +291,8 @@ fn run(
     };
     let max_bytes = if request.max_bytes == 0 { usize::MAX } else { request.max_bytes };
     let found = Ranked::new(request.order, request.offset.saturating_add(request.limit));
-    let mut searching = Searching { request, found, total: 0, max_bytes, emit };
+    let matched = view.is_of_several().then(HashSet::new);
+    let mut searching = Searching { request, found, matched, total: 0, max_bytes, emit };
     let progress = view.scan(&scan, &mut searching, cancelled)?;
     if searching.is_too_large() { Err(SearchError::TooLarge { max_bytes }) } else { Ok((progress, searching.total)) }
 }
@@ -273,6 +301,8 @@ fn run(
 struct Searching<'r, 'e> {
     request: &'r SearchRequest,
     found: Ranked,
+    /// Which traces matched, if one may come again because several tenants have it.
+    matched: Option<HashSet<TraceId>>,
     /// Traces that matched.
     total: u64,
     max_bytes: usize,
@@ -293,7 +323,9 @@ impl Visitor for Searching<'_, '_> {
         self.request.window.overlaps(trace.start_ns, trace.end_ns)
             && self.request.min_duration_ns.is_none_or(|min| duration_ns >= min)
             && self.request.max_duration_ns.is_none_or(|max| duration_ns <= max)
-            && (self.request.count_all || self.found.may_have_room_for(trace))
+            && (self.request.count_all
+                || self.matched.as_ref().is_some_and(|matched| matched.contains(&trace.id))
+                || self.found.may_have_room_for(trace))
     }
 
     fn wants_since(&self, start_ns: u64) -> bool {
@@ -302,8 +334,12 @@ impl Visitor for Searching<'_, '_> {
 
     fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool {
         if let Some(found) = match_trace(trace, spans, self.request) {
-            self.total += 1;
-            self.found.insert(found);
+            if self.matched.as_mut().is_none_or(|matched| matched.insert(found.id)) {
+                self.total += 1;
+                self.found.insert(found);
+            } else {
+                self.found.join(found, self.request.spans_per_spanset);
+            }
         }
         !self.is_too_large()
     }
@@ -314,6 +350,8 @@ impl Visitor for Searching<'_, '_> {
     }
 
     fn part_done(&mut self, progress: Progress, rest_starts_by: Option<u64>) -> bool {
+        // What another tenant has of a trace may come until the end.
+        let rest_starts_by = rest_starts_by.map(|rest| if self.matched.is_some() { u64::MAX } else { rest });
         !self.is_too_large() && (self.emit)(self.found.take_final(rest_starts_by), progress)
     }
 }

@@ -80,6 +80,21 @@ impl Ranked {
         }
     }
 
+    /// Adds what another tenant has of a trace that was inserted. One that had no room starts no later with it; in other
+    /// orders than that of starts what is new of it may have room.
+    pub(super) fn join(&mut self, found: TraceMatch, spans_per_spanset: usize) {
+        let place = self.traces.keys().find(|(_, _, id)| *id == found.id).copied();
+        match place.and_then(|place| self.traces.remove(&place)) {
+            Some(mut known) => {
+                self.bytes -= known.bytes();
+                known.join(found, spans_per_spanset);
+                self.insert(known);
+            }
+            None if self.order == Order::default() => {}
+            None => self.insert(found),
+        }
+    }
+
     /// Those that stay where they are if everything else starts at this time or before; all, if nothing else comes.
     pub(super) fn take_final(&mut self, rest_starts_by: Option<u64>) -> Vec<TraceMatch> {
         let mut taken = Vec::new();

@@ -88,7 +88,7 @@ impl View {
         Self { tenant: tenant.into(), stored, ..Self::of_live(live) }
     }
 
-    /// The present traces of several tenants. A trace that more than one has is a trace of each.
+    /// The present traces of several tenants. A trace that more than one has is judged in each of them.
     pub fn of_tenants(live: &LiveSet, blocks: &Arc<Blocks>, tenants: &Tenants) -> Self {
         let (first, others) = tenants.split();
         let others = others.iter().map(|tenant| Self::new(live, blocks, tenant)).collect();
@@ -105,6 +105,11 @@ impl View {
     #[must_use]
     pub fn reading_at_most(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }
+    }
+
+    /// Whether these are traces of several tenants.
+    pub(super) fn is_of_several(&self) -> bool {
+        !self.others.is_empty()
     }
 
     /// Whether a scan ended early because of [`Self::reading_at_most`].
