@@ -186,7 +186,7 @@ impl Sample {
         let listens = self.listens(server)?;
         Ok(match server {
             Server::Go => {
-                let mut go = command(go_server(sources)?.as_os_str())?;
+                let mut go = command(go_program("stock", false)?.as_os_str())?;
                 go.env("SAMPLE_LISTEN", listens.to_string());
                 ("go", go)
             }
@@ -220,19 +220,21 @@ impl Sample {
     }
 }
 
-/// Builds the Go server if its source is newer than the last build.
-fn go_server(sources: &Path) -> Result<PathBuf> {
+/// A program of `tests/sample` written in Go, built if its source is newer than the last build.
+pub fn go_program(package: &str, is_stripped: bool) -> Result<PathBuf> {
+    let sources = workspace().join("tests/sample");
     let folder = target().join("sample");
     fs::create_dir_all(&folder)?;
-    let output = folder.join("stock");
-    let source = sources.join("stock.go");
+    let output = folder.join(if is_stripped { format!("{package}-stripped") } else { package.to_owned() });
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let source = if package == "stock" { "stock.go".to_owned() } else { format!("{package}/main.go") };
+    let source = sources.join(source);
     if modified(&output).is_none_or(|built| modified(&source).is_none_or(|written| written > built)) {
         let status = Command::new(tool("python/bin/go")?)
-            .args(["build", "-o"])
+            .args(["build", "-ldflags", if is_stripped { "-s -w" } else { "" }, "-o"])
             .arg(&output)
-            .arg(".")
-            .current_dir(sources)
+            .arg(if package == "stock" { ".".to_owned() } else { format!("./{package}") })
+            .current_dir(&sources)
             .env("GOFLAGS", "-mod=mod")
             .env("GOCACHE", target().join("sample/go-cache"))
             .env("GOTOOLCHAIN", "local")

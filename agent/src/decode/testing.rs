@@ -25,6 +25,8 @@ pub(crate) struct Wire {
     pub(crate) client_position: u32,
     pub(crate) server_position: u32,
     pub(crate) positions_known: bool,
+    /// The request that what is told is for.
+    pub(crate) served: Served,
     /// Bytes of frames that are copied in one call.
     pub(crate) frames_room: usize,
     pub(crate) local: ([u8; 16], u16),
@@ -44,6 +46,7 @@ impl Wire {
             client_position: 1_000,
             server_position: 5_000,
             positions_known: true,
+            served: Served::NONE,
             frames_room: usize::MAX,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
@@ -229,7 +232,7 @@ impl Wire {
             payload_len: payload.len() as u16,
             len,
             last,
-            served: Served::NONE,
+            served: self.served,
             previous,
         };
         self.records.push(Record::Begin(Box::new(begin), payload));
@@ -247,7 +250,7 @@ impl Wire {
             flags,
             len,
             last,
-            served: Served::NONE,
+            served: self.served,
             totals: self.state.totals,
         };
         self.records.push(Record::Data(data, payload));

@@ -12,8 +12,8 @@ use coati_common::event::Connection;
 use super::*;
 use crate::{
     capture::{CaptureError, Health, Record},
-    discover::elf::library,
-    ebpf::{TlsCall, UprobeError},
+    discover::elf::{library, program},
+    ebpf::{GoCall, LibraryCall, ProbePoint, TlsCall, UprobeError},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -125,6 +125,28 @@ fn a_file_gets_its_probes_once() {
     assert_eq!(kernel.probed.len(), 1);
     assert!(kernel.probed[0].0.ends_with("map_files/2000-2fff"), "{:?}", kernel.probed);
     assert_eq!(kernel.probed[0].1, points);
+    assert_eq!(libraries.counters(), tls(FileCounters { files: 1, ..FileCounters::default() }));
+}
+
+/// A program written in Go gets its probes when it is first looked at, and the kernel is told of each of its processes.
+#[test]
+fn processes_written_in_go_are_told_of() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    // A check of the stack, and a return.
+    let code = b"\x49\x3b\x66\x10\x76\x00\xc3";
+    let functions = [("crypto/tls.(*Conn).Read", &code[..]), ("crypto/tls.(*Conn).Write", code)];
+    let program = program(&functions);
+    node.process(10, "/usr/bin/ntfy", &[(1, "/usr/bin/ntfy", &program)]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
+    node.process(11, "/usr/bin/ntfy", &[(1, "/usr/bin/ntfy", &program)]);
+    libraries.started(11, SECOND);
+    libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
+    let calls: Vec<_> = kernel.probed.iter().flat_map(|(_, points)| points).map(|point| point.call).collect();
+    let expected = [GoCall::TlsWasRead, GoCall::TlsRead, GoCall::TlsWritten, GoCall::TlsWrite];
+    assert_eq!(calls, expected.map(LibraryCall::from));
+    let told: HashSet<_> = kernel.layouts.into_iter().collect();
+    assert_eq!(told, [10, 11].map(|tgid| (tgid, Layout { number: 152, creator: 280 })).into());
     assert_eq!(libraries.counters(), tls(FileCounters { files: 1, ..FileCounters::default() }));
 }
 

@@ -1,5 +1,7 @@
 mod across_nodes;
 
+use coati_common::event::Served;
+
 use super::*;
 use crate::{
     capture::Record,
@@ -284,6 +286,29 @@ fn a_call_below_two_open_requests_is_a_root() {
     let run = Run::new(&[&one, &two, &client]);
     assert_root(run.span(1));
     assert_eq!(run.stitcher.counters().ambiguous, 1);
+    assert!(run.is_empty());
+}
+
+/// The goroutine tells, also when the answer has begun; of a request that is over it tells nothing any more.
+#[test]
+fn a_call_is_below_the_request_that_its_goroutine_works_for() {
+    let (mut one, mut two) = (wire(Wire::server(2), SHOP, 0), wire(Wire::server(3), SHOP, 0));
+    two.client_position = 9;
+    one.request(GET).wait(30 * MS).response(OK);
+    two.request(GET).response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    two.wait(20 * MS).response(b"0\r\n\r\n").wait(30 * MS).request(GET).wait(5 * MS).response(OK);
+    let call = |connection, at, number| {
+        let mut client = wire(Wire::client(connection), SHOP, at);
+        client.client_position = 77 + connection as u32;
+        client.served = Served { connection: 3, exchange: number, place: 0 };
+        client.request(GET).response(OK);
+        client
+    };
+    let run = Run::new(&[&one, &two, &call(1, 10, 1), &call(4, 26, 1)]);
+    assert_child(run.span(1), run.span(3));
+    // One request alone is open now, so it is that one: ADR 0029.
+    assert_child(run.span(4), run.span(2));
+    assert_eq!(run.stitcher.counters().by_goroutine, 1);
     assert!(run.is_empty());
 }
 

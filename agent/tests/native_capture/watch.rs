@@ -66,6 +66,7 @@ impl Watch {
     pub(crate) fn start_with_tls(covers: &str) -> Option<Self> {
         let watch = Self::start_usual(covers, true)?;
         let attached = &watch.capture().programs().attached;
+        assert!(attached.has_go() || !attached.has_tls() || !cfg!(target_arch = "x86_64"), "{:?}", attached.off);
         if !attached.has_tls() {
             // In a guest it must be possible.
             assert!(hooks().is_none(), "{:?}", attached.off);

@@ -1,5 +1,5 @@
 use super::*;
-use coati_common::event::Exec;
+use coati_common::event::{Exec, Served};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::mem::{offset_of, size_of};
@@ -15,6 +15,12 @@ macro_rules! lay {
 
 fn lay_header(bytes: &mut [u8], header: &Header) {
     lay!(bytes, 0, Header, header, [kind, cpu, cpu_seq, time_ns], []);
+}
+
+fn lay_served(bytes: &mut [u8], at: usize, served: Served) {
+    bytes[at + offset_of!(Served, connection)..][..8].copy_from_slice(&served.connection.to_ne_bytes());
+    bytes[at + offset_of!(Served, exchange)..][..4].copy_from_slice(&served.exchange.to_ne_bytes());
+    bytes[at + offset_of!(Served, place)..][..4].copy_from_slice(&served.place.to_ne_bytes());
 }
 
 fn lay_totals(bytes: &mut [u8], at: usize, totals: &Totals) {
@@ -66,6 +72,7 @@ fn bytes_of(record: &Record) -> Vec<u8> {
                 [local_address, remote_address, last]
             );
             lay_header(&mut bytes, &begin.header);
+            lay_served(&mut bytes, offset_of!(Begin, served), begin.served);
             lay_totals(&mut bytes, offset_of!(Begin, previous), &begin.previous);
             bytes.extend(payload);
             bytes
@@ -74,6 +81,7 @@ fn bytes_of(record: &Record) -> Vec<u8> {
             let mut bytes = vec![0; size_of::<Data>()];
             lay!(bytes, 0, Data, data, [connection, exchange, tgid, tid, payload_len, direction, flags, len], [last]);
             lay_header(&mut bytes, &data.header);
+            lay_served(&mut bytes, offset_of!(Data, served), data.served);
             lay_totals(&mut bytes, offset_of!(Data, totals), &data.totals);
             bytes.extend(payload);
             bytes

@@ -29,6 +29,7 @@ fn places_are_found(#[case] code: &[u8], #[case] expected: Option<(u64, Vec<u64>
     assert_eq!(Places::of(code).map(|places| (places.entry, places.returns)), expected);
 }
 
+/// The places of a program of Go 1.26 with these functions.
 fn points_of(functions: &[(&str, &[u8])]) -> Result<Vec<(GoCall, u64)>, Unusable> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&program(functions)).unwrap();
@@ -37,7 +38,9 @@ fn points_of(functions: &[(&str, &[u8])]) -> Result<Vec<(GoCall, u64)>, Unusable
         crate::ebpf::LibraryCall::Go(call) => (call, point.offset - 0x1000),
         other => panic!("{other:?}"),
     };
-    Ok(points(&file, &functions)?.into_iter().map(call).collect())
+    let Probes { points, layout } = probes(&file, &functions)?;
+    assert_eq!(layout, Some(Layout { number: 152, creator: 280 }));
+    Ok(points.into_iter().map(call).collect())
 }
 
 const READ: &str = "crypto/tls.(*Conn).Read";
@@ -58,6 +61,32 @@ fn a_program_is_probed() {
             (GoCall::TlsClose, 54 + 6),
         ]
     );
+}
+
+/// Of HTTP/1 one of the two tells nothing; of HTTP/2 the outer function calls the inner one.
+#[test]
+fn who_asks_is_probed_where_it_tells_something() {
+    let calls = |names: &[&str]| {
+        let functions: Vec<_> = names.iter().map(|name| (*name, SMALL)).collect();
+        points_of(&functions).map(|points| points.into_iter().map(|(call, _)| call).collect::<Vec<_>>())
+    };
+    let (ask, send) = ("net/http.(*persistConn).roundTrip", "net/http.persistConnWriter.Write");
+    assert_eq!(calls(&[ask, send]), Ok(vec![GoCall::RoundTrip, GoCall::RoundTripWrite]));
+    assert_eq!(calls(&[ask]), Err(Unusable::NoFunctions));
+    let (inner, outer) = ("net/http.(*http2ClientConn).roundTrip", "net/http.(*http2ClientConn).RoundTrip");
+    assert_eq!(calls(&[inner, outer]), Ok(vec![GoCall::Ask]));
+    assert_eq!(calls(&[outer]), Ok(vec![GoCall::Ask]));
+    assert_eq!(calls(&["net/http/internal/http2.(*serverConn).runHandler"]), Ok(vec![GoCall::HandleInternal]));
+}
+
+#[rstest]
+#[case(17, None)]
+#[case(20, Some((152, 0)))]
+#[case(24, Some((160, 280)))]
+#[case(27, Some((152, 280)))]
+#[case::not_known_yet(28, None)]
+fn fields_of_goroutines_are_known_by_version(#[case] minor: u32, #[case] expected: Option<(u32, u32)>) {
+    assert_eq!(layout(minor).map(|layout| (layout.number, layout.creator)), expected);
 }
 
 #[rstest]

@@ -55,7 +55,7 @@ fn made(magic: u32, says: Says, functions: &[(&str, &[u8])]) -> Vec<u8> {
     table.extend(&descriptions);
     let mut module = vec![0; MODULE_TEXT as usize + 8];
     module[MODULE_TEXT as usize..].copy_from_slice(&text(matches!(says, Says::InModule)).to_le_bytes());
-    place(&[(".text", &code), (".gopclntab", &table), (".go.module", &module), (".go.buildinfo", b"\xff Go buildinf:")])
+    place(&[(".text", &code), (".gopclntab", &table), (".go.module", &module), (".go.buildinfo", BUILD_INFO)])
 }
 
 /// An ELF file with one segment, and its sections behind its code.
@@ -95,6 +95,9 @@ fn place(sections: &[(&str, &[u8])]) -> Vec<u8> {
 pub(crate) fn program(functions: &[(&str, &[u8])]) -> Vec<u8> {
     made(MAGIC[1], Says::InModule, functions)
 }
+
+/// What is in `.go.buildinfo` of a program of Go 1.26.
+const BUILD_INFO: &[u8] = b"\xff Go buildinf:\x08\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x08go1.26.5";
 
 const FUNCTIONS: [(&str, &[u8]); 4] =
     [("runtime.text", b"\x90"), (READ, b"code"), ("crypto/tls.(*Conn).Reader", b"more"), ("main.main", b"\xc3")];
@@ -158,6 +161,26 @@ fn a_huge_table_is_refused() {
             file[table + at..table + at + 8].copy_from_slice(&value.to_le_bytes());
             assert_eq!(found(&file, READ), None, "{at} {value}");
         }
+    }
+}
+
+#[rstest]
+#[case::release(b"go1.26.5", Some(26))]
+#[case::without_a_third_number(b"go1.19", Some(19))]
+#[case::candidate(b"go1.27rc1", Some(27))]
+#[case::of_development(b"devel go1.24-abcdef Mon Jan 1", Some(24))]
+#[case::with_experiments(b"go1.25.1 X:jsonv2", Some(25))]
+#[case::another(b"gccgo 12", None)]
+#[case::empty(b"", None)]
+fn the_version_is_known(#[case] version: &[u8], #[case] minor: Option<u32>) {
+    let mut info = b"\xff Go buildinf:\x08\x02".to_vec();
+    info.resize(VERSION, 0);
+    info.push(version.len() as u8);
+    info.extend(version);
+    let file = place(&[(".go.buildinfo", &info)]);
+    assert_eq!(go_minor(&file), minor);
+    for length in 0..file.len() {
+        assert!(go_minor(&file[..length].to_vec()).is_none());
     }
 }
 

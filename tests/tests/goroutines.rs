@@ -1,0 +1,150 @@
+//! Guarantee: of programs written in Go the agent sees what goes over TLS, and in each of them the calls of a request are below
+//! that request, however many it answers at once.
+//!
+//! A service asks another for each of its requests, 64 at once over pooled connections: in clear text, and by HTTPS, with
+//! HTTP/1.1 and HTTP/2, from the goroutine that answers and from one that it starts. The programs with `-s -w` have no symbols.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use coati_tests::agent::Agent;
+use coati_tests::backend::Backend;
+use coati_tests::process::{self, Running, free_port};
+use coati_tests::sample::go_program;
+use coati_tests::seen::{Seen, spans_of};
+
+const REQUESTS: usize = 300;
+const AT_ONCE: usize = 64;
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+/// How two services speak.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    name: &'static str,
+    is_tls: bool,
+    is_http1: bool,
+    /// Each call is made by a goroutine that the request's starts.
+    spawns: bool,
+    is_stripped: bool,
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "plain", is_tls: false, is_http1: true, spawns: false, is_stripped: false },
+    Case { name: "spawned", is_tls: false, is_http1: true, spawns: true, is_stripped: true },
+    Case { name: "tls1", is_tls: true, is_http1: true, spawns: true, is_stripped: false },
+    Case { name: "tls2", is_tls: true, is_http1: false, spawns: false, is_stripped: true },
+];
+
+#[test]
+fn calls_of_go_programs_are_below_their_requests() -> Result<()> {
+    let folder = process::folder()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let certificate = certificate(folder.path())?;
+    let mut fronts = Vec::new();
+    for case in CASES {
+        let back = service(case, "back", folder.path(), &certificate, None)?;
+        let url = format!("{}://{}", if case.is_tls { "https" } else { "http" }, back.1);
+        let front = service(case, "front", folder.path(), &certificate, Some(&url))?;
+        fronts.push((case, back, front));
+    }
+    let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
+    for (case, _, (_, front)) in &fronts {
+        let url = format!("{}://{front}/{}", if case.is_tls { "https" } else { "http" }, case.name);
+        let mut ask = Command::new(go_program("chain", case.is_stripped)?);
+        ask.args(["-ask", &url, "-count", &REQUESTS.to_string(), "-at", &AT_ONCE.to_string()]);
+        if case.is_http1 {
+            ask.arg("-http1");
+        }
+        let answer = ask.output()?;
+        ensure!(answer.status.success(), "{case:?}: {}", String::from_utf8_lossy(&answer.stderr));
+    }
+    let all = (2 * REQUESTS * CASES.len()) as u64;
+    backend.wait_for_count(
+        "{ kind = server && resource.service.name =~ \"chain.*\" }",
+        all,
+        Duration::from_secs(10),
+    )?;
+    ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
+
+    for (case, (_, back), (_, front)) in &fronts {
+        let query = format!("{{ kind = server && span.server.port = {} }}", front.port());
+        assert_linked(case, &spans_of(&backend, &query)?, front.port(), back.port())?;
+    }
+    Ok(())
+}
+
+/// Every request is a chain of four spans; links that are missing are counted, and none is wrong.
+fn assert_linked(case: &Case, spans: &[Seen], front: u16, back: u16) -> Result<()> {
+    let by_id: BTreeMap<&str, &Seen> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
+    let of = |kind: &str, port: u16| {
+        let port = port.to_string();
+        let kind = format!("SPAN_KIND_{kind}");
+        spans.iter().filter(move |span| span.kind == kind && span.attribute("server.port") == port).collect::<Vec<_>>()
+    };
+    let served = of("SERVER", front);
+    ensure!(served.len() == REQUESTS, "{case:?}: {} requests of {REQUESTS}", served.len());
+    let mut linked = 0;
+    for (child, parent_kind) in of("CLIENT", back)
+        .into_iter()
+        .map(|it| (it, "SPAN_KIND_SERVER"))
+        .chain(served.into_iter().map(|it| (it, "SPAN_KIND_CLIENT")))
+    {
+        let Some(parent) = by_id.get(child.parent_span_id.as_str()) else { continue };
+        ensure!(
+            parent.kind == parent_kind && parent.path() == child.path(),
+            "{case:?}: {} {} is below {} {}",
+            child.kind,
+            child.path(),
+            parent.kind,
+            parent.path()
+        );
+        linked += 1;
+    }
+    println!("{}: {linked} of {} spans are linked", case.name, 2 * REQUESTS);
+    ensure!(linked * 100 >= 2 * REQUESTS * 99, "{case:?}: {linked} links of {}", 2 * REQUESTS);
+    Ok(())
+}
+
+/// A service that asks `next`, if there is one.
+fn service(
+    case: Case,
+    name: &str,
+    folder: &Path,
+    certificate: &[String; 2],
+    next: Option<&str>,
+) -> Result<(Running, SocketAddr)> {
+    let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let mut command = Command::new(go_program("chain", case.is_stripped)?);
+    command.args(["-listen", &listens.to_string()]);
+    if case.is_tls {
+        let [certificate, key] = certificate;
+        command.args(["-certificate", certificate, "-key", key]);
+    }
+    if case.is_http1 {
+        command.arg("-http1");
+    }
+    if case.spawns {
+        command.arg("-spawn");
+    }
+    if let Some(next) = next {
+        command.args(["-next", next]);
+    }
+    let mut running = Running::start(&format!("{}-{name}", case.name), folder, &mut command)?;
+    running.wait_for_port(listens, STARTS_WITHIN)?;
+    Ok((running, listens))
+}
+
+/// A certificate for 127.0.0.1, and its key.
+fn certificate(folder: &Path) -> Result<[String; 2]> {
+    let files = ["certificate.pem", "key.pem"].map(|name| folder.join(name).to_string_lossy().into_owned());
+    let [certificate, key] = &files;
+    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1";
+    let made = Command::new("openssl").args(arguments.split(' ')).args(["-keyout", key, "-out", certificate]).output();
+    let made = made.context("cannot start openssl")?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(files)
+}
