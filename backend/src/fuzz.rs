@@ -62,7 +62,7 @@ pub fn manifest(bytes: &[u8]) {
 
 /// What a tenant said of itself, as it lies in the store and as it comes.
 pub fn overrides(bytes: &[u8]) {
-    overrides::check_stored(bytes);
+    assert!(overrides::check_stored(bytes));
 }
 
 /// An OTLP request in protobuf: what can be read in place prost decodes, and all of it can be looked at.

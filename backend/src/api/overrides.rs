@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
@@ -17,12 +17,15 @@ use crate::tenant::TENANT_HEADER;
 
 const TEXT: (HeaderName, HeaderValue) = (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
+/// What is done where it may block.
+type Job = Box<dyn FnOnce() -> Result<Response, OverridesError> + Send>;
+
 /// Reads, replaces, changes or forgets what the tenant of the request has set.
 pub(super) async fn call(State(state): State<ApiState>, request: Request) -> Result<Response, ApiError> {
     let overrides = state.overrides.clone().filter(|overrides| overrides.has_api()).ok_or(ApiError::NoSuchPath)?;
     let (head, body) = request.into_parts();
     let tenant = state.tenancy.tenant(head.headers.get(TENANT_HEADER).map(HeaderValue::as_bytes))?;
-    let job: Box<dyn FnOnce() -> Result<Response, OverridesError> + Send> = match head.method {
+    let job: Job = match head.method {
         Method::GET | Method::HEAD => {
             let all = match Params::of(&head.uri)?.get("scope") {
                 None | Some("api") => false,
@@ -42,8 +45,6 @@ pub(super) async fn call(State(state): State<ApiState>, request: Request) -> Res
                 let why = OverridesError::Limits(crate::overrides::LimitsError::TooLong);
                 return Ok((StatusCode::PAYLOAD_TOO_LARGE, [TEXT], why.to_string()).into_response());
             };
-            // A version that is none matches none.
-            let expected = expected.map(|version| version.unwrap_or(u64::MAX));
             changing(overrides, head.method, tenant, expected, body)
         }
         _ => {
@@ -55,13 +56,7 @@ pub(super) async fn call(State(state): State<ApiState>, request: Request) -> Res
     Ok(done.unwrap_or_else(|error| refused(&error)))
 }
 
-fn changing(
-    overrides: Arc<Overrides>,
-    method: Method,
-    tenant: Arc<str>,
-    expected: Option<u64>,
-    body: bytes::Bytes,
-) -> Box<dyn FnOnce() -> Result<Response, OverridesError> + Send> {
+fn changing(overrides: Arc<Overrides>, method: Method, tenant: Arc<str>, expected: Option<u64>, body: Bytes) -> Job {
     match (method, expected) {
         (Method::POST, Some(expected)) => Box::new(move || {
             let version = overrides.set(&tenant, expected, &body)?;
@@ -75,10 +70,10 @@ fn changing(
     }
 }
 
-/// The version that must be there, if one is named.
-fn version(headers: &HeaderMap) -> Option<Option<u64>> {
-    let text = headers.get(IF_MATCH)?;
-    Some(text.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok()))
+/// The version that must be there, if one is named. What is no version is one that never is.
+fn version(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(IF_MATCH)?.to_str().unwrap_or_default();
+    Some(text.trim_matches('"').parse().unwrap_or(u64::MAX))
 }
 
 fn shown(said: &Said) -> Response {

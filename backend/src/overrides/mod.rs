@@ -101,6 +101,10 @@ impl Overrides {
         if let Value::Object(keys) = &mut of_all {
             keys.retain(|key, _| ["processors", "generate_native_histograms", "processor"].contains(&key.as_str()));
         }
+        if let Some(Value::Object(keys)) = of_all.pointer_mut("/processor/service_graphs") {
+            // Those are one for all tenants.
+            keys.retain(|key, _| !["wait", "max_items"].contains(&key.as_str()));
+        }
         let known = Known { file: file_of(&config.metrics_generator, &config.given), ..Known::default() };
         Self {
             generator,

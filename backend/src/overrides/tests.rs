@@ -117,7 +117,13 @@ fn all_that_counts_for_a_tenant_is_shown() {
     assert_eq!(at("/processor/service_graphs/dimensions"), json!(["zone"]));
     assert_eq!(at("/processor/span_metrics/enable_target_info"), json!(false));
     assert_eq!(at("/storage"), Value::Null, "where series go is nobody's business");
-    assert_eq!(overrides.merged("a").unwrap().version, NO_VERSION);
+    let of_a = overrides.merged("a").unwrap();
+    assert_eq!(
+        (of_a.version, of_a.limits.pointer("/metrics_generator/max_active_series")),
+        (NO_VERSION, Some(&json!(7)))
+    );
+    // What is shown of who has no more series than all can be set as it is.
+    overrides.set("c", NO_VERSION, overrides.merged("c").unwrap().limits.to_string().as_bytes()).unwrap();
 }
 
 #[rstest]
@@ -228,7 +234,7 @@ fn value() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn bytes_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-        check_stored(&bytes);
+        prop_assert!(check_stored(&bytes));
     }
 
     #[test]

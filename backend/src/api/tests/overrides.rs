@@ -46,8 +46,8 @@ async fn overrides_are_set_shown_and_forgotten() {
     let set = ask(&api, Method::POST, path, Some("0"), HOSTS).await;
     assert_eq!(set, (200, "1".to_owned(), String::new()));
     assert_eq!(get().await, (200, "1".to_owned(), HOSTS.to_owned()));
-    let patch = r#"{"metrics_generator":{"processors":null,"generate_native_histograms":"both"}}"#;
-    let patched = ask(&api, Method::PATCH, path, None, patch).await;
+    let change = r#"{"metrics_generator":{"processors":null,"generate_native_histograms":"both"}}"#;
+    let patched = ask(&api, Method::PATCH, path, None, change).await;
     let expected = r#"{"metrics_generator":{"generate_native_histograms":"both"}}"#;
     assert_eq!(patched, (200, "2".to_owned(), expected.to_owned()));
     let (_, _, shown) = ask(&api, Method::GET, "/status/overrides", None, "").await;
