@@ -175,7 +175,7 @@ impl<'a> Library<'a> {
     /// neither, and each probe takes the kernel long to take out.
     pub(super) fn probes(&self, habits: Habits, wants_go: bool) -> Result<Probes, Unusable> {
         let is_go = || toolchain(self.file) == Some(Toolchain::Go);
-        if self.kind == Kind::Executable && wants_go && (habits.speaks_tls || habits.asks) && is_go() {
+        if self.kind == Kind::Executable && wants_go && is_go() {
             return go::probes(self.file, &self.functions, habits);
         }
         Ok(Probes { points: self.points(habits.speaks_tls)?, layout: None })

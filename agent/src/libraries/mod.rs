@@ -80,7 +80,7 @@ pub struct Libraries {
     processes: HashMap<u32, Process>,
     files: HashMap<FileId, Probed>,
     /// Files that are not to be read again, for who does no more than was known then.
-    others: HashMap<FileId, Habits>,
+    others: HashMap<FileId, (Habits, Option<Layout>)>,
     /// Processes that were told of as asking others.
     askers: HashSet<u32>,
     /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
@@ -347,7 +347,10 @@ impl Libraries {
         let known = self.files.get(&mapped.id).map(|file| file.habits).unwrap_or_default();
         let habits_now = habits;
         let habits = habits.beyond(known);
-        if self.others.get(&mapped.id).is_some_and(|known| known.covers(habits) || kind != Kind::Executable) {
+        if let Some((known, layout)) = self.others.get(&mapped.id)
+            && (known.covers(habits) || kind != Kind::Executable)
+        {
+            layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
@@ -369,13 +372,15 @@ impl Libraries {
                     Unusable::Unreadable if !self.tree.has(tgid) => return false,
                     Unusable::Unreadable => self.counters.of(kind).unreadable += 1,
                 }
-                if self.others.len() >= REMEMBERED {
-                    self.others.clear();
-                }
-                self.others.insert(mapped.id, habits);
+                self.leave_out(mapped.id, habits, None);
                 return false;
             }
         };
+        if probes.points.is_empty() {
+            probes.layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
+            self.leave_out(mapped.id, habits, probes.layout);
+            return false;
+        }
         let layout = probes.layout;
         let attachment = match source.attach_probes(&path, &probes.points) {
             Ok(attachment) => {
@@ -402,6 +407,14 @@ impl Libraries {
             (before, more) => before.or(more),
         };
         true
+    }
+
+    /// The file is not read again for who does no more.
+    fn leave_out(&mut self, id: FileId, habits: Habits, layout: Option<Layout>) {
+        if self.others.len() >= REMEMBERED {
+            self.others.clear();
+        }
+        self.others.insert(id, (habits, layout));
     }
 
     /// The very file that is mapped, whatever is at its path now, and in whichever mount namespace.
