@@ -42,7 +42,7 @@ use crate::{
     config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
-    ebpf::{Detaching, LoadError, Options, Programs},
+    ebpf::{LoadError, Options, Programs},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
@@ -75,8 +75,6 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How often it is looked whether the configuration's file has changed.
 const LOOK_AT_FILE: Duration = Duration::from_secs(2);
-/// How long probes in files may take to be out: if the process ends before, the kernel leaves some in.
-const DETACH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Programs of ours on this node: their traffic is not the node's.
 const OWN_PROGRAMS: [&str; 2] = ["coati-agent", "coati-backend"];
@@ -387,12 +385,8 @@ impl CaptureThread {
             stages.watch_libraries(libraries);
         }
         let captured = capture(&mut source, &mut stages, &reloads, &stop, thread::sleep);
-        let leaving = stages.take_libraries().map(Libraries::detach).unwrap_or_default();
-        // The exporter waits for its end.
-        drop(stages);
-        let end = Instant::now() + DETACH_WITHIN;
-        while !leaving.iter().all(Detaching::is_over) && Instant::now() < end {
-            thread::sleep(GATHER);
+        if let Some(libraries) = stages.take_libraries() {
+            libraries.leave();
         }
         Ok(captured?)
     }

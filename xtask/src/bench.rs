@@ -32,7 +32,7 @@ enum What {
     },
     /// Instructions per request of the agent, in guests where they can be counted, with each set of hooks.
     Guest(guest::Options),
-    /// What probes in a TLS library cost nginx, with the agent's `tls` off and on.
+    /// What probes in a TLS library, or in a program written in Go, cost the server, with the agent's `tls` off and on.
     Tls(tls::Options),
     /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
     Ingest,
@@ -61,6 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         What::Serve { port } => crowd::serve(*port),
         What::Guest(options) => guest::run(options),
         What::Tls(options) => {
+            if let Some(binaries) = &options.binaries {
+                return tls::run(options, binaries);
+            }
             build()?;
             tls::run(options, &target().join("release"))
         }

@@ -44,13 +44,13 @@ pub fn go_tls_was_read(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `func (c *Conn) clientHandshake(ctx context.Context) error`, `func (c *Conn) serverHandshake(ctx context.Context) error`
+/// `func (c *Conn) serverHandshake(ctx context.Context) error`
 #[uprobe]
 pub fn go_tls_handshake(ctx: ProbeContext) -> u32 {
     enter(&ctx, kind::HANDSHAKE)
 }
 
-/// Their returns.
+/// Its return.
 #[uprobe]
 pub fn go_tls_shaken(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {

@@ -102,7 +102,7 @@ pub enum GoCall {
     TlsRead,
     /// It returns.
     TlsWasRead,
-    /// A handshake begins.
+    /// `crypto/tls.(*Conn).serverHandshake` begins.
     TlsHandshake,
     /// It returns.
     TlsShaken,
@@ -212,6 +212,17 @@ impl Attachment {
     /// Begins to take the probes out.
     pub fn detach(mut self) -> Detaching {
         self.start_to_detach()
+    }
+
+    /// These and others in the same file.
+    pub fn with(mut self, mut others: Self) -> Self {
+        self.links.append(&mut others.links);
+        self
+    }
+
+    /// Leaves the probes to the end of the process.
+    pub fn leave(mut self) {
+        mem::take(&mut self.links).into_iter().for_each(mem::forget);
     }
 
     fn start_to_detach(&mut self) -> Detaching {

@@ -8,7 +8,10 @@ use std::fs::File;
 use coati_common::go::Layout;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::library::{Probes, Unusable};
+use super::{
+    Habits,
+    library::{Probes, Unusable},
+};
 use crate::{
     discover::elf::{Functions, GoFunctions, go_minor},
     ebpf::{GoCall, ProbePoint},
@@ -22,9 +25,9 @@ const TLS: [Probed; 2] = [
     ("crypto/tls.(*Conn).Read", GoCall::TlsRead, Some(GoCall::TlsWasRead)),
     ("crypto/tls.(*Conn).Write", GoCall::TlsWrite, Some(GoCall::TlsWritten)),
 ];
-/// What need not be there: the linker leaves out what a program does not use.
-const TLS_TOO: [Probed; 3] = [
-    ("crypto/tls.(*Conn).clientHandshake", GoCall::TlsHandshake, Some(GoCall::TlsShaken)),
+/// What need not be there: the linker leaves out what a program does not use. A client's handshake tells nothing: where its
+/// requests begin is known when it sends them.
+const TLS_TOO: [Probed; 2] = [
     ("crypto/tls.(*Conn).serverHandshake", GoCall::TlsHandshake, Some(GoCall::TlsShaken)),
     ("crypto/tls.(*Conn).Close", GoCall::TlsClose, None),
 ];
@@ -62,26 +65,27 @@ const fn layout(minor: u32) -> Option<Layout> {
     })
 }
 
-/// Where the probes for `crypto/tls` and `net/http` go.
-pub(super) fn probes(file: &File, functions: &Functions<'_, File>) -> Result<Probes, Unusable> {
+/// Where the probes for `crypto/tls` and `net/http` go: the former in a program that speaks TLS, the latter in one that asks others.
+pub(super) fn probes(file: &File, functions: &Functions<'_, File>, habits: Habits) -> Result<Probes, Unusable> {
     let program = GoFunctions::of(file, functions).ok_or(Unusable::NoFunctions)?;
     let layout = go_minor(file).and_then(layout);
+    if habits == Habits::default() {
+        return Ok(Probes { points: Vec::new(), layout });
+    }
     let [read, write] = TLS;
-    let [client, server, close] = TLS_TOO;
+    let [server, close] = TLS_TOO;
     let [ask, send] = CLIENT;
     let [first, second, third, fourth, fifth, sixth, seventh] = HTTP2;
-    let wanted = [read, write, client, server, close, ask, send, first, second, third, fourth, fifth, sixth, seventh];
+    let wanted = [read, write, server, close, ask, send, first, second, third, fourth, fifth, sixth, seventh];
     let mut found = program.find(wanted.map(|(name, ..)| name)).ok_or(Unusable::Unreadable)?;
-    let [read, write, client, server, close, ask, send, http2 @ ..] = &mut found;
-    if read.is_none() || write.is_none() {
-        for function in [read, write, client, server, close] {
-            *function = None;
-        }
+    let [read, write, server, close, ask, send, http2 @ ..] = &mut found;
+    if read.is_none() || write.is_none() || !habits.speaks_tls {
+        [read, write, server, close].into_iter().for_each(|function| *function = None);
     }
-    if ask.is_none() || send.is_none() || layout.is_none() {
+    if ask.is_none() || send.is_none() || layout.is_none() || !habits.asks {
         (*ask, *send) = (None, None);
     }
-    if layout.is_none() {
+    if layout.is_none() || !habits.asks {
         http2.fill(None);
     }
     if let [Some(_), outer, ..] = http2 {

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use coati_common::go::Layout;
 
-use super::{go, maps::Mapped};
+use super::{Habits, go, maps::Mapped};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
     ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
@@ -170,13 +170,15 @@ impl<'a> Library<'a> {
         self.functions.build_id()
     }
 
-    /// Where the functions lie. Names that are not exported are looked for in an executable that `speaks` TLS; one written in Go
-    /// has a library of its own, which is looked for if that is wanted.
-    pub(super) fn probes(&self, speaks: bool, wants_go: bool) -> Result<Probes, Unusable> {
-        if self.kind == Kind::Executable && wants_go && toolchain(self.file) == Some(Toolchain::Go) {
-            return go::probes(self.file, &self.functions);
+    /// Where the functions lie. Names that are not exported are looked for in an executable that speaks TLS; one written in Go
+    /// has a library of its own, which is looked for if it speaks TLS or asks others: there are many such programs that do
+    /// neither, and each probe takes the kernel long to take out.
+    pub(super) fn probes(&self, habits: Habits, wants_go: bool) -> Result<Probes, Unusable> {
+        let is_go = || toolchain(self.file) == Some(Toolchain::Go);
+        if self.kind == Kind::Executable && wants_go && is_go() {
+            return go::probes(self.file, &self.functions, habits);
         }
-        Ok(Probes { points: self.points(speaks)?, layout: None })
+        Ok(Probes { points: self.points(habits.speaks_tls)?, layout: None })
     }
 
     fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {

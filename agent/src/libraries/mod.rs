@@ -79,10 +79,12 @@ pub struct Libraries {
     due: BTreeSet<(u64, u32)>,
     processes: HashMap<u32, Process>,
     files: HashMap<FileId, Probed>,
-    /// Files that are not to be read again; of executables, whether all of their names were looked through.
-    others: HashMap<FileId, bool>,
+    /// Files that are not to be read again, for who does no more than was known then.
+    others: HashMap<FileId, (Habits, Option<Layout>)>,
+    /// Processes that were told of as asking others.
+    askers: HashSet<u32>,
     /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
-    builds: HashMap<Vec<u8>, Arc<Probes>>,
+    builds: HashMap<(Vec<u8>, Habits), Arc<Probes>>,
     /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
     gone: HashSet<u32>,
     /// Processes that were found to have CUDA's driver library.
@@ -97,9 +99,34 @@ struct Process {
     /// Looks so far.
     looks: usize,
     since_ns: u64,
-    /// It speaks TLS: its executable is searched for names that it does not export.
-    speaks: bool,
+    habits: Habits,
     files: Vec<FileId>,
+}
+
+/// What is known of what a process does: only then its executable is looked into, and only as far as that.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(super) struct Habits {
+    /// It speaks TLS, and no probe has seen it: its executable is searched for names that it does not export.
+    pub(super) speaks_tls: bool,
+    /// It sends requests. If it is written in Go, it is told for which request.
+    pub(super) asks: bool,
+}
+
+impl Habits {
+    /// Both.
+    const fn with(self, others: Self) -> Self {
+        Self { speaks_tls: self.speaks_tls || others.speaks_tls, asks: self.asks || others.asks }
+    }
+
+    /// What is not among `others`.
+    const fn beyond(self, others: Self) -> Self {
+        Self { speaks_tls: self.speaks_tls && !others.speaks_tls, asks: self.asks && !others.asks }
+    }
+
+    /// Whether there is nothing in `others` that is not here.
+    const fn covers(self, others: Self) -> bool {
+        self.speaks_tls >= others.speaks_tls && self.asks >= others.asks
+    }
 }
 
 /// A file that has probes, or was refused them.
@@ -109,6 +136,8 @@ struct Probed {
     attachment: Option<Attachment>,
     /// Of a program written in Go.
     layout: Option<Layout>,
+    /// What it has probes for.
+    habits: Habits,
     /// Its probes are being taken out.
     leaving: Option<Detaching>,
     users: HashSet<u32>,
@@ -133,6 +162,7 @@ impl Libraries {
             processes: HashMap::new(),
             files: HashMap::new(),
             others: HashMap::new(),
+            askers: HashSet::new(),
             builds: HashMap::new(),
             gone: HashSet::new(),
             cuda_users: Vec::new(),
@@ -174,9 +204,24 @@ impl Libraries {
     /// The process speaks TLS, and no probe has seen it.
     pub fn speaks(&mut self, tgid: u32, now_ns: u64) {
         let process = self.processes.entry(tgid).or_default();
-        process.speaks = true;
+        process.habits.speaks_tls = true;
         // Now, and again as if it had just begun: it may be about to load its library.
         (process.looks, process.since_ns) = (0, now_ns);
+        self.due.insert((now_ns, tgid));
+    }
+
+    /// The process sends a request. To be called for each.
+    pub fn asks(&mut self, tgid: u32, now_ns: u64) {
+        if !self.wanted.go || !self.askers.insert(tgid) {
+            return;
+        }
+        let process = self.processes.entry(tgid).or_insert_with(|| Process {
+            // It has begun long ago: one look will do.
+            looks: LOOKS.len(),
+            since_ns: now_ns,
+            ..Process::default()
+        });
+        process.habits.asks = true;
         self.due.insert((now_ns, tgid));
     }
 
@@ -212,10 +257,12 @@ impl Libraries {
         self.files.retain(|_, file| !file.is_unused(now_ns) || file.leaving.as_ref().is_some_and(|it| !it.is_over()));
     }
 
-    /// Begins to take all probes out, for the end. If the process ended before they are out, the kernel would leave some in.
-    pub fn detach(mut self) -> Vec<Detaching> {
-        let files = self.files.drain().map(|(_, file)| file);
-        files.flat_map(|file| file.leaving.into_iter().chain(file.attachment.map(Attachment::detach))).collect()
+    /// Leaves all probes to the end of the process, which takes them out one by one. A thread that takes one out and is killed
+    /// meanwhile leaves it in the kernel (`uprobe_unregister_nosync`, kernel/events/uprobes.c).
+    pub fn leave(mut self) {
+        for file in self.files.drain().map(|(_, file)| file) {
+            file.attachment.into_iter().for_each(Attachment::leave);
+        }
     }
 
     /// The processes with a TLS library that have ended since this was last asked.
@@ -255,7 +302,7 @@ impl Libraries {
     fn look(&mut self, tgid: u32, now_ns: u64, source: &mut dyn Source, is_observed: &mut dyn FnMut(u32) -> bool) {
         let Some(process) = self.processes.get_mut(&tgid) else { return };
         process.looks += 1;
-        let speaks = process.speaks;
+        let habits = process.habits;
         let Some(maps) = self.tree.maps(tgid) else {
             self.release(tgid, now_ns);
             return;
@@ -268,7 +315,7 @@ impl Libraries {
                 // It works for the process that started it, as `llama-server` does for `ollama`.
                 || kind == Kind::Cuda && self.tree.ancestors(tgid).into_iter().any(&mut *is_observed);
             if is_wanted
-                && self.probe(tgid, &mapped, kind, speaks, source)
+                && self.probe(tgid, &mapped, kind, habits, source)
                 && let Some(process) = self.processes.get_mut(&tgid)
                 && !process.files.contains(&mapped.id)
             {
@@ -282,7 +329,7 @@ impl Libraries {
     }
 
     /// Whether the file has probes, or would have if the kernel did not refuse them.
-    fn probe(&mut self, tgid: u32, mapped: &Mapped, kind: Kind, speaks: bool, source: &mut dyn Source) -> bool {
+    fn probe(&mut self, tgid: u32, mapped: &Mapped, kind: Kind, habits: Habits, source: &mut dyn Source) -> bool {
         if let Some(file) = self.files.get_mut(&mapped.id) {
             if file.leaving.is_some() {
                 // There is another look.
@@ -293,19 +340,31 @@ impl Libraries {
             if let Some(layout) = file.layout {
                 source.watch_goroutines(tgid, layout);
             }
-            return true;
+            if kind != Kind::Executable || file.habits.covers(habits) {
+                return true;
+            }
         }
-        let is_whole = speaks || kind != Kind::Executable;
-        if self.others.get(&mapped.id).is_some_and(|was_whole| *was_whole || !is_whole) {
+        let known = self.files.get(&mapped.id).map(|file| file.habits).unwrap_or_default();
+        let habits_now = habits;
+        let habits = habits.beyond(known);
+        if let Some((known, layout)) = self.others.get(&mapped.id)
+            && (known.covers(habits) || kind != Kind::Executable)
+        {
+            layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
-            let probes = self.probes(&file, kind, speaks)?;
+            let probes = self.probes(&file, kind, habits)?;
             Ok((path, probes))
         });
         let (path, probes) = match found {
             Ok(found) => found,
             Err(why) => {
+                if let Some(file) = self.files.get_mut(&mapped.id) {
+                    // What it had is all that there is.
+                    file.habits = habits_now.with(known);
+                    return true;
+                }
                 match why {
                     // Most executables have no TLS in them.
                     Unusable::NoFunctions if kind == Kind::Executable => {}
@@ -313,13 +372,15 @@ impl Libraries {
                     Unusable::Unreadable if !self.tree.has(tgid) => return false,
                     Unusable::Unreadable => self.counters.of(kind).unreadable += 1,
                 }
-                if self.others.len() >= REMEMBERED {
-                    self.others.clear();
-                }
-                self.others.insert(mapped.id, is_whole);
+                self.leave_out(mapped.id, habits, None);
                 return false;
             }
         };
+        if probes.points.is_empty() {
+            probes.layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
+            self.leave_out(mapped.id, habits, probes.layout);
+            return false;
+        }
         let layout = probes.layout;
         let attachment = match source.attach_probes(&path, &probes.points) {
             Ok(attachment) => {
@@ -338,8 +399,22 @@ impl Libraries {
             source.watch_goroutines(tgid, layout);
         }
         let users = HashSet::from([tgid]);
-        self.files.insert(mapped.id, Probed { kind, attachment, layout, leaving: None, users, unused_ns: None });
+        let new = Probed { kind, attachment: None, layout, habits: known, leaving: None, users, unused_ns: None };
+        let file = self.files.entry(mapped.id).or_insert(new);
+        file.habits = habits_now.with(known);
+        file.attachment = match (file.attachment.take(), attachment) {
+            (Some(before), Some(more)) => Some(before.with(more)),
+            (before, more) => before.or(more),
+        };
         true
+    }
+
+    /// The file is not read again for who does no more.
+    fn leave_out(&mut self, id: FileId, habits: Habits, layout: Option<Layout>) {
+        if self.others.len() >= REMEMBERED {
+            self.others.clear();
+        }
+        self.others.insert(id, (habits, layout));
     }
 
     /// The very file that is mapped, whatever is at its path now, and in whichever mount namespace.
@@ -351,13 +426,15 @@ impl Libraries {
         })
     }
 
-    fn probes(&mut self, file: &File, kind: Kind, speaks: bool) -> Result<Arc<Probes>, Unusable> {
+    fn probes(&mut self, file: &File, kind: Kind, habits: Habits) -> Result<Arc<Probes>, Unusable> {
         let library = Library::of(file, kind)?;
-        let build_id = library.build_id();
+        // Of shared libraries it does not matter what their processes do.
+        let habits = if kind == Kind::Executable { habits } else { Habits::default() };
+        let build_id = library.build_id().map(|id| (id, habits));
         if let Some(probes) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
             return Ok(Arc::clone(probes));
         }
-        let probes = Arc::new(library.probes(speaks, self.wanted.go)?);
+        let probes = Arc::new(library.probes(habits, self.wanted.go)?);
         if let Some(id) = build_id {
             if self.builds.len() >= REMEMBERED {
                 self.builds.clear();
@@ -369,6 +446,7 @@ impl Libraries {
 
     /// The process uses none of its files any more.
     fn release(&mut self, tgid: u32, now_ns: u64) {
+        self.askers.remove(&tgid);
         let Some(process) = self.processes.remove(&tgid) else { return };
         if !process.files.is_empty() {
             self.gone.insert(tgid);

@@ -128,23 +128,42 @@ fn a_file_gets_its_probes_once() {
     assert_eq!(libraries.counters(), tls(FileCounters { files: 1, ..FileCounters::default() }));
 }
 
-/// A program written in Go gets its probes when it is first looked at, and the kernel is told of each of its processes.
+/// The kernel is told of each process written in Go; probes are put into the program when it asks another or speaks TLS.
 #[test]
 fn processes_written_in_go_are_told_of() {
     let (node, mut kernel) = (Node::new(), Kernel::default());
     // A check of the stack, and a return.
     let code = b"\x49\x3b\x66\x10\x76\x00\xc3";
-    let functions = [("crypto/tls.(*Conn).Read", &code[..]), ("crypto/tls.(*Conn).Write", code)];
+    let functions = [
+        ("crypto/tls.(*Conn).Read", &code[..]),
+        ("crypto/tls.(*Conn).Write", code),
+        ("net/http.(*persistConn).roundTrip", code),
+        ("net/http.persistConnWriter.Write", code),
+    ];
     let program = program(&functions);
     node.process(10, "/usr/bin/ntfy", &[(1, "/usr/bin/ntfy", &program)]);
     let mut libraries = node.libraries();
     libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
+    assert_eq!((kernel.probed.len(), kernel.layouts.len()), (0, 1));
+    libraries.asks(10, SECOND);
+    libraries.asks(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
     node.process(11, "/usr/bin/ntfy", &[(1, "/usr/bin/ntfy", &program)]);
     libraries.started(11, SECOND);
     libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
-    let calls: Vec<_> = kernel.probed.iter().flat_map(|(_, points)| points).map(|point| point.call).collect();
-    let expected = [GoCall::TlsWasRead, GoCall::TlsRead, GoCall::TlsWritten, GoCall::TlsWrite];
-    assert_eq!(calls, expected.map(LibraryCall::from));
+    let calls = |kernel: &Kernel| {
+        let points = kernel.probed.iter().flat_map(|(_, points)| points);
+        points.map(|point| point.call).collect::<Vec<_>>()
+    };
+    let asking = [GoCall::RoundTrip, GoCall::RoundTripWrite].map(LibraryCall::from);
+    assert_eq!(calls(&kernel), asking);
+    // The other functions, once.
+    libraries.speaks(11, 3 * SECOND);
+    libraries.tick(3 * SECOND, &mut kernel, &mut |_| true);
+    libraries.speaks(10, 3 * SECOND);
+    libraries.tick(4 * SECOND, &mut kernel, &mut |_| true);
+    let tls_calls = [GoCall::TlsWasRead, GoCall::TlsRead, GoCall::TlsWritten, GoCall::TlsWrite].map(LibraryCall::from);
+    assert_eq!(calls(&kernel), [&asking[..], &tls_calls].concat());
     let told: HashSet<_> = kernel.layouts.into_iter().collect();
     assert_eq!(told, [10, 11].map(|tgid| (tgid, Layout { number: 152, creator: 280 })).into());
     assert_eq!(libraries.counters(), tls(FileCounters { files: 1, ..FileCounters::default() }));

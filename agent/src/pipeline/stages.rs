@@ -1,7 +1,7 @@
 //! What runs on the capture thread: records are decoded, and [`Exchanges`] makes spans of what comes of them.
 
 use coati_common::{
-    event::{Connection, End, Header, Kind, end_reason},
+    event::{Connection, End, Header, Kind, end_reason, role},
     loss::Loss,
 };
 use foldhash::{HashSet, HashSetExt as _};
@@ -149,7 +149,14 @@ impl Stages {
                     self.skipped.remove(&exit.tgid);
                     source.unskip(exit.tgid);
                 }
-                Record::Begin(..) | Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
+                Record::Begin(begin, _) => {
+                    if begin.role == role::CLIENT
+                        && let Some(libraries) = &mut self.libraries
+                    {
+                        libraries.asks(begin.tgid, begin.header.time_ns);
+                    }
+                }
+                Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
             }
             let exchanges = &mut self.exchanges;
             self.decoder.record(record, &mut |event| exchanges.event(event));

@@ -1,7 +1,7 @@
 //! What probes in a TLS library cost the server that calls it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
 use coati_tests::process::{Running, free_port};
+use coati_tests::sample::go_program;
 use coati_tests::tools::{system, target};
 
 use super::agent::cpu_seconds;
@@ -24,6 +25,15 @@ pub(crate) struct Options {
     /// Rounds; each has a run without an agent, one with `tls: off` and one with `tls: auto`.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Who answers: `nginx`, or `go`, which asks another such server each time, over the same protocol.
+    #[arg(long, value_parser = ["nginx", "go"], default_value = "nginx")]
+    server: String,
+    /// The protocol of `go`.
+    #[arg(long, value_parser = ["http", "https1", "https2"], default_value = "https2")]
+    protocol: String,
+    /// Folder of binaries that were built before; without, they are built for release.
+    #[arg(long)]
+    pub(super) binaries: Option<PathBuf>,
 }
 
 /// How long nginx may take until it listens.
@@ -36,10 +46,24 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     let port = free_port()?;
-    let server = nginx(&folder, port)?;
+    let is_go = options.server == "go";
+    let (scheme, version) = match options.protocol.as_str() {
+        "http" if is_go => ("http", "--http1.1"),
+        "https2" if is_go => ("https", "--http2"),
+        _ => ("https", "--http1.1"),
+    };
+    certificate(&folder)?;
+    let (server, _asked) = if is_go {
+        let asked_port = free_port()?;
+        let asked = go(&folder, asked_port, &options.protocol, &[])?;
+        let next = format!("{scheme}://127.0.0.1:{asked_port}");
+        (go(&folder, port, &options.protocol, &["-next", &next])?, Some(asked))
+    } else {
+        (nginx(&folder, port)?, None)
+    };
     let curl = |requests: usize| {
-        let url = format!("https://127.0.0.1:{port}/n/[1-{requests}]");
-        execute(Command::new(system("curl")?).args(["-sk", "--http1.1", "-o", "/dev/null", &url]))
+        let url = format!("{scheme}://127.0.0.1:{port}/n/[1-{requests}]");
+        execute(Command::new(system("curl")?).args(["-sk", version, "-o", "/dev/null", &url]))
     };
     curl(options.requests / 10)?;
 
@@ -67,19 +91,40 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
             ]);
         }
     }
-    println!("each run: {} requests, two exchanges each", options.requests);
-    print!("{}", columns(&["", "nginx, us CPU/request", "exchanges of the node"], &rows));
+    println!("each run: {} requests, {} exchanges each", options.requests, if is_go { 4 } else { 2 });
+    let head = format!("{}, us CPU/request", options.server);
+    print!("{}", columns(&["", &head, "exchanges of the node"], &rows));
     Ok(())
+}
+
+/// The server of the tests that is written in Go.
+fn go(folder: &Path, port: u16, protocol: &str, arguments: &[&str]) -> Result<Running> {
+    let mut command = Command::new(go_program("chain", false)?);
+    command.args(["-listen", &format!("127.0.0.1:{port}")]).args(arguments);
+    if protocol != "http" {
+        command.arg("-certificate").arg(folder.join("certificate.pem")).arg("-key").arg(folder.join("key.pem"));
+    }
+    if protocol != "https2" {
+        command.arg("-http1");
+    }
+    let mut server = Running::start(&format!("go-{port}"), folder, &mut command)?;
+    server.wait_for_port(([127, 0, 0, 1], port).into(), STARTS_WITHIN)?;
+    Ok(server)
+}
+
+fn certificate(folder: &Path) -> Result<()> {
+    let path = folder.display();
+    let (key, certificate) = (format!("{path}/key.pem"), format!("{path}/certificate.pem"));
+    let mut openssl = Command::new(system("openssl")?);
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-subj", "/CN=127.0.0.1", "-keyout", &key, "-out", &certificate]);
+    execute(openssl.stderr(std::process::Stdio::null()))
 }
 
 /// One worker that answers a few bytes.
 fn nginx(folder: &Path, port: u16) -> Result<Running> {
     let path = folder.display();
     let (key, certificate) = (format!("{path}/key.pem"), format!("{path}/certificate.pem"));
-    let mut openssl = Command::new(system("openssl")?);
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-    openssl.args(["-subj", "/CN=127.0.0.1", "-keyout", &key, "-out", &certificate]);
-    execute(openssl.stderr(std::process::Stdio::null()))?;
     let configuration = format!(
         "daemon off; master_process off; pid {path}/pid; error_log stderr error;\nevents {{ }}\n\
          http {{ access_log off; keepalive_requests 1000000; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
