@@ -112,9 +112,9 @@ impl ProcTree {
         let executable_name = executable_path.as_deref().map_or("", file_name);
         let maps = read_bounded(&directory.join("maps")).unwrap_or_default();
         let group = group(&process);
-        // The containers of a pod are named by Kubernetes. Docker's files are the node's, not those of the agent's container.
+        // The containers of a pod are named by Kubernetes.
         let of_docker = group.container_id.as_deref().filter(|_| group.pod_uid.is_none());
-        let docker = of_docker.and_then(|id| docker::container(&self.root.join("1/root"), id));
+        let docker = of_docker.and_then(|id| self.docker(id));
         Some(Facts {
             language: language::detect(executable_name, &String::from_utf8_lossy(&maps), || toolchain(&directory)),
             arguments: process.cmdline().unwrap_or_default(),
@@ -125,6 +125,12 @@ impl ProcTree {
             executable_path,
             comm,
         })
+    }
+
+    /// What Docker says of a container. Its files are the node's; where the agent may not look at those of the first process it
+    /// looks at its own root, which is the node's or has Docker's folder mounted.
+    fn docker(&self, id: &str) -> Option<docker::Container> {
+        docker::container(&self.root.join("1/root"), id).or_else(|| docker::container(Path::new("/"), id))
     }
 
     /// What is mapped into the process's memory, as text; `None` if it is gone.

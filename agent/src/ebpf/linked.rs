@@ -17,13 +17,16 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::Map;
-use aya_obj::generated::bpf_insn;
-use aya_obj::{Object, ParseError, Program, ProgramSection, relocation::EbpfRelocationError};
+use aya_obj::btf::BtfError;
+use aya_obj::generated::bpf_func_info;
+use aya_obj::relocation::EbpfRelocationError;
+use aya_obj::{Function, Object, ParseError, Program, ProgramSection};
 
 use super::load::Cost;
 
 /// Of `bpf(2)`, include/uapi/linux/bpf.h.
 const PROG_LOAD: libc::c_int = 5;
+const BTF_LOAD: libc::c_int = 18;
 const LINK_CREATE: libc::c_int = 28;
 const PROG_TYPE_KPROBE: u32 = 2;
 const TRACE_UPROBE_MULTI: u32 = 48;
@@ -52,6 +55,12 @@ pub(super) enum LinkedError {
     /// The object is damaged.
     #[error("the object cannot be read")]
     Object(#[from] ParseError),
+    /// Its type information is damaged.
+    #[error("the object's type information cannot be read")]
+    Types(#[from] BtfError),
+    /// The kernel refuses that.
+    #[error("the kernel refuses the object's type information")]
+    TypesRefused(#[source] io::Error),
     /// It refers to what is not there.
     #[error("the object cannot be linked")]
     Relocation(#[from] EbpfRelocationError),
@@ -79,13 +88,26 @@ impl Linked {
     /// Loads the programs with these names from the object that `ebpf` was made of, while that has all its maps.
     pub(super) fn load(object: &[u8], ebpf: &Ebpf, names: &[&'static str]) -> Result<Self, LinkedError> {
         let mut object = Object::parse(object)?;
+        let types = types(&mut object)?;
         let maps = std::mem::take(&mut object.maps);
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         let fds = maps.iter().filter_map(|(name, map)| Some((name.as_str(), fd(ebpf.map(name)?)?, map)));
         object.relocate_maps(fds, &sections)?;
         object.relocate_calls(&sections)?;
-        let programs = names.iter().map(|&name| Ok((name, LinkedProgram::load(&object, name)?)));
-        let programs: HashMap<_, _> = programs.collect::<Result<_, LinkedError>>()?;
+        let mut programs = HashMap::new();
+        for &name in names {
+            match LinkedProgram::load(&object, types.as_ref(), name) {
+                Ok(program) => {
+                    programs.insert(name, program);
+                }
+                // It is tried in the older way, which tells why.
+                Err(error @ LinkedError::Refused { .. }) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::debug!(error, "a program for functions in files cannot be loaded for links");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         // Older kernels load such programs all the same. One that knows such links looks for the file.
         let nowhere = Path::new("/proc/self/no-such-file");
         match programs.values().next().map(|program| program.attach(nowhere, 0)) {
@@ -115,7 +137,7 @@ impl Linked {
 }
 
 impl LinkedProgram {
-    fn load(object: &Object, name: &'static str) -> Result<Self, LinkedError> {
+    fn load(object: &Object, types: Option<&OwnedFd>, name: &'static str) -> Result<Self, LinkedError> {
         let missing = || LinkedError::NoProgram { name };
         let program = object.programs.get(name).ok_or_else(missing)?;
         let is_return = match program.section {
@@ -124,7 +146,7 @@ impl LinkedProgram {
             _ => return Err(missing()),
         };
         let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
-        let fd = load(name, program, &function.instructions).map_err(|source| LinkedError::Refused { name, source })?;
+        let fd = load(name, program, function, types).map_err(|source| LinkedError::Refused { name, source })?;
         Ok(Self { fd, is_return })
     }
 
@@ -169,6 +191,23 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_count: u32,
+    line_info_rec_size: u32,
+}
+
+/// The same for `BPF_BTF_LOAD`.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    rest: u32,
 }
 
 /// The same for `BPF_LINK_CREATE` of this kind.
@@ -189,20 +228,38 @@ struct LinkCreate {
     rest: u32,
 }
 
-fn load(name: &str, program: &Program, instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+/// Loads the object's type information. It tells the verifier which functions are global: those it looks at once, and not for
+/// each of their calls, which would be too much.
+fn types(object: &mut Object) -> Result<Option<OwnedFd>, LinkedError> {
+    let Some(features) = aya::features().btf() else { return Ok(None) };
+    let Some(types) = object.fixup_and_sanitize_btf(features)? else { return Ok(None) };
+    let bytes = types.to_bytes();
+    let attributes = BtfLoad { btf: bytes.as_ptr() as u64, size: bytes.len() as u32, ..BtfLoad::default() };
+    // SAFETY: the bytes live until the call is over.
+    unsafe { bpf(BTF_LOAD, &attributes) }.map(Some).map_err(LinkedError::TypesRefused)
+}
+
+fn load(name: &str, program: &Program, function: &Function, types: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     let mut attributes = ProgLoad {
         prog_type: PROG_TYPE_KPROBE,
-        insn_count: instructions.len() as u32,
-        insns: instructions.as_ptr() as u64,
+        insn_count: function.instructions.len() as u32,
+        insns: function.instructions.as_ptr() as u64,
         license: program.license.as_ptr() as u64,
         expected_attach_type: TRACE_UPROBE_MULTI,
         ..ProgLoad::default()
     };
+    if let Some(types) = types {
+        let functions = &function.func_info.func_info;
+        attributes.prog_btf_fd = types.as_raw_fd() as u32;
+        attributes.func_info_rec_size = size_of::<bpf_func_info>() as u32;
+        attributes.func_info = functions.as_ptr() as u64;
+        attributes.func_info_count = functions.len() as u32;
+    }
     // The last byte ends it.
     let [room @ .., _] = &mut attributes.prog_name;
     room.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
     for _ in 1..TRIES {
-        // SAFETY: the instructions and the license live until the call is over.
+        // SAFETY: the program and its license live until the call is over.
         match unsafe { bpf(PROG_LOAD, &attributes) } {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             loaded => return loaded,

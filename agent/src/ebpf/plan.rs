@@ -283,7 +283,7 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
 
 /// The programs for functions in files that are wanted.
 pub(super) fn file_programs(tls: bool, cuda: bool) -> Vec<&'static str> {
-    let wanted = [(tls, &TLS[..]), (cuda, &CUDA[..])];
+    let wanted = [(tls, &TLS[..]), (tls && cfg!(target_arch = "x86_64"), &GO[..]), (cuda, &CUDA[..])];
     wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).flat_map(|(_, programs)| programs).copied().collect()
 }
 

@@ -5,7 +5,8 @@ use std::thread;
 
 use coati_agent::capture::{Record, Source};
 use coati_agent::ebpf::{Options, Programs};
-use coati_agent::privileges::{Later, held, keep_only};
+use coati_agent::privileges::{Later, Probes as Privileges, held, keep_only};
+use coati_tests::privileges::has_probe_links;
 use rustix::thread::CapabilitySet;
 
 use crate::uprobes::{Probes, assert_innermost};
@@ -19,7 +20,9 @@ fn what_is_kept_is_enough() {
 
 fn kept() {
     let Some(mut watch) = Watch::start_with_tls("captures with the capabilities that are kept") else { return };
-    let needed = Later::of(watch.source().programs_mut()).unwrap().needs(held());
+    let later = Later::of(watch.source().programs_mut()).unwrap();
+    assert_eq!(later.probes == Privileges::Free, has_probe_links().unwrap(), "{later:?}");
+    let needed = later.needs(held());
     keep_only(needed).unwrap();
     let _probes = Probes::put(&mut watch);
     assert_innermost(&mut watch);
