@@ -35,10 +35,13 @@ pub const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 /// Fail if the entry is there; `BPF_NOEXIST`.
 const NEW: u64 = 1;
 
-/// A send under way.
+/// The send that a thread is in, or was in last: what is kept of one is written over by the next, because to make and to
+/// remove an entry of the map costs more than all else that a send does.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Call {
+    /// 1 until the call returns.
+    pub is_under_way: u64,
     /// Through what it sends.
     pub socket: Socket,
     /// When the call was entered.
@@ -88,7 +91,7 @@ impl Caller {
         self.pid_tgid as u32
     }
 
-    /// Asked only when an exchange is about to begin: every other call does without the look-up.
+    /// Asked only of what is not followed, and when an exchange is about to begin: every other call does without the look-up.
     #[inline(always)]
     fn is_skipped(self) -> bool {
         SKIPPED.get_ptr(self.tgid()).is_some()
@@ -133,7 +136,7 @@ enum Found {
 #[inline(always)]
 fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
     let Some(connection) = followed(socket.key) else {
-        if !socket.is_tcp() {
+        if caller.is_skipped() || !socket.is_tcp() {
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
@@ -146,7 +149,7 @@ fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, n
             return Found::Nothing;
         };
         // Where the kernel encrypts, a library gives it the plaintext: that is followed where the library got it.
-        if caller.is_skipped() || !socket.is_tls() && tls::is_in_call(caller) {
+        if !socket.is_tls() && tls::is_in_call(caller) {
             return Found::Nothing;
         }
         return match follow(slot, socket.key, new_role) {
@@ -174,48 +177,51 @@ pub fn send<K>(
     calls: &HashMap<K, Call>,
     key: &K,
 ) -> Option<()> {
-    let found = find(slot, caller, socket, &source, u64::MAX, role::CLIENT);
-    let time_ns = now();
-    let call = slot.call()?;
-    call.socket = socket;
-    call.time_ns = time_ns;
-    call.source = source;
-    call.positions = socket.positions();
-    match found {
+    let (connection, meaning) = match find(slot, caller, socket, &source, u64::MAX, role::CLIENT) {
         Found::Nothing => return None,
-        Found::Unreadable => call.meaning = 0,
-        Found::Bytes(connection, meaning) => {
-            call.before = *connection;
-            call.meaning = meaning as u32;
-            connection.enter(meaning, time_ns);
-        }
+        Found::Unreadable => (None, 0),
+        Found::Bytes(connection, meaning) => (Some(connection), meaning as u32),
+    };
+    let call = call_of(slot, calls, key)?;
+    call.is_under_way = 1;
+    call.socket = socket;
+    call.time_ns = now();
+    call.source = source;
+    call.meaning = meaning;
+    // Only a request has a place.
+    call.positions = Positions::UNKNOWN;
+    if Meaning::from_u32(meaning).is_none_or(Meaning::begins) {
+        call.positions = socket.positions();
     }
-    if !remember(calls, key, call) {
-        take_back(call);
+    if let (Some(connection), Some(meaning)) = (connection, Meaning::from_u32(meaning)) {
+        call.before = *connection;
+        connection.enter(meaning, call.time_ns);
     }
     Some(())
 }
 
-/// Keeps what is known of the call that who has this key has entered until it returns; false, and counted, if there is no
-/// room for it.
+/// The place for the call with this key, which is entered; `None`, and counted, if there is no room.
 #[inline(always)]
-pub fn remember<K, T>(calls: &HashMap<K, T>, key: &K, call: &T) -> bool {
-    if calls.insert(key, call, NEW).is_ok() {
-        return true;
-    }
-    // There is one, so the kernel left out our program when that returned; or there is no room.
-    let has_replaced = calls.insert(key, call, 0).is_ok();
-    emit::lost(if has_replaced { Loss::ReturnMissed } else { Loss::CallsFull });
-    has_replaced
-}
-
-/// What [`remember`] has kept of the call that this thread was in, once.
-#[inline(always)]
-pub fn recall<T: Copy>(calls: &HashMap<u64, T>, caller: Caller) -> Option<T> {
-    let call = calls.get_ptr(caller.pid_tgid)?;
+fn call_of<K>(slot: Slot, calls: &HashMap<K, Call>, key: &K) -> Option<&'static mut Call> {
+    let call = match calls.get_ptr_mut(key) {
+        Some(call) => call,
+        None => {
+            // Not on the stack, as in `follow`.
+            let new = slot.call()?;
+            new.is_under_way = 0;
+            if calls.insert(key, &*new, NEW).is_err() {
+                emit::lost(Loss::CallsFull);
+                return None;
+            }
+            calls.get_ptr_mut(key)?
+        }
+    };
     // SAFETY: as in `followed`; the entry belongs to this thread.
-    let call = unsafe { *call };
-    calls.remove(caller.pid_tgid).ok()?;
+    let call = unsafe { &mut *call };
+    if call.is_under_way != 0 {
+        // The kernel left out our program when that returned.
+        emit::lost(Loss::ReturnMissed);
+    }
     Some(call)
 }
 
@@ -232,12 +238,17 @@ pub fn sent<C: EbpfContext, K>(
     let call = calls.get_ptr_mut(key)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
     let call = unsafe { &mut *call };
+    if call.is_under_way == 0 {
+        return None;
+    }
+    call.is_under_way = 0;
     if result > 0 {
         finish(ctx, slot, Caller::any(), call, result as u64, is_tls);
     } else {
         take_back(call);
     }
-    calls.remove(key).ok()
+    // Threads are few, and end; what else has calls does not tell.
+    if is_tls { calls.remove(key).ok() } else { Some(()) }
 }
 
 #[inline(always)]

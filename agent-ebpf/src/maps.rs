@@ -20,11 +20,11 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(limits::CONNECTIONS, NO_PREALLOC);
 
-/// Sends under way on such connections, by thread (`pid_tgid`).
+/// The sends on such connections, by thread (`pid_tgid`): the one under way, or the last one.
 #[map]
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
-/// Receives under way, by thread: only of the programs that do not find their arguments when a call returns.
+/// The same of receives: only of the programs that do not find their arguments when a call returns.
 #[map]
 pub static RECEIVES: HashMap<u64, Receive> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 

@@ -70,8 +70,9 @@ const NAMES_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the capture thread waits for the first record.
 const WAIT: Duration = Duration::from_millis(20);
-/// How long it lets records gather when there are some: it costs less to take many at once.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long it lets records gather when there are some: it costs less to take many at once. No longer than it waits, so that a
+/// process of short life is as likely to be looked at in time, however much the others do.
+const GATHER: Duration = WAIT;
 
 /// How often it is looked whether the configuration's file has changed.
 const LOOK_AT_FILE: Duration = Duration::from_secs(2);

@@ -21,8 +21,8 @@ pub const CHUNK_RECORDS: u32 = 64;
 /// Connections with a recognised protocol that the kernel follows at once.
 pub const CONNECTIONS: u32 = 65_536;
 
-/// Threads that can be inside a followed system call at once.
-pub const CALLS: u32 = 16_384;
+/// Threads whose calls are followed: those that have sent HTTP, received by TCP, or called a TLS library.
+pub const CALLS: u32 = 32_768;
 
 /// TLS sessions that the kernel follows at once.
 pub const TLS_SESSIONS: u32 = 65_536;

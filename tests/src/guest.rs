@@ -111,8 +111,17 @@ impl Files {
 
     /// A program, without its debug information (nine tenths of it), and the shared libraries that it needs.
     pub fn program(&mut self, name: &str, from: &Path) -> Result<()> {
+        self.stripped(name, from, "--strip-all")
+    }
+
+    /// The same, with the names of its functions.
+    pub fn program_with_symbols(&mut self, name: &str, from: &Path) -> Result<()> {
+        self.stripped(name, from, "--strip-debug")
+    }
+
+    fn stripped(&mut self, name: &str, from: &Path, how: &str) -> Result<()> {
         let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
-        let status = Command::new("strip").arg("-o").arg(&stripped).arg(from).status().context("strip")?;
+        let status = Command::new("strip").args([how, "-o"]).arg(&stripped).arg(from).status().context("strip")?;
         ensure!(status.success(), "{} cannot be stripped: {status}", from.display());
         self.add(name, &fs::read(&stripped)?, 0o755);
         for library in libraries(from)? {

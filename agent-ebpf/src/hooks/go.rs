@@ -70,18 +70,14 @@ pub fn go_tls_close(ctx: ProbeContext) -> u32 {
 /// `func (pc *persistConn) roundTrip(req *transportRequest) (resp *Response, err error)` of `net/http`
 #[uprobe]
 pub fn go_round_trip(ctx: ProbeContext) -> u32 {
-    let _nothing_to_do = (|| {
-        goroutine::round_trip(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX))
-    })();
+    let _nothing_to_do = (|| goroutine::round_trip(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX)))();
     0
 }
 
 /// `func (w persistConnWriter) Write(p []byte) (n int, err error)` of `net/http`; `w` is a pointer to the connection.
 #[uprobe]
 pub fn go_round_trip_write(ctx: ProbeContext) -> u32 {
-    let _nothing_to_do = (|| {
-        goroutine::writes(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX))
-    })();
+    let _nothing_to_do = (|| goroutine::writes(Caller::watched()?, register(&ctx, R14), register(&ctx, RAX)))();
     0
 }
 

@@ -5,8 +5,10 @@
 
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use coati_common::loss::Loss;
 
 use super::trampolines::received;
+use crate::emit;
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
@@ -15,16 +17,47 @@ use crate::maps::{CALLS, RECEIVES};
 use crate::scratch::Slot;
 use crate::sock::Socket;
 
-/// A receive under way.
+/// The receive that a thread is in, or was in last, as for [`exchange::Call`].
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Receive {
-    /// Address of the `struct sock`.
+    /// Address of the `struct sock`; 0 once the call has returned.
     pub socket: u64,
     /// Address of the kernel's `struct msghdr`; 0 if the bytes do not pass the process.
     pub message: u64,
     /// Flags of the call.
     pub flags: u64,
+}
+
+impl Receive {
+    /// Keeps it until the call returns that `caller` has entered.
+    #[inline(always)]
+    fn remember(self, caller: Caller) {
+        let Some(kept) = RECEIVES.get_ptr_mut(caller.pid_tgid()) else {
+            if RECEIVES.insert(caller.pid_tgid(), &self, 0).is_err() {
+                emit::lost(Loss::CallsFull);
+            }
+            return;
+        };
+        // SAFETY: a value of the map lives at least as long as the program runs; it belongs to this thread.
+        let kept = unsafe { &mut *kept };
+        if kept.socket != 0 {
+            // The kernel left out our program when that returned.
+            emit::lost(Loss::ReturnMissed);
+        }
+        *kept = self;
+    }
+
+    /// The one that `caller` was in, once.
+    #[inline(always)]
+    fn recall(caller: Caller) -> Option<Self> {
+        let kept = RECEIVES.get_ptr_mut(caller.pid_tgid())?;
+        // SAFETY: as above.
+        let kept = unsafe { &mut *kept };
+        let receive = *kept;
+        kept.socket = 0;
+        (receive.socket != 0).then_some(receive)
+    }
 }
 
 /// `tcp_sendmsg(sk, msg, size)`
@@ -51,7 +84,8 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do =
+        exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), false);
     0
 }
 
@@ -66,7 +100,7 @@ pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
         if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
             return None;
         }
-        exchange::remember(&RECEIVES, &caller.pid_tgid(), &Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags });
+        Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags }.remember(caller);
         Some(())
     })();
     0
@@ -81,7 +115,7 @@ pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
             return None;
         }
         let socket = Socket::tcp_of(ctx.arg(0)?)?;
-        exchange::remember(&RECEIVES, &caller.pid_tgid(), &Receive { socket: socket.address, message: 0, flags: 0 });
+        Receive { socket: socket.address, message: 0, flags: 0 }.remember(caller);
         Some(())
     })();
     0
@@ -92,7 +126,7 @@ pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
 pub fn kretprobe_receive(ctx: RetProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let Receive { socket, message, flags } = exchange::recall(&RECEIVES, caller)?;
+        let Receive { socket, message, flags } = Receive::recall(caller)?;
         // Negative, for an error, is the same in 32 and in 64 bits.
         let result = i64::from(ctx.ret::<i32>());
         if result < 0 {

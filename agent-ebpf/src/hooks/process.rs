@@ -24,6 +24,8 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     tls::process_gone(tgid);
     goroutine::process_gone(tgid);
+    // The thread may have had another number: it is the process's first one now.
+    thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
         let _full_is_noticed_as_own_spans = SKIPPED.insert(tgid, 1, 0);
     }
@@ -46,9 +48,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let _none_is_usual = CALLS.remove(pid_tgid);
-    let _none_is_usual = RECEIVES.remove(pid_tgid);
-    strand::thread_gone(pid_tgid);
+    thread_gone(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = SKIPPED.remove(tgid);
@@ -57,6 +57,14 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }
     0
+}
+
+/// Forgets what is kept of a thread.
+#[inline(always)]
+fn thread_gone(pid_tgid: u64) {
+    let _none_is_usual = CALLS.remove(pid_tgid);
+    let _none_is_usual = RECEIVES.remove(pid_tgid);
+    strand::thread_gone(pid_tgid);
 }
 
 /// No other thread of the process is alive. Without the count of them: the first thread goes, usually as the last.

@@ -60,7 +60,8 @@ pub fn enter_splice(ctx: TracePointContext) -> u32 {
 /// The end of every send.
 #[tracepoint]
 pub fn exit_send(ctx: TracePointContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do =
+        exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false);
     0
 }
 
@@ -101,7 +102,8 @@ pub fn exit_receive_message(ctx: TracePointContext) -> u32 {
 /// `splice(fd, …)`, which has no end of its own: it is a send as well.
 #[tracepoint]
 pub fn exit_splice(ctx: TracePointContext) -> u32 {
-    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false).is_none() {
+    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false).is_none()
+    {
         return exit(&ctx, |_| Some(Source::NONE));
     }
     0
@@ -112,7 +114,14 @@ fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext)
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = source(ctx)?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, source, &CALLS, &caller.pid_tgid())
+        exchange::send(
+            Slot::EXCLUSIVE,
+            caller,
+            Socket::of_descriptor(field(ctx, fd))?,
+            source,
+            &CALLS,
+            &caller.pid_tgid(),
+        )
     })();
     0
 }

@@ -50,7 +50,8 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
 /// `tcp_sendmsg(sk, msg, size)`
 #[fexit]
 pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do =
+        exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
     0
 }
 
@@ -59,7 +60,14 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
 pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::SENDPAGE_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), Source::NONE, &CALLS, &caller.pid_tgid())
+        exchange::send(
+            Slot::SENDPAGE_ENTRY,
+            caller,
+            Socket::tcp(argument(&ctx, 0)),
+            Source::NONE,
+            &CALLS,
+            &caller.pid_tgid(),
+        )
     })();
     0
 }
@@ -67,7 +75,8 @@ pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
 /// `tcp_sendpage(sk, page, offset, size, flags)`
 #[fexit]
 pub fn fexit_tcp_sendpage(ctx: FExitContext) -> i32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do =
+        exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
     0
 }
 

@@ -176,12 +176,7 @@ fn report(findings: &Findings) -> Report {
     let works = hooks(&mut lines, findings.wanted, &findings.trial);
     lines.subject(
         "ring",
-        &format!(
-            "{} KiB, {} connections, {} calls at once",
-            limits::RING_BYTES / 1024,
-            limits::CONNECTIONS,
-            limits::CALLS
-        ),
+        &format!("{} KiB, {} connections, {} threads", limits::RING_BYTES / 1024, limits::CONNECTIONS, limits::CALLS),
     );
     agent(&mut lines, findings.listen, &findings.agent);
     lines.subject("verdict", if works { "capture works here" } else { "capture does not work here" });

@@ -35,7 +35,7 @@ fn a_node_where_all_is_well() {
     hooks       syscall (the best were asked for; they were attached and taken out again)
                 on: connections processes write read
                 off: fentry, because no function tcp_recvmsg
-    ring        4096 KiB, 65536 connections, 16384 calls at once
+    ring        4096 KiB, 65536 connections, 32768 threads
     agent       none that answers at 127.0.0.1:9400: no answer to GET /metrics: connection refused
     verdict     capture works here
     ");
@@ -61,7 +61,7 @@ fn a_node_where_nothing_is() {
                 kept when programs are attached: none
     types       /sys/kernel/btf/vmlinux cannot be used: No such file or directory (os error 2)
     hooks       none (only fentry were asked for): this kernel lacks BPF ring buffers (Linux 5.8)
-    ring        4096 KiB, 65536 connections, 16384 calls at once
+    ring        4096 KiB, 65536 connections, 32768 threads
     agent       none that answers at 127.0.0.1:9400: no answer to GET /metrics: connection refused
     verdict     capture does not work here
     ");

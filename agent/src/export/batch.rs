@@ -7,7 +7,8 @@ use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, trace::v1::Sc
 use prost::{
     Message as _,
     bytes::Bytes,
-    encoding::{WireType, encode_key, encode_varint},
+    encoding::{WireType, encode_key, encode_varint, key_len},
+    length_delimiter_len,
 };
 
 use super::queue::{EncodedSpan, Spans, Under};
@@ -39,8 +40,10 @@ pub(super) struct Batch {
 struct Group {
     /// Also keeps its address from being used again.
     under: Under,
-    /// `ScopeSpans`, encoded.
-    scope_spans: Vec<u8>,
+    /// The spans, encoded: copied once, into the request.
+    spans: Vec<Vec<u8>>,
+    /// Bytes of all of them as fields of `ScopeSpans`.
+    bytes: usize,
 }
 
 impl Batch {
@@ -63,15 +66,12 @@ impl Batch {
             Under::Relayed(relayed) => Arc::as_ptr(relayed).addr(),
         };
         let group = *self.group_of.entry(address).or_insert_with(|| {
-            let scope_spans = match &under {
-                Under::Process(_) => ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }.encode_to_vec(),
-                Under::Relayed(relayed) => relayed.scope.clone(),
-            };
-            self.groups.push(Group { under, scope_spans });
+            self.groups.push(Group { under, spans: Vec::new(), bytes: 0 });
             self.groups.len() - 1
         });
         if let Some(group) = self.groups.get_mut(group) {
-            field(&mut group.scope_spans, tag::SPANS, &bytes);
+            group.bytes += key_len(tag::SPANS) + length_delimiter_len(bytes.len()) + bytes.len();
+            group.spans.push(bytes);
         }
     }
 
@@ -88,16 +88,25 @@ impl Batch {
     /// The encoded `ExportTraceServiceRequest`: encoded once, however often it is sent.
     pub(super) fn encode(self) -> Bytes {
         let mut request = Vec::with_capacity(self.bytes + self.bytes / 8);
-        for Group { under, scope_spans } in self.groups {
-            let mut resource_spans = Vec::with_capacity(scope_spans.len() + 1024);
-            match under {
+        for Group { under, spans, bytes } in self.groups {
+            let mut resource = Vec::new();
+            let scope = match under {
                 Under::Process(process) => {
-                    field(&mut resource_spans, tag::RESOURCE, &process.resource.encode_to_vec());
+                    field(&mut resource, tag::RESOURCE, &process.resource.encode_to_vec());
+                    ScopeSpans { scope: Some(scope()), ..ScopeSpans::default() }.encode_to_vec()
                 }
-                Under::Relayed(relayed) => resource_spans.extend_from_slice(&relayed.resource),
+                Under::Relayed(relayed) => {
+                    resource.extend_from_slice(&relayed.resource);
+                    relayed.scope.clone()
+                }
+            };
+            begin_field(&mut resource, tag::SCOPE_SPANS, scope.len() + bytes);
+            begin_field(&mut request, tag::RESOURCE_SPANS, resource.len() + scope.len() + bytes);
+            request.extend_from_slice(&resource);
+            request.extend_from_slice(&scope);
+            for span in spans {
+                field(&mut request, tag::SPANS, &span);
             }
-            field(&mut resource_spans, tag::SCOPE_SPANS, &scope_spans);
-            field(&mut request, tag::RESOURCE_SPANS, &resource_spans);
         }
         request.into()
     }
@@ -113,9 +122,14 @@ mod tag {
 
 /// Appends a field that is a message.
 fn field(buffer: &mut Vec<u8>, number: u32, message: &[u8]) {
-    encode_key(number, WireType::LengthDelimited, buffer);
-    encode_varint(message.len() as u64, buffer);
+    begin_field(buffer, number, message.len());
     buffer.extend_from_slice(message);
+}
+
+/// Appends what comes before a message of so many bytes.
+fn begin_field(buffer: &mut Vec<u8>, number: u32, len: usize) {
+    encode_key(number, WireType::LengthDelimited, buffer);
+    encode_varint(len as u64, buffer);
 }
 
 fn scope() -> InstrumentationScope {

@@ -16,6 +16,7 @@ mod batch;
 mod causes;
 mod connect;
 pub(crate) mod disk;
+mod encode;
 mod grpc;
 mod http;
 mod outlet;

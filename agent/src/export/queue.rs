@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, timeout_at},
 };
 
-use super::relay::{RelayQueue, Relayed, Room};
+use super::{
+    encode::encode,
+    relay::{RelayQueue, Relayed, Room},
+};
 use crate::{
     discover::Process,
     span::FinishedSpan,
@@ -70,7 +72,7 @@ impl SpanQueue {
         let dropped = match self.sender.try_reserve() {
             Ok(place) => {
                 self.telemetry.queue_length.inc_by(i64::try_from(self.endpoints).unwrap_or(i64::MAX));
-                place.send(EncodedSpan { under: Under::Process(process), bytes: span.encode_to_vec() });
+                place.send(EncodedSpan { under: Under::Process(process), bytes: encode(span) });
                 if self.sender.max_capacity() - self.sender.capacity() >= self.many_spans {
                     self.many.notify_one();
                 }

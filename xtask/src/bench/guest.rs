@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -33,6 +33,12 @@ pub(crate) struct Options {
     /// Requests of each run, at 1,000 a second.
     #[arg(long, default_value_t = 3000)]
     requests: usize,
+    /// Shows where the agent spends its time, by functions, instead of how much it is: by `perf`, whose samples cost something.
+    #[arg(long)]
+    profile: bool,
+    /// Folder of agent and backend, if they are not to be built.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
     /// Run the load here.
     #[arg(long, hide = true)]
     inside: bool,
@@ -44,25 +50,40 @@ const PATIENCE: Duration = Duration::from_mins(30);
 /// How long the server may take until it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
+const PERF: &str = "/usr/bin/perf";
+/// Instructions from one sample to the next.
+const SAMPLE_EVERY: &str = "10000";
+/// Functions with a smaller share, percent, are not shown.
+const SHOWN_FROM: &str = "0.3";
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.inside {
         return inside(options);
     }
     setup::run_for(setup::Need::Test)?;
-    super::build()?;
+    let binaries = match &options.binaries {
+        Some(binaries) => binaries.clone(),
+        None => {
+            super::build()?;
+            target().join("release")
+        }
+    };
     let image = guest::kernel(&options.kernel)?;
     // Starting it builds it.
     Sample::start_only(&target().join("bench/guest"), &[Server::Go])?;
     for hooks in &options.hooks {
         let Options { kernel, requests, .. } = options;
+        let profile = if options.profile { "--profile" } else { "" };
         let script = format!(
             "mkdir /tmp/bench\nmount -t tracefs tracefs /sys/kernel/tracing\n\
-             /bin/xtask bench guest --inside --kernel {kernel} --hooks {hooks} --requests {requests}\n"
+             /bin/xtask bench guest --inside --kernel {kernel} --hooks {hooks} --requests {requests} {profile}\n"
         );
         let mut files = Files::new(&script)?;
         files.program("bin/xtask", &std::env::current_exe()?)?;
-        for name in ["coati-agent", "coati-backend"] {
-            files.program(&format!("bin/{name}"), &target().join("release").join(name))?;
+        files.program("bin/coati-backend", &binaries.join("coati-backend"))?;
+        files.program_with_symbols("bin/coati-agent", &binaries.join("coati-agent"))?;
+        if options.profile {
+            files.program(PERF.trim_start_matches('/'), Path::new(PERF))?;
         }
         files.program("bin/stock", &target().join("sample/stock"))?;
         print!("{}", guest::run(&image, files, Processors::Counted, PATIENCE)?);
@@ -97,6 +118,11 @@ fn inside(options: &Options) -> Result<()> {
         let mut agent = Agent::start_from(Path::new("/bin"), folder, &endpoint, &arguments)?;
         // Processes that no rule selects are known by their first requests.
         load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
+        if options.profile {
+            profile(&agent, &plan)?;
+            agent.stop()?;
+            continue;
+        }
         let (with, cost) = measure(&plan, &agent)?;
         let figures = [
             format!("{:.0} ({:.0} lost)", cost.captured, cost.lost),
@@ -113,6 +139,23 @@ fn inside(options: &Options) -> Result<()> {
     let heads =
         ["watched", "exchanges", "agent, 1000 instr./request", "probes", "RSS now / peak, MB", "p50, µs", "p99, µs"];
     print!("{}", columns(&heads, &rows));
+    Ok(())
+}
+
+/// Prints where the agent spends its time under the load.
+fn profile(agent: &Agent, plan: &Plan) -> Result<()> {
+    let record = ["record", "--event", "cpu-clock", "--count", SAMPLE_EVERY, "--output", "/tmp/bench/samples"];
+    let mut recording = Command::new(PERF);
+    recording.args(record).arg("--pid").arg(agent.process.id().to_string());
+    let mut recording = Running::start("perf", Path::new("/tmp/bench"), &mut recording)?;
+    std::thread::sleep(Duration::from_secs(1));
+    load(plan)?;
+    recording.stop()?;
+    let report = ["report", "--stdio", "--input", "/tmp/bench/samples", "--percent-limit", SHOWN_FROM, "--sort"];
+    for by in ["comm,dso", "comm,dso,symbol"] {
+        let output = Command::new(PERF).args(report).arg(by).output().context(PERF)?;
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+    }
     Ok(())
 }
 
