@@ -80,7 +80,9 @@ pub(super) fn probes(file: &File, functions: &Functions<'_, File>, habits: Habit
     let mut found = program.find(wanted.map(|(name, ..)| name)).ok_or(Unusable::Unreadable)?;
     let [read, write, server, close, ask, send, http2 @ ..] = &mut found;
     if read.is_none() || write.is_none() || !habits.speaks_tls {
-        [read, write, server, close].into_iter().for_each(|function| *function = None);
+        for function in [read, write, server, close] {
+            *function = None;
+        }
     }
     if ask.is_none() || send.is_none() || layout.is_none() || !habits.asks {
         (*ask, *send) = (None, None);
