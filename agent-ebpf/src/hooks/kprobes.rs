@@ -13,7 +13,7 @@ use crate::iov::Source;
 use crate::kread::opaque;
 use crate::maps::{CALLS, RECEIVES};
 use crate::scratch::Slot;
-use crate::sock::Socket;
+use crate::sock::{Socket, stream};
 
 /// A receive under way.
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), stream::TCP);
     0
 }
 
