@@ -73,8 +73,7 @@ fn unix_path(bytes: &[u8]) -> Option<Arc<str>> {
     let text = match bytes {
         [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name)),
         // The kernel counts the zero at the end if the server did.
-        [path @ .., 0] => String::from_utf8_lossy(path).into_owned(),
-        path => String::from_utf8_lossy(path).into_owned(),
+        path => String::from_utf8_lossy(path.strip_suffix(&[0]).unwrap_or(path)).into_owned(),
     };
     (!text.is_empty()).then(|| text.into())
 }
@@ -141,8 +140,8 @@ impl Decoder {
                 self.make_room(emit);
                 self.connections.entry(id).or_default().unix_path = unix_path(&path);
             }
-            Record::Exit(exit) => {
-                self.exited.insert(exit.tgid);
+            Record::Exit(process) => {
+                self.exited.insert(process.tgid);
             }
             // Of processes, not of connections.
             Record::Exec(..) | Record::Tls(_) => {}

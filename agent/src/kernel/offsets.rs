@@ -56,7 +56,7 @@ const UNIX: [(&str, &str, &str); 7] = [
 ];
 
 /// How many refer to a `struct file`, and what that is while one descriptor does: since Linux 6.13 one less
-/// (include/linux/file_ref.h).
+/// (`include/linux/file_ref.h`).
 const COUNTS: [(&str, u32); 2] = [("f_count", 1), ("f_ref", 0)];
 
 /// A field, and the global of the programs that takes its offset.
@@ -193,7 +193,8 @@ impl Offsets {
 
 impl Offsets {
     fn find_unix_sockets(&mut self, btf: &Btf<'_>) {
-        let fields = UNIX.map(|(global, name, path)| (global, btf.field(name, path).ok().and_then(|it| it.bytes())));
+        let offset = |name, path| btf.field(name, path).ok()?.bytes();
+        let fields = UNIX.map(|(global, name, path)| (global, offset(name, path)));
         self.has_unix_sockets = fields.iter().all(|(_, value)| value.is_some());
         let is_known = self.has_unix_sockets;
         self.globals.extend(fields.map(|(global, value)| (global, value.filter(|_| is_known).unwrap_or(ABSENT))));

@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     backend.wait_for_count(&last, u64::from(options.requests), PATIENCE)?;
     for agent in &mut agents {
         let lost = agent.metric("coati_agent_losses_total", &[])?;
-        ensure!(agent.stop()?.success(), "an agent did not end well:\n{}", agent.process.output());
+        agent.stop()?;
         println!("records lost by an agent: {lost}");
     }
     report(options, &backend)
