@@ -40,7 +40,7 @@ const LOOKED_AT: u32 = 500;
 /// Server and client spans of each service; Go asks nobody, and nobody watches the client.
 const SPANS: usize = 7;
 /// How long the last spans may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What became of the calls of a service, and of its requests.
 #[derive(Debug, Default)]
@@ -74,8 +74,8 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
         agents.push(Agent::start_from(binaries, &folder, &endpoint, &["--config", &file.to_string_lossy()])?);
     }
     ask(options, &nodes, &sample)?;
-    let last = format!("{{ kind = server && resource.service.name = \"{}\" }}", Server::Go.service_name());
-    backend.wait_for_count(&last, u64::from(options.requests), PATIENCE)?;
+    let at_the_end = format!("{{ kind = server && resource.service.name = \"{}\" }}", Server::Go.service_name());
+    backend.wait_for_count(&at_the_end, u64::from(options.requests), PATIENCE)?;
     for agent in &mut agents {
         let lost = agent.metric("coati_agent_losses_total", &[])?;
         agent.stop()?;
@@ -148,7 +148,7 @@ fn report(options: &Options, backend: &Backend) -> Result<()> {
 }
 
 /// Counts a span; whether it is below the right one.
-fn count<'a>(span: &Seen, parent: Option<&Seen>, links: &mut BTreeMap<&'a str, Links>) -> Result<bool> {
+fn count(span: &Seen, parent: Option<&Seen>, links: &mut BTreeMap<&str, Links>) -> Result<bool> {
     let known = Server::ALL.into_iter().map(Server::service_name).find(|name| *name == span.service());
     let of = links.entry(known.with_context(|| format!("of no service: {span:?}"))?).or_default();
     let number = |span: &Seen| span.path().rsplit('/').next().unwrap_or_default().to_owned();
