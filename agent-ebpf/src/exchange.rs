@@ -18,7 +18,7 @@ use crate::globals;
 use crate::iov::Source;
 use crate::maps::{CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
-use crate::sock::{self, Positions, Socket};
+use crate::sock::{self, Positions, Socket, stream};
 use crate::tell::{Moved, tell, tell_eof};
 use crate::tls;
 
@@ -108,17 +108,55 @@ pub fn followed(socket: u64) -> Option<&'static mut Connection> {
     Some(unsafe { &mut *connection })
 }
 
-/// Begins to follow the connection at `socket`.
+/// The followed connection on `socket`, whose kind is known then.
 #[inline(always)]
-fn follow(slot: Slot, socket: u64, role: u8) -> Option<&'static mut Connection> {
+fn current(slot: Slot, socket: &mut Socket) -> Option<&'static mut Connection> {
+    let connection = followed(socket.key)?;
+    if socket.is_tls() {
+        // Its key is a number that no other has.
+        return Some(connection);
+    }
+    let is_unix = connection.flags & connection_flags::UNIX != 0;
+    socket.recognise(is_unix);
+    // Not every end of a Unix socket is seen: another may lie there now.
+    if is_unix && connection.inode != sock::inode(socket.address) {
+        end_of_another(slot.number(), socket.key);
+        return None;
+    }
+    Some(connection)
+}
+
+/// The connection at `key` is over, at a time that is not known.
+///
+/// Exported, so that the verifier checks it once; and its record lies in the slot, so that it does not count as stack of
+/// every hook.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_of_another(slot: u64, key: u64) -> u64 {
+    let (Some(connection), Some(record)) = (followed(key), Slot::numbered(slot).record::<End>()) else { return 0 };
+    if connection.finish() {
+        record.head = end(connection, CLOSED);
+        emit::plain(&record.head, Loss::RingFullEnd);
+    }
+    let _gone_is_fine = CONNECTIONS.remove(key);
+    1
+}
+
+/// Begins to follow the connection on `socket`.
+#[inline(always)]
+fn follow(slot: Slot, socket: Socket, role: u8) -> Option<&'static mut Connection> {
     // Not on the stack: it is a quarter of that, and Linux 6.1 counts the functions that are called with it.
     let connection = slot.connection()?;
     *connection = Connection::idle(emit::new_connection(), role);
-    if CONNECTIONS.insert(socket, &*connection, NEW).is_err() {
+    if socket.is_unix() {
+        connection.flags = connection_flags::UNIX;
+        connection.inode = sock::inode(socket.address);
+    }
+    if CONNECTIONS.insert(socket.key, &*connection, NEW).is_err() {
         emit::lost(Loss::ConnectionsFull);
         return None;
     }
-    followed(socket)
+    followed(socket.key)
 }
 
 /// What bytes are that begin at `source`, and whose connection they move on.
@@ -134,17 +172,17 @@ enum Found {
 /// Looks at the first of `len` bytes that move on `socket`. Where a connection begins to be followed by them, this end
 /// is a `new_role`.
 #[inline(always)]
-fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
-    let Some(connection) = followed(socket.key) else {
-        if caller.is_skipped() || !socket.is_tcp() {
+fn find(slot: Slot, caller: Caller, socket: &mut Socket, source: &Source, len: u64, new_role: u8) -> Found {
+    let Some(connection) = current(slot, socket) else {
+        if caller.is_skipped() || !socket.identify() {
             return Found::Nothing;
         }
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
         let Some(meaning) = Meaning::first(&sniff) else {
-            if !socket.is_tls()
+            if socket.is_tcp()
                 && let Some(record) = sniff.tls_record()
             {
-                tls::record(caller, socket, record, source, len, new_role == role::CLIENT);
+                tls::record(caller, *socket, record, source, len, new_role == role::CLIENT);
             }
             return Found::Nothing;
         };
@@ -152,7 +190,7 @@ fn find(slot: Slot, caller: Caller, socket: Socket, source: &Source, len: u64, n
         if !socket.is_tls() && tls::is_in_call(caller) {
             return Found::Nothing;
         }
-        return match follow(slot, socket.key, new_role) {
+        return match follow(slot, *socket, new_role) {
             Some(connection) => Found::Bytes(connection, meaning),
             None => Found::Nothing,
         };
@@ -177,7 +215,8 @@ pub fn send<K>(
     calls: &HashMap<K, Call>,
     key: &K,
 ) -> Option<()> {
-    let (connection, meaning) = match find(slot, caller, socket, &source, u64::MAX, role::CLIENT) {
+    let mut socket = socket;
+    let (connection, meaning) = match find(slot, caller, &mut socket, &source, u64::MAX, role::CLIENT) {
         Found::Nothing => return None,
         Found::Unreadable => (None, 0),
         Found::Bytes(connection, meaning) => (Some(connection), meaning as u32),
@@ -225,7 +264,8 @@ fn call_of<K>(slot: Slot, calls: &HashMap<K, Call>, key: &K) -> Option<&'static 
     Some(call)
 }
 
-/// The call with this key, one of `calls`, returned `result`. Whether it is one of a TLS library is known to each hook.
+/// The call with this key, one of `calls`, returned `result`. What kind of stream it was on, one of [`stream`], is known to
+/// each hook.
 #[inline(always)]
 pub fn sent<C: EbpfContext, K>(
     ctx: &C,
@@ -233,7 +273,7 @@ pub fn sent<C: EbpfContext, K>(
     result: i64,
     calls: &HashMap<K, Call>,
     key: &K,
-    is_tls: bool,
+    kind: u32,
 ) -> Option<()> {
     let call = calls.get_ptr_mut(key)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
@@ -243,21 +283,27 @@ pub fn sent<C: EbpfContext, K>(
     }
     call.is_under_way = 0;
     if result > 0 {
-        finish(ctx, slot, Caller::any(), call, result as u64, is_tls);
+        finish(ctx, slot, Caller::any(), call, result as u64, kind);
     } else {
         take_back(call);
     }
     // Threads are few, and end; what else has calls does not tell.
-    if is_tls { calls.remove(key).ok() } else { Some(()) }
+    if kind == stream::TLS { calls.remove(key).ok() } else { Some(()) }
 }
 
 #[inline(always)]
-fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64, is_tls: bool) -> Option<()> {
+fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, len: u64, kind: u32) -> Option<()> {
     let (key, address) = (call.socket.key, call.socket.address);
-    let socket = if is_tls { Socket::tls(key, address) } else { Socket::tcp(key) };
+    let mut socket = match kind {
+        stream::TLS => Socket::tls(key, address),
+        stream::TCP => Socket::tcp(key),
+        stream::UNIX => Socket::unix(key),
+        _ if call.socket.is_unix() => Socket::unix(key),
+        _ => Socket::tcp(key),
+    };
     if call.meaning == 0 {
         // The kernel has read the bytes in the meantime, so now they are there.
-        match find(slot, caller, socket, &call.source, len, role::CLIENT) {
+        match find(slot, caller, &mut socket, &call.source, len, role::CLIENT) {
             Found::Nothing => return None,
             Found::Unreadable => {
                 emit::lost(Loss::PayloadUnreadable);
@@ -328,7 +374,8 @@ pub fn received<C: EbpfContext>(
     if len == 0 {
         return tell_eof(slot, caller, followed(socket.key)?);
     }
-    let (connection, meaning) = match find(slot, caller, socket, &source, len, role::SERVER) {
+    let mut socket = socket;
+    let (connection, meaning) = match find(slot, caller, &mut socket, &source, len, role::SERVER) {
         Found::Nothing => return None,
         Found::Unreadable => {
             emit::lost(Loss::PayloadUnreadable);
@@ -400,6 +447,13 @@ pub fn gone(socket: u64) -> Option<()> {
     tls::socket_gone(socket)
 }
 
+/// The only descriptor of the socket is being closed. The end of a TCP connection is told of elsewhere.
+#[inline(always)]
+pub fn closing(socket: Socket) -> Option<()> {
+    let is_unix = followed(socket.key)?.flags & connection_flags::UNIX != 0;
+    if is_unix { session_gone(socket.key) } else { None }
+}
+
 /// The connection with a key is over.
 #[inline(always)]
 pub fn session_gone(key: u64) -> Option<()> {
@@ -414,14 +468,19 @@ fn tell_end(connection: &mut Connection, reason: u32) {
         return;
     }
     // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
-    let record = End {
+    let record = end(connection, reason);
+    emit::plain(&record, Loss::RingFullEnd);
+}
+
+#[inline(always)]
+fn end(connection: &Connection, reason: u32) -> End {
+    End {
         header: emit::header(Kind::End, now()),
         connection: connection.connection,
         exchange: connection.exchange,
         reason,
         totals: connection.totals,
-    };
-    emit::plain(&record, Loss::RingFullEnd);
+    }
 }
 
 /// The time, nanoseconds of `CLOCK_MONOTONIC`.

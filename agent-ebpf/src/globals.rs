@@ -31,10 +31,28 @@ offsets! {
     FILE_INODE,
     /// `file.private_data`
     FILE_PRIVATE_DATA,
+    /// `file.f_count`, or what has taken its place
+    FILE_COUNT,
+    /// The value of that while one descriptor alone refers to the file
+    FILE_COUNT_OF_ONE,
     /// `inode.i_mode`
     INODE_MODE,
     /// `socket.sk`
     SOCKET_SK,
+    /// `sock.sk_socket`
+    SOCK_SOCKET,
+    /// `socket_alloc.vfs_inode`, behind the `socket` that it begins with
+    SOCKET_INODE,
+    /// `inode.i_ino`
+    INODE_NUMBER,
+    /// `unix_sock.peer`; absent if Unix sockets cannot be watched
+    UNIX_PEER,
+    /// `unix_sock.addr`
+    UNIX_ADDRESS,
+    /// `unix_address.len`
+    UNIX_ADDRESS_LEN,
+    /// `unix_address.name`
+    UNIX_ADDRESS_NAME,
     /// `sock.__sk_common.skc_family`
     SOCK_FAMILY,
     /// `sock.sk_type`

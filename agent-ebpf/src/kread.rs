@@ -105,6 +105,17 @@ pub unsafe fn user_bytes(to: *mut u8, len: u64, address: u64) -> bool {
     unsafe { generated::bpf_probe_read_user(to.cast(), len as u32, address as *const core::ffi::c_void) == 0 }
 }
 
+/// Reads `len` bytes of the kernel's memory to `to`.
+///
+/// # Safety
+///
+/// `to` must be valid for `len` bytes; the verifier checks that it is.
+#[inline(always)]
+pub unsafe fn kernel_bytes(to: *mut u8, len: u64, address: u64) -> bool {
+    // SAFETY: the caller answers for `to`; the helper checks the address.
+    unsafe { generated::bpf_probe_read_kernel(to.cast(), len as u32, address as *const core::ffi::c_void) == 0 }
+}
+
 /// Copies `len` bytes of our own memory.
 ///
 /// # Safety
@@ -112,8 +123,8 @@ pub unsafe fn user_bytes(to: *mut u8, len: u64, address: u64) -> bool {
 /// `to` must be valid for `len` bytes; the verifier checks that it is.
 #[inline(always)]
 pub unsafe fn own_bytes(to: *mut u8, len: u64, from: *const u8) -> bool {
-    // SAFETY: the caller answers for `to`; the helper checks `from`.
-    unsafe { generated::bpf_probe_read_kernel(to.cast(), len as u32, from.cast()) == 0 }
+    // SAFETY: the caller answers for `to`.
+    unsafe { kernel_bytes(to, len, from as u64) }
 }
 
 /// Hides from the compiler what it knows of `value`, so that the bound check after it stays in the program, in the very

@@ -23,6 +23,7 @@ mod hooks {
     mod state;
     mod syscalls;
     mod trampolines;
+    mod unix;
     mod uprobes;
 }
 mod iov;

@@ -73,7 +73,7 @@ impl Slot {
     /// How many there are.
     const COUNT: u32 = Self::FIRST_LENT + Self::LENT;
     /// Of these, those that are lent.
-    const FIRST_LENT: u32 = 6;
+    const FIRST_LENT: u32 = 9;
     const LENT: u32 = 2;
 
     /// Of programs that do not interrupt each other.
@@ -85,6 +85,10 @@ impl Slot {
     pub const SENDPAGE_EXIT: Self = Self(3);
     pub const RECVMSG_EXIT: Self = Self(4);
     pub const SPLICE_READ_EXIT: Self = Self(5);
+    /// The same of Unix sockets; what is rare there borrows a slot.
+    pub const UNIX_SENDMSG_ENTRY: Self = Self(6);
+    pub const UNIX_SENDMSG_EXIT: Self = Self(7);
+    pub const UNIX_RECVMSG_EXIT: Self = Self(8);
 
     /// One that nobody uses; to be given back. `None`, and counted, if there is none.
     #[inline(always)]

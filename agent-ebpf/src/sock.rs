@@ -1,14 +1,16 @@
-//! TCP connections: from a file descriptor to one, and what the kernel knows of it.
+//! TCP connections and Unix stream sockets: from a file descriptor to one, and what the kernel knows of it.
 
 use coati_common::event::{Begin, role};
+use coati_common::limits::UNIX_PATH_BYTES;
 
 use crate::globals as at;
-use crate::kread::{Head, Typed, field, pointer};
+use crate::kread::{Head, Typed, at_most, field, kernel_bytes, pointer};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
+const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const TCP_CLOSE_WAIT: u8 = 8;
@@ -17,13 +19,15 @@ const TCP_CLOSE_WAIT: u8 = 8;
 const HEAD_WORDS: usize = 5;
 
 /// What kind of stream a [`Socket`] is.
-mod stream {
+pub mod stream {
     /// That is to be found out.
     pub const ANY: u32 = 0;
     /// TCP.
     pub const TCP: u32 = 1;
     /// The plaintext of a TLS session.
     pub const TLS: u32 = 2;
+    /// A Unix socket.
+    pub const UNIX: u32 = 3;
 }
 
 /// A `struct sock`, or a TLS session on one.
@@ -50,6 +54,12 @@ impl Socket {
         Self::new(address, address, stream::TCP)
     }
 
+    /// One that a function of Unix stream sockets was called for.
+    #[inline(always)]
+    pub const fn unix(address: u64) -> Self {
+        Self::new(address, address, stream::UNIX)
+    }
+
     /// The TLS session with a number, on the one at `address`, if that is not 0.
     #[inline(always)]
     pub const fn tls(key: u64, address: u64) -> Self {
@@ -67,16 +77,29 @@ impl Socket {
         Some(Self::tcp(pointer(socket, at::SOCKET_SK.load())?))
     }
 
+    /// The one of the `struct socket` at `socket`, for which a function of Unix stream sockets was called.
+    #[inline(always)]
+    pub fn unix_of(socket: u64) -> Option<Self> {
+        Some(Self::unix(pointer(socket, at::SOCKET_SK.load())?))
+    }
+
     /// The one behind descriptor `fd` of the current process, if it is a socket.
     #[inline(always)]
     pub fn of_descriptor(fd: u64) -> Option<Self> {
-        let fd = fd as u32;
-        let table = Typed::current_task().pointer(at::TASK_FILES.load())?.pointer(at::FILES_FDT.load())?;
-        if fd >= table.u32(at::FDTABLE_MAX_FDS.load()) {
-            return None;
-        }
-        let descriptors = table.u64(at::FDTABLE_FD.load());
-        let file = pointer(descriptors + u64::from(fd) * 8, 0)?;
+        Self::of_file(file(fd)?)
+    }
+
+    /// The same, if nothing else refers to its file.
+    #[inline(always)]
+    pub fn of_only_descriptor(fd: u64) -> Option<Self> {
+        let file = file(fd)?;
+        let count = at::FILE_COUNT.load();
+        let is_only = count != at::ABSENT && field::<u64>(file, count)? == u64::from(at::FILE_COUNT_OF_ONE.load());
+        if is_only { Self::of_file(file) } else { None }
+    }
+
+    #[inline(always)]
+    fn of_file(file: u64) -> Option<Self> {
         let inode = pointer(file, at::FILE_INODE.load())?;
         if field::<u16>(inode, at::INODE_MODE.load())? & S_IFMT != S_IFSOCK {
             return None;
@@ -86,10 +109,34 @@ impl Socket {
         Some(Self::new(address, address, stream::ANY))
     }
 
-    /// Whether it is a TCP connection, or a session on one. Not asked of one that is followed.
+    /// Finds out what kind of stream it is, if that is not known; false if it is none that is watched. Not asked of one that
+    /// is followed.
     #[inline(always)]
-    pub fn is_tcp(self) -> bool {
-        self.kind != stream::ANY || is_tcp(self.address)
+    pub fn identify(&mut self) -> bool {
+        if self.kind == stream::ANY {
+            self.kind = kind(self.address);
+        }
+        self.kind != stream::ANY
+    }
+
+    /// Notes what the connection that is followed says of its kind.
+    #[inline(always)]
+    pub fn recognise(&mut self, is_unix: bool) {
+        if self.kind == stream::ANY {
+            self.kind = if is_unix { stream::UNIX } else { stream::TCP };
+        }
+    }
+
+    /// Whether it is a TCP connection.
+    #[inline(always)]
+    pub const fn is_tcp(self) -> bool {
+        self.kind == stream::TCP
+    }
+
+    /// Whether it is a Unix socket.
+    #[inline(always)]
+    pub const fn is_unix(self) -> bool {
+        self.kind == stream::UNIX
     }
 
     /// Whether it is a TLS session.
@@ -101,7 +148,11 @@ impl Socket {
     /// Where both streams stand; of a session that is not known.
     #[inline(always)]
     pub fn positions(self) -> Positions {
-        if self.is_tls() { Positions::UNKNOWN } else { positions(self.address) }
+        match self.kind {
+            stream::TLS => Positions::UNKNOWN,
+            stream::UNIX => Positions { send: inode(self.address), receive: 0, known: 1 },
+            _ => positions(self.address),
+        }
     }
 
     /// Where both streams stood when the request began that `len` bytes were received of.
@@ -110,6 +161,10 @@ impl Socket {
         if self.is_tls() {
             return Positions { send: 0, receive: self.position, known: self.is_placed };
         }
+        if self.is_unix() {
+            let client = inode(peer(self.address));
+            return Positions { send: 0, receive: client, known: u32::from(client != 0) };
+        }
         // What the call took is already behind the receive position, and so is the peer's close if it came with that.
         let Positions { send, receive, known } = positions(self.address);
         let close = u32::from(has_read_close(self.address));
@@ -117,16 +172,70 @@ impl Socket {
     }
 }
 
+/// The file behind descriptor `fd` of the current process.
 #[inline(always)]
-fn is_tcp(sk: u64) -> bool {
-    if !matches!(field::<u16>(sk, at::SOCK_FAMILY.load()), Some(AF_INET | AF_INET6)) {
-        return false;
+fn file(fd: u64) -> Option<u64> {
+    let fd = fd as u32;
+    let table = Typed::current_task().pointer(at::TASK_FILES.load())?.pointer(at::FILES_FDT.load())?;
+    if fd >= table.u32(at::FDTABLE_MAX_FDS.load()) {
+        return None;
+    }
+    let descriptors = table.u64(at::FDTABLE_FD.load());
+    pointer(descriptors + u64::from(fd) * 8, 0)
+}
+
+/// One of [`stream`]: `ANY` if it is none that is watched.
+#[inline(always)]
+fn kind(sk: u64) -> u32 {
+    let Some(family) = field::<u16>(sk, at::SOCK_FAMILY.load()) else { return stream::ANY };
+    let is_unix = family == AF_UNIX && at::UNIX_PEER.load() != at::ABSENT;
+    if !is_unix && family != AF_INET && family != AF_INET6 {
+        return stream::ANY;
     }
     if field::<u16>(sk, at::SOCK_TYPE.load()) != Some(SOCK_STREAM) {
-        return false;
+        return stream::ANY;
+    }
+    if is_unix {
+        return stream::UNIX;
     }
     let protocol = at::SOCK_PROTOCOL.load();
-    protocol == at::ABSENT || field::<u16>(sk, protocol) == Some(IPPROTO_TCP)
+    let is_tcp = protocol == at::ABSENT || field::<u16>(sk, protocol) == Some(IPPROTO_TCP);
+    if is_tcp { stream::TCP } else { stream::ANY }
+}
+
+/// Inode number of the socket at `sk`, which no other has while the machine runs (fs/inode.c, `get_next_ino`: 32 bits, one by
+/// one); 0 if it has none: it was not accepted yet, or is closed.
+#[inline(always)]
+pub fn inode(sk: u64) -> u32 {
+    if sk == 0 || at::UNIX_PEER.load() == at::ABSENT {
+        return 0;
+    }
+    let Some(socket) = pointer(sk, at::SOCK_SOCKET.load()) else { return 0 };
+    field::<u64>(socket, at::SOCKET_INODE.load() + at::INODE_NUMBER.load()).unwrap_or_default() as u32
+}
+
+/// The Unix socket at the other end of the one at `sk`; 0 if there is none.
+#[inline(always)]
+fn peer(sk: u64) -> u64 {
+    pointer(sk, at::UNIX_PEER.load()).unwrap_or_default()
+}
+
+/// Copies the name to `path` that the server of the Unix socket at `sk`, or its peer, has bound it to; how many bytes, 0 if it
+/// has none. The socket that is accepted has the name of the one that listens (net/unix/af_unix.c, `unix_stream_connect`).
+#[inline(always)]
+pub fn unix_path(sk: u64, path: &mut [u8; UNIX_PATH_BYTES]) -> u32 {
+    const FAMILY_BYTES: u32 = 2;
+    const LONGEST: u64 = 108;
+    if at::UNIX_PEER.load() == at::ABSENT {
+        return 0;
+    }
+    let address = |sk| pointer(sk, at::UNIX_ADDRESS.load());
+    let Some(address) = address(sk).or_else(|| address(peer(sk))) else { return 0 };
+    let len = field::<u32>(address, at::UNIX_ADDRESS_LEN.load()).unwrap_or_default().saturating_sub(FAMILY_BYTES);
+    let len = at_most::<LONGEST>(u64::from(len));
+    let name = address + u64::from(at::UNIX_ADDRESS_NAME.load() + FAMILY_BYTES);
+    // SAFETY: `len` is at most the size of `path`.
+    if len > 0 && unsafe { kernel_bytes(path.as_mut_ptr(), len, name) } { len as u32 } else { 0 }
 }
 
 /// TCP sequence numbers of a connection, as this end sees them.
@@ -205,12 +314,14 @@ fn has_read_close(sk: u64) -> bool {
     is_known && field::<u8>(sk, state) == Some(TCP_CLOSE_WAIT) && !has_unread(sk)
 }
 
-/// Fills in addresses, ports and network namespace; what cannot be read is zero, all of it if `sk` is.
+/// Fills in addresses, ports and network namespace; what cannot be read is zero, all of it if the socket is not known.
 #[inline(always)]
-pub fn describe(sk: u64, begin: &mut Begin) {
-    if sk == 0 {
+pub fn describe(socket: Socket, begin: &mut Begin) {
+    let sk = socket.address;
+    if sk == 0 || socket.is_unix() {
         (begin.local_address, begin.remote_address) = ([0; 16], [0; 16]);
-        (begin.local_port, begin.remote_port, begin.netns) = (0, 0, 0);
+        (begin.local_port, begin.remote_port) = (0, 0);
+        begin.netns = if sk == 0 { 0 } else { network_namespace(sk).unwrap_or_default() };
         return;
     }
     let head = Head::<HEAD_WORDS>::of(sk);

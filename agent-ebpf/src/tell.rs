@@ -3,7 +3,8 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use coati_common::event::{
-    Begin, Connection, Data, Frames, Kind, Served, Totals, begin_flags, data_flags, direction, frame_state, phase, role,
+    Begin, Connection, Data, Frames, Kind, Served, Totals, Unix, begin_flags, data_flags, direction, frame_state,
+    phase, role,
 };
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
@@ -119,6 +120,9 @@ fn tell_begin<C: EbpfContext>(
     if connection.role == role::SERVER && !is_http2 {
         goroutine::serves(connection.connection, connection.exchange.into());
     }
+    if moved.socket.is_unix() && connection.exchange == 1 {
+        tell_unix(slot.number(), moved.socket.address, connection.connection, moved.time_ns);
+    }
     let record = slot.record::<Begin>()?;
     let head = &mut record.head;
     head.served = served;
@@ -131,11 +135,17 @@ fn tell_begin<C: EbpfContext>(
     head.client_position = moved.client_position;
     head.server_position = moved.server_position;
     head.role = connection.role;
-    head.flags = if moved.socket.is_tls() { begin_flags::TLS } else { 0 };
+    head.flags = if moved.socket.is_tls() {
+        begin_flags::TLS
+    } else if moved.socket.is_unix() {
+        begin_flags::UNIX
+    } else {
+        0
+    };
     let mut positions_known = moved.positions_known != 0;
     // Of HTTP/2, and of what comes before HTTP under TLS, something may be on its way that one end has sent and the other
     // has not read.
-    if is_http2 || moved.socket.is_tls() {
+    if (is_http2 || moved.socket.is_tls()) && !moved.socket.is_unix() {
         match sock::server_start(moved.socket.address, connection.role) {
             Some(start) => head.server_position = start,
             None => positions_known = false,
@@ -148,7 +158,7 @@ fn tell_begin<C: EbpfContext>(
     head.len = moved.len;
     head.last = last;
     head.previous = *previous;
-    sock::describe(moved.socket.address, head);
+    sock::describe(moved.socket, head);
     emit::begun();
     if globals::debug() {
         debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
@@ -165,6 +175,22 @@ fn served(slot: Slot, connection: &Connection) -> Served {
     }
     goroutine::find_served(slot.number());
     slot.served().map_or(Served::NONE, |served| *served)
+}
+
+/// Tells the name of the Unix socket at `sk`. Uses the slot's record, and leaves its payload alone.
+///
+/// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_unix(slot: u64, sk: u64, connection: u64, time_ns: u64) -> u64 {
+    let Some(record) = Slot::numbered(slot).record::<Unix>() else { return 0 };
+    let head = &mut record.head;
+    head.header = emit::header(Kind::Unix, time_ns);
+    head.connection = connection;
+    head.path_len = sock::unix_path(sk, &mut head.path);
+    head.reserved = 0;
+    emit::plain(head, Loss::RingFullData);
+    1
 }
 
 /// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.

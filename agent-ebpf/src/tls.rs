@@ -21,7 +21,7 @@ use crate::iov::{self, Source};
 use crate::kread::user;
 use crate::maps::NO_PREALLOC;
 use crate::scratch::Slot;
-use crate::sock::{self, Socket};
+use crate::sock::{self, Socket, stream};
 use crate::strand::{self, ByThread, Strand};
 
 /// The socket of a session that has moved records on several.
@@ -200,7 +200,7 @@ pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, resu
     }
     session.retries = u32::from(moved <= 0);
     let slot = Slot::borrow()?;
-    let result = exchange::sent(ctx, slot, moved, S::sends(), strand.key(), true);
+    let result = exchange::sent(ctx, slot, moved, S::sends(), strand.key(), stream::TLS);
     slot.give_back();
     result
 }

@@ -7,7 +7,7 @@
 //!
 //! Layout rule: fields are ordered so that `repr(C)` leaves no padding, so every byte of a record is initialised.
 
-use crate::limits::PATH_BYTES;
+use crate::limits::{PATH_BYTES, UNIX_PATH_BYTES};
 
 /// What a record is; the first field of [`Header`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,6 +29,8 @@ pub enum Kind {
     Http2 = 7,
     /// A [`Tls`].
     Tls = 8,
+    /// A [`Unix`].
+    Unix = 9,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             6 => Some(Self::Tail),
             7 => Some(Self::Http2),
             8 => Some(Self::Tls),
+            9 => Some(Self::Unix),
             _ => None,
         }
     }
@@ -123,6 +126,8 @@ pub mod begin_flags {
     pub const POSITIONS: u8 = 1;
     /// The bytes are what a TLS library was given or gave. Addresses and ports are zeros if its socket is not known.
     pub const TLS: u8 = 2;
+    /// The connection is a pair of Unix sockets. Addresses and ports are zeros.
+    pub const UNIX: u8 = 4;
 }
 
 /// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.
@@ -131,6 +136,8 @@ pub mod begin_flags {
 /// [`Frames::mark`], and `server_position` is that of the first byte that the server ever sent.
 ///
 /// Under TLS `client_position` is that of the record in which the request begins, and `server_position` as for HTTP/2.
+///
+/// Of Unix sockets `client_position` is the inode number of the client's socket, and `server_position` is 0.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Begin {
@@ -300,6 +307,22 @@ pub struct Tls {
     pub reserved: u32,
 }
 
+/// The name of a connection's Unix socket; comes before the connection's first [`Begin`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Unix {
+    /// `kind` is [`Kind::Unix`].
+    pub header: Header,
+    /// As in [`Begin`].
+    pub connection: u64,
+    /// Bytes of `path` that are used; 0 if the socket has no name.
+    pub path_len: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// `sun_path` as the server has bound it: a path, which may end with a zero, or an abstract name, which begins with one.
+    pub path: [u8; UNIX_PATH_BYTES],
+}
+
 /// What the kernel keeps of a connection; value of the `CONNECTIONS` map, whose key is the socket's address, or under TLS
 /// a number of the session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -324,7 +347,9 @@ pub struct Connection {
     /// Of [`connection_flags`].
     pub flags: u8,
     /// Reserved, 0.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// Of a Unix socket its inode number, else 0.
+    pub inode: u32,
     /// The last bytes of the response so far.
     pub response_tail: [u8; 8],
     /// HTTP/2 only: where the two directions stand, requests first.
@@ -381,6 +406,8 @@ pub mod connection_flags {
     pub const RESET: u8 = 4;
     /// The request is a `POST`: the end of its response is told as a [`super::Tail`].
     pub const KEEPS_END: u8 = 8;
+    /// The socket is a Unix socket.
+    pub const UNIX: u8 = 16;
 }
 
 #[cfg(test)]
@@ -400,7 +427,8 @@ mod tests {
         assert_eq!(size_of::<Exec>(), 24 + 8 + PATH_BYTES);
         assert_eq!(size_of::<Exit>(), 24 + 8);
         assert_eq!(size_of::<Tls>(), 24 + 8);
-        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 3 + 5 + 8 + 2 * 16);
+        assert_eq!(size_of::<Unix>(), 24 + 8 + 4 + 4 + UNIX_PATH_BYTES);
+        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 4 + 4 + 8 + 2 * 16);
         assert_eq!(size_of::<Frames>(), 4 + 1 + 1 + 2 + 8);
     }
 }

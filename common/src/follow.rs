@@ -103,7 +103,8 @@ impl Connection {
             role,
             phase: phase::RESPONSE,
             flags: 0,
-            reserved: [0; 5],
+            reserved: 0,
+            inode: 0,
             response_tail: [0; 8],
             frames: [Frames::UNKNOWN; 2],
         }
@@ -185,7 +186,7 @@ impl Connection {
         self.request_copied = 0;
         self.response_copied = 0;
         self.phase = phase;
-        self.flags = 0;
+        self.flags &= connection_flags::UNIX;
         self.response_tail = [0; 8];
     }
 

@@ -45,6 +45,9 @@ pub const RING_BYTES: u32 = 4 << 20;
 /// Bytes of the path of a new executable that an [`crate::event::Exec`] record carries.
 pub const PATH_BYTES: usize = 128;
 
+/// Bytes of the name of a Unix socket that a [`crate::event::Unix`] record carries: more than `sun_path` has.
+pub const UNIX_PATH_BYTES: usize = 112;
+
 /// Long responses to `POST` of which the kernel keeps the end at once.
 pub const TAILS: u32 = 512;
 

@@ -115,6 +115,8 @@ pub mod span {
     pub const SERVICE_PEER_NAME: &str = "service.peer.name";
     /// `service.namespace` of the other end, likewise.
     pub const SERVICE_PEER_NAMESPACE: &str = "service.peer.namespace";
+    /// `unix` if the connection is one of Unix sockets.
+    pub const NETWORK_TRANSPORT: &str = "network.transport";
     /// `1.0`, `1.1` or `2`.
     pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
     /// Low-cardinality reason of a failure: a status code or one of ours (`timeout`, `connection_closed`).

@@ -8,6 +8,7 @@ use crate::commands::{cargo, execute};
 use crate::{ebpf, setup};
 
 mod agent;
+mod chain;
 mod crowd;
 mod guest;
 mod tls;
@@ -22,6 +23,8 @@ pub(crate) struct Options {
 enum What {
     /// CPU per request and memory of the agent, beside an nginx under an open-loop load.
     Agent(agent::Options),
+    /// Share of requests through four services on two nodes that become one trace each, and links that are wrong.
+    Chain(chain::Options),
     /// Memory of the agent on a node with many processes and pods.
     Crowd(crowd::Options),
     /// A server of `crowd`.
@@ -50,6 +53,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         What::Agent(options) => {
             build()?;
             agent::run(options, &target().join("release"))
+        }
+        What::Chain(options) => {
+            if let Some(binaries) = &options.binaries {
+                return chain::run(options, binaries);
+            }
+            build()?;
+            chain::run(options, &target().join("release"))
         }
         What::Crowd(options) => {
             if let Some(binaries) = &options.binaries {

@@ -15,7 +15,7 @@ use crate::iov::Source;
 use crate::kread::opaque;
 use crate::maps::{CALLS, RECEIVES};
 use crate::scratch::Slot;
-use crate::sock::Socket;
+use crate::sock::{Socket, stream};
 
 /// The receive that a thread is in, or was in last, as for [`exchange::Call`].
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub struct Receive {
 impl Receive {
     /// Keeps it until the call returns that `caller` has entered.
     #[inline(always)]
-    fn remember(self, caller: Caller) {
+    pub fn remember(self, caller: Caller) {
         let Some(kept) = RECEIVES.get_ptr_mut(caller.pid_tgid()) else {
             if RECEIVES.insert(caller.pid_tgid(), &self, 0).is_err() {
                 emit::lost(Loss::CallsFull);
@@ -50,7 +50,7 @@ impl Receive {
 
     /// The one that `caller` was in, once.
     #[inline(always)]
-    fn recall(caller: Caller) -> Option<Self> {
+    pub fn recall(caller: Caller) -> Option<Self> {
         let kept = RECEIVES.get_ptr_mut(caller.pid_tgid())?;
         // SAFETY: as above.
         let kept = unsafe { &mut *kept };
@@ -84,8 +84,14 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do =
-        exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), &CALLS, &Caller::any().pid_tgid(), false);
+    let _nothing_to_do = exchange::sent(
+        &ctx,
+        Slot::EXCLUSIVE,
+        i64::from(ctx.ret::<i32>()),
+        &CALLS,
+        &Caller::any().pid_tgid(),
+        stream::TCP,
+    );
     0
 }
 

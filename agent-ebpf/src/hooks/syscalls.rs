@@ -14,7 +14,7 @@ use crate::iov::Source;
 use crate::kread::Typed;
 use crate::maps::CALLS;
 use crate::scratch::Slot;
-use crate::sock::Socket;
+use crate::sock::{Socket, stream};
 
 /// Where the arguments of `sys_enter_*`, and the result of `sys_exit_*`, begin: behind the common fields and the
 /// number of the system call. The same for all of them, on every 64-bit kernel.
@@ -61,7 +61,7 @@ pub fn enter_splice(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn exit_send(ctx: TracePointContext) -> u32 {
     let _nothing_to_do =
-        exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false);
+        exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), stream::ANY);
     0
 }
 
@@ -102,10 +102,21 @@ pub fn exit_receive_message(ctx: TracePointContext) -> u32 {
 /// `splice(fd, …)`, which has no end of its own: it is a send as well.
 #[tracepoint]
 pub fn exit_splice(ctx: TracePointContext) -> u32 {
-    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), false).is_none()
+    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), stream::ANY)
+        .is_none()
     {
         return exit(&ctx, |_| Some(Source::NONE));
     }
+    0
+}
+
+/// `close(fd)`: of Unix sockets nothing else tells the end.
+#[tracepoint]
+pub fn enter_close(ctx: TracePointContext) -> u32 {
+    let _nothing_to_do = (|| {
+        Caller::watched()?;
+        exchange::closing(Socket::of_only_descriptor(field(&ctx, 0))?)
+    })();
     0
 }
 

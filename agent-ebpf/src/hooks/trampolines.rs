@@ -13,14 +13,14 @@ use crate::globals;
 use crate::iov::Source;
 use crate::maps::CALLS;
 use crate::scratch::Slot;
-use crate::sock::Socket;
+use crate::sock::{Socket, stream};
 
 /// Bytes are thrown away instead of copied.
 pub const MSG_TRUNC: u64 = 0x20;
 
 /// Argument `index` of the function.
 #[inline(always)]
-fn argument<C: EbpfContext>(ctx: &C, index: u32) -> u64 {
+pub fn argument<C: EbpfContext>(ctx: &C, index: u32) -> u64 {
     let mut value = 0;
     // SAFETY: `value` is valid; if there is no such argument, it stays 0, which is nobody's address.
     unsafe { bpf_get_func_arg(ctx.as_ptr(), index, &raw mut value) };
@@ -29,7 +29,7 @@ fn argument<C: EbpfContext>(ctx: &C, index: u32) -> u64 {
 
 /// What the function returned, for functions that return `int`.
 #[inline(always)]
-fn result(ctx: &FExitContext) -> i64 {
+pub fn result(ctx: &FExitContext) -> i64 {
     let mut value = 0;
     // SAFETY: as above.
     unsafe { bpf_get_func_ret(ctx.as_ptr(), &raw mut value) };
@@ -51,7 +51,7 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
 #[fexit]
 pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
     let _nothing_to_do =
-        exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
+        exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::TCP);
     0
 }
 
@@ -76,7 +76,7 @@ pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
 #[fexit]
 pub fn fexit_tcp_sendpage(ctx: FExitContext) -> i32 {
     let _nothing_to_do =
-        exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), false);
+        exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::TCP);
     0
 }
 

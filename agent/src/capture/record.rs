@@ -1,7 +1,7 @@
 //! From the bytes of a ring buffer record to a [`Record`]. The layouts are `coati_common::event`'s, in native byte order.
 
 use coati_common::event::{Begin, Data, End, Exit, Header, Kind, Served, Tail, Tls, Totals};
-use coati_common::limits::PATH_BYTES;
+use coati_common::limits::{PATH_BYTES, UNIX_PATH_BYTES};
 
 /// A record of the kernel programs.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub enum Record {
     Exit(Exit),
     /// A process speaks TLS, and no probe is in its library.
     Tls(Tls),
+    /// Name of a connection's Unix socket: a path, or an abstract name, which begins with a zero.
+    Unix(Header, u64, Vec<u8>),
 }
 
 impl Record {
@@ -30,7 +32,7 @@ impl Record {
             Self::Data(data, _) => &data.header,
             Self::Tail(tail, _) => &tail.header,
             Self::End(end) => &end.header,
-            Self::Exec(header, ..) => header,
+            Self::Exec(header, ..) | Self::Unix(header, ..) => header,
             Self::Exit(exit) => &exit.header,
             Self::Tls(tls) => &tls.header,
         }
@@ -47,6 +49,7 @@ impl Record {
             Kind::End => fields.end(header).map(Self::End),
             Kind::Exec => fields.exec(header),
             Kind::Exit => Ok(Self::Exit(Exit { header, tgid: fields.u32()?, reserved: fields.u32()? })),
+            Kind::Unix => fields.unix(header),
             Kind::Tls => Ok(Self::Tls(Tls { header, tgid: fields.u32()?, reserved: fields.u32()? })),
         }
     }
@@ -72,10 +75,12 @@ pub enum RecordError {
         found: u32,
     },
     /// A path longer than the field for it.
-    #[error("record has a path of {found} bytes, more than {PATH_BYTES}")]
+    #[error("record has a path of {found} bytes, more than {most}")]
     Path {
         /// The length.
         found: u32,
+        /// What fits.
+        most: usize,
     },
 }
 
@@ -151,12 +156,21 @@ impl Fields<'_> {
     fn exec(&mut self, header: Header) -> Result<Record, RecordError> {
         let (tgid, path_len) = (self.u32()?, self.u32()?);
         let path: [u8; PATH_BYTES] = self.array()?;
-        let path = path.get(..path_len as usize).ok_or(RecordError::Path { found: path_len })?;
+        let too_long = RecordError::Path { found: path_len, most: PATH_BYTES };
+        let path = path.get(..path_len as usize).ok_or(too_long)?;
         Ok(Record::Exec(header, tgid, path.to_vec()))
     }
 
     fn served(&mut self) -> Result<Served, RecordError> {
         Ok(Served { connection: self.u64()?, exchange: self.u32()?, place: self.u32()? })
+    }
+
+    fn unix(&mut self, header: Header) -> Result<Record, RecordError> {
+        let (connection, path_len, _reserved) = (self.u64()?, self.u32()?, self.u32()?);
+        let path: [u8; UNIX_PATH_BYTES] = self.array()?;
+        let too_long = RecordError::Path { found: path_len, most: UNIX_PATH_BYTES };
+        let path = path.get(..path_len as usize).ok_or(too_long)?;
+        Ok(Record::Unix(header, connection, path.to_vec()))
     }
 
     fn totals(&mut self) -> Result<Totals, RecordError> {

@@ -2,10 +2,10 @@
 
 mod switched;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use coati_common::{
-    event::{self, Begin, Data, End, Kind, Totals, data_flags, direction, end_reason},
+    event::{self, Begin, Data, End, Kind, Totals, begin_flags, data_flags, direction, end_reason},
     limits::CHUNK_RECORDS,
 };
 
@@ -63,6 +63,10 @@ pub(super) struct Connection {
     websocket: Option<Box<Session>>,
     /// Set once the connection speaks HTTP/2.
     http2: Option<Box<Http2>>,
+    /// Name of the Unix socket, if it is one and has one.
+    pub(super) unix_path: Option<Arc<str>>,
+    /// The process that has begun the newest exchange, on a Unix socket.
+    pub(super) unix_owner: Option<u32>,
 }
 
 impl Connection {
@@ -84,6 +88,7 @@ impl Connection {
         }
         self.last_ns = begin.header.time_ns;
         self.number = begin.exchange;
+        self.unix_owner = (begin.flags & begin_flags::UNIX != 0).then_some(begin.tgid);
         self.request_seen = begin.len;
         self.response_seen = 0;
         self.followers = 0;
@@ -97,7 +102,7 @@ impl Connection {
                     http2.preface(begin);
                     http2
                 }
-                None => self.http2.insert(Box::new(Http2::new(begin))),
+                None => self.http2.insert(Box::new(Http2::new(begin, self.unix_path.clone()))),
             };
             return http2.begin(begin, payload, out);
         }
@@ -289,7 +294,7 @@ impl Connection {
             return false;
         }
         self.is_shared |= !self.pending.is_empty();
-        self.pending.push_back(Box::new(Open::new(origin)));
+        self.pending.push_back(Box::new(Open::new(origin, self.unix_path.clone())));
         true
     }
 

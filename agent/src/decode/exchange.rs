@@ -1,6 +1,9 @@
 //! One request and its response.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use coati_common::event::{self, Begin, Served, begin_flags};
 
@@ -26,14 +29,24 @@ pub struct ExchangeId {
     pub place: u32,
 }
 
-/// The stream positions at a request's first byte: both ends of the connection know them, through NAT too.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Key {
-    /// TCP sequence number of the request's first byte.
-    pub client_position: u32,
-    /// TCP sequence number of the byte that the server sends next; of HTTP/2, where that may be another one at each
-    /// end, of the first byte that it ever sent.
-    pub server_position: u32,
+/// Names a request: both ends of its connection know it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Key {
+    /// The stream positions at its first byte, through NAT too. No other request has the same.
+    Tcp {
+        /// TCP sequence number of the request's first byte.
+        client_position: u32,
+        /// TCP sequence number of the byte that the server sends next; of HTTP/2, where that may be another one at each
+        /// end, of the first byte that it ever sent.
+        server_position: u32,
+    },
+    /// Unix sockets count no bytes. A client that asks for the same again on one connection has the same key again.
+    Unix {
+        /// Inode number of the client's socket.
+        client: u32,
+        /// Made of the request's head; of HTTP/2 its stream. 0 while that is not known.
+        request: u64,
+    },
 }
 
 /// Who an exchange belongs to and where it comes from.
@@ -59,6 +72,8 @@ pub struct Origin {
     pub remote: SocketAddr,
     /// The bytes are the plaintext of a TLS session.
     pub is_tls: bool,
+    /// The connection is a pair of Unix sockets: it has no addresses.
+    pub is_unix: bool,
     /// First byte of the request, nanoseconds of `CLOCK_MONOTONIC`.
     pub begin_ns: u64,
     /// Of a client's: the server's that it is made for, where the kernel knows.
@@ -67,7 +82,13 @@ pub struct Origin {
 
 impl Origin {
     pub(super) fn new(begin: &Begin) -> Self {
-        let key = Key { client_position: begin.client_position, server_position: begin.server_position };
+        let Begin { client_position, server_position, flags, .. } = *begin;
+        let is_unix = flags & begin_flags::UNIX != 0;
+        let key = if is_unix {
+            Key::Unix { client: client_position, request: 0 }
+        } else {
+            Key::Tcp { client_position, server_position }
+        };
         Self {
             id: ExchangeId { connection: begin.connection, number: begin.exchange, place: 0 },
             socket: begin.socket,
@@ -75,11 +96,12 @@ impl Origin {
             tgid: begin.tgid,
             tid: begin.tid,
             netns: begin.netns,
-            key: (begin.flags & begin_flags::POSITIONS != 0).then_some(key),
+            key: (flags & begin_flags::POSITIONS != 0).then_some(key),
             local: socket_address(begin.local_address, begin.local_port),
             remote: socket_address(begin.remote_address, begin.remote_port),
             begin_ns: begin.header.time_ns,
-            is_tls: begin.flags & begin_flags::TLS != 0,
+            is_tls: flags & begin_flags::TLS != 0,
+            is_unix,
             served: served(begin.served),
         }
     }
@@ -94,19 +116,32 @@ impl Origin {
     pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, by: By) -> Self {
         (self.id.place, self.begin_ns) = (stream, begin_ns);
         (self.tgid, self.tid, self.served) = (by.tgid, by.tid, by.served);
-        if let Some(key) = &mut self.key {
-            key.client_position = key.client_position.wrapping_add(at as u32);
-        }
+        self.move_on(at);
+        self.set_request(stream.into());
         self
+    }
+
+    /// What tells the request apart from others of its connection, where nothing counts bytes.
+    pub(super) const fn set_request(&mut self, told: u64) {
+        if let Some(Key::Unix { request, .. }) = &mut self.key {
+            *request = told;
+        }
+    }
+
+    /// The request begins `bytes` later.
+    const fn move_on(&mut self, bytes: u64) {
+        match &mut self.key {
+            // Sequence numbers wrap.
+            Some(Key::Tcp { client_position, .. }) => *client_position = client_position.wrapping_add(bytes as u32),
+            Some(Key::Unix { request, .. }) => *request = 0,
+            None => {}
+        }
     }
 
     /// The request that follows this one, `request_bytes` long, before this one was answered.
     pub(super) fn pipelined(mut self, number: u32, place: u32, request_bytes: u64, begin_ns: u64) -> Self {
         (self.id.number, self.id.place, self.begin_ns) = (number, place, begin_ns);
-        if let Some(key) = &mut self.key {
-            // Sequence numbers wrap.
-            key.client_position = key.client_position.wrapping_add(request_bytes as u32);
-        }
+        self.move_on(request_bytes);
         self
     }
 }
@@ -226,6 +261,8 @@ pub struct Progress {
 pub struct Exchange {
     /// Who and where.
     pub origin: Origin,
+    /// Name of the Unix socket that the server listens on, an abstract one with `@` before it; `None` if it has none.
+    pub unix_path: Option<Arc<str>>,
     /// Head of the request.
     pub request: RequestHead,
     /// Head of the final response; `None` if there was none, or it is not known (then [`Self::incomplete`] says so).

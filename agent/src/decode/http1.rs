@@ -4,7 +4,10 @@
 //! is read with `parse`, which says whether more is needed; a head of which no more will come is read with `parse_cut`.
 //! Both are as lenient as common servers are: bare line feeds, several spaces and invalid header lines are accepted.
 
-use std::mem::MaybeUninit;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    mem::MaybeUninit,
+};
 
 use httparse::{Header, ParserConfig, Request, Response, Status};
 
@@ -161,6 +164,13 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// The same for the same bytes.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.text.get(self.headers_from..).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The method as it was sent.
     pub fn method_text(&self) -> &str {
         self.method_text.text(&self.text)

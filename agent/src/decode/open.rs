@@ -1,5 +1,7 @@
 //! An exchange that is not over, and what is made of it when it is.
 
+use std::sync::Arc;
+
 use coati_common::event::Totals;
 
 use super::{
@@ -55,6 +57,7 @@ pub(super) struct Moment<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) origin: Origin,
+    pub(super) unix_path: Option<Arc<str>>,
     announced: Announced,
     pub(super) request: RequestStream,
     pub(super) response: ResponseStream,
@@ -79,9 +82,10 @@ pub(super) struct Open {
 const END_BYTES: usize = 2048;
 
 impl Open {
-    pub(super) fn new(origin: Origin) -> Self {
+    pub(super) fn new(origin: Origin, unix_path: Option<Arc<str>>) -> Self {
         Self {
             origin,
+            unix_path,
             announced: Announced::Nothing,
             request: RequestStream::default(),
             response: ResponseStream::default(),
@@ -145,6 +149,9 @@ impl Open {
     pub(super) fn announce(&mut self, out: &mut Out<'_>) {
         match (&self.request.head, self.announced) {
             (Some(head), Announced::Nothing | Announced::Opened) => {
+                if self.origin.is_unix {
+                    self.origin.set_request(head.fingerprint());
+                }
                 (out.emit)(Event::Began(&self.origin, head));
                 self.announced = Announced::Began;
             }
@@ -274,6 +281,7 @@ impl Open {
         };
         Some(Exchange {
             origin: self.origin,
+            unix_path: self.unix_path.clone(),
             request_body_bytes,
             response_body_bytes: self.response.body_bytes(),
             request,

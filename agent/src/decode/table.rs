@@ -2,6 +2,7 @@
 
 use std::{
     collections::{VecDeque, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 
@@ -67,6 +68,16 @@ struct Held {
     record: Record,
 }
 
+/// The name of a Unix socket as it is shown: abstract ones begin with `@` instead of a zero.
+fn unix_path(bytes: &[u8]) -> Option<Arc<str>> {
+    let text = match bytes {
+        [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name)),
+        // The kernel counts the zero at the end if the server did.
+        path => String::from_utf8_lossy(path.strip_suffix(&[0]).unwrap_or(path)).into_owned(),
+    };
+    (!text.is_empty()).then(|| text.into())
+}
+
 /// Makes exchanges out of records. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug)]
 pub struct Decoder {
@@ -76,6 +87,9 @@ pub struct Decoder {
     /// Connections with an exchange that the kernel must be asked about.
     polled: HashSet<u64>,
     counters: DecodeCounters,
+    /// Processes that have ended since the last look at the table, and between the one before and that.
+    exited: HashSet<u32>,
+    exited_before: HashSet<u32>,
     /// Responses that have run for ten seconds, at the last look.
     long_streams: usize,
     /// The latest time that was heard of.
@@ -92,6 +106,8 @@ impl Decoder {
             held: VecDeque::new(),
             polled: HashSet::new(),
             counters: DecodeCounters::default(),
+            exited: HashSet::new(),
+            exited_before: HashSet::new(),
             long_streams: 0,
             now_ns: 0,
             swept_ns: 0,
@@ -120,8 +136,15 @@ impl Decoder {
                 }
             }
             Record::End(end) => self.end(end, emit),
+            Record::Unix(_, id, path) => {
+                self.make_room(emit);
+                self.connections.entry(id).or_default().unix_path = unix_path(&path);
+            }
+            Record::Exit(process) => {
+                self.exited.insert(process.tgid);
+            }
             // Of processes, not of connections.
-            Record::Exec(..) | Record::Exit(_) | Record::Tls(_) => {}
+            Record::Exec(..) | Record::Tls(_) => {}
         }
     }
 
@@ -292,7 +315,9 @@ impl Decoder {
                 if connection.number < held.exchange {
                     out.counters.begin_missing += u64::from(held.exchange - connection.number);
                     connection.abandon(&mut out);
+                    let unix_path = connection.unix_path.take();
                     *connection = Connection::headless(held.exchange, self.now_ns);
+                    connection.unix_path = unix_path;
                 }
                 connection.is_closed |= matches!(held.record, Record::End(_));
             }
@@ -311,7 +336,14 @@ impl Decoder {
         let (polled, long_streams) = (&mut self.polled, &mut self.long_streams);
         let show_after_ns = self.config.show_after.map(|after| after.as_nanos() as u64);
         *long_streams = 0;
+        // Some hooks do not see what a process had open when it ended. Where others do, the `End` has come by now.
+        let gone = std::mem::replace(&mut self.exited_before, std::mem::take(&mut self.exited));
         self.connections.retain(|id, connection| {
+            if connection.unix_owner.is_some_and(|tgid| gone.contains(&tgid)) && !connection.is_closed {
+                connection.abandon(&mut out);
+                polled.remove(id);
+                return false;
+            }
             connection.settle_silent(now_ns, &mut out);
             *long_streams += connection.note_progress(now_ns);
             if let Some(after_ns) = show_after_ns {

@@ -33,6 +33,8 @@ pub(crate) struct Wire {
     pub(crate) remote: ([u8; 16], u16),
     /// The end of what no record carried, as the kernel keeps it.
     pub(crate) kept: Vec<u8>,
+    /// Inode number of the client's socket, if the connection is one of Unix sockets.
+    pub(crate) unix: Option<u32>,
 }
 
 impl Wire {
@@ -51,7 +53,16 @@ impl Wire {
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
             kept: Vec::new(),
+            unix: None,
         }
+    }
+
+    /// Makes it the end of a connection of Unix sockets, whose client's has this inode number.
+    pub(crate) fn on_unix(mut self, inode: u32, path: &[u8]) -> Self {
+        self.unix = Some(inode);
+        (self.local, self.remote) = Default::default();
+        self.records.push(Record::Unix(self.header(Kind::Unix), self.state.connection, path.to_vec()));
+        self
     }
 
     /// The end of a process that asks 10.0.0.2:8080.
@@ -221,14 +232,15 @@ impl Wire {
             tgid: self.tgid,
             tid: self.tgid + 1,
             netns: 1,
-            client_position: self.client_position,
-            server_position: self.server_position,
+            client_position: self.unix.unwrap_or(self.client_position),
+            server_position: if self.unix.is_some() { 0 } else { self.server_position },
             local_address: self.local.0,
             remote_address: self.remote.0,
             local_port: self.local.1,
             remote_port: self.remote.1,
             role: self.state.role,
-            flags: if self.positions_known { begin_flags::POSITIONS } else { 0 },
+            flags: if self.positions_known { begin_flags::POSITIONS } else { 0 }
+                | if self.unix.is_some() { begin_flags::UNIX } else { 0 },
             payload_len: payload.len() as u16,
             len,
             last,

@@ -122,10 +122,12 @@ enum Way {
     Receives(&'static str),
     /// It does either; the programs for entry and return.
     Both(&'static str, &'static str),
+    /// It ends a Unix socket; the program for its entry.
+    Ends(&'static str),
 }
 
 /// Every system call that is watched, and whether nothing works without it.
-const SYSTEM_CALLS: [(&str, Way, bool); 10] = [
+const SYSTEM_CALLS: [(&str, Way, bool); 11] = [
     ("write", Way::Sends("enter_send_buffer"), true),
     ("sendto", Way::Sends("enter_send_buffer"), true),
     ("writev", Way::Sends("enter_send_vector"), false),
@@ -136,52 +138,99 @@ const SYSTEM_CALLS: [(&str, Way, bool); 10] = [
     ("recvfrom", Way::Receives("exit_receive_buffer_flags"), true),
     ("readv", Way::Receives("exit_receive_vector"), false),
     ("recvmsg", Way::Receives("exit_receive_message"), false),
+    ("close", Way::Ends("enter_close"), false),
 ];
 
-/// A function of TCP, and the programs for it.
+/// A function of TCP or of Unix sockets, and the programs for it.
 struct Function {
     name: &'static str,
     /// What is told would be wrong without it. Else it may be missing, and only `is_missed` says whether that is a loss.
     is_needed: bool,
     is_missed: bool,
-    /// `fentry`, if it has one, and `fexit`.
-    trampolines: (Option<&'static str>, &'static str),
-    /// Entry and return.
-    kprobes: (&'static str, &'static str),
+    /// `fentry` and `fexit`, those that it has.
+    trampolines: (Option<&'static str>, Option<&'static str>),
+    /// Entry, and return if there is one for that.
+    kprobes: (&'static str, Option<&'static str>),
 }
 
-/// Every function that is watched.
+/// Every function of TCP that is watched.
 const FUNCTIONS: [Function; 4] = [
     Function {
         name: "tcp_sendmsg",
         is_needed: true,
         is_missed: true,
-        trampolines: (Some("fentry_tcp_sendmsg"), "fexit_tcp_sendmsg"),
-        kprobes: ("kprobe_tcp_sendmsg", "kretprobe_send"),
+        trampolines: (Some("fentry_tcp_sendmsg"), Some("fexit_tcp_sendmsg")),
+        kprobes: ("kprobe_tcp_sendmsg", Some("kretprobe_send")),
     },
     // Since Linux 6.5 files and pipes go through tcp_sendmsg.
     Function {
         name: "tcp_sendpage",
         is_needed: false,
         is_missed: false,
-        trampolines: (Some("fentry_tcp_sendpage"), "fexit_tcp_sendpage"),
-        kprobes: ("kprobe_tcp_sendpage", "kretprobe_send"),
+        trampolines: (Some("fentry_tcp_sendpage"), Some("fexit_tcp_sendpage")),
+        kprobes: ("kprobe_tcp_sendpage", Some("kretprobe_send")),
     },
     Function {
         name: "tcp_recvmsg",
         is_needed: true,
         is_missed: true,
-        trampolines: (None, "fexit_tcp_recvmsg"),
-        kprobes: ("kprobe_tcp_recvmsg", "kretprobe_receive"),
+        trampolines: (None, Some("fexit_tcp_recvmsg")),
+        kprobes: ("kprobe_tcp_recvmsg", Some("kretprobe_receive")),
     },
     Function {
         name: "tcp_splice_read",
         is_needed: false,
         is_missed: true,
-        trampolines: (None, "fexit_tcp_splice_read"),
-        kprobes: ("kprobe_tcp_splice_read", "kretprobe_receive"),
+        trampolines: (None, Some("fexit_tcp_splice_read")),
+        kprobes: ("kprobe_tcp_splice_read", Some("kretprobe_receive")),
     },
 ];
+
+/// The functions of Unix stream sockets that belong together.
+const UNIX: [Function; 3] = [
+    Function {
+        name: "unix_release",
+        is_needed: false,
+        is_missed: true,
+        trampolines: (Some("fentry_unix_release"), None),
+        kprobes: ("kprobe_unix_release", None),
+    },
+    Function {
+        name: "unix_stream_sendmsg",
+        is_needed: false,
+        is_missed: true,
+        trampolines: (Some("fentry_unix_sendmsg"), Some("fexit_unix_sendmsg")),
+        kprobes: ("kprobe_unix_sendmsg", Some("kretprobe_unix_send")),
+    },
+    Function {
+        name: "unix_stream_recvmsg",
+        is_needed: false,
+        is_missed: true,
+        trampolines: (None, Some("fexit_unix_recvmsg")),
+        kprobes: ("kprobe_unix_recvmsg", Some("kretprobe_unix_receive")),
+    },
+];
+
+/// Others, as [`FUNCTIONS`] has them of TCP.
+const UNIX_FILES: [Function; 2] = [
+    Function {
+        name: "unix_stream_sendpage",
+        is_needed: false,
+        is_missed: false,
+        trampolines: (Some("fentry_unix_sendpage"), Some("fexit_unix_sendpage")),
+        kprobes: ("kprobe_unix_sendpage", Some("kretprobe_unix_send")),
+    },
+    Function {
+        name: "unix_stream_splice_read",
+        is_needed: false,
+        is_missed: true,
+        trampolines: (None, Some("fexit_unix_splice_read")),
+        kprobes: ("kprobe_unix_splice_read", Some("kretprobe_unix_receive")),
+    },
+];
+
+/// What the group of [`UNIX`] is called.
+const UNIX_SOCKETS: &str = "unix_sockets";
 
 const STATES: Probe = Probe { program: "socket_state", point: Point::Raw("sock", "inet_sock_set_state") };
 const SOCKETS: Probe = Probe { program: "socket_gone", point: Point::Raw("tcp", "tcp_destroy_sock") };
@@ -323,6 +372,12 @@ fn groups(hooks: HookSet, features: &Features) -> Result<Groups, String> {
     }
     let (mut on, mut off) = (Vec::new(), Vec::new());
     for (group, is_missed) in candidates(hooks, features)? {
+        if group.is_of_unix_sockets() && !features.unix_sockets {
+            if group.name == UNIX_SOCKETS || group.name == "close" {
+                off.push((group.name, "the kernel's Unix sockets are not known".to_owned()));
+            }
+            continue;
+        }
         match group.probes.iter().find_map(|probe| probe.point.lacks(features)) {
             None => on.push(group),
             Some(why) if group.is_needed => return Err(why),
@@ -345,13 +400,27 @@ fn candidates(hooks: HookSet, features: &Features) -> Result<Vec<(Group, bool)>,
         }
         HookSet::Fentry => {
             has(features.iterators, "the kernel's lists of buffers are not known")?;
-            Ok(FUNCTIONS.iter().map(|it| (it.group(it.trampolines()), it.is_missed)).collect())
+            Ok(functions(Function::trampolines))
         }
         HookSet::Kprobe => {
             has(features.iterators, "the kernel's lists of buffers are not known")?;
             has(features.kprobes, "no kprobes; they need CONFIG_KPROBE_EVENTS")?;
-            Ok(FUNCTIONS.iter().map(|it| (it.group(it.kprobes()), it.is_missed)).collect())
+            Ok(functions(Function::kprobes))
         }
+    }
+}
+
+/// The groups of a set on functions, whose probes `of` gives, and whether something is lost without each.
+fn functions(of: impl Fn(&Function) -> Vec<Probe>) -> Vec<(Group, bool)> {
+    let alone = |it: &Function| (Group { name: it.name, is_needed: it.is_needed, probes: of(it) }, it.is_missed);
+    let unix = Group { name: UNIX_SOCKETS, is_needed: false, probes: UNIX.iter().flat_map(&of).collect() };
+    FUNCTIONS.iter().map(alone).chain([(unix, true)]).chain(UNIX_FILES.iter().map(alone)).collect()
+}
+
+impl Group {
+    /// Whether it is of no use where Unix sockets cannot be read.
+    fn is_of_unix_sockets(&self) -> bool {
+        self.name == UNIX_SOCKETS || self.name == "close" || UNIX_FILES.iter().any(|it| it.name == self.name)
     }
 }
 
@@ -362,24 +431,22 @@ fn system_call(call: &'static str, way: Way) -> Vec<Probe> {
         Way::Sends(program) => vec![exit("exit_send"), enter(program)],
         Way::Receives(program) => vec![exit(program)],
         Way::Both(first, last) => vec![exit(last), enter(first)],
+        Way::Ends(program) => vec![enter(program)],
     }
 }
 
 impl Function {
-    const fn group(&self, probes: Vec<Probe>) -> Group {
-        Group { name: self.name, is_needed: self.is_needed, probes }
-    }
-
     fn trampolines(&self) -> Vec<Probe> {
         let (entry, exit) = self.trampolines;
-        let exit = Probe { program: exit, point: Point::FunctionExit(self.name) };
+        let exit = exit.map(|program| Probe { program, point: Point::FunctionExit(self.name) });
         let entry = entry.map(|program| Probe { program, point: Point::FunctionEntry(self.name) });
-        std::iter::once(exit).chain(entry).collect()
+        exit.into_iter().chain(entry).collect()
     }
 
     fn kprobes(&self) -> Vec<Probe> {
         let (entry, exit) = self.kprobes;
-        [exit, entry].map(|program| Probe { program, point: Point::Kprobe(self.name) }).into()
+        let programs = exit.into_iter().chain([entry]);
+        programs.map(|program| Probe { program, point: Point::Kprobe(self.name) }).collect()
     }
 }
 

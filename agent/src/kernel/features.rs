@@ -58,10 +58,12 @@ pub struct Features {
     pub saved_registers: bool,
     /// Tracepoints as `category/name`.
     pub tracepoints: BTreeSet<String>,
-    /// Those of TCP's [`FUNCTIONS`] that are there by that name, and not merged into others.
+    /// Those of the [`FUNCTIONS`] that are there by that name, and not merged into others.
     pub functions: BTreeSet<&'static str>,
     /// The kernel's lists of buffers (`struct iov_iter`) can be read.
     pub iterators: bool,
+    /// Unix sockets can be read.
+    pub unix_sockets: bool,
     /// Kprobes, `CONFIG_KPROBE_EVENTS`.
     pub kprobes: bool,
     /// Uprobes, `CONFIG_UPROBE_EVENTS`.
@@ -70,8 +72,18 @@ pub struct Features {
     pub refused: BTreeMap<HookSet, String>,
 }
 
-/// Functions of TCP that programs can be attached to.
-pub const FUNCTIONS: [&str; 4] = ["tcp_sendmsg", "tcp_recvmsg", "tcp_sendpage", "tcp_splice_read"];
+/// Functions of TCP and of Unix sockets that programs can be attached to.
+pub const FUNCTIONS: [&str; 9] = [
+    "tcp_sendmsg",
+    "tcp_recvmsg",
+    "tcp_sendpage",
+    "tcp_splice_read",
+    "unix_release",
+    "unix_stream_sendmsg",
+    "unix_stream_recvmsg",
+    "unix_stream_sendpage",
+    "unix_stream_splice_read",
+];
 
 /// Why the tracing file system cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +118,7 @@ impl Features {
     pub fn describe(&mut self, btf: &Btf<'_>, offsets: &Offsets) {
         self.functions = FUNCTIONS.into_iter().filter(|name| btf.has_function(name)).collect();
         self.iterators = offsets.has_iterators;
+        self.unix_sockets = offsets.has_unix_sockets;
     }
 }
 

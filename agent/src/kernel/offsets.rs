@@ -44,6 +44,21 @@ const ITERATOR: [(&str, &str, &[&str]); 6] = [
     ("ITER_SEGMENTS", "iov_iter", &["nr_segs"]),
 ];
 
+/// Without one of these, Unix sockets are not watched; [`Offsets::has_unix_sockets`].
+const UNIX: [(&str, &str, &str); 7] = [
+    ("SOCK_SOCKET", "sock", "sk_socket"),
+    ("SOCKET_INODE", "socket_alloc", "vfs_inode"),
+    ("INODE_NUMBER", "inode", "i_ino"),
+    ("UNIX_PEER", "unix_sock", "peer"),
+    ("UNIX_ADDRESS", "unix_sock", "addr"),
+    ("UNIX_ADDRESS_LEN", "unix_address", "len"),
+    ("UNIX_ADDRESS_NAME", "unix_address", "name"),
+];
+
+/// How many refer to a `struct file`, and what that is while one descriptor does: since Linux 6.13 one less
+/// (`include/linux/file_ref.h`).
+const COUNTS: [(&str, u32); 2] = [("f_count", 1), ("f_ref", 0)];
+
 /// A field, and the global of the programs that takes its offset.
 struct Field {
     global: &'static str,
@@ -139,6 +154,8 @@ pub struct Offsets {
     pub missing: Vec<&'static str>,
     /// The kernel's lists of buffers can be read.
     pub has_iterators: bool,
+    /// Unix sockets can be read.
+    pub has_unix_sockets: bool,
 }
 
 impl Offsets {
@@ -169,7 +186,21 @@ impl Offsets {
         // Without ITER_UBUF (Linux 6.0) no list is of that kind.
         offsets.has_iterators = iterators.iter().all(|&(global, value)| value.is_some() || global == "ITER_IS_UBUF");
         offsets.globals.extend(iterators.into_iter().map(|(global, value)| (global, value.unwrap_or(ABSENT))));
+        offsets.find_unix_sockets(btf);
         Ok(offsets)
+    }
+}
+
+impl Offsets {
+    fn find_unix_sockets(&mut self, btf: &Btf<'_>) {
+        let offset = |name, path| btf.field(name, path).ok()?.bytes();
+        let fields = UNIX.map(|(global, name, path)| (global, offset(name, path)));
+        self.has_unix_sockets = fields.iter().all(|(_, value)| value.is_some());
+        let is_known = self.has_unix_sockets;
+        self.globals.extend(fields.map(|(global, value)| (global, value.filter(|_| is_known).unwrap_or(ABSENT))));
+        let count = COUNTS.iter().find_map(|&(path, of_one)| Some((btf.field("file", path).ok()?.bytes()?, of_one)));
+        let (count, of_one) = count.unwrap_or((ABSENT, ABSENT));
+        self.globals.extend([("FILE_COUNT", count), ("FILE_COUNT_OF_ONE", of_one)]);
     }
 }
 
@@ -187,7 +218,7 @@ mod tests {
     fn every_global_is_set_once() {
         let fields = FIELDS.iter().chain(&REGISTERS).map(|field| field.global);
         let iterators = ITERATOR.iter().map(|it| it.0).chain(NUMBERS.iter().map(|it| it.0));
-        let globals: Vec<_> = fields.chain(iterators).collect();
+        let globals: Vec<_> = fields.chain(iterators).chain(UNIX.iter().map(|it| it.0)).collect();
         let distinct: HashSet<_> = globals.iter().collect();
         assert_eq!(distinct.len(), globals.len());
     }
@@ -218,6 +249,7 @@ mod tests {
         let offsets = Offsets::find(&Btf::parse(&bytes).unwrap()).unwrap();
         assert_eq!(offsets.missing, Vec::<&str>::new());
         assert!(offsets.has_iterators);
+        assert!(offsets.has_unix_sockets);
         assert!(offsets.globals.iter().all(|&(_, value)| value != ABSENT), "{offsets:?}");
     }
 }

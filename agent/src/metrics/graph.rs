@@ -145,10 +145,11 @@ mod tests {
             tgid,
             tid: tgid,
             netns: 0,
-            key: Some(Key { client_position: number, server_position: 7 }),
+            key: Some(Key::Tcp { client_position: number, server_position: 7 }),
             local: here,
             remote: here,
             is_tls: false,
+            is_unix: false,
             begin_ns: 0,
             served: None,
         }

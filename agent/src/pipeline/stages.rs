@@ -113,7 +113,7 @@ impl Stages {
     /// Takes records, in the order of their times, and leaves `records` empty.
     pub fn take(&mut self, records: &mut Vec<Record>, source: &mut dyn Source) -> Result<(), CaptureError> {
         for record in records.drain(..) {
-            let [begin, data, tail, end, exec, exit, http2, tls] = &self.records;
+            let [begin, data, tail, end, exec, exit, http2, tls, unix] = &self.records;
             match &record {
                 Record::Begin(it, _) if it.header.kind == Kind::Http2 as u32 => http2,
                 Record::Begin(..) => begin,
@@ -123,6 +123,7 @@ impl Stages {
                 Record::Exec(..) => exec,
                 Record::Exit(_) => exit,
                 Record::Tls(_) => tls,
+                Record::Unix(..) => unix,
             }
             .inc();
             match &record {
@@ -156,7 +157,7 @@ impl Stages {
                         libraries.asks(begin.tgid, begin.header.time_ns);
                     }
                 }
-                Record::Data(..) | Record::Tail(..) | Record::End(_) => {}
+                Record::Data(..) | Record::Tail(..) | Record::End(_) | Record::Unix(..) => {}
             }
             let exchanges = &mut self.exchanges;
             self.decoder.record(record, &mut |event| exchanges.event(event));

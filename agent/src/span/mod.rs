@@ -231,7 +231,7 @@ impl SpanBuilder {
         route: Option<String>,
         error: Option<&Error>,
     ) -> Vec<KeyValue> {
-        let Exchange { origin, request, response, .. } = exchange;
+        let Exchange { origin, unix_path, request, response, .. } = exchange;
         let host = request.host().map(Authority::parse);
         let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
 
@@ -277,14 +277,23 @@ impl SpanBuilder {
                 if origin.has_addresses() {
                     attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
                     attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
+                } else if let Some(path) = unix_path {
+                    attributes.text(key::NETWORK_PEER_ADDRESS, &**path);
                 }
                 origin.remote
             }
         };
-        if host.is_some() || origin.has_addresses() {
+        if origin.is_unix {
+            attributes.text(key::NETWORK_TRANSPORT, "unix");
+        }
+        if let Some(path) = unix_path {
+            // The host that was asked for is as good as any other there.
+            attributes.text(key::SERVER_ADDRESS, &**path);
+        } else if host.is_some() || origin.has_addresses() {
             attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
         }
-        if let Some(port) = host.and_then(|host| host.port).or_else(|| Some(server.port()).filter(|port| *port != 0)) {
+        let port = host.and_then(|host| host.port).or_else(|| Some(server.port()).filter(|port| *port != 0));
+        if let Some(port) = port.filter(|_| !origin.is_unix) {
             attributes.int(key::SERVER_PORT, port);
         }
         if let Some(peer) = self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())) {

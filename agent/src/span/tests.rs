@@ -154,6 +154,25 @@ fn attributes_are_beylas(#[case] mut wire: Wire, #[case] beylas: &[&str]) {
     assert_eq!(missing, [""; 0], "{}", describe(&span));
 }
 
+/// The host that was asked for says nothing of where the server is, and there are no ports.
+#[rstest]
+#[case::path(b"/run/shop.sock\0", Some("/run/shop.sock"))]
+#[case::path_without_end(b"/run/shop.sock", Some("/run/shop.sock"))]
+#[case::abstract_name(b"\0shop", Some("@shop"))]
+#[case::no_name(b"", None)]
+fn unix_sockets_have_a_path(#[case] path: &[u8], #[case] shown: Option<&str>) {
+    for (is_client, wire) in [(true, Wire::client(1)), (false, Wire::server(1))] {
+        let mut wire = wire.on_unix(7, path);
+        let span = span(wire.request(b"GET / HTTP/1.1\r\nHost: localhost:80\r\n\r\n").response(OK5));
+        assert_eq!(text(&span, "network.transport"), Some("unix"));
+        assert_eq!(text(&span, "server.address"), shown.or(Some("localhost")));
+        assert_eq!(text(&span, "network.peer.address"), shown.filter(|_| is_client));
+        assert_eq!(text(&span, "url.full"), Some("http://localhost:80/").filter(|_| is_client));
+        let keys = ["server.port", "client.port", "client.address", "network.peer.port"];
+        assert!(span.attributes.iter().all(|pair| !keys.contains(&pair.key.as_str())), "{span:?}");
+    }
+}
+
 #[test]
 fn ids_are_those_that_were_given() {
     let span = span(Wire::server(1).request(b"GET / HTTP/1.1\r\n\r\n").response(OK5));

@@ -1,7 +1,8 @@
 //! Gives every exchange its place in a trace.
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
-//! positions of its first byte; for a client the server request that its goroutine works for, else the only one that its process has open, if its response has not
+//! positions of its first byte (on a Unix socket by its head); for a client the server request that its goroutine works for,
+//! else the only one that its process has open, if its response has not
 //! begun; else it is a root. A server request from another node is below a client whose trace is not known here: it gets
 //! a provisional trace id, which the backend replaces.
 //! A link that is not certain is not made. ADR 0003 and 0020 say why.
@@ -16,7 +17,7 @@ use std::collections::VecDeque;
 
 use coati_common::stitch::{PROVISIONAL_MEMBER, caller_of, provisional_trace_id};
 use foldhash::{HashMap, HashMapExt as _};
-pub use ids::{Ids, RandomIds, client_span_id};
+pub use ids::{Ids, RandomIds, caller_id};
 pub use traceparent::TraceParent;
 
 use crate::decode::{Exchange, ExchangeId, Key, Origin, RequestHead, Role};
@@ -231,7 +232,10 @@ impl Stitcher {
             return self.root(origin);
         }
         self.unpaired.insert(key, origin.id);
-        if self.config.across_nodes && may_be_remote(origin) { self.provisional(key) } else { self.root(origin) }
+        match caller_id(key) {
+            Some(caller) if self.config.across_nodes && may_be_remote(origin) => self.provisional(caller),
+            _ => self.root(origin),
+        }
     }
 
     /// The place below the client's end of the same exchange. A `traceparent` that the client did not send, as far as is
@@ -252,10 +256,9 @@ impl Stitcher {
         })
     }
 
-    /// The place below the client's end of the exchange at `key`, which is on another node, or outside of all.
-    fn provisional(&mut self, key: Key) -> Ids {
+    /// The place below the client span `caller`, which is on another node, or outside of all.
+    fn provisional(&mut self, caller: [u8; 8]) -> Ids {
         self.counters.provisional += 1;
-        let caller = client_span_id(key);
         Ids {
             trace_id: provisional_trace_id(caller),
             span_id: self.random.span_id(),
@@ -276,7 +279,9 @@ impl Stitcher {
             },
         };
         if let Some(key) = origin.key {
-            let is_claimed = self.pair_late(key, &mut ids);
+            // The same was asked for on a Unix socket, and nobody has read that yet: who reads is one of the two.
+            let is_ambiguous = self.clients.get(&key).is_some_and(|other| !other.is_claimed);
+            let is_claimed = is_ambiguous || self.pair_late(key, origin.begin_ns, &mut ids);
             if self.clients.len() < self.config.max_open {
                 let client =
                     ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header: traceparent(head), is_claimed };
@@ -290,8 +295,12 @@ impl Stitcher {
 
     /// A system call that sends is told of when it returns, and by then the server may have been told of. Puts both into
     /// one trace if neither has to stay in its own.
-    fn pair_late(&mut self, key: Key, client: &mut Ids) -> bool {
+    fn pair_late(&mut self, key: Key, begin_ns: u64, client: &mut Ids) -> bool {
         let Some(server) = self.unpaired.get(&key).and_then(|id| self.open.get_mut(id)) else { return false };
+        // On a Unix socket it may have read an earlier request with the same head.
+        if begin_ns > server.begin_ns.saturating_add(SLACK_NS) {
+            return false;
+        }
         let Some(server_ids) = &mut server.ids else { return false };
         let is_provisional = caller_of(server_ids.trace_id).is_some();
         let (can_move, client_can_move) = (!server.has_children, client.parent_span_id.is_none() && !is_provisional);
@@ -379,7 +388,7 @@ impl Stitcher {
 
     fn span_id(&mut self, origin: &Origin) -> [u8; 8] {
         match origin.key {
-            Some(key) if origin.role == Role::Client => client_span_id(key),
+            Some(key) if origin.role == Role::Client => caller_id(key).unwrap_or_else(|| self.random.span_id()),
             _ => self.random.span_id(),
         }
     }

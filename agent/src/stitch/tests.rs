@@ -1,4 +1,5 @@
 mod across_nodes;
+mod unix_sockets;
 
 use coati_common::event::Served;
 
@@ -98,8 +99,8 @@ fn both_ends_of_a_connection_are_one_trace() {
     let run = Run::new(&[&client, &server]);
     assert_root(run.span(1));
     assert_child(run.span(2), run.span(1));
-    let key = Key { client_position: 1_000, server_position: 5_000 };
-    assert_eq!(run.span(1).span_id, client_span_id(key));
+    let key = Key::Tcp { client_position: 1_000, server_position: 5_000 };
+    assert_eq!(run.span(1).span_id, caller_id(key).unwrap());
     assert!(run.is_empty());
     assert_eq!(run.stitcher.counters().by_position, 1);
 }

@@ -67,8 +67,8 @@ pub const LOSS_CAUSES: [&str; Loss::ALL.len() + 6] = {
 };
 
 /// Every kind of record.
-pub const RECORD_KINDS: [Kind; 8] =
-    [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2, Kind::Tls];
+pub const RECORD_KINDS: [Kind; 9] =
+    [Kind::Begin, Kind::Data, Kind::Tail, Kind::End, Kind::Exec, Kind::Exit, Kind::Http2, Kind::Tls, Kind::Unix];
 
 /// The value of the label `kind`.
 const fn kind_name(kind: Kind) -> &'static str {
@@ -81,6 +81,7 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::Exit => "exit",
         Kind::Http2 => "http2",
         Kind::Tls => "tls",
+        Kind::Unix => "unix",
     }
 }
 

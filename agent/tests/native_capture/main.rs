@@ -29,6 +29,8 @@ mod tails;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod unix_sockets;
+#[cfg(test)]
 mod uprobes;
 #[cfg(test)]
 mod watch;

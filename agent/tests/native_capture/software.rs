@@ -70,10 +70,10 @@ impl Decoded {
             let mut keys: Vec<_> = of_role
                 .map(|it| {
                     let key = it.origin.key.expect("the positions are known");
-                    (key.server_position, key.client_position, it.request.path().unwrap_or_default().to_owned())
+                    (key, it.request.path().unwrap_or_default().to_owned())
                 })
                 .collect();
-            keys.sort();
+            keys.sort_by_key(|(_, path)| path.clone());
             keys
         };
         assert_eq!(keys(Role::Client), keys(Role::Server));

@@ -233,7 +233,7 @@ fn sides(records: &[Record], port: u16) -> Sides {
                     seen.ends.push(*end);
                 }
             }
-            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) | Record::Tls(_) => {}
+            Record::Tail(..) | Record::Exec(..) | Record::Exit(_) | Record::Tls(_) | Record::Unix(..) => {}
         }
     }
     let mut sides = Sides::default();

@@ -1,5 +1,5 @@
 use super::*;
-use coati_common::event::{Exec, Served};
+use coati_common::event::{Exec, Served, Unix};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::mem::{offset_of, size_of};
@@ -114,6 +114,14 @@ fn bytes_of(record: &Record) -> Vec<u8> {
             lay_header(&mut bytes, &exit.header);
             bytes
         }
+        Record::Unix(header, connection, path) => {
+            let mut bytes = vec![0; size_of::<Unix>()];
+            lay_header(&mut bytes, header);
+            bytes[offset_of!(Unix, connection)..][..8].copy_from_slice(&connection.to_ne_bytes());
+            bytes[offset_of!(Unix, path_len)..][..4].copy_from_slice(&(path.len() as u32).to_ne_bytes());
+            bytes[offset_of!(Unix, path)..][..path.len()].copy_from_slice(path);
+            bytes
+        }
         Record::Tls(tls) => {
             let mut bytes = vec![0; size_of::<Tls>()];
             lay!(bytes, 0, Tls, tls, [tgid, reserved], []);
@@ -210,6 +218,8 @@ fn record() -> impl Strategy<Value = Record> {
         (header(Kind::Exec), any::<u32>(), vec(any::<u8>(), 0..=PATH_BYTES))
             .prop_map(|(header, tgid, path)| Record::Exec(header, tgid, path)),
         (header(Kind::Exit), any::<u32>()).prop_map(|(header, tgid)| Record::Exit(Exit { header, tgid, reserved: 0 })),
+        (header(Kind::Unix), any::<u64>(), vec(any::<u8>(), 0..=UNIX_PATH_BYTES))
+            .prop_map(|(header, connection, path)| Record::Unix(header, connection, path)),
         (header(Kind::Tls), any::<u32>()).prop_map(|(header, tgid)| Record::Tls(Tls { header, tgid, reserved: 0 })),
     ]
 }
@@ -238,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..512), kind in 0_u32..8) {
+    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..512), kind in 0_u32..11) {
         let mut known = kind.to_ne_bytes().to_vec();
         known.extend(&bytes);
         let _ = Record::parse(&known);
@@ -249,8 +259,8 @@ proptest! {
 #[test]
 fn an_unknown_kind_is_refused() {
     let mut bytes = vec![0; 64];
-    bytes[0] = 9;
-    let found = u32::from_ne_bytes([9, 0, 0, 0]);
+    bytes[0] = 10;
+    let found = u32::from_ne_bytes([10, 0, 0, 0]);
     assert_eq!(Record::parse(&bytes), Err(RecordError::Kind { found }));
 }
 
@@ -258,5 +268,5 @@ fn an_unknown_kind_is_refused() {
 fn a_path_longer_than_its_field_is_refused() {
     let mut bytes = bytes_of(&Record::Exec(Header { kind: Kind::Exec as u32, ..Header::default() }, 1, vec![]));
     bytes[offset_of!(Exec, path_len)..][..4].copy_from_slice(&129_u32.to_ne_bytes());
-    assert_eq!(Record::parse(&bytes), Err(RecordError::Path { found: 129 }));
+    assert_eq!(Record::parse(&bytes), Err(RecordError::Path { found: 129, most: 128 }));
 }

@@ -16,7 +16,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use coati_common::event::{Begin, Data, Frames, data_flags, direction, frame_state};
 
@@ -51,6 +51,8 @@ pub(super) struct Http2 {
 struct Streams {
     /// Of the connection.
     origin: Origin,
+    /// Name of the Unix socket, if it is one and has one.
+    unix_path: Option<Arc<str>>,
     open: BTreeMap<u32, Box<Stream>>,
     /// The newest one that the client has opened.
     newest: u32,
@@ -64,22 +66,25 @@ struct Streams {
 
 impl Http2 {
     /// A connection whose first record this is; its bytes are still to be taken.
-    pub(super) fn new(begin: &Begin) -> Self {
+    pub(super) fn new(begin: &Begin, unix_path: Option<Arc<str>>) -> Self {
         let is_joined = Frames::of_mark(begin.last).state != frame_state::OTHER;
         let (requests, responses) =
             if is_joined { (Flow::joined(), Flow::joined()) } else { (Flow::preface(), Flow::new()) };
-        Self { requests, responses, streams: Streams::new(Origin::new(begin), is_joined) }
+        Self { requests, responses, streams: Streams::new(Origin::new(begin), unix_path, is_joined) }
     }
 
     /// A connection that was switched by the answer to `open`, which is its first stream. Frames of the server follow
     /// behind byte `start` of that answer.
     pub(super) fn upgraded(open: &mut Open, start: u64) -> Option<Self> {
-        let mut streams = Streams::new(open.origin, false);
+        let mut streams = Streams::new(open.origin, open.unix_path.clone(), false);
         streams.newest = 1;
         let RequestStream { head, bytes, .. } = &mut open.request;
         let head = head.take()?;
         let body = bytes.saturating_sub(super::http1::Head::size(&head) as u64);
-        streams.open.insert(1, Box::new(Stream::new(open.origin, head, Some(body), open.request_last_ns, false)));
+        streams.open.insert(
+            1,
+            Box::new(Stream::new(open.origin, open.unix_path.clone(), head, Some(body), open.request_last_ns, false)),
+        );
         Some(Self { requests: Flow::preface(), responses: Flow::at_frame(start), streams })
     }
 
@@ -191,8 +196,8 @@ impl Http2 {
 }
 
 impl Streams {
-    const fn new(origin: Origin, is_guess: bool) -> Self {
-        Self { origin, open: BTreeMap::new(), newest: 0, is_gap: false, is_guess, is_refused: false }
+    const fn new(origin: Origin, unix_path: Option<Arc<str>>, is_guess: bool) -> Self {
+        Self { origin, unix_path, open: BTreeMap::new(), newest: 0, is_gap: false, is_guess, is_refused: false }
     }
 
     fn of_client(&mut self, item: Item, at: Moment, out: &mut Out<'_>) {
@@ -280,7 +285,7 @@ impl Streams {
         }
         let origin = self.origin.stream(id, header.at, at.first_ns, at.by);
         (out.emit)(super::Event::Began(&origin, &head));
-        let mut stream = Stream::new(origin, head, Some(0), at.last_ns, fields.is_grpc());
+        let mut stream = Stream::new(origin, self.unix_path.clone(), head, Some(0), at.last_ns, fields.is_grpc());
         stream.request_data(0, at);
         self.open.insert(id, Box::new(stream));
     }

@@ -1,5 +1,7 @@
 //! One stream: a request and its response.
 
+use std::sync::Arc;
+
 use super::{
     super::{
         Event, Exchange, Failure, Grpc, Incomplete, Origin, Progress,
@@ -35,6 +37,7 @@ pub(in crate::decode) enum StreamEnd {
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     pub(super) origin: Origin,
+    unix_path: Option<Arc<str>>,
     request: RequestHead,
     response: Option<ResponseHead>,
     /// Content of DATA frames; `None` once some may have been missed.
@@ -60,6 +63,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(
         origin: Origin,
+        unix_path: Option<Arc<str>>,
         request: RequestHead,
         request_bytes: Option<u64>,
         request_last_ns: u64,
@@ -67,6 +71,7 @@ impl Stream {
     ) -> Self {
         Self {
             origin,
+            unix_path,
             request,
             response: None,
             request_bytes,
@@ -206,6 +211,7 @@ impl Stream {
         Exchange {
             end_ns: end_ns.max(self.origin.begin_ns).max(self.showings.end_ns),
             origin: self.origin,
+            unix_path: self.unix_path,
             request: self.request,
             response: self.response,
             response_first_ns: (self.first_ns > 0).then_some(self.first_ns),

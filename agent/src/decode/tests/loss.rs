@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coati_common::event::{Exit, Header, Kind};
 use rstest::rstest;
 
 use super::super::testing::{MS, Run, Wire};
@@ -22,6 +23,23 @@ fn reordered(order: &[usize], calls: impl FnOnce(&mut Wire)) -> Vec<Record> {
     let records = server(calls);
     assert_eq!(records.len(), order.len());
     order.iter().map(|at| records[*at].clone()).collect()
+}
+
+/// Where the hooks do not see the end of a Unix socket, that of its process ends what was open; what is told by then counts.
+#[rstest]
+#[case::on_a_unix_socket(Wire::server(1).on_unix(7, b"/run/a.sock"), &["GET /a - 11..-..11 0→? in 0 incomplete=response"])]
+#[case::elsewhere(Wire::server(1), &[])]
+fn what_was_open_ends_with_its_process(#[case] mut wire: Wire, #[case] exchanges: &[&str]) {
+    wire.request(GET);
+    let header = Header { kind: Kind::Exit as u32, time_ns: wire.time_ns, ..Header::default() };
+    let mut run = Run::new(DecodeConfig::default());
+    run.feed(&wire.records);
+    run.feed(&[Record::Exit(Exit { header, tgid: wire.tgid, reserved: 0 })]);
+    run.tick(1_500 * MS);
+    assert!(run.exchanges.is_empty(), "an End may be on its way");
+    run.tick(3_000 * MS);
+    assert_eq!(run.lines(), exchanges);
+    assert_eq!(run.decoder.connections(), usize::from(exchanges.is_empty()));
 }
 
 fn two(wire: &mut Wire) {

@@ -13,6 +13,7 @@ fn everything() -> Features {
         tracepoints: probes.filter_map(|probe| probe.point.tracepoint()).collect(),
         functions: features::FUNCTIONS.into(),
         iterators: true,
+        unix_sockets: true,
         kprobes: true,
         uprobes: true,
         refused: BTreeMap::new(),
@@ -62,6 +63,9 @@ fn the_best_hooks_are_trampolines() {
     tcp_sendpage?: fexit_tcp_sendpage@tcp_sendpage fentry_tcp_sendpage@tcp_sendpage
     tcp_recvmsg: fexit_tcp_recvmsg@tcp_recvmsg
     tcp_splice_read?: fexit_tcp_splice_read@tcp_splice_read
+    unix_sockets?: fentry_unix_release@unix_release fexit_unix_sendmsg@unix_stream_sendmsg fentry_unix_sendmsg@unix_stream_sendmsg fexit_unix_recvmsg@unix_stream_recvmsg
+    unix_stream_sendpage?: fexit_unix_sendpage@unix_stream_sendpage fentry_unix_sendpage@unix_stream_sendpage
+    unix_stream_splice_read?: fexit_unix_splice_read@unix_stream_splice_read
     ");
 }
 
@@ -76,6 +80,9 @@ fn kprobes_can_be_wanted() {
     tcp_sendpage?: kretprobe_send@tcp_sendpage kprobe_tcp_sendpage@tcp_sendpage
     tcp_recvmsg: kretprobe_receive@tcp_recvmsg kprobe_tcp_recvmsg@tcp_recvmsg
     tcp_splice_read?: kretprobe_receive@tcp_splice_read kprobe_tcp_splice_read@tcp_splice_read
+    unix_sockets?: kprobe_unix_release@unix_release kretprobe_unix_send@unix_stream_sendmsg kprobe_unix_sendmsg@unix_stream_sendmsg kretprobe_unix_receive@unix_stream_recvmsg kprobe_unix_recvmsg@unix_stream_recvmsg
+    unix_stream_sendpage?: kretprobe_unix_send@unix_stream_sendpage kprobe_unix_sendpage@unix_stream_sendpage
+    unix_stream_splice_read?: kretprobe_unix_receive@unix_stream_splice_read kprobe_unix_splice_read@unix_stream_splice_read
     ");
 }
 
@@ -96,6 +103,7 @@ fn system_calls_can_be_wanted() {
     recvfrom: exit_receive_buffer_flags@syscalls/sys_exit_recvfrom
     readv?: exit_receive_vector@syscalls/sys_exit_readv
     recvmsg?: exit_receive_message@syscalls/sys_exit_recvmsg
+    close?: enter_close@syscalls/sys_enter_close
     ");
 }
 
@@ -122,6 +130,16 @@ fn system_calls_can_be_wanted() {
     "fentry (not permitted), syscall (no BPF helper bpf_task_pt_regs (Linux 5.15))"
 )]
 #[case::since_6_5(without_functions(&["tcp_sendpage"]), HookSet::Fentry, "")]
+#[case::unix_sockets_of_a_module(
+    Features { unix_sockets: false, ..everything() },
+    HookSet::Fentry,
+    "unix_sockets (the kernel's Unix sockets are not known)"
+)]
+#[case::unix_functions_merged_into_others(
+    without_functions(&["unix_release"]),
+    HookSet::Fentry,
+    "unix_sockets (no function unix_release)"
+)]
 #[case::no_splice(
     without_functions(&["tcp_splice_read"]),
     HookSet::Fentry,

@@ -16,7 +16,7 @@ fn assert_provisional(ids: &Ids, caller: [u8; 8]) {
 
 /// What an agent elsewhere gives to the client of the exchange at the positions where a [`Wire`] begins.
 fn caller() -> [u8; 8] {
-    client_span_id(Key { client_position: 1_000, server_position: 5_000 })
+    caller_id(Key::Tcp { client_position: 1_000, server_position: 5_000 }).unwrap()
 }
 
 #[test]
