@@ -215,6 +215,7 @@ impl Attachment {
     }
 
     /// These and others in the same file.
+    #[must_use]
     pub fn with(mut self, mut others: Self) -> Self {
         self.links.append(&mut others.links);
         self

@@ -350,7 +350,9 @@ impl Libraries {
         if let Some((known, layout)) = self.others.get(&mapped.id)
             && (known.covers(habits) || kind != Kind::Executable)
         {
-            layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
+            if let Some(layout) = layout {
+                source.watch_goroutines(tgid, *layout);
+            }
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {

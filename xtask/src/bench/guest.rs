@@ -61,12 +61,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return inside(options);
     }
     setup::run_for(setup::Need::Test)?;
-    let binaries = match &options.binaries {
-        Some(binaries) => binaries.clone(),
-        None => {
-            super::build()?;
-            target().join("release")
-        }
+    let binaries = if let Some(binaries) = &options.binaries {
+        binaries.clone()
+    } else {
+        super::build()?;
+        target().join("release")
     };
     let image = guest::kernel(&options.kernel)?;
     // Starting it builds it.
