@@ -110,7 +110,7 @@ impl Linked {
         }
         // Older kernels load such programs all the same. One that knows such links looks for the file.
         let nowhere = Path::new("/proc/self/no-such-file");
-        match programs.values().next().map(|program| program.attach(nowhere, 0)) {
+        match programs.values().next().map(|program| program.attach(nowhere, &[0])) {
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(LinkedError::NoLinks(error)),
             _ => Ok(Self { programs }),
         }
@@ -150,20 +150,20 @@ impl LinkedProgram {
         Ok(Self { fd, is_return })
     }
 
-    /// Attaches it to the function that begins there in the file, in whichever process it is called, until the link is
-    /// dropped.
-    pub(super) fn attach(&self, path: &Path, offset: u64) -> io::Result<OwnedFd> {
+    /// Attaches it to the functions that begin there in the file, in whichever process they are called, until the link is
+    /// dropped. The kernel waits once for each link that goes, however many places it has.
+    pub(super) fn attach(&self, path: &Path, offsets: &[u64]) -> io::Result<OwnedFd> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let attributes = LinkCreate {
             prog_fd: self.fd.as_raw_fd() as u32,
             attach_type: TRACE_UPROBE_MULTI,
             path: path.as_ptr() as u64,
-            offsets: ptr::from_ref(&offset) as u64,
-            count: 1,
+            offsets: offsets.as_ptr() as u64,
+            count: u32::try_from(offsets.len()).map_err(io::Error::other)?,
             multi_flags: if self.is_return { UPROBE_MULTI_RETURN } else { 0 },
             ..LinkCreate::default()
         };
-        // SAFETY: the path and the offset live until the call is over.
+        // SAFETY: the path and the offsets live until the call is over.
         unsafe { bpf(LINK_CREATE, &attributes) }
     }
 

@@ -315,20 +315,60 @@ pub(super) fn attach(
     points: &[ProbePoint],
 ) -> Result<Attachment, UprobeError> {
     let mut links = Vec::new();
-    for &ProbePoint { call, offset } in points {
-        for &name in call.programs() {
-            let refused = |source| UprobeError::Refused { program: name, offset, source };
-            if let Some(program) = linked.and_then(|linked| linked.get(name)) {
-                let refused = |io_error| refused(SyscallError { call: "bpf_link_create", io_error }.into());
-                links.push(Link::Linked { _link: program.attach(path, offset).map_err(refused)? });
-                continue;
-            }
-            let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
-                return Err(UprobeError::NoProgram { program: name });
-            };
+    for (name, offsets) in by_program(points) {
+        let refused = |offset, source| UprobeError::Refused { program: name, offset, source };
+        if let Some(program) = linked.and_then(|linked| linked.get(name)) {
+            let first = offsets.first().copied().unwrap_or_default();
+            let refused = |io_error| refused(first, SyscallError { call: "bpf_link_create", io_error }.into());
+            links.push(Link::Linked { _link: program.attach(path, &offsets).map_err(refused)? });
+            continue;
+        }
+        let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
+            return Err(UprobeError::NoProgram { program: name });
+        };
+        for offset in offsets {
+            let refused = |source| refused(offset, source);
             let link = program.attach(offset, path, UProbeScope::AllProcesses).map_err(refused)?;
             links.push(Link::Event { _link: program.take_link(link).map_err(refused)? });
         }
     }
     Ok(Attachment { links })
+}
+
+/// The programs in the order in which they must be attached, each with all of its places.
+fn by_program(points: &[ProbePoint]) -> Vec<(&'static str, Vec<u64>)> {
+    let mut programs: Vec<(&'static str, Vec<u64>)> = Vec::new();
+    for point in points {
+        for &name in point.call.programs() {
+            match programs.iter_mut().find(|(found, _)| *found == name) {
+                Some((_, offsets)) => offsets.push(point.offset),
+                None => programs.push((name, vec![point.offset])),
+            }
+        }
+    }
+    programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever sees returns comes before who sees entries, with all places at once.
+    #[test]
+    fn each_program_is_attached_once() {
+        let calls: [(LibraryCall, u64); 4] = [
+            (TlsCall::Write.into(), 1),
+            (TlsCall::WriteEx.into(), 2),
+            (GoCall::TlsWasRead.into(), 3),
+            (GoCall::TlsWasRead.into(), 4),
+        ];
+        let points = calls.map(|(call, offset)| ProbePoint { call, offset });
+        let expected = [
+            ("tls_written", vec![1, 2]),
+            ("tls_write", vec![1]),
+            ("tls_write_ex", vec![2]),
+            ("go_tls_was_read", vec![3, 4]),
+        ];
+        assert_eq!(by_program(&points), expected);
+    }
 }
