@@ -73,7 +73,7 @@ impl Decoded {
                     (key, it.request.path().unwrap_or_default().to_owned())
                 })
                 .collect();
-            keys.sort_by_key(|(_, path)| path.clone());
+            keys.sort();
             keys
         };
         assert_eq!(keys(Role::Client), keys(Role::Server));
