@@ -16,10 +16,6 @@ use coati_agent::{
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-/// A span is many small texts that live for a moment.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Something of the configuration is wrong; anything else that keeps the agent from running is 1.
 const WRONG_CONFIGURATION: u8 = 2;
 
