@@ -44,13 +44,13 @@ use crate::{
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
-    gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
+    gpu::{Gpu, GpuError, GpuMetrics, GpuReader, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     libraries::{Libraries, Wanted},
     metrics::{Feature, MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
     print::Printer,
     privileges::{self, LOOKING, Later},
-    receive::{ReceiveError, Receiver as OtlpReceiver, Senders},
+    receive::{Gpus, ReceiveError, Receiver as OtlpReceiver, Senders},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{Server, Telemetry, TelemetryError},
@@ -192,7 +192,8 @@ async fn run_until_signal(
         } else {
             Senders::none()
         };
-        receiver.start(queue.relay(exporter.room()), senders, telemetry.clone());
+        let gpus = gpu.as_ref().filter(|_| receiving.enrich).map(|gpu| Gpus::new(GpuReader::of(gpu), reading));
+        receiver.start(queue.relay(exporter.room()), senders, gpus, telemetry.clone());
         for address in received_at {
             tracing::info!(%address, "OTLP is received here");
         }
@@ -424,6 +425,11 @@ fn capture(
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// What that clock means, and what it reads.
+fn reading() -> (Clock, u64) {
+    (clock(), monotonic_ns())
 }
 
 /// What that clock means.

@@ -138,9 +138,12 @@ impl Exchanges {
         let is_self_traced =
             self.self_traced.has(origin.tgid) && shown.is_none() && !self.shown.contains_key(&origin.id);
         match event {
+            // Its span comes from the SDK, and wants samples as well.
+            Event::Began(origin, head) if is_self_traced => {
+                self.gpu.began(origin, self.inference.enabled && recognise(head).is_some());
+            }
             // Nobody will see a span of it, so it may be no parent of others'. What its SDK puts into headers still is.
-            Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_)
-                if is_self_traced => {}
+            Event::Opened(_) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_) if is_self_traced => {}
             Event::Dropped(origin) if is_self_traced => self.stitcher.forget(origin),
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
