@@ -47,7 +47,7 @@ use crate::{
     gpu::{Gpu, GpuError, GpuMetrics, GpuReader, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     libraries::{Libraries, Wanted},
-    metrics::{Feature, MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
+    metrics::{MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
     print::Printer,
     privileges::{self, LOOKING, Later},
     receive::{Gpus, ReceiveError, Receiver as OtlpReceiver, Senders},
@@ -140,7 +140,7 @@ async fn run_until_signal(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(PipelineError::Start)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(PipelineError::Start)?;
     reload::tell(config);
-    let (mut reloader, reloads) = Reloader::new(config, reread);
+    let (mut reloader, reloads) = Reloader::new(config, reread, telemetry.requests.clone());
     let mut server = Server::bind(config.listen, telemetry.clone()).await?;
     // What is left to do takes no more, and no thread but the waiting one was started before.
     keep_only(LOOKING);
@@ -180,9 +180,8 @@ async fn run_until_signal(
         }
     }
     let metrics = config.otlp_metrics().map(|settings| MetricsExport::new(settings, sources)).transpose()?;
-    if config.metrics_settings().features.has(Feature::ApplicationProcess) {
-        tokio::spawn(look_at_processes(telemetry.requests.clone(), tree.clone()));
-    }
+    // Whether it is to look is asked each time: it may become another thing while the agent runs.
+    tokio::spawn(look_at_processes(telemetry.requests.clone(), tree.clone()));
     let (end_of_metrics, metrics_end) = oneshot::channel();
     let metrics = metrics.map(|metrics| tokio::spawn(metrics.run(metrics_end)));
 

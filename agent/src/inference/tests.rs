@@ -9,7 +9,7 @@ use crate::{
         Event, Exchange,
         testing::{MS, Wire},
     },
-    discover::Process,
+    discover::{Exports, Process},
 };
 
 fn process(name: &str) -> Process {
@@ -18,6 +18,7 @@ fn process(name: &str) -> Process {
         service_name: name.to_owned(),
         resource: Resource::default(),
         sampler: None,
+        exports: Exports::default(),
     }
 }
 
