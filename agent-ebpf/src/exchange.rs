@@ -19,6 +19,7 @@ use crate::iov::Source;
 use crate::maps::{CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
+use crate::tail;
 use crate::tell::{Moved, tell, tell_eof};
 use crate::tls;
 
@@ -372,7 +373,7 @@ pub fn received<C: EbpfContext>(
     len: u64,
 ) -> Option<()> {
     if len == 0 {
-        return tell_eof(slot, caller, followed(socket.key)?);
+        return tell_eof(slot, caller, socket.key, followed(socket.key)?);
     }
     let mut socket = socket;
     let (connection, meaning) = match find(slot, caller, &mut socket, &source, len, role::SERVER) {
@@ -416,9 +417,9 @@ fn on(socket: u64) -> Option<(u64, &'static mut Connection)> {
 /// receive its answer.
 #[inline(always)]
 pub fn closed_here(socket: u64) -> Option<()> {
-    let (_, connection) = on(socket)?;
+    let (key, connection) = on(socket)?;
     if connection.role == role::SERVER {
-        tell_end(connection, CLOSED);
+        tell_end(key, connection, CLOSED);
     }
     Some(())
 }
@@ -434,7 +435,7 @@ pub fn disconnected(socket: u64, by_reset: bool) -> Option<()> {
         }
         return None;
     }
-    tell_end(connection, if by_reset { RESET } else { CLOSED });
+    tell_end(key, connection, if by_reset { RESET } else { CLOSED });
     CONNECTIONS.remove(key).ok()
 }
 
@@ -458,15 +459,16 @@ pub fn closing(socket: Socket) -> Option<()> {
 #[inline(always)]
 pub fn session_gone(key: u64) -> Option<()> {
     let connection = followed(key)?;
-    tell_end(connection, if connection.flags & connection_flags::RESET != 0 { RESET } else { CLOSED });
+    tell_end(key, connection, if connection.flags & connection_flags::RESET != 0 { RESET } else { CLOSED });
     CONNECTIONS.remove(key).ok()
 }
 
 #[inline(always)]
-fn tell_end(connection: &mut Connection, reason: u32) {
+fn tell_end(key: u64, connection: &mut Connection, reason: u32) {
     if !connection.finish() {
         return;
     }
+    tail::over(key, connection, now());
     // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
     let record = end(connection, reason);
     emit::plain(&record, Loss::RingFullEnd);

@@ -1,8 +1,9 @@
 //! The ends of responses to `POST`: token counts stand there, at the end of a stream or of a large document.
 //!
 //! Of each of the first calls of a response that moved more than its record carries, the last bytes are told in a record
-//! of their own, just before it. Of later calls they are kept here, in two halves that take turns, until a call ends like
-//! a chunked body; then the halves are told. So a long stream costs one copy of the end of each call, and two records.
+//! of their own, just before it. Of later calls they are kept here, in two halves that take turns, until what was sent ends
+//! like a chunked body, or the connection is over; then the halves are told. So a long stream costs one copy of the end of
+//! each call, and two records.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
@@ -11,7 +12,7 @@ use coati_common::limits::{TAIL_BYTES, TAILS};
 use coati_common::loss::Loss;
 
 use crate::emit;
-use crate::iov::{Source, end_of};
+use crate::iov::Source;
 use crate::kread::{at_most, opaque, own_bytes};
 use crate::scratch::{Payload, Slot};
 
@@ -84,10 +85,27 @@ pub fn take(slot: Slot, connection: &Connection, moved: &Moved<'_>) -> Option<()
     }
     if moved.carried.is_some() {
         tell_end(slot.number(), connection.connection, connection.exchange.into(), len, moved.time_ns);
-    } else if keep(moved.socket, connection.connection, connection.exchange.into(), slot.number(), len) != 0 {
-        tell_kept(moved.socket, moved.time_ns);
+    } else {
+        keep(moved.socket, connection.connection, connection.exchange.into(), slot.number(), len);
     }
     Some(())
+}
+
+/// Tells what is kept of the response on `socket` if it seems to be over: it ends like a chunked body, in however many calls
+/// that end was sent.
+#[inline(always)]
+pub fn told_to_the_end(socket: u64, connection: &Connection, time_ns: u64) {
+    if u64::from_be_bytes(connection.response_tail) & LAST_CHUNK_MASK == LAST_CHUNK {
+        over(socket, connection, time_ns);
+    }
+}
+
+/// Tells what is kept of the response on `socket`: nothing more of it will come.
+#[inline(always)]
+pub fn over(socket: u64, connection: &Connection, time_ns: u64) {
+    if connection.flags & connection_flags::KEEPS_END != 0 {
+        tell_kept(socket, time_ns);
+    }
 }
 
 /// Tells the first `len` bytes of a slot's payload.
@@ -105,8 +123,7 @@ pub extern "C" fn tell_end(slot: u64, connection: u64, exchange: u64, len: u64, 
     1
 }
 
-/// Appends the first `len` bytes of a slot's payload to what is kept of the response on `socket`; 1 if they end like a
-/// chunked body.
+/// Appends the first `len` bytes of a slot's payload to what is kept of the response on `socket`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, len: u64) -> u64 {
@@ -139,7 +156,7 @@ pub extern "C" fn keep(socket: u64, connection: u64, exchange: u64, slot: u64, l
     } else {
         kept.len[1] = append(&mut kept.halves[1], kept.len[1], len, payload);
     }
-    u64::from(end_of(payload, len) & LAST_CHUNK_MASK == LAST_CHUNK)
+    1
 }
 
 /// The length of the half with `len` bytes more.

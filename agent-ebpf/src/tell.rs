@@ -60,6 +60,7 @@ pub fn tell<C: EbpfContext>(
     let copied = source.copy(slot, moved.len, room);
     connection.keep_tail(moved.meaning, moved.len, copied.last);
     if !tells {
+        tail::told_to_the_end(moved.socket.key, connection, moved.time_ns);
         return None;
     }
     connection.copied(moved.meaning, copied.len as u16);
@@ -233,10 +234,11 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
 
 /// The peer of a client will send nothing more.
 #[inline(always)]
-pub fn tell_eof(slot: Slot, caller: Caller, connection: &mut Connection) -> Option<()> {
+pub fn tell_eof(slot: Slot, caller: Caller, socket: u64, connection: &mut Connection) -> Option<()> {
     if connection.role != role::CLIENT || !connection.tells_eof() {
         return None;
     }
+    tail::over(socket, connection, now());
     let record = slot.record::<Data>()?;
     record.head = Data {
         header: emit::header(Kind::Data, now()),

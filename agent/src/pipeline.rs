@@ -44,13 +44,13 @@ use crate::{
     discover::{Host, ProcTree, Processes},
     ebpf::{LoadError, Options, Programs},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
-    gpu::{Gpu, GpuError, GpuMetrics, GpuSpans},
+    gpu::{Gpu, GpuError, GpuMetrics, GpuReader, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
     libraries::{Libraries, Wanted},
-    metrics::{Feature, MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
+    metrics::{MetricsExport, PROCESS_INTERVAL, RequestMetrics, Source as MetricsSource},
     print::Printer,
     privileges::{self, LOOKING, Later},
-    receive::{ReceiveError, Receiver as OtlpReceiver, Senders},
+    receive::{Gpus, ReceiveError, Receiver as OtlpReceiver, Senders},
     span::{Clock, SpanBuilder},
     stitch::{RandomIds, Stitcher},
     telemetry::{Server, Telemetry, TelemetryError},
@@ -140,7 +140,7 @@ async fn run_until_signal(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(PipelineError::Start)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(PipelineError::Start)?;
     reload::tell(config);
-    let (mut reloader, reloads) = Reloader::new(config, reread);
+    let (mut reloader, reloads) = Reloader::new(config, reread, telemetry.requests.clone());
     let mut server = Server::bind(config.listen, telemetry.clone()).await?;
     // What is left to do takes no more, and no thread but the waiting one was started before.
     keep_only(LOOKING);
@@ -180,9 +180,8 @@ async fn run_until_signal(
         }
     }
     let metrics = config.otlp_metrics().map(|settings| MetricsExport::new(settings, sources)).transpose()?;
-    if config.metrics_settings().features.has(Feature::ApplicationProcess) {
-        tokio::spawn(look_at_processes(telemetry.requests.clone(), tree.clone()));
-    }
+    // Whether it is to look is asked each time: it may become another thing while the agent runs.
+    tokio::spawn(look_at_processes(telemetry.requests.clone(), tree.clone()));
     let (end_of_metrics, metrics_end) = oneshot::channel();
     let metrics = metrics.map(|metrics| tokio::spawn(metrics.run(metrics_end)));
 
@@ -192,7 +191,8 @@ async fn run_until_signal(
         } else {
             Senders::none()
         };
-        receiver.start(queue.relay(exporter.room()), senders, telemetry.clone());
+        let gpus = gpu.as_ref().filter(|_| receiving.enrich).map(|gpu| Gpus::new(GpuReader::of(gpu), reading));
+        receiver.start(queue.relay(exporter.room()), senders, gpus, telemetry.clone());
         for address in received_at {
             tracing::info!(%address, "OTLP is received here");
         }
@@ -424,6 +424,11 @@ fn capture(
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// What that clock means, and what it reads.
+fn reading() -> (Clock, u64) {
+    (clock(), monotonic_ns())
 }
 
 /// What that clock means.

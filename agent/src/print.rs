@@ -171,7 +171,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::discover::Process;
+    use crate::discover::{Exports, Process};
 
     fn pair(key: &str, value: Value) -> KeyValue {
         KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
@@ -184,7 +184,13 @@ mod tests {
     fn finished(kind: SpanKind, attributes: Vec<KeyValue>) -> FinishedSpan {
         let resource = Resource { attributes: vec![pair("service.name", string("shop"))], ..Resource::default() };
         FinishedSpan {
-            process: Arc::new(Process { tgid: 1, service_name: "shop".to_owned(), resource, sampler: None }),
+            process: Arc::new(Process {
+                tgid: 1,
+                service_name: "shop".to_owned(),
+                resource,
+                sampler: None,
+                exports: Exports::default(),
+            }),
             span: Span {
                 name: "GET /cart/{id}".to_owned(),
                 kind: kind.into(),

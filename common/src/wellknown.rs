@@ -256,6 +256,8 @@ pub mod gen_ai {
     pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
     /// Seconds from the request's first byte to the first byte of the response's body.
     pub const TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+    /// Seconds from the request's first byte to the first event of the response that has a token.
+    pub const COATI_TIME_TO_FIRST_TOKEN: &str = "coati.inference.time_to_first_token";
     /// Seconds from one token to the next, mean.
     pub const COATI_TIME_PER_TOKEN: &str = "coati.inference.time_per_output_token";
     /// Tokens per second of generation.

@@ -12,7 +12,10 @@ use super::{
     spans::SamplerConfig,
     value::{self, Value},
 };
-use crate::discover::{Pattern, Pids, Ports, Rule, Selection, Treatment};
+use crate::{
+    discover::{Exports, Pattern, Pids, Ports, Rule, Selection, Treatment},
+    metrics::Features,
+};
 
 /// Programs that carry telemetry: what they do is not what the node's services do.
 pub(super) const CARRIERS: &str =
@@ -129,9 +132,22 @@ pub struct RuleConfig<N: Notation> {
     /// How spans of the processes that it matches are sampled, instead of as `spans.sampling.sampler` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerConfig>,
-    /// What is made of them: `traces`, `metrics`. Without `traces` they are not observed. Absent, all.
+    /// What is made of their requests: `traces`, `metrics`. With neither they are not observed. Absent, both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exports: Option<Vec<Export>>,
+    /// Which metrics are made of their requests, instead of those of all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RuleMetricsConfig>,
+}
+
+/// Section `metrics` of a rule.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleMetricsConfig {
+    /// As `metrics.features`.
+    #[serde(with = "value::list")]
+    #[schemars(with = "OneOrMany<Features>")]
+    pub features: Features,
 }
 
 /// What is made of a process.
@@ -140,7 +156,7 @@ pub struct RuleConfig<N: Notation> {
 pub enum Export {
     /// Spans.
     Traces,
-    /// Metrics; the backend makes them of spans.
+    /// Metrics.
     Metrics,
 }
 
@@ -170,6 +186,7 @@ impl<N: Notation> Default for RuleConfig<N> {
             k8s_pod_annotations: BTreeMap::new(),
             sampler: None,
             exports: None,
+            metrics: None,
         }
     }
 }
@@ -180,6 +197,12 @@ const fn is_false(flag: &bool) -> bool {
 }
 
 impl<N: Notation> RuleConfig<N> {
+    fn exports(&self) -> Exports {
+        let has = |export| self.exports.as_ref().is_none_or(|all| all.contains(&export));
+        let features = self.metrics.map(|metrics| metrics.features);
+        Exports { traces: has(Export::Traces), metrics: has(Export::Metrics), features }
+    }
+
     fn rule(&self) -> Rule {
         let pattern = |text: &Option<Text<N>>| text.as_ref().map(|text| text.pattern.clone());
         let metadata = [
@@ -212,7 +235,7 @@ impl<N: Notation> RuleConfig<N> {
                 name: self.name.clone(),
                 namespace: self.namespace.clone(),
                 sampler: self.sampler.map(SamplerConfig::sampler),
-                is_without_traces: self.exports.as_ref().is_some_and(|all| !all.contains(&Export::Traces)),
+                exports: self.exports(),
             },
         }
     }

@@ -8,12 +8,13 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Config, ConfigError,
+    discovery::{Globs, Text},
     environment::Environment,
     foreign,
     schema::{Of, OneOrMany},
     value::{self, Value},
 };
-use crate::metrics::{Aggregation, Bounds, Buckets, Feature, Features, MetricsSettings};
+use crate::metrics::{Aggregation, Bounds, Buckets, Feature, Features, LabelChoice, LabelRule, MetricsSettings};
 
 /// Section `metrics`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -41,6 +42,23 @@ pub struct MetricsConfig {
     #[serde(with = "value::text")]
     #[schemars(with = "Of<Aggregation>")]
     pub histogram_aggregation: Aggregation,
+    /// Which labels metrics have, beside those of their service.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<LabelsConfig>,
+}
+
+/// An entry of `metrics.labels`. Each is applied to what those before it have left.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelsConfig {
+    /// Names of metrics, such as `http_*`. Metrics that are counted together have the same labels.
+    pub metrics: Text<Globs>,
+    /// Only these labels; `*` are all, those that are left out otherwise too (`url_path`, `client_address`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<Vec<Text<Globs>>>,
+    /// Of those, not these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<Text<Globs>>,
 }
 
 /// Section `metrics.buckets`.
@@ -64,10 +82,9 @@ pub struct BucketsSection {
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        let MetricsSettings { features, max_series, expire, exemplars, buckets: _, aggregation } =
-            MetricsSettings::default();
-        let buckets = BucketsSection::default();
-        Self { features, max_series, expire, exemplars, buckets, histogram_aggregation: aggregation }
+        let MetricsSettings { features, max_series, expire, exemplars, aggregation, .. } = MetricsSettings::default();
+        let (buckets, labels) = (BucketsSection::default(), Vec::new());
+        Self { features, max_series, expire, exemplars, buckets, histogram_aggregation: aggregation, labels }
     }
 }
 
@@ -133,15 +150,26 @@ impl MetricsConfig {
 impl Config {
     /// What is measured.
     pub fn metrics_settings(&self) -> MetricsSettings {
-        let MetricsConfig { features, max_series, expire, exemplars, buckets, histogram_aggregation } =
+        let MetricsConfig { features, max_series, expire, exemplars, buckets, histogram_aggregation, labels } =
             self.metrics.clone();
+        let selection = self.selection();
+        let by_rules = selection.include.iter().filter_map(|rule| rule.treatment.exports.features);
+        let by_rules = by_rules.fold(Features::NONE, Features::and);
+        let patterns = |texts: &[Text<Globs>]| texts.iter().map(|text| text.pattern().clone()).collect::<Vec<_>>();
+        let rules = labels.iter().map(|of| LabelRule {
+            metrics: of.metrics.pattern().clone(),
+            include: of.include.as_deref().map(patterns),
+            exclude: patterns(&of.exclude),
+        });
+        let labels = LabelChoice::new(&rules.collect::<Vec<_>>());
         let BucketsSection { duration_histogram, request_size_histogram, response_size_histogram } = buckets;
         let buckets = Buckets {
             durations: duration_histogram,
             request_sizes: request_size_histogram,
             response_sizes: response_size_histogram,
         };
-        MetricsSettings { features, max_series, expire, exemplars, buckets, aggregation: histogram_aggregation }
+        let aggregation = histogram_aggregation;
+        MetricsSettings { features, by_rules, labels, max_series, expire, exemplars, buckets, aggregation }
     }
 }
 

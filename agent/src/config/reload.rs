@@ -6,7 +6,7 @@ use super::Config;
 use crate::{discover::Selection, span::SpanConfig};
 
 /// Sections that take effect without a restart.
-const LIVE: [&str; 3] = ["discovery", "routes", "spans"];
+const LIVE: [&str; 4] = ["discovery", "metrics", "routes", "spans"];
 
 /// What the capture thread is told when the configuration has changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,7 +96,7 @@ mod tests {
 
     #[rstest]
     #[case::nothing("", "", &[])]
-    #[case::live("spans: {redact_query: false}", "routes: {max_words: 3}\ndiscovery: {services: [{exe_path: x}]}", &[])]
+    #[case::live("spans: {redact_query: false}", "routes: {max_words: 3}\ndiscovery: {services: [{exe_path: x}]}\nmetrics: {max_series: 7}", &[])]
     #[case::scalar("log_level: warn", "", &["log_level"])]
     #[case::in_a_section("export: {timeout: 1s}", "export: {timeout: 2s, batch_spans: 7}", &["export.batch_spans", "export.timeout"])]
     #[case::in_a_live_section("", "spans: {across_nodes: false}", &["spans.across_nodes"])]

@@ -304,4 +304,14 @@ pub struct Bodies {
     pub response_end: Box<[u8]>,
     /// First byte behind the response's head, nanoseconds of `CLOCK_MONOTONIC`.
     pub response_first_ns: Option<u64>,
+    /// The calls that moved what is in [`Self::response`]: where the bytes of each begin, and when it was.
+    pub response_calls: Vec<(usize, u64)>,
+}
+
+impl Bodies {
+    /// When the byte at `place` of [`Self::response`] was moved.
+    pub fn moved_ns(&self, place: usize) -> Option<u64> {
+        let behind = self.response_calls.partition_point(|(start, _)| *start <= place);
+        Some(self.response_calls.get(behind.checked_sub(1)?)?.1)
+    }
 }

@@ -71,6 +71,8 @@ pub(super) struct Open {
     longest_gap_ns: u64,
     /// First byte behind the response's head, 0 before it came.
     body_first_ns: u64,
+    /// Calls that moved what is kept of the response's start.
+    response_calls: Vec<(usize, u64)>,
     /// The end of the response so far, where it is wanted.
     response_end: Vec<u8>,
     pub(super) progress: Notes,
@@ -95,6 +97,7 @@ impl Open {
             chunks: 0,
             longest_gap_ns: 0,
             body_first_ns: 0,
+            response_calls: Vec::new(),
             response_end: Vec::new(),
             progress: Notes::default(),
             showings: Showings::default(),
@@ -173,9 +176,13 @@ impl Open {
             self.response.kept = Some(Vec::new());
         }
         self.response.keeps_headers = out.keeps_headers;
+        let kept = self.response.kept.as_ref().map_or(0, Vec::len);
         let interim = self.response.take(moved, self.method());
         if self.body_first_ns == 0 && self.response.has_body() {
             self.body_first_ns = at.first_ns;
+        }
+        if self.response.kept.as_ref().is_some_and(|it| it.len() > kept) {
+            self.response_calls.push((kept, at.first_ns));
         }
         if interim {
             (self.first_ns, self.chunks) = (0, 0);
@@ -222,7 +229,8 @@ impl Open {
             [start, &self.response_end].concat().into()
         };
         let response_first_ns = (self.body_first_ns > 0).then_some(self.body_first_ns);
-        Some(Box::new(Bodies { request, response, response_end, response_first_ns }))
+        let response_calls = std::mem::take(&mut self.response_calls);
+        Some(Box::new(Bodies { request, response, response_end, response_first_ns, response_calls }))
     }
 
     pub(super) fn give_up(self: Box<Self>, out: &mut Out<'_>) {

@@ -37,6 +37,9 @@ pub(crate) struct Wire {
     pub(crate) unix: Option<u32>,
 }
 
+/// Bytes of an end that one record tells.
+const MOST: usize = 1024;
+
 impl Wire {
     /// The end of a process that answers on 10.0.0.2:8080.
     pub(crate) fn server(connection: u64) -> Self {
@@ -107,6 +110,7 @@ impl Wire {
     pub(crate) fn eof(&mut self) -> &mut Self {
         self.time_ns += MS;
         if self.state.role == role::CLIENT && self.state.tells_eof() {
+            self.tell_kept();
             self.tell(direction::RESPONSE, data_flags::EOF, 0, [0; 8], Vec::new());
         }
         self
@@ -167,7 +171,6 @@ impl Wire {
 
     /// As `agent-ebpf/src/tail.rs` does it.
     fn keep_end(&mut self, bytes: &[u8], is_told: bool, carried: usize) {
-        const MOST: usize = 1024;
         let end = bytes[bytes.len().saturating_sub(MOST)..].to_vec();
         if is_told {
             if carried < bytes.len() {
@@ -176,11 +179,15 @@ impl Wire {
             return;
         }
         self.kept.extend(end);
-        if bytes.ends_with(b"0\r\n\r\n") {
-            let kept = std::mem::take(&mut self.kept);
-            let kept = &kept[kept.len().saturating_sub(2 * MOST)..];
-            kept.chunks(MOST).for_each(|half| self.tail(half.to_vec()));
+        if self.state.response_tail.ends_with(b"0\r\n\r\n") {
+            self.tell_kept();
         }
+    }
+
+    fn tell_kept(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        let kept = &kept[kept.len().saturating_sub(2 * MOST)..];
+        kept.chunks(MOST).for_each(|half| self.tail(half.to_vec()));
     }
 
     fn tail(&mut self, payload: Vec<u8>) {
@@ -271,6 +278,7 @@ impl Wire {
     fn end(&mut self, reason: u32) -> &mut Self {
         self.time_ns += MS;
         if self.state.finish() {
+            self.tell_kept();
             let Connection { connection, exchange, totals, .. } = self.state;
             self.records.push(Record::End(End {
                 header: self.header(Kind::End),

@@ -29,7 +29,7 @@ use opentelemetry_proto::tonic::{common::v1::any_value::Value, resource::v1::Res
 pub use pattern::Pattern;
 pub use proc_tree::ProcTree;
 pub use resource::Host;
-pub use selection::{Pids, PodFacts, Ports, Rule, Selection, Subject, Treatment};
+pub use selection::{Exports, Pids, PodFacts, Ports, Rule, Selection, Subject, Treatment};
 pub use usage::Usage;
 
 use crate::{kubernetes::Kubernetes, span::Sampler};
@@ -46,6 +46,8 @@ pub struct Process {
     pub resource: Resource,
     /// How its spans are sampled, if not as all others.
     pub sampler: Option<Sampler>,
+    /// What is made of its requests.
+    pub exports: Exports,
 }
 
 impl Process {
@@ -164,6 +166,11 @@ impl Processes {
             entry.known = None;
         }
         self.known(tgid, now_ns).selected
+    }
+
+    /// Whether the rules say that metrics are made of this process, and no spans.
+    pub fn has_metrics_only(&mut self, tgid: u32, now_ns: u64) -> bool {
+        self.lookup.selection.has_metrics_only() && !self.known(tgid, now_ns).process.exports.traces
     }
 
     /// Other rules. Every process is looked at anew when it is next asked for; of those that have ended what is known
@@ -306,7 +313,8 @@ impl Lookup {
         let (process, incomplete) = self.describe(tgid, incomplete.facts, &treatment, now_ns);
         known.incomplete = incomplete;
         // Spans are grouped by this: it is another one only if something has changed.
-        if process.resource != known.process.resource || process.sampler != known.process.sampler {
+        let treatment = |process: &Process| (process.sampler, process.exports);
+        if process.resource != known.process.resource || treatment(&process) != treatment(&known.process) {
             known.process = Arc::new(process);
         }
     }

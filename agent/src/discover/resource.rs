@@ -84,7 +84,13 @@ pub(super) fn describe(host: &Host, tgid: u32, facts: &Facts, pod: Option<&Found
     let command = facts.arguments.first().and_then(|argument| argument.split_whitespace().next());
     attributes.optional(names::PROCESS_COMMAND, command);
     attributes.optional(names::CONTAINER_ID, facts.group.container_id.as_deref());
-    Process { tgid, service_name, resource: attributes.into_resource(), sampler: treatment.sampler }
+    Process {
+        tgid,
+        service_name,
+        resource: attributes.into_resource(),
+        sampler: treatment.sampler,
+        exports: treatment.exports,
+    }
 }
 
 /// A process that was gone before it could be looked at; `executable_path` is what it was started from, if that is known.
@@ -99,7 +105,13 @@ pub(super) fn describe_gone(host: &Host, tgid: u32, executable_path: Option<&str
     attributes.of_process(host, tgid);
     attributes.optional(names::PROCESS_EXECUTABLE_NAME, executable_name);
     attributes.optional(names::PROCESS_EXECUTABLE_PATH, executable_path);
-    Process { tgid, service_name, resource: attributes.into_resource(), sampler: treatment.sampler }
+    Process {
+        tgid,
+        service_name,
+        resource: attributes.into_resource(),
+        sampler: treatment.sampler,
+        exports: treatment.exports,
+    }
 }
 
 /// `service.name` of a process of which nothing is known.

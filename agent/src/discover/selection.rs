@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pattern::Pattern;
-use crate::span::Sampler;
+use crate::{metrics::Features, span::Sampler};
 
 /// Which processes spans are made of: those that an `include` rule matches (every one if there are no such rules) and
 /// no `exclude` rule does.
@@ -49,8 +49,36 @@ pub struct Treatment {
     pub namespace: Option<String>,
     /// How its spans are sampled, if not as all others.
     pub sampler: Option<Sampler>,
-    /// True if no spans are made of it.
-    pub is_without_traces: bool,
+    /// What is made of its requests.
+    pub exports: Exports,
+}
+
+/// What is made of the requests of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Exports {
+    /// Spans.
+    pub traces: bool,
+    /// Metrics.
+    pub metrics: bool,
+    /// Which, if not those of all others.
+    pub features: Option<Features>,
+}
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self { traces: true, metrics: true, features: None }
+    }
+}
+
+impl Exports {
+    /// Which metrics are made, where `otherwise` are of all others.
+    pub fn features(self, otherwise: Features) -> Features {
+        if self.metrics { self.features.unwrap_or(otherwise) } else { Features::NONE }
+    }
+
+    const fn is_nothing(self) -> bool {
+        !self.traces && !self.metrics
+    }
 }
 
 /// What is known of the pod and the container of a process. Empty where there is none, or nothing is known of it yet.
@@ -93,6 +121,11 @@ impl Selection {
         })
     }
 
+    /// True if a rule wants metrics of processes and no spans.
+    pub fn has_metrics_only(&self) -> bool {
+        self.include.iter().any(|rule| !rule.treatment.exports.traces)
+    }
+
     /// What is to be done with a process; `None` if it is not observed. `listening_on` and `pod` are asked only if a rule
     /// needs them.
     pub fn treatment(
@@ -106,7 +139,7 @@ impl Selection {
             [] => Treatment::default(),
             rules => rules.iter().find(matches)?.treatment.clone(),
         };
-        (!treatment.is_without_traces && !self.exclude.iter().any(|rule| matches(&rule))).then_some(treatment)
+        (!treatment.exports.is_nothing() && !self.exclude.iter().any(|rule| matches(&rule))).then_some(treatment)
     }
 }
 

@@ -43,6 +43,11 @@ fn labelled(pairs: &[(&str, &str)]) -> Rule {
     Rule { labels: pairs.iter().map(|(key, pattern)| ((*key).into(), glob(pattern))).collect(), ..Rule::default() }
 }
 
+fn exporting(traces: bool, metrics: bool) -> Rule {
+    let exports = Exports { traces, metrics, features: None };
+    Rule { treatment: Treatment { exports, ..Treatment::default() }, ..rule(Some("nginx"), None) }
+}
+
 #[rstest]
 #[case::no_rules(vec![], vec![], true)]
 #[case::included_by_name(vec![rule(Some("nginx"), None)], vec![], true)]
@@ -73,11 +78,8 @@ fn labelled(pairs: &[(&str, &str)]) -> Rule {
 #[case::one_label_differs(vec![labelled(&[("app", "w*"), ("tier", "back")])], vec![], false)]
 #[case::missing_label(vec![labelled(&[("zone", "*")])], vec![], false)]
 #[case::excluded_by_namespace(vec![], vec![of_pod("k8s.namespace.name", "sh*")], false)]
-#[case::without_traces(
-    vec![Rule { treatment: Treatment { is_without_traces: true, ..Treatment::default() }, ..rule(Some("nginx"), None) }],
-    vec![],
-    false
-)]
+#[case::metrics_only(vec![exporting(false, true)], vec![], true)]
+#[case::neither(vec![exporting(false, false)], vec![], false)]
 fn selects(#[case] include: Vec<Rule>, #[case] exclude: Vec<Rule>, #[case] expected: bool) {
     let selection = Selection { include, exclude };
     assert_eq!(selection.treatment(&nginx(), || vec![80, 443], pod).is_some(), expected);

@@ -40,7 +40,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::*;
 use crate::{
-    discover::Process,
+    discover::{Exports, Process},
     span::FinishedSpan,
     telemetry::{DropCause, RequestOutcome},
 };
@@ -48,7 +48,7 @@ use crate::{
 pub(super) fn process(tgid: u32, name: &str) -> Arc<Process> {
     let attribute = opentelemetry_proto::tonic::common::v1::KeyValue { key: name.to_owned(), ..Default::default() };
     let resource = Resource { attributes: vec![attribute], ..Resource::default() };
-    Arc::new(Process { tgid, service_name: name.to_owned(), resource, sampler: None })
+    Arc::new(Process { tgid, service_name: name.to_owned(), resource, sampler: None, exports: Exports::default() })
 }
 
 pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {

@@ -74,7 +74,8 @@ pub(super) fn add(span: &mut Span, found: &Found, clock: Clock) {
         }
     }
     if let Some(share) = first.share.filter(|_| energy.is_some()) {
-        attributes.text(key::COATI_ENERGY_METHOD, share.method());
+        let is_divided = found.requests.is_some_and(|requests| requests > 1);
+        attributes.text(key::COATI_ENERGY_METHOD, share.method(is_divided));
     }
     if !others.is_empty() {
         let mut names: Vec<&str> = others.iter().map(String::as_str).collect();

@@ -55,11 +55,13 @@ impl Share {
         }
     }
 
-    /// The value of `coati.gpu.energy.method`.
-    pub const fn method(self) -> &'static str {
-        match self {
-            Self::Utilization(_) => "sm_utilization",
-            Self::Alone => "sole_process",
+    /// The value of `coati.gpu.energy.method`; `is_divided` if other requests got a part of what the process had.
+    pub const fn method(self, is_divided: bool) -> &'static str {
+        match (self, is_divided) {
+            (Self::Utilization(_), false) => "sm_utilization",
+            (Self::Utilization(_), true) => "sm_utilization_per_request",
+            (Self::Alone, false) => "sole_process",
+            (Self::Alone, true) => "sole_process_per_request",
         }
     }
 }

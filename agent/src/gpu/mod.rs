@@ -4,6 +4,7 @@
 //! thread `gpu`:      NVML → sampler → History (bounded)
 //! kernel programs:   calls of CUDA, counted → CudaCalls
 //! thread `capture`:  finished span → GpuSpans → join(history, start, end, process), CudaCalls → attributes
+//! relay:             span of an SDK → GpuReader → join(history, …) → attributes
 //! /metrics:          History → hw_*, DCGM's names
 //! ```
 //!
@@ -19,6 +20,7 @@ mod join;
 mod locate;
 mod metrics;
 mod read;
+mod reader;
 mod requests;
 mod sample;
 mod sampler;
@@ -34,6 +36,7 @@ pub use cuda_metrics::CudaMetrics;
 pub use history::History;
 pub use join::{Interval, Joined, Share, join};
 pub use metrics::GpuMetrics;
+pub use reader::GpuReader;
 pub use sample::{DeviceInfo, DeviceSample, ProcessSample, Throttle};
 pub use sampler::{Gpu, GpuError};
 pub use spans::{Finished, GpuSpans};

@@ -254,7 +254,7 @@ pub(super) fn reach(interval: Duration) -> Duration {
 }
 
 /// How long a span waits for its sample.
-fn patience(interval: Duration) -> Duration {
+pub(super) fn patience(interval: Duration) -> Duration {
     interval * 2 + Duration::from_millis(100)
 }
 

@@ -83,6 +83,19 @@ fn busy(count: u64) -> History {
     history
 }
 
+/// Ten samples, 100 ms apart, of a device that draws 100 W for process `pid` alone.
+pub(crate) fn reader(pid: u32) -> super::GpuReader {
+    let mut history = History::default();
+    for number in 1..=10 {
+        let processes = Some(vec![process(pid, Some(0.5), Some(1))]);
+        let energy = Some(10.0 * number as f64);
+        let sample = DeviceSample { time_ns: number * 100 * MS, energy, processes, ..DeviceSample::default() };
+        history.push(&info("GPU-1"), sample);
+    }
+    history.set_relatives(vec![Relative { pid, ancestors: [].into(), container: None }]);
+    super::GpuReader::of(&Gpu::of(history, &GpuConfig::default()))
+}
+
 fn between(start_ms: u64, end_ms: u64) -> Interval {
     Interval { start_ns: start_ms * MS, end_ns: end_ms * MS }
 }

@@ -1,5 +1,7 @@
 //! What the start and the end of the two bodies say: models, tokens, and what the server says of its times.
 
+use serde_json::Value as Json;
+
 use super::json::{Scalar, count, last_count, last_number, last_text, scan};
 use crate::decode::Bodies;
 
@@ -13,6 +15,8 @@ pub(super) struct Facts {
     pub(super) input_tokens: Option<u64>,
     pub(super) output_tokens: Option<u64>,
     pub(super) finish_reason: Option<String>,
+    /// What went wrong, where the answer says so itself: a value of `error.type`.
+    pub(super) error: Option<String>,
     pub(super) load_ns: Option<u64>,
     pub(super) prompt_ns: Option<u64>,
     pub(super) generation_ns: Option<u64>,
@@ -21,10 +25,13 @@ pub(super) struct Facts {
 }
 
 /// Where servers say the same, in the order in which they are asked. What only llama.cpp says comes first: it also
-/// speaks as OpenAI does.
+/// speaks as OpenAI does. Its `timings` are the very end of its last event; of what stands before them the end of an event before
+/// may be all that is known.
 const INPUT_TOKENS: [&str; 5] = ["prompt_eval_count", "tokens_evaluated", "prompt_tokens", "prompt_n", "input_tokens"];
 const OUTPUT_TOKENS: [&str; 5] =
-    ["eval_count", "tokens_predicted", "completion_tokens", "predicted_n", "output_tokens"];
+    ["eval_count", "predicted_n", "tokens_predicted", "completion_tokens", "output_tokens"];
+/// Tokens of the prompt that a cache had: of those Anthropic's dialect does not count in `input_tokens`.
+const CACHED_TOKENS: [&str; 2] = ["cache_read_input_tokens", "cache_creation_input_tokens"];
 const FINISH_REASONS: [&str; 4] = ["done_reason", "stop_type", "finish_reason", "stop_reason"];
 
 impl Facts {
@@ -60,7 +67,11 @@ impl Facts {
                     self.response_model.get_or_insert_with(|| text.into_owned());
                 }
                 // Anthropic tells these at the start and not again.
-                (["message", "usage", "input_tokens"], Scalar::Number(number)) => self.input_tokens = count(number),
+                (["message", "usage", key], Scalar::Number(number))
+                    if *key == "input_tokens" || CACHED_TOKENS.contains(key) =>
+                {
+                    self.input_tokens = count(number).map(|tokens| tokens + self.input_tokens.unwrap_or(0));
+                }
                 (["system_fingerprint"], Scalar::Text(text)) if text == "fp_ollama" => self.provider = Some("ollama"),
                 _ => {}
             }
@@ -70,9 +81,17 @@ impl Facts {
 
     /// The end of the response: the last event of a stream, or the rest of a document.
     fn read_end(&mut self, bytes: &[u8]) {
-        let counted = |keys: [&str; 5]| keys.iter().find_map(|key| last_count(bytes, key));
-        self.output_tokens = counted(OUTPUT_TOKENS);
-        self.input_tokens = self.input_tokens.or_else(|| counted(INPUT_TOKENS));
+        let counted = |bytes, keys: [&str; 5]| keys.iter().find_map(|key| last_count(bytes, key));
+        self.output_tokens = counted(behind_message_start(bytes), OUTPUT_TOKENS);
+        self.input_tokens = self.input_tokens.or_else(|| {
+            // What llama.cpp had in its cache it did not go through again.
+            if let Some(cached) = last_count(bytes, "cache_n") {
+                return Some(last_count(bytes, "prompt_n")? + cached);
+            }
+            let cached: u64 = CACHED_TOKENS.iter().filter_map(|key| last_count(bytes, key)).sum();
+            Some(counted(bytes, INPUT_TOKENS)? + cached)
+        });
+        self.error = error(bytes);
         self.finish_reason = FINISH_REASONS.iter().find_map(|key| last_text(bytes, key));
         let nanoseconds = |key| last_count(bytes, key);
         let milliseconds = |key| last_number(bytes, key).filter(|it| *it >= 0.0).map(|it| (it * 1e6) as u64);
@@ -93,6 +112,46 @@ impl Facts {
             || self.response_model.is_some()
             || self.output_tokens.is_some()
             || self.input_tokens.is_some()
+    }
+}
+
+/// Anthropic's first event says that one token was generated, whatever becomes of the answer.
+fn behind_message_start(bytes: &[u8]) -> &[u8] {
+    let Some(place) = find(bytes, b"\"message_start\"") else { return bytes };
+    let event = bytes.get(place..).unwrap_or_default();
+    let end = find(event, b"\n").unwrap_or(event.len());
+    event.get(end..).unwrap_or_default()
+}
+
+/// Longest name of an error that is taken over.
+const ERROR_NAME: usize = 64;
+/// What the conventions have for an error without a name.
+const UNNAMED_ERROR: &str = "_OTHER";
+
+/// The error in the last event that is one. A stream has begun with status 200 when it comes.
+fn error(bytes: &[u8]) -> Option<String> {
+    bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
+        find(line, b"\"error\"")?;
+        let line = [&b"data:"[..], b"error:"].iter().find_map(|name| line.strip_prefix(*name)).unwrap_or(line);
+        let document: Json = serde_json::from_slice(line.trim_ascii()).ok()?;
+        // The second is of OpenAI's Responses.
+        name_of(document.get("error")).or_else(|| name_of(document.get("response")?.get("error")))
+    })
+}
+
+/// Texts are not taken for names: they may say anything, and are no label of a metric.
+fn name_of(error: Option<&Json>) -> Option<String> {
+    let is_name = |name: &&str| {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        !name.is_empty() && name.len() <= ERROR_NAME && name.bytes().all(is_part)
+    };
+    match error? {
+        Json::String(_) => Some(UNNAMED_ERROR.to_owned()),
+        Json::Object(fields) => {
+            let named = ["type", "code"].iter().find_map(|key| fields.get(*key)?.as_str().filter(is_name));
+            Some(named.unwrap_or(UNNAMED_ERROR).to_owned())
+        }
+        _ => None,
     }
 }
 
@@ -248,6 +307,85 @@ mod tests {
         assert_eq!((facts.input_tokens, facts.output_tokens, facts.provider), (Some(11), Some(5), Some("llama_cpp")));
         assert_eq!((facts.prompt_ns, facts.generation_ns), (Some(12_500_000), Some(100_250_000)));
         assert_eq!((facts.asks_stream, facts.load_ns), (Some(true), None));
+    }
+
+    #[rstest]
+    #[case::ollama("{\"model\":\"m\",\"done\":false}\n{\"error\":\"out of memory at 7\"}\n", Some("_OTHER"))]
+    #[case::openai(
+        "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"code\":null}}\n\n",
+        Some("server_error")
+    )]
+    #[case::only_a_code(
+        "data: {\"error\":{\"message\":\"m\",\"type\":null,\"code\":\"rate_limit\"}}\n\ndata: [DONE]\n\n",
+        Some("rate_limit")
+    )]
+    #[case::a_number("data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\n", Some("_OTHER"))]
+    #[case::a_text_for_a_name("data: {\"error\":{\"type\":\"The prompt was: hello\"}}\n\n", Some("_OTHER"))]
+    #[case::llama_cpp("error: {\"code\":500,\"error\":{\"type\":\"server_error\"}}\n\n", Some("server_error"))]
+    #[case::anthropic(
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n",
+        Some("overloaded_error")
+    )]
+    #[case::responses(
+        "data: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\"}}}\n\n",
+        Some("server_error")
+    )]
+    #[case::no_error("data: {\"type\":\"response.completed\",\"response\":{\"error\":null}}\n\n", None)]
+    #[case::in_a_text("data: {\"choices\":[{\"delta\":{\"content\":\"{\\\"error\\\":\\\"x\\\"}\"}}]}\n\n", None)]
+    #[case::cut("{\"error\":\"x\"}}]}\n", None)]
+    fn errors(#[case] end: &str, #[case] expected: Option<&str>) {
+        assert_eq!(read("", "", end).error.as_deref(), expected);
+    }
+
+    /// As llama.cpp 0.7 answers, which counts as Anthropic does.
+    #[rstest]
+    #[case::stream(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",\"usage\":{\"cache_read_input_tokens\":58,\
+         \"input_tokens\":1,\"output_tokens\":0}}}\n\n",
+        "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\"},\"usage\":{\"output_tokens\":3}}\n\n"
+    )]
+    #[case::document(
+        "{\"model\":\"m\",\"usage\":{\"cache_read_input_tokens\":58,\"input_tokens\":1,\"output_tokens\":3}}",
+        ""
+    )]
+    fn what_a_cache_had_of_a_message_is_a_part_of_it(#[case] start: &str, #[case] end: &str) {
+        let facts = read("", start, end);
+        assert_eq!((facts.input_tokens, facts.output_tokens), (Some(59), Some(3)));
+    }
+
+    /// Each is cut where the connection broke: what was not said is not known.
+    #[rstest]
+    #[case::anthropic(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"c\",\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\n\
+         event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"H\"}}\n\n",
+        Some(25),
+        None
+    )]
+    #[case::vllm_that_counts_as_it_goes(
+        "data: {\"model\":\"v\",\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"prompt_tokens\":4,\"total_tokens\":6,\"completion_tokens\":2}}\n\n\
+         data: {\"model\":\"v\",\"cho",
+        Some(4),
+        Some(2)
+    )]
+    #[case::ollama(
+        "{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n{\"model\":\"m\",\"done\":true,\"eval_count\":1",
+        None,
+        None
+    )]
+    fn a_stream_that_is_cut(#[case] body: &str, #[case] input: Option<u64>, #[case] output: Option<u64>) {
+        let facts = read("", body, "");
+        assert_eq!((facts.input_tokens, facts.output_tokens, facts.finish_reason), (input, output, None));
+    }
+
+    /// The last event is so long that its start, and in it the counts, may be missing.
+    #[test]
+    fn what_llama_cpp_had_in_its_cache_is_a_part_of_the_prompt() {
+        let facts = read(
+            "",
+            "",
+            "\"tokens_predicted\":2,\"tokens_evaluated\":7}\n\n\"timings\":{\"cache_n\":5,\"prompt_n\":2,\"predicted_n\":3,\"predicted_ms\":1.5}}\n\n",
+        );
+        assert_eq!((facts.input_tokens, facts.output_tokens), (Some(7), Some(3)));
     }
 
     #[rstest]

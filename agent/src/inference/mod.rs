@@ -2,11 +2,12 @@
 //!
 //! [`recognise`](recognise()) tells by method and path which requests may be inference; of those the decoder keeps the start and the
 //! end of both bodies ([`Bodies`](crate::decode::Bodies)), and `content` reads models and token counts in them. Times are those of the
-//! kernel: the first byte behind the response's head is the first token. How the rest is divided into loading, prompt and
+//! kernel; `first_token` knows events that come before there is a token. How the rest is divided into loading, prompt and
 //! generation is what the server says of it. Prompts and answers are read here and kept nowhere, unless that is switched on. docs/gpu.md
 //! lists what spans say.
 
 mod content;
+mod first_token;
 mod json;
 mod messages;
 mod metrics;
@@ -15,10 +16,10 @@ mod recognise;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use coati_common::wellknown::gen_ai as key;
+use coati_common::wellknown::{gen_ai as key, span::ERROR_TYPE};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, ArrayValue, any_value::Value},
-    trace::v1::{Span, span::SpanKind},
+    trace::v1::{Span, Status, span::SpanKind, status::StatusCode},
 };
 
 use crate::{
@@ -68,7 +69,11 @@ pub struct Inference {
     is_stream: bool,
     duration_ns: u64,
     error: Option<String>,
+    /// The same, if nothing but the answer's body says it.
+    error_in_answer: Option<String>,
     /// From the request's first byte to the first one behind the response's head, of a stream.
+    first_chunk_ns: Option<u64>,
+    /// The same to the first event that has a token.
     first_token_ns: Option<u64>,
     /// From one token to the next, mean.
     per_token_ns: Option<f64>,
@@ -91,17 +96,22 @@ impl Inference {
         let end_ns = exchange.end_ns;
         let is_stream = kind.operation.generates()
             && facts.asks_stream.unwrap_or(kind.dialect == Dialect::Ollama || exchange.response_chunks > 3);
-        let first_ns = bodies.response_first_ns.filter(|_| is_stream && kind.operation.generates());
+        let first_chunk_ns = bodies.response_first_ns.filter(|_| is_stream);
+        let first_event_ns = || bodies.moved_ns(first_token::place(&bodies.response)?);
+        let first_ns = first_chunk_ns.map(|chunk_ns| first_event_ns().unwrap_or(chunk_ns));
         let tokens = facts.output_tokens.filter(|_| exchange.failure.is_none());
         let status = exchange.response.as_ref().map_or(0, |response| response.status);
         let error = (status >= 400).then(|| status.to_string());
         let error = error.or_else(|| exchange.failure.map(|failure| failure.as_str().to_owned()));
+        let error_in_answer = facts.error.clone().filter(|_| error.is_none());
         Some(Self {
             kind,
             provider: provider(kind, &facts, exchange, process),
             is_stream,
             duration_ns: end_ns.saturating_sub(begin_ns),
-            error,
+            error: error.or_else(|| error_in_answer.clone()),
+            error_in_answer,
+            first_chunk_ns: first_chunk_ns.map(|first_ns| first_ns.saturating_sub(begin_ns)),
             first_token_ns: first_ns.map(|first_ns| first_ns.saturating_sub(begin_ns)),
             per_token_ns: per_token(first_ns, end_ns, tokens),
             phases: phases(&facts, begin_ns, first_ns, end_ns),
@@ -142,7 +152,8 @@ impl Inference {
             attributes.push(key::FINISH_REASONS, Value::ArrayValue(ArrayValue { values: vec![value] }));
         }
         for (name, ns) in [
-            (key::TIME_TO_FIRST_CHUNK, self.first_token_ns),
+            (key::TIME_TO_FIRST_CHUNK, self.first_chunk_ns),
+            (key::COATI_TIME_TO_FIRST_TOKEN, self.first_token_ns),
             (key::COATI_LOAD_DURATION, facts.load_ns),
             (key::COATI_PROMPT_DURATION, facts.prompt_ns),
             (key::COATI_GENERATION_DURATION, facts.generation_ns),
@@ -159,6 +170,10 @@ impl Inference {
         }
         if let Some(load_ns) = facts.load_ns {
             attributes.push(key::COATI_COLD_LOAD, Value::BoolValue(load_ns >= COLD_LOAD_NS));
+        }
+        if let Some(error) = &self.error_in_answer {
+            attributes.text(ERROR_TYPE, error.as_str());
+            span.status = Some(Status { code: StatusCode::Error.into(), message: String::new() });
         }
         if let Some(messages) = &self.messages {
             for (name, text) in [
@@ -219,8 +234,10 @@ impl Inference {
 /// Reads the bytes as each of the bodies: for the fuzz target.
 pub(crate) fn read_any(bytes: &[u8]) {
     let part: Box<[u8]> = bytes.into();
-    let bodies = Bodies { request: part.clone(), response: part.clone(), response_end: part, response_first_ns: None };
+    let (request, response) = (part.clone(), part.clone());
+    let bodies = Bodies { request, response, response_end: part, ..Bodies::default() };
     let _ = Facts::read(&bodies);
+    let _ = first_token::place(&bodies.response);
     let _ = Messages::read(&bodies, None, None);
 }
 
@@ -265,7 +282,7 @@ fn provider(kind: Kind, facts: &Facts, exchange: &Exchange, process: &Process) -
     let known = [("vllm", "vllm"), ("ollama", "ollama"), ("llama", "llama_cpp")];
     let by_name = known.into_iter().find(|(part, _)| name.to_ascii_lowercase().contains(part));
     match (kind.dialect, by_name) {
-        (Dialect::OpenAi, Some((_, provider))) => provider,
+        (Dialect::OpenAi | Dialect::Anthropic, Some((_, provider))) => provider,
         (dialect, _) => dialect.provider(),
     }
 }

@@ -9,11 +9,17 @@ use crate::{
         Event, Exchange,
         testing::{MS, Wire},
     },
-    discover::Process,
+    discover::{Exports, Process},
 };
 
 fn process(name: &str) -> Process {
-    Process { tgid: 1, service_name: name.to_owned(), resource: Resource::default(), sampler: None }
+    Process {
+        tgid: 1,
+        service_name: name.to_owned(),
+        resource: Resource::default(),
+        sampler: None,
+        exports: Exports::default(),
+    }
 }
 
 /// The exchanges of a wire, as the decoder makes them.
@@ -55,6 +61,8 @@ pub(crate) fn counted() -> [Inference; 2] {
         is_stream: true,
         duration_ns: 1,
         error: None,
+        error_in_answer: None,
+        first_chunk_ns: Some(1),
         first_token_ns: Some(1),
         per_token_ns: Some(1.0),
         phases: Vec::new(),
@@ -129,6 +137,7 @@ fn the_span_says_what_is_known() {
     gen_ai.usage.output_tokens IntValue(5)
     gen_ai.response.finish_reasons ArrayValue(ArrayValue { values: [AnyValue { value: Some(StringValue("stop")) }] })
     gen_ai.response.time_to_first_chunk DoubleValue(0.02)
+    coati.inference.time_to_first_token DoubleValue(0.02)
     coati.inference.load.duration DoubleValue(0.002)
     coati.inference.prompt.duration DoubleValue(0.001)
     coati.inference.generation.duration DoubleValue(0.004)
@@ -160,6 +169,85 @@ fn the_end_of_what_no_record_carries_is_read() {
     wire.response(&answer.as_bytes()[..9000]).response(&answer.as_bytes()[9000..]);
     let inference = inference(&wire);
     assert_eq!((inference.facts.input_tokens, inference.facts.output_tokens), (Some(7), Some(5)));
+}
+
+/// However few bytes a call sends, and whatever frames them: the end is told when it is there.
+#[rstest]
+#[case::chunked("transfer-encoding: chunked", true)]
+#[case::until_the_connection_is_closed("connection: close", false)]
+fn a_stream_that_comes_byte_by_byte_is_counted(#[case] header: &str, #[case] is_chunked: bool) {
+    let lines = ["{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n", LAST];
+    let body: Vec<u8> = if is_chunked {
+        lines.iter().flat_map(|line| chunk(line)).chain(*b"0\r\n\r\n").collect()
+    } else {
+        lines.concat().into_bytes()
+    };
+    for mut wire in [Wire::server(1), Wire::client(1)] {
+        wire.request(b"POST /api/generate HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n{\"model\":\"m\"}");
+        wire.response(format!("HTTP/1.1 200 OK\r\n{header}\r\n\r\n").as_bytes());
+        for byte in &body {
+            wire.response(&[*byte]);
+        }
+        wire.eof().close();
+        let inference = inference(&wire);
+        assert_eq!((inference.facts.input_tokens, inference.facts.output_tokens), (Some(7), Some(5)));
+        assert_eq!((inference.first_chunk_ns, inference.error), (Some(2 * MS), None));
+    }
+}
+
+/// The role comes when the request is taken, the first token when there is one.
+#[test]
+fn an_event_without_a_token_is_not_the_first_token() {
+    let mut wire = Wire::server(1);
+    let body = "{\"model\":\"m\",\"stream\":true}";
+    let length = body.len();
+    wire.request(
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes(),
+    );
+    wire.response(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    let event = |delta: &str| {
+        chunk(&format!(
+            "data: {{\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{{\"delta\":{delta}}}]}}\n\n"
+        ))
+    };
+    wire.response(&event("{\"role\":\"assistant\",\"content\":\"\"}"));
+    wire.wait(30 * MS).response(&event("{\"content\":\"a\"}")).wait(9 * MS).response(&event("{\"content\":\"b\"}"));
+    wire.response(&chunk("data: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n")).response(b"0\r\n\r\n");
+    let inference = inference(&wire);
+    assert_eq!((inference.first_chunk_ns, inference.first_token_ns), (Some(2 * MS), Some(33 * MS)));
+    // From the token to the one behind it, the counts and the end.
+    assert_eq!(inference.per_token_ns, Some((12 * MS) as f64));
+    assert_eq!(inference.phases[0], Phase { name: "time to first token", start_ns: 11 * MS, end_ns: 44 * MS });
+}
+
+#[rstest]
+#[case::in_the_stream(
+    "200 OK",
+    "data: {\"error\":{\"message\":\"a secret\",\"type\":\"overloaded\"}}\n\n",
+    Some("overloaded"),
+    true
+)]
+#[case::instead_of_it("500 X", "{\"error\":{\"message\":\"a secret\",\"type\":\"overloaded\"}}", Some("500"), false)]
+#[case::none("200 OK", "data: {\"choices\":[]}\n\n", None, false)]
+fn an_error_in_the_answer_is_told(
+    #[case] status: &str,
+    #[case] last: &str,
+    #[case] expected: Option<&str>,
+    #[case] changes_the_span: bool,
+) {
+    let mut wire = Wire::server(1);
+    wire.request(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 27\r\n\r\n{\"model\":\"m\",\"stream\":true}",
+    );
+    wire.response(format!("HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n").as_bytes());
+    wire.response(&chunk(last)).response(b"0\r\n\r\n");
+    let inference = inference(&wire);
+    assert_eq!(inference.error.as_deref(), expected);
+    let mut span = Span::default();
+    inference.describe(&mut span);
+    assert_eq!(span.status.is_some_and(|status| status.code == StatusCode::Error as i32), changes_the_span);
+    assert_eq!(span.attributes.iter().any(|pair| pair.key == ERROR_TYPE), changes_the_span);
+    assert!(!format!("{:?}", span.attributes).contains("secret"));
 }
 
 #[rstest]
@@ -195,6 +283,8 @@ fn phases_lie_one_after_the_other(
 #[case::openai(Dialect::OpenAi, "shop", "openai")]
 #[case::vllm(Dialect::OpenAi, "vllm", "vllm")]
 #[case::llama_server(Dialect::OpenAi, "llama-server", "llama_cpp")]
+#[case::messages_of_ollama(Dialect::Anthropic, "ollama", "ollama")]
+#[case::messages(Dialect::Anthropic, "shop", "anthropic")]
 #[case::ollama(Dialect::Ollama, "shop", "ollama")]
 fn who_serves(#[case] dialect: Dialect, #[case] service: &str, #[case] expected: &str) {
     let exchanges = exchanges(&ollama(false));

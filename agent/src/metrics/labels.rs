@@ -119,6 +119,8 @@ impl Labelled for Http<'_> {
         see(key::HTTP_ROUTE, Value::Text(request.route));
         see(key::SERVER_ADDRESS, Value::Text(request.server_address));
         see(key::SERVER_PORT, Value::Number(request.server_port));
+        see(key::URL_PATH, Value::Text(request.path));
+        see(key::CLIENT_ADDRESS, Value::Text(request.client_address));
     }
 }
 

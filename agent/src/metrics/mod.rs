@@ -10,6 +10,7 @@
 //! at most: what comes then is counted under the one label `otel_metric_overflow="true"`, as OpenTelemetry's SDKs do. Those
 //! of which nothing was seen for a while are forgotten.
 
+mod choice;
 mod delta;
 mod exponential;
 mod export;
@@ -40,6 +41,7 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
+pub use choice::{LabelChoice, LabelRule};
 pub use delta::Temporality;
 pub use export::OtlpMetricsSettings;
 pub(crate) use export::{MetricsExport, Source};
@@ -110,11 +112,18 @@ impl RequestMetrics {
         metrics
     }
 
-    /// What is measured from now on.
+    /// What is measured from now on. Where buckets or labels become others, all that was counted is forgotten: it would be another
+    /// thing under the same name.
     pub fn configure(&self, settings: MetricsSettings) {
-        self.is_on.store(settings.features != Features::NONE, Ordering::Relaxed);
-        self.wants_peers.store(settings.features.has(Feature::ApplicationServiceGraph), Ordering::Relaxed);
-        self.lock().settings = settings;
+        let features = settings.all_features();
+        self.is_on.store(features != Features::NONE, Ordering::Relaxed);
+        self.wants_peers.store(features.has(Feature::ApplicationServiceGraph), Ordering::Relaxed);
+        let mut inner = self.lock();
+        let what_is_counted = |of: &MetricsSettings| (of.buckets.clone(), of.aggregation, of.labels);
+        if what_is_counted(&inner.settings) != what_is_counted(&settings) {
+            inner.store = Store::default();
+        }
+        inner.settings = settings;
     }
 
     /// Which node this is.
@@ -147,11 +156,15 @@ impl RequestMetrics {
             return;
         }
         let mut inner = self.lock();
+        let features = finished.process.exports.features(inner.settings.features);
+        if features == Features::NONE {
+            return;
+        }
         let own = inner.services.of(&finished.process);
         let peer = peer.map(|process| inner.services.of(process));
         let exemplar = if is_kept && inner.settings.exemplars { request.exemplar() } else { None };
         let at = At { now_ns, begin_unix_ns: request.begin_unix_ns(), exemplar };
-        if inner.count(&request, &own, peer.as_ref(), &at) {
+        if inner.count(features, &request, &own, peer.as_ref(), &at) {
             self.overflow.inc();
         }
     }
@@ -165,6 +178,9 @@ impl RequestMetrics {
         now_ns: u64,
         is_kept: bool,
     ) {
+        if !finished.process.exports.metrics {
+            return;
+        }
         let Some(request) = Request::of(&finished.span) else { return };
         let mut inner = self.lock();
         let exemplar = if is_kept && inner.settings.exemplars { request.exemplar() } else { None };
@@ -188,10 +204,12 @@ impl RequestMetrics {
     pub fn look_at_processes(&self, tree: &ProcTree, now_ns: u64) {
         let mut inner = self.lock();
         let Inner { settings, services, .. } = &*inner;
-        if !settings.features.has(Feature::ApplicationProcess) {
+        if !settings.all_features().has(Feature::ApplicationProcess) {
             return;
         }
-        let all: Vec<_> = services.processes().take(settings.max_series).collect();
+        let wants = |process: &Process| process.exports.features(settings.features).has(Feature::ApplicationProcess);
+        let all = services.processes().filter(|(process, _)| wants(process)).take(settings.max_series);
+        let all: Vec<_> = all.collect();
         // Who counts requests does not wait for files to be read.
         let mut processes = std::mem::take(&mut inner.processes);
         drop(inner);
@@ -222,7 +240,7 @@ impl RequestMetrics {
         let inner = self.lock();
         let mut points = inner.infos();
         inner.store.points(&inner.node, &mut points);
-        if inner.settings.features.has(Feature::ApplicationProcess) {
+        if inner.settings.all_features().has(Feature::ApplicationProcess) {
             let processors = std::thread::available_parallelism().map_or(1, Into::into);
             inner.processes.points(processors, &mut points);
         }
@@ -240,9 +258,9 @@ impl RequestMetrics {
 
 impl Inner {
     /// True if there was no room for a label set.
-    fn count(&mut self, request: &Request<'_>, own: &Known, peer: Option<&Known>, at: &At) -> bool {
+    fn count(&mut self, features: Features, request: &Request<'_>, own: &Known, peer: Option<&Known>, at: &At) -> bool {
         let Self { settings, store, node, .. } = self;
-        let has = |feature| settings.features.has(feature);
+        let has = |feature| features.has(feature);
         let seconds = Some(request.seconds());
         let bytes = |bytes: Option<i64>| bytes.map(|bytes| bytes as f64);
         let (asked, answered) = (bytes(request.asked_bytes), bytes(request.answered_bytes));
@@ -294,7 +312,7 @@ impl Inner {
             Feature::ApplicationSpanSizes,
             Feature::ApplicationServiceGraph,
         ];
-        let features = self.settings.features;
+        let features = self.settings.all_features();
         let mut points = Vec::new();
         let mut add = |metric, service: &Arc<Service>, labels: Arc<Labels>| {
             let value = Value::Gauge(1.0);

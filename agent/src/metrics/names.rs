@@ -5,6 +5,7 @@ use super::{
     settings::{Bounds, Buckets},
 };
 use crate::inference;
+use coati_common::wellknown::{gen_ai, span as key};
 
 /// What the requests of a label set are, or what is told of them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -158,6 +159,41 @@ const MODEL_TOKENS: [Metric; 1] = [Metric {
     ..seconds("gen_ai.client.token.usage", "gen_ai_client_token_usage", "Tokens of prompts and answers")
 }];
 
+/// A label, and whether it is there unless somebody asks for it.
+pub(super) struct Label {
+    pub(super) name: &'static str,
+    pub(super) is_default: bool,
+}
+
+const fn label(name: &'static str) -> Label {
+    Label { name, is_default: true }
+}
+
+const HTTP_LABELS: [Label; 8] = [
+    label(key::HTTP_REQUEST_METHOD),
+    label(key::URL_SCHEME),
+    label(key::HTTP_RESPONSE_STATUS_CODE),
+    label(key::HTTP_ROUTE),
+    label(key::SERVER_ADDRESS),
+    label(key::SERVER_PORT),
+    // Of these there may be very many.
+    Label { name: key::URL_PATH, is_default: false },
+    Label { name: key::CLIENT_ADDRESS, is_default: false },
+];
+const RPC_LABELS: [Label; 4] =
+    [label("rpc.method"), label("rpc.system.name"), label("rpc.response.status_code"), label(key::SERVER_ADDRESS)];
+const SPAN_LABELS: [Label; 3] = [label("span.name"), label("span.kind"), label("status.code")];
+const MODEL_LABELS: [Label; 4] =
+    [label(gen_ai::OPERATION_NAME), label(gen_ai::PROVIDER_NAME), label(gen_ai::REQUEST_MODEL), label(key::ERROR_TYPE)];
+const TOKEN_LABELS: [Label; 6] = [
+    label(gen_ai::OPERATION_NAME),
+    label(gen_ai::PROVIDER_NAME),
+    label(gen_ai::REQUEST_MODEL),
+    label(key::ERROR_TYPE),
+    label("coati.role"),
+    label("gen_ai.token.type"),
+];
+
 const fn info(otlp: &'static str, prometheus: &'static str, help: &'static str) -> Metric {
     Metric { otlp, prometheus, help, unit: Unit::None, shape: Shape::Gauge, prefix: Prefix::None }
 }
@@ -170,7 +206,6 @@ pub(super) const TRACES_HOST_INFO: Metric =
     info("traces_host_info", "traces_host_info", "The node on which there are services");
 
 impl Kind {
-    #[cfg(test)]
     pub(super) const ALL: [Self; 13] = [
         Self::HttpServer,
         Self::HttpClient,
@@ -203,6 +238,18 @@ impl Kind {
             Self::Model => &MODEL,
             Self::ModelPace => &MODEL_PACE,
             Self::ModelTokens => &MODEL_TOKENS,
+        }
+    }
+
+    /// Its labels beside those of the service, in the order in which they are visited. Those of edges are not to be chosen, and not here.
+    pub(super) const fn labels(self) -> &'static [Label] {
+        match self {
+            Self::HttpServer | Self::HttpClient => &HTTP_LABELS,
+            Self::RpcServer | Self::RpcClient => &RPC_LABELS,
+            Self::Span | Self::SpanOtel | Self::SpanSizes => &SPAN_LABELS,
+            Self::GraphClient | Self::GraphServer | Self::Graph => &[],
+            Self::Model | Self::ModelPace => &MODEL_LABELS,
+            Self::ModelTokens => &TOKEN_LABELS,
         }
     }
 

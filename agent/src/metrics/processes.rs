@@ -157,9 +157,16 @@ mod tests {
     use opentelemetry_proto::tonic::resource::v1::Resource;
 
     use super::*;
+    use crate::discover::Exports;
 
     fn process(tgid: u32) -> (Arc<Process>, Arc<Service>) {
-        let process = Process { tgid, service_name: "a".to_owned(), resource: Resource::default(), sampler: None };
+        let process = Process {
+            tgid,
+            service_name: "a".to_owned(),
+            resource: Resource::default(),
+            sampler: None,
+            exports: Exports::default(),
+        };
         (Arc::new(process), Arc::default())
     }
 

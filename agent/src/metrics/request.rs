@@ -21,6 +21,8 @@ pub(super) struct Request<'a> {
     pub(super) status: Option<i64>,
     pub(super) server_address: &'a str,
     pub(super) server_port: Option<i64>,
+    pub(super) path: &'a str,
+    pub(super) client_address: &'a str,
     /// Empty if it is no call of gRPC.
     pub(super) rpc_system: &'a str,
     pub(super) rpc_service: &'a str,
@@ -54,6 +56,8 @@ impl<'a> Request<'a> {
             status: None,
             server_address: "",
             server_port: None,
+            path: "",
+            client_address: "",
             rpc_system: "",
             rpc_service: "",
             rpc_method: "",
@@ -81,6 +85,8 @@ impl<'a> Request<'a> {
             key::URL_SCHEME => &mut self.scheme,
             key::HTTP_ROUTE => &mut self.route,
             key::SERVER_ADDRESS => &mut self.server_address,
+            key::URL_PATH => &mut self.path,
+            key::CLIENT_ADDRESS => &mut self.client_address,
             key::SERVICE_PEER_NAME => &mut self.peer_name,
             key::SERVICE_PEER_NAMESPACE => &mut self.peer_namespace,
             key::RPC_SYSTEM => &mut self.rpc_system,
@@ -88,7 +94,10 @@ impl<'a> Request<'a> {
             key::RPC_METHOD => &mut self.rpc_method,
             // Clients have it in the whole URL only.
             key::URL_FULL => {
-                self.scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+                let (scheme, rest) = text.split_once("://").unwrap_or_default();
+                self.scheme = scheme;
+                let path = rest.find('/').and_then(|start| rest.get(start..)).unwrap_or_default();
+                self.path = path.split(['?', '#']).next().unwrap_or_default();
                 return;
             }
             key::COATI_INCOMPLETE => {

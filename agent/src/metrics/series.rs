@@ -63,6 +63,7 @@ impl Store {
         settings: &MetricsSettings,
     ) -> bool {
         let Self { series, overflow, identity } = self;
+        let labelled = &settings.labels.of(kind, labelled);
         labels::identify(identity, kind, service.id, labelled);
         let is_known = series.contains_key(identity.as_slice());
         let has_room = series.len() < settings.max_series;

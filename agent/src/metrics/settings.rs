@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::histogram::{BYTES, SECONDS};
+use super::{
+    choice::LabelChoice,
+    histogram::{BYTES, SECONDS},
+};
 
 /// A group of metrics that can be switched, with the name that Beyla has for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,6 +80,12 @@ impl Features {
         Self(self.0 | feature.bit())
     }
 
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Those that are made, in the order of their definition.
     pub fn iter(self) -> impl Iterator<Item = Feature> {
         Feature::ALL.into_iter().filter(move |feature| self.has(*feature))
@@ -134,8 +143,12 @@ pub enum Aggregation {
 /// What is measured, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsSettings {
-    /// Which metrics are made.
+    /// Which metrics are made, unless a rule says another thing of a process.
     pub features: Features,
+    /// Those that rules ask for.
+    pub by_rules: Features,
+    /// Which labels they have.
+    pub labels: LabelChoice,
     /// Label sets at most.
     pub max_series: usize,
     /// How long one is kept of which nothing is seen.
@@ -148,10 +161,19 @@ pub struct MetricsSettings {
     pub aggregation: Aggregation,
 }
 
+impl MetricsSettings {
+    /// All that are made of some process.
+    pub const fn all_features(&self) -> Features {
+        self.features.and(self.by_rules)
+    }
+}
+
 impl Default for MetricsSettings {
     fn default() -> Self {
         Self {
             features: Features::default(),
+            by_rules: Features::NONE,
+            labels: LabelChoice::default(),
             max_series: 2000,
             expire: Duration::from_mins(5),
             exemplars: true,

@@ -58,7 +58,7 @@ struct End {
     shown: Option<Clock>,
     /// The process at the other end, if it is on this node.
     peer: Option<u32>,
-    /// Its process sends a span itself.
+    /// Its process sends a span itself, or there is to be none.
     is_self_traced: bool,
     /// It had a share of its process' energy.
     is_counted: bool,
@@ -135,12 +135,15 @@ impl Exchanges {
             }
         }
         // What was shown while it ran needs its last span, whatever has become known of its process meanwhile.
-        let is_self_traced =
-            self.self_traced.has(origin.tgid) && shown.is_none() && !self.shown.contains_key(&origin.id);
+        let makes_none = self.self_traced.has(origin.tgid) || self.processes.has_metrics_only(origin.tgid, now_ns);
+        let is_self_traced = makes_none && shown.is_none() && !self.shown.contains_key(&origin.id);
         match event {
+            // Its span comes from the SDK, and wants samples as well.
+            Event::Began(origin, head) if is_self_traced => {
+                self.gpu.began(origin, self.inference.enabled && recognise(head).is_some());
+            }
             // Nobody will see a span of it, so it may be no parent of others'. What its SDK puts into headers still is.
-            Event::Opened(_) | Event::Began(..) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_)
-                if is_self_traced => {}
+            Event::Opened(_) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_) if is_self_traced => {}
             Event::Dropped(origin) if is_self_traced => self.stitcher.forget(origin),
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
@@ -176,6 +179,7 @@ impl Exchanges {
         let ignored = self.spans.ignored(&exchange.request);
         let inference = Inference::of(exchange, &process, self.inference);
         let has_metric = !ignored.is_some_and(IgnoreMode::has_no_metric);
+        let has_metric = has_metric && process.exports.metrics;
         let is_measured = has_metric && (self.out.telemetry.requests.is_on() || inference.is_some());
         let kept = self.keeps(exchange, ids, &process, ignored, shown.is_some());
         let is_kept = kept.is_some();

@@ -6,13 +6,17 @@ use std::{
     sync::mpsc::{Receiver, Sender, channel},
 };
 
-use crate::config::{Config, ConfigError, FileWatch, Reload};
+use crate::{
+    config::{Config, ConfigError, FileWatch, Reload},
+    metrics::RequestMetrics,
+};
 
-/// Reads the configuration again, and tells the capture thread what is new.
+/// Reads the configuration again, and tells the capture thread and the metrics what is new.
 pub(super) struct Reloader<'a> {
     current: Config,
     reread: &'a dyn Fn() -> Result<Config, ConfigError>,
     capture: Sender<Reload>,
+    metrics: RequestMetrics,
     watch: FileWatch,
 }
 
@@ -21,9 +25,10 @@ impl<'a> Reloader<'a> {
     pub(super) fn new(
         current: &Config,
         reread: &'a dyn Fn() -> Result<Config, ConfigError>,
+        metrics: RequestMetrics,
     ) -> (Self, Receiver<Reload>) {
         let (capture, receiver) = channel();
-        let mut reloader = Self { current: current.clone(), reread, capture, watch: FileWatch::default() };
+        let mut reloader = Self { current: current.clone(), reread, capture, metrics, watch: FileWatch::default() };
         // What is there now is what was read.
         reloader.look();
         (reloader, receiver)
@@ -63,10 +68,15 @@ impl<'a> Reloader<'a> {
         } else if self.capture.send(reload).is_err() {
             tracing::error!("the capture has ended before its time");
         }
+        let settings = new.metrics_settings();
+        if self.current.metrics_settings() != settings {
+            self.metrics.configure(settings);
+        }
         // Keys that need a restart are named until there was one.
-        let Config { discovery, mut spans, routes, .. } = new;
+        let Config { discovery, metrics, mut spans, routes, .. } = new;
         spans.across_nodes = self.current.spans.across_nodes;
         (self.current.discovery, self.current.spans, self.current.routes) = (discovery, spans, routes);
+        self.current.metrics = metrics;
     }
 }
 
@@ -85,12 +95,16 @@ mod tests {
 
     /// A configuration in a file, as it is read again.
     fn run(texts: &[&str]) -> Vec<Reload> {
+        run_with(texts, &RequestMetrics::default())
+    }
+
+    fn run_with(texts: &[&str], metrics: &RequestMetrics) -> Vec<Reload> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let read = |path: &Path| Config::read(Some(path), &|_| None);
         fs::write(&file, texts[0]).unwrap();
         let current = read(file.path()).unwrap();
         let reread = || read(file.path());
-        let (mut reloader, receiver) = Reloader::new(&current, &reread);
+        let (mut reloader, receiver) = Reloader::new(&current, &reread, metrics.clone());
         for text in &texts[1..] {
             fs::write(&file, text).unwrap();
             reloader.look();
@@ -114,6 +128,22 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_others_at_once() {
+        let metrics = RequestMetrics::default();
+        assert_eq!(run_with(&["", "metrics: {features: none}"], &metrics), [], "nothing of it is the capture's");
+        assert!(!metrics.is_on());
+        // A rule may ask for some.
+        let told = run_with(
+            &[
+                "metrics: {features: none}",
+                "discovery: {instrument: [{open_ports: 80, metrics: {features: application}}]}\nmetrics: {features: none}",
+            ],
+            &metrics,
+        );
+        assert_eq!((told.len(), metrics.is_on()), (1, true));
+    }
+
+    #[test]
     fn what_needs_a_restart_is_not_told() {
         assert_eq!(run(&["", "log_level: debug\n", "# nothing\n"]), []);
     }
@@ -125,7 +155,7 @@ mod tests {
             *reads.borrow_mut() += 1;
             Ok(Config::default())
         };
-        let (mut reloader, receiver) = Reloader::new(&Config::default(), &reread);
+        let (mut reloader, receiver) = Reloader::new(&Config::default(), &reread, RequestMetrics::default());
         reloader.reload();
         assert_eq!((*reads.borrow(), receiver.try_iter().count()), (1, 0));
     }

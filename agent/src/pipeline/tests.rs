@@ -27,7 +27,7 @@ use super::*;
 use crate::{
     capture::{Health, Record},
     decode::testing::{MS, Wire},
-    discover::{Pattern, Rule, Selection},
+    discover::{Exports, Pattern, Rule, Selection, Treatment},
     ebpf::{Attachment, ProbePoint, UprobeError},
     export::{
         self,
@@ -442,6 +442,29 @@ fn who_traces_itself_is_not_traced_twice(
         }
         _ => assert!(parents.contains(&&without.span.parent_span_id), "{spans:?}"),
     }
+}
+
+#[test]
+fn of_whom_only_metrics_are_wanted_there_are_no_spans() {
+    let (client, server) = both_ends();
+    let rule = |executable: &str, traces: bool, metrics: bool| Rule {
+        exe_path: Some(Pattern::executable(executable).unwrap()),
+        treatment: Treatment { exports: Exports { traces, metrics, features: None }, ..Treatment::default() },
+        ..Rule::default()
+    };
+    let include = vec![rule("curl", false, true), rule("shop", true, false)];
+    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
+    let (spans, telemetry) = run_script(&mut script, Selection { include, exclude: vec![] });
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!(span.process.tgid, 100);
+    assert!(span.span.trace_state.starts_with("coati=p"), "not below a span that nobody sees: {span:?}");
+    let mut page = String::new();
+    telemetry.requests.write(crate::metrics::Format::Prometheus, &mut page).unwrap();
+    let counted = |name: &str| page.lines().any(|line| line.starts_with(name));
+    assert!(
+        counted("http_client_request_duration_seconds") && !counted("http_server_request_duration_seconds"),
+        "{page}"
+    );
 }
 
 #[test]

@@ -16,15 +16,15 @@ const UNKNOWN_SERVICE: &str = "unknown_service";
 
 /// Adds what is missing. What the SDK said is never changed; a service without a name is one that it did not say.
 ///
-/// Nothing is added to what has come from elsewhere, by way of the process that sent it.
-pub(super) fn add_missing(resource: &mut Resource, known: &[KeyValue]) {
+/// Nothing is added to what has come from elsewhere, by way of the process that sent it: then it is false.
+pub(super) fn add_missing(resource: &mut Resource, known: &[KeyValue]) -> bool {
     let said = |key: &str| resource.attributes.iter().find(|attribute| attribute.key == key).and_then(text);
     let is_elsewhere = PLACES.iter().any(|place| {
         let here = known.iter().find(|attribute| attribute.key == *place).and_then(text);
         matches!((said(place), here), (Some(there), Some(here)) if there != here)
     });
     if is_elsewhere {
-        return;
+        return false;
     }
     let is_nameless = said(names::SERVICE_NAME).is_some_and(|name| {
         name.strip_prefix(UNKNOWN_SERVICE).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
@@ -37,6 +37,7 @@ pub(super) fn add_missing(resource: &mut Resource, known: &[KeyValue]) {
     let is_missing = |key: &str| !has.contains(key) && !key.starts_with("telemetry.");
     let missing: Vec<KeyValue> = known.iter().filter(|attribute| is_missing(&attribute.key)).cloned().collect();
     resource.attributes.extend(missing);
+    true
 }
 
 fn text(attribute: &KeyValue) -> Option<&str> {

@@ -3,12 +3,14 @@
 //! ```text
 //! SDK ── gRPC, HTTP ──► server: bounded ──► relay: check, add what the SDK did not say ──► the export's queue
 //!                                             ▲ sender: whose connection it is
+//!                                             ▲ gpus: what the devices did that the sender uses
 //! ```
 //!
 //! Traces only: what Coati stores. A request is acknowledged when all its spans are in the export's queue; what that is
 //! worth is said in docs/operating.md. When there is no room, or nobody to send to, the SDK is told to try again.
 
 mod enrich;
+mod gpus;
 mod grpc;
 mod http;
 mod relay;
@@ -19,6 +21,7 @@ mod tests;
 
 use std::{io, net::SocketAddr, time::Duration};
 
+pub use gpus::Gpus;
 pub use sender::Senders;
 pub use server::Receiver;
 

@@ -12,6 +12,7 @@ use prost::Message as _;
 use super::{
     Refusal,
     enrich::add_missing,
+    gpus::Gpus,
     sender::{Connection, Senders},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
 pub(super) struct Relay {
     pub(super) queue: RelayQueue,
     pub(super) senders: Senders,
+    pub(super) gpus: Option<Gpus>,
     pub(super) telemetry: Telemetry,
 }
 
@@ -34,8 +36,16 @@ impl Relay {
         request: ExportTraceServiceRequest,
         connection: &Connection,
     ) -> Result<ExportTraceServiceResponse, Refusal> {
-        let known = self.senders.attributes(connection).await;
-        let (spans, rejected) = take_apart(request, &known);
+        let sender = self.senders.find(connection).await;
+        let gpus = self.gpus.as_ref().zip(sender.tgid).and_then(|(gpus, tgid)| gpus.of(tgid));
+        if let Some(gpus) = &gpus {
+            gpus.wait(&request).await;
+        }
+        let (spans, rejected) = take_apart(request, &sender.attributes, |spans| {
+            if let Some(gpus) = &gpus {
+                gpus.describe(spans, &mut self.senders.names());
+            }
+        });
         let taken = spans.len() as u64;
         self.queue.push(spans).map_err(|error| match error {
             RelayError::Full => Refusal::Full,
@@ -59,14 +69,22 @@ impl Relay {
     }
 }
 
-/// The spans of a request, each with what it is sent under, and how many were left out.
-fn take_apart(request: ExportTraceServiceRequest, known: &[KeyValue]) -> (Vec<RelayedSpan>, u64) {
+/// The spans of a request, each with what it is sent under, and how many were left out. Those that the sender has made itself are
+/// given to `describe`.
+fn take_apart(
+    request: ExportTraceServiceRequest,
+    known: &[KeyValue],
+    describe: impl Fn(&mut [Span]),
+) -> (Vec<RelayedSpan>, u64) {
     let (mut spans, mut rejected) = (Vec::new(), 0);
     for ResourceSpans { resource, scope_spans, schema_url } in request.resource_spans {
         let mut resource = resource.unwrap_or_default();
-        add_missing(&mut resource, known);
+        let is_own = add_missing(&mut resource, known);
         let head = ResourceSpans { resource: Some(resource), schema_url, ..ResourceSpans::default() }.encode_to_vec();
-        for ScopeSpans { scope, spans: of_scope, schema_url } in scope_spans {
+        for ScopeSpans { scope, spans: mut of_scope, schema_url } in scope_spans {
+            if is_own {
+                describe(&mut of_scope);
+            }
             let scope = ScopeSpans { scope, schema_url, ..ScopeSpans::default() }.encode_to_vec();
             let under = Arc::new(Relayed { resource: head.clone(), scope });
             for span in of_scope {

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    ReceiveError, ReceiveSettings, Refusal, Senders, TRACES_ONLY, grpc,
+    Gpus, ReceiveError, ReceiveSettings, Refusal, Senders, TRACES_ONLY, grpc,
     http::{self as otlp_http, Http},
     relay::Relay,
     sender::Connection,
@@ -56,8 +56,8 @@ impl Receiver {
 
     /// Answers, on the runtime that this is called on, for as long as that runs. `queue` says when there is no more to be
     /// taken.
-    pub fn start(self, queue: RelayQueue, senders: Senders, telemetry: Telemetry) {
-        let relay = Relay { queue, senders, telemetry };
+    pub fn start(self, queue: RelayQueue, senders: Senders, gpus: Option<Gpus>, telemetry: Telemetry) {
+        let relay = Relay { queue, senders, gpus, telemetry };
         let router = router(relay, self.max_request_bytes);
         for listener in self.listeners {
             let service = router.clone().into_make_service_with_connect_info::<Connection>();

@@ -42,13 +42,17 @@ const MAX_BYTES: usize = 20_000;
 
 impl Bench {
     async fn start(capacity: usize, senders: Senders) -> Self {
+        Self::start_with(capacity, senders, None).await
+    }
+
+    async fn start_with(capacity: usize, senders: Senders, gpus: Option<Gpus>) -> Self {
         let telemetry = Telemetry::default();
         let (queue, spans) = queue::bounded(capacity, 10, 1, telemetry.clone());
         let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let settings = ReceiveSettings { listen, max_request_bytes: MAX_BYTES, enrich: true };
         let receiver = Receiver::bind(&settings).await.unwrap();
         let address = receiver.addresses()[0];
-        receiver.start(queue.relay(Room::default()), senders, telemetry.clone());
+        receiver.start(queue.relay(Room::default()), senders, gpus, telemetry.clone());
         Self { address, queue: Some(queue), spans, telemetry }
     }
 
@@ -165,6 +169,40 @@ async fn what_the_sdk_did_not_say_is_added() {
     assert_eq!(text("process.pid"), Some(std::process::id().to_string()));
     assert_eq!(text("process.executable.path"), std::env::current_exe().unwrap().to_str().map(str::to_owned));
     assert_eq!(text("telemetry.sdk.name"), None);
+}
+
+/// A device plays a second, of which the process of this test has all; the spans are of that second.
+#[tokio::test]
+async fn a_process_with_a_gpu_gets_its_state() {
+    use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+    let senders = || Senders::new(ProcTree::new("/proc"), Selection::default(), None);
+    let gpus = |pid| Gpus::new(crate::gpu::tests::reader(pid), || (crate::span::Clock::new(0, 0), u64::MAX));
+    let timed = |number, kind: SpanKind| Span {
+        start_time_unix_nano: 200_000_000,
+        end_time_unix_nano: 400_000_000,
+        kind: kind.into(),
+        ..span(number)
+    };
+    let said = KeyValue { key: "hw.id".to_owned(), ..KeyValue::default() };
+    let told = Span { attributes: vec![said.clone()], ..timed(4, SpanKind::Client) };
+    let sent = [timed(1, SpanKind::Server), timed(2, SpanKind::Internal), timed(3, SpanKind::Producer), told];
+    for (pid, expected) in [(std::process::id(), true), (u32::MAX, false)] {
+        let mut bench = Bench::start_with(100, senders(), Some(gpus(pid))).await;
+        bench.grpc().await.export(request(sent.to_vec())).await.unwrap();
+        let queued: Vec<Span> = bench.queued().into_iter().flat_map(|(_, spans)| spans).collect();
+        let energy = |span: &Span| {
+            let attribute = span.attributes.iter().find(|it| it.key == "hw.energy")?;
+            match attribute.value.clone()?.value? {
+                Value::DoubleValue(joules) => Some(joules),
+                _ => None,
+            }
+        };
+        // 100 W for 200 ms.
+        let joules = expected.then_some(20.0);
+        assert_eq!(queued.iter().map(energy).collect::<Vec<_>>(), [joules, joules, None, joules]);
+        let ids: Vec<_> = queued[3].attributes.iter().filter(|attribute| attribute.key == "hw.id").collect();
+        assert_eq!(ids, [&said], "what the SDK said stays");
+    }
 }
 
 #[rstest]

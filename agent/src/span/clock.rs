@@ -18,6 +18,12 @@ impl Clock {
         let unix_ns = i128::from(monotonic_ns) + self.offset_ns;
         u64::try_from(unix_ns.max(0)).unwrap_or(u64::MAX)
     }
+
+    /// Monotonic time of a Unix time, nanoseconds; 0 if that was before the clock's 0.
+    pub fn monotonic_ns(self, unix_ns: u64) -> u64 {
+        let monotonic_ns = i128::from(unix_ns) - self.offset_ns;
+        u64::try_from(monotonic_ns.max(0)).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -32,11 +38,13 @@ mod tests {
     #[case::earlier(40, 940)]
     fn keeps_distances(#[case] monotonic_ns: u64, #[case] unix_ns: u64) {
         assert_eq!(Clock::new(100, 1_000).unix_ns(monotonic_ns), unix_ns);
+        assert_eq!(Clock::new(100, 1_000).monotonic_ns(unix_ns), monotonic_ns);
     }
 
     #[test]
     fn does_not_wrap() {
         assert_eq!(Clock::new(1_000, 0).unix_ns(999), 0);
         assert_eq!(Clock::new(0, u64::MAX).unix_ns(1), u64::MAX);
+        assert_eq!(Clock::new(0, 1_000).monotonic_ns(999), 0);
     }
 }

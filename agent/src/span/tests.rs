@@ -11,6 +11,7 @@ use crate::{
         DecodeConfig, Decoder, Event, Progress,
         testing::{MS, Wire},
     },
+    discover::Exports,
     kubernetes::testing::cluster,
 };
 
@@ -32,7 +33,13 @@ fn ids() -> Ids {
 }
 
 fn process() -> Arc<Process> {
-    Arc::new(Process { tgid: 100, service_name: "shop".into(), resource: Resource::default(), sampler: None })
+    Arc::new(Process {
+        tgid: 100,
+        service_name: "shop".into(),
+        resource: Resource::default(),
+        sampler: None,
+        exports: Exports::default(),
+    })
 }
 
 fn spans_with(config: SpanConfig, records: &[Record]) -> Vec<Span> {

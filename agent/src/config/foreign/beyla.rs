@@ -10,9 +10,15 @@ use super::{
     Translation, rules,
     tree::{Data, Node},
 };
-use crate::config::{metrics::BeylaFeatures, value::Value};
-use keys::LABELS;
+use crate::{
+    config::{metrics::BeylaFeatures, value::Value},
+    metrics::Features,
+};
 pub(super) use keys::{KEYS, Meaning, SECTIONS};
+
+/// Why some labels are not chosen.
+const OF_SERVICE: &str =
+    "labels that name the service, its pod and its node are not chosen: all of its metrics have them";
 
 /// Translates the whole file.
 pub(super) fn translate(root: &Node, out: &mut Translation<'_>) {
@@ -200,23 +206,45 @@ fn track_headers(key: &str, node: &Node, out: &mut Translation<'_>) {
     }
 }
 
-/// Of spans some attributes can be left out; what Beyla adds at wish we do not have.
+/// Of spans some attributes can be left out; what Beyla adds at wish we do not have. Metrics have the labels that are chosen.
 fn select(key: &str, node: &Node, out: &mut Translation<'_>) {
+    let mut labels = Vec::new();
     for (signal, choice) in entries(key, node, out) {
         let key = format!("{key}.{signal}");
-        if signal != "traces" {
-            out.warn(&key, choice.line, LABELS);
-            continue;
-        }
+        let is_of_spans = signal == "traces";
+        let mut of_metrics = Map::new();
         for (part, patterns) in entries(&key, choice, out) {
             let key = format!("{key}.{part}");
+            let texts = || Json::Array(patterns.list().iter().map(Node::json).collect());
             match part.as_str() {
-                "exclude" => out.set("spans.attributes.exclude", Json::Array(patterns.list().iter().map(Node::json).collect()), &key, patterns.line),
-                "include" => out.warn(&key, patterns.line, "not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others"),
+                "exclude" if is_of_spans => out.set("spans.attributes.exclude", texts(), &key, patterns.line),
+                "include" if is_of_spans => out.warn(&key, patterns.line, "not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others"),
+                "include" | "exclude" => {
+                    if patterns.list().iter().filter_map(Node::text).any(is_of_service) {
+                        out.warn(&key, patterns.line, OF_SERVICE);
+                    }
+                    of_metrics.insert(part.clone(), texts());
+                }
                 _ => out.warn(&key, patterns.line, "no such key is known"),
             }
         }
+        if !of_metrics.is_empty() {
+            let metrics = if signal == "global" { "*" } else { signal.as_str() };
+            of_metrics.insert("metrics".to_owned(), json!(metrics));
+            labels.push((metrics == "*", Json::Object(of_metrics)));
+        }
     }
+    if !labels.is_empty() {
+        // What is said of all is said first.
+        labels.sort_by_key(|(is_of_all, _)| !is_of_all);
+        let labels = labels.into_iter().map(|(_, labels)| labels).collect();
+        out.set("metrics.labels", Json::Array(labels), key, node.line);
+    }
+}
+
+/// Names of labels that all metrics of a service have.
+fn is_of_service(name: &str) -> bool {
+    ["k8s", "service", "host", "instance", "job"].iter().any(|start| name.starts_with(start))
 }
 
 /// `url_path: { not_match: … }` leaves requests out; nothing else does here.
@@ -330,18 +358,24 @@ fn metrics_skip_verify(key: &str, node: &Node, out: &mut Translation<'_>) {
 /// Beyla has one list for each way out; here all that are in one of them are made.
 fn features(key: &str, node: &Node, out: &mut Translation<'_>) {
     let before = out.get("metrics.features").and_then(Json::as_array).cloned().unwrap_or_default();
-    let names = before.iter().filter_map(Json::as_str).filter(|name| *name != "none");
+    let before = BeylaFeatures::of(before.iter().filter_map(Json::as_str)).features;
+    let names = feature_names(key, node, before, out);
+    out.set("metrics.features", names, key, node.line);
+}
+
+/// The features of a list, and those that there are already.
+pub(super) fn feature_names(key: &str, node: &Node, before: Features, out: &mut Translation<'_>) -> Json {
     let texts = node.list().iter().filter_map(Node::text).flat_map(|text| text.split(','));
-    let BeylaFeatures { features, others } = BeylaFeatures::of(names.chain(texts));
+    let BeylaFeatures { features, others } = BeylaFeatures::of(texts);
     if !others.is_empty() {
         let others = others.join(", ");
         out.warn(key, node.line, &format!("not supported: {others}; docs/configuration.md lists what is"));
     }
-    let mut names: Vec<_> = features.iter().map(|feature| json!(feature.name())).collect();
+    let mut names: Vec<_> = before.and(features).iter().map(|feature| json!(feature.name())).collect();
     if names.is_empty() {
         names.push(json!("none"));
     }
-    out.set("metrics.features", Json::Array(names), key, node.line);
+    Json::Array(names)
 }
 
 fn buckets(key: &str, node: &Node, out: &mut Translation<'_>) {

@@ -6,6 +6,7 @@ use super::{
     Translation, beyla,
     tree::{Data, Node},
 };
+use crate::metrics::Features;
 
 /// Conditions of a rule that are called the same here.
 const SAME: [&str; 21] = [
@@ -57,9 +58,16 @@ pub(super) fn translate(ours: &str, theirs: &str, node: &Node, out: &mut Transla
                 "sampler" => {
                     translated.insert("sampler".to_owned(), sampler(&theirs, value, out));
                 }
-                "exports" => exports(&theirs, value, &mut translated, out),
+                "exports" if matches!(value.data, Data::Nothing) => {}
+                "exports" => {
+                    translated.insert("exports".to_owned(), value.json());
+                }
                 "routes" => out.warn(&theirs, value.line, "not supported for single services: use `routes.patterns`"),
-                "metrics" => out.warn(&theirs, value.line, "not supported: coati-backend makes metrics of all spans"),
+                "metrics" => {
+                    if let Some(features) = metrics(&theirs, value, out) {
+                        translated.insert("metrics".to_owned(), features);
+                    }
+                }
                 _ => out.warn(&theirs, value.line, "no such condition is known, so the rule is used without it"),
             }
         }
@@ -82,17 +90,17 @@ fn sampler(theirs: &str, node: &Node, out: &mut Translation<'_>) -> Json {
     Json::Object(sampler)
 }
 
-fn exports(theirs: &str, node: &Node, translated: &mut Map<String, Json>, out: &mut Translation<'_>) {
-    let has = |name: &str| node.list().iter().any(|item| item.text() == Some(name));
-    if matches!(node.data, Data::Nothing) {
-        return;
+/// `metrics` of a rule: which features it has.
+fn metrics(theirs: &str, node: &Node, out: &mut Translation<'_>) -> Option<Json> {
+    let mut features = None;
+    for (key, value) in beyla::entries(theirs, node, out) {
+        let theirs = format!("{theirs}.{key}");
+        match key.as_str() {
+            "features" => features = Some(beyla::feature_names(&theirs, value, Features::NONE, out)),
+            _ => out.warn(&theirs, value.line, "no such key is known"),
+        }
     }
-    if !has("traces") {
-        let instead =
-            "metrics are made of spans by coati-backend, so these processes are not observed at all: add `traces`";
-        out.warn(theirs, node.line, instead);
-    }
-    translated.insert("exports".to_owned(), node.json());
+    features.map(|features| json!({ "features": features }))
 }
 
 /// What Beyla leaves out by itself.

@@ -67,6 +67,13 @@ fn the_sample_of_beyla() {
     metrics: - application_service_graph
     metrics: - application_process
     metrics: - application_host
+    metrics: labels:
+    metrics: - metrics: http_server_request_duration
+    metrics: - metrics: http_server_request_duration include:
+    metrics: - metrics: http_server_request_duration - "*"
+    metrics: - metrics: http_server_request_duration exclude:
+    metrics: - metrics: http_server_request_duration - url.path
+    metrics: - metrics: http_server_request_duration - client.address
     telemetry: otlp_metrics: enabled: true
     telemetry: otlp_metrics: endpoint: http://otelcol:4318
     telemetry: otlp_metrics: protocol: http/protobuf
@@ -75,7 +82,6 @@ fn the_sample_of_beyla() {
     ! beyla.yaml:17: ebpf.buffer_sizes: not needed: the first 1 KiB of every head and the ends of models' answers are copied
     ! beyla.yaml:18: ebpf.payload_extraction: not needed: requests to models are recognised by themselves, from the ends of their bodies
     ! beyla.yaml:20: attributes.kubernetes.meta_restrict_local_node: not supported: docs/kubernetes.md says what is asked for and how names are made
-    ! beyla.yaml:22: attributes.select.http_server_request_duration: not supported: metrics have the labels that docs/metrics.md lists
     ! beyla.yaml:23: attributes.select.traces.include: not needed: spans have all attributes that there are; `spans.attributes.include` would leave out all others
     ! beyla.yaml:24: attributes.rename_unresolved_hosts: not supported: addresses stay as they are
     ! beyla.yaml:31: filter.network: not supported: flows are not counted
@@ -110,7 +116,12 @@ fn the_sample_block_of_alloy() {
     routes: wildcard_char: "*"
     metrics: - application_span
     metrics: - application_service_graph
-    ! block.alloy:2: attributes.select.http_*: not supported: metrics have the labels that docs/metrics.md lists
+    metrics: labels:
+    metrics: - metrics: http_*
+    metrics: - metrics: http_* include:
+    metrics: - metrics: http_* - "*"
+    metrics: - metrics: http_* exclude:
+    metrics: - metrics: http_* - url_path
     ! block.alloy:6: discovery.survey: not supported: without rules every process is observed
     ! block.alloy:8: ebpf.context_propagation: not supported: nothing is put into requests; traces are linked by TCP positions and headers that are there
     ! block.alloy:8: ebpf.http_request_timeout: not supported: a request is over when its answer or its connection is
@@ -224,10 +235,13 @@ fn mistakes_are_named_as_they_are_written(#[case] text: &str, #[case] expected: 
     "ebpf: {}\ndiscovery: {instrument: [{exe_path: a, k8s_zone: b}]}",
     "b.yaml:2: discovery.instrument[0].k8s_zone: no such condition is known, so the rule is used without it"
 )]
-#[case::only_metrics(
-    "ebpf: {}\ndiscovery: {instrument: [{exe_path: a, exports: [metrics]}]}",
-    "b.yaml:2: discovery.instrument[0].exports: metrics are made of spans by coati-backend, so these processes are not \
-     observed at all: add `traces`"
+#[case::a_feature_of_a_rule(
+    "ebpf: {}\ndiscovery: {instrument: [{exe_path: a, exports: [metrics], metrics: {features: [application, network]}}]}",
+    "b.yaml:2: discovery.instrument[0].metrics.features: not supported: network"
+)]
+#[case::labels_of_a_service(
+    "attributes: {select: {http_*: {exclude: [k8s_pod_name]}}}",
+    "b.yaml:1: attributes.select.http_*.exclude: labels that name the service"
 )]
 #[case::injection(
     "ebpf: {context_propagation: all}",
@@ -462,4 +476,27 @@ proptest::proptest! {
     fn takes_any_yaml(text in "[a-z_:{}\\[\\] \n,0-9'*-]{0,80}") {
         crate::config::translate_any(&format!("ebpf: {{}}\n{text}"), "b.yaml");
     }
+}
+
+/// What Beyla says of single services, and of labels, in the order in which it counts.
+#[test]
+fn metrics_of_single_services_and_labels() {
+    let text = "discovery:
+  instrument:
+    - {exe_path: a, exports: [metrics], metrics: {features: [application_span, application_service_graph]}}
+    - {exe_path: b, exports: [traces]}
+attributes:
+  select:
+    http_server_request_duration: {exclude: [http.route]}
+    global: {exclude: [server.*]}
+";
+    let config = of(text, "b.yaml").unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let [a, b] = &config.selection().include[..] else { panic!() };
+    let (a, b) = (a.treatment.exports, b.treatment.exports);
+    assert!(!a.traces && a.metrics && b.traces && !b.metrics && b.features.is_none());
+    let features: Vec<_> = a.features.unwrap().iter().collect();
+    assert_eq!(features, [crate::metrics::Feature::ApplicationSpan, crate::metrics::Feature::ApplicationServiceGraph]);
+    let of_metrics: Vec<_> = config.metrics.labels.iter().map(|labels| labels.metrics.pattern().to_string()).collect();
+    assert_eq!(of_metrics, ["*", "http_server_request_duration"]);
 }

@@ -5,7 +5,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::{
-    discover::{ProcTree, Process, Selection},
+    discover::{Exports, ProcTree, Process, Selection},
     gpu::{DeviceSample, GpuConfig, History, ProcessSample, history::Relative, tests::info},
 };
 
@@ -53,7 +53,13 @@ impl Bench {
 
     /// A finished span; true if it passes at once.
     fn take(&mut self, id: u8, parent: u8, tgid: u32, start_ms: u64, end_ms: u64) -> bool {
-        let process = Process { tgid, service_name: String::new(), resource: Resource::default(), sampler: None };
+        let process = Process {
+            tgid,
+            service_name: String::new(),
+            resource: Resource::default(),
+            sampler: None,
+            exports: Exports::default(),
+        };
         let parent_span_id = if parent == 0 { Vec::new() } else { vec![parent; 8] };
         let span = Span { span_id: vec![id; 8], parent_span_id, ..Span::default() };
         let interval = Interval { start_ns: start_ms * MS, end_ns: end_ms * MS };

@@ -12,8 +12,12 @@ use super::{
     labels::identify,
     *,
 };
-use crate::{discover::Process, telemetry::Telemetry};
+use crate::{
+    discover::{Exports, Process},
+    telemetry::Telemetry,
+};
 
+mod choice;
 mod names;
 mod otlp;
 mod spans;
@@ -34,7 +38,13 @@ fn span(service: &str, kind: SpanKind, milliseconds: u64, attributes: &[(&str, &
     ];
     let resource =
         Resource { attributes: of_service.map(|(key, value)| pair(key, value)).into(), ..Resource::default() };
-    let process = Process { tgid: std::process::id(), service_name: service.to_owned(), resource, sampler: None };
+    let process = Process {
+        tgid: std::process::id(),
+        service_name: service.to_owned(),
+        resource,
+        sampler: None,
+        exports: Exports::default(),
+    };
     let span = Span {
         kind: kind.into(),
         trace_id: vec![0xab; 16],

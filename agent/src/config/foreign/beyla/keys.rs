@@ -57,7 +57,7 @@ pub(in super::super) const SECTIONS: &[&str] = &[
     "trace_printer",
 ];
 
-pub(super) const LABELS: &str = "not supported: metrics have the labels that docs/metrics.md lists";
+const LABELS: &str = "not supported: metrics have the labels that docs/metrics.md lists";
 const NOT_NEEDED: &str = "not needed: losses are counted by cause in `coati_agent_losses_total`";
 const MODELS: &str = "not needed: requests to models are recognised by themselves, from the ends of their bodies";
 const KUBERNETES: &str = "not supported: docs/kubernetes.md says what is asked for and how names are made";
