@@ -127,6 +127,68 @@ impl Drop for Nodes {
     }
 }
 
+/// A namespace that is joined to this machine's own, as a pod's is to its node's. Gone when dropped.
+///
+/// ```text
+/// here 10.78.0.1 ── 10.78.0.2  pod
+/// ```
+#[derive(Debug)]
+pub struct Pod {
+    name: String,
+}
+
+impl Pod {
+    /// The address of the machine, as the pod knows it.
+    pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+    /// What a service is called that exists nowhere: translated, as a cluster does.
+    pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+    /// Makes it. Connections to port 4317 of [`Self::SERVICE`] go to `port` of the machine; those to port 4318 too, and come
+    /// from an address of which no socket knows.
+    pub fn new(port: u16) -> Result<Self> {
+        let pod = Self { name: format!("coati-{}-pod", id()) };
+        let (name, link) = (pod.name.as_str(), format!("coati{}", id()));
+        ip(&["netns", "add", name])?;
+        ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", name])?;
+        ip(&["address", "add", "10.78.0.1/24", "dev", &link])?;
+        ip(&["link", "set", &link, "up"])?;
+        for address in ["10.78.0.2/24", "10.78.0.3/24"] {
+            ip(&["-n", name, "address", "add", address, "dev", "eth0"])?;
+        }
+        for device in ["lo", "eth0"] {
+            ip(&["-n", name, "link", "set", device, "up"])?;
+        }
+        ip(&["-n", name, "route", "add", "default", "via", "10.78.0.1"])?;
+        let nft = |rule: &[&str]| run(pod.command("nft").args(rule));
+        nft(&["add", "table", "ip", "nat"])?;
+        nft(&["add", "chain", "ip", "nat", "output", "{ type nat hook output priority -100; }"])?;
+        nft(&["add", "chain", "ip", "nat", "postrouting", "{ type nat hook postrouting priority 100; }"])?;
+        let (service, to) = (Self::SERVICE.to_string(), format!("{}:{port}", Self::NODE));
+        for known in ["4317", "4318"] {
+            nft(&[
+                "add", "rule", "ip", "nat", "output", "ip", "daddr", &service, "tcp", "dport", known, "dnat", "to", &to,
+            ])?;
+        }
+        let hidden = ["ct", "original", "proto-dst", "4318", "snat", "to", "10.78.0.3:20000-29999"];
+        nft(&[&["add", "rule", "ip", "nat", "postrouting", "meta", "l4proto", "tcp"][..], &hidden].concat())?;
+        Ok(pod)
+    }
+
+    /// A program to be run in it.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        // The link goes with it.
+        let _ = ip(&["netns", "delete", &self.name]);
+    }
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
     run(Command::new(system("ip")?).args(arguments))
 }

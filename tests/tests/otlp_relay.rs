@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
 use coati_tests::http;
+use coati_tests::nodes::Pod;
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::sample::{Sample, Server};
 use coati_tests::seen::{Seen, spans_of};
@@ -105,5 +106,48 @@ fn spans_of_an_sdk_go_through_the_agent(
         .collect();
     // At most the first request's two: the agent did not know better then.
     ensure!(own.len() <= 2 && own.iter().all(|span| span.path() == "/stock/1"), "{own:#?}");
+    Ok(())
+}
+
+/// Sends a span with the name in its arguments, and says which process it is.
+const SENDER: &str = r#"
+import json, os, sys, urllib.request
+span = {"traceId": os.urandom(16).hex(), "spanId": os.urandom(8).hex(), "name": sys.argv[2], "kind": 1}
+body = {"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": [span]}]}]}
+request = urllib.request.Request(sys.argv[1] + "/v1/traces", json.dumps(body).encode(), {"content-type": "application/json"})
+print(urllib.request.urlopen(request).status, os.getpid())
+"#;
+
+/// As from a pod to its node: by the node's address, by that of a service, which no socket has, and by way of a gateway that
+/// hides who sends.
+#[test]
+fn a_sender_in_another_network_namespace_is_found() -> Result<()> {
+    let folder = process::folder()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let port = free_port()?;
+    let pod = Pod::new(port)?;
+    let variables = [("COATI_AGENT_RECEIVE_LISTEN", format!("{}:{port}", Pod::NODE))];
+    let mut agent = Agent::start_with(folder.path(), &format!("http://{}", backend.grpc), &[], &variables)?;
+    let python = tool("python/bin/python")?;
+    for (name, address, is_found) in [
+        ("node", format!("{}:{port}", Pod::NODE), true),
+        ("service", format!("{}:4317", Pod::SERVICE), true),
+        ("gateway", format!("{}:4318", Pod::SERVICE), false),
+    ] {
+        let mut sender = pod.command(&python);
+        sender.args(["-c", SENDER, &format!("http://{address}"), name]);
+        let output = sender.output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let pid = said.trim().strip_prefix("200 ").with_context(|| format!("{name}: {output:?}"))?;
+        let query = format!("{{ name = \"{name}\" }}");
+        ensure!(backend.wait_for_count(&query, 1, ARRIVES_WITHIN)? == 1, "{name}: no span");
+        let spans = spans_of(&backend, &query)?;
+        let [span] = &spans[..] else { anyhow::bail!("{name}: {} spans", spans.len()) };
+        let found = span.pid().map(|pid| pid.to_string());
+        ensure!(found.as_deref() == is_found.then_some(pid), "{name}: process {found:?}, not {pid}: {span:#?}");
+        // What is not known is left out, and not made up of who else is there.
+        ensure!(is_found || span.resource.is_empty(), "{name}: {span:#?}");
+    }
+    ensure!(agent.stop()?.success(), "the agent did not end well:\n{}", agent.process.output());
     Ok(())
 }
