@@ -422,7 +422,7 @@ fn check(
         ensure!(measured.tokens() == tokens, "the client has read {} tokens", measured.tokens());
     }
     ensure!(span.attribute("gen_ai.response.finish_reasons").contains(stream.reason), "why it ended");
-    ensure!((span.status == "STATUS_CODE_ERROR") == !stream.error.is_empty(), "status {}", span.status);
+    ensure!((span.status == "STATUS_CODE_ERROR") != stream.error.is_empty(), "status {}", span.status);
     ensure!(!format!("{span:?}").contains("secret"), "a prompt or an error's text in a span");
 
     // Of what is written byte by byte only the first few are looked at.

@@ -35,7 +35,7 @@ fn labels(rules: &[LabelRule], name: &str) -> String {
     let features = Features::default().with(Feature::ApplicationSpan);
     let attributes = [&GET[..], &[(key::CLIENT_ADDRESS, "10.0.0.9")]].concat();
     let page = page(
-        MetricsSettings { labels, features, ..MetricsSettings::default() },
+        MetricsSettings { features, labels, ..MetricsSettings::default() },
         &[span("shop", SpanKind::Server, 1, &attributes)],
     );
     let line = page.lines().find(|line| line.starts_with(&format!("{name}_count{{"))).unwrap();
