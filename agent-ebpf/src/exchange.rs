@@ -7,6 +7,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::maps::HashMap;
+use aya_log_ebpf::debug;
 use coati_common::event::end_reason::{CLOSED, RESET};
 use coati_common::event::{Connection, End, Kind, connection_flags, role};
 use coati_common::follow::Meaning;
@@ -20,7 +21,7 @@ use crate::maps::{CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tail;
-use crate::tell::{Moved, tell, tell_eof};
+use crate::tell::{tell_eof, tell_moved};
 use crate::tls;
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
@@ -320,6 +321,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     let meaning = Meaning::from_u32(call.meaning)?;
     let exchange = call.before.exchange + u32::from(meaning.begins());
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
+    let mut is_gone = false;
     let connection = match followed(key).filter(is_same) {
         Some(connection) => connection,
         // Closed while the call ran, or another thread is with the next request: the bytes were taken all the same.
@@ -327,22 +329,27 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
             let connection = slot.connection()?;
             *connection = call.before;
             connection.enter(meaning, call.time_ns);
+            is_gone = true;
             connection
         }
     };
     let end_ns = now();
     let last_ns = if end_ns - call.time_ns > BLOCKED_NS { end_ns } else { call.time_ns };
     connection.count(meaning, len, call.time_ns, last_ns);
-    let moved = Moved {
-        socket,
-        meaning,
-        len,
-        time_ns: call.time_ns,
-        client_position: call.positions.send,
-        server_position: call.positions.receive,
-        positions_known: call.positions.known,
-    };
-    tell(ctx, slot, caller, connection, &moved, &call.source, &call.before.totals)
+    log_begin(ctx, caller, connection, meaning, len);
+    let moved = slot.moved()?;
+    moved.socket = socket;
+    moved.source = call.source;
+    moved.previous = call.before.totals;
+    moved.len = len;
+    moved.time_ns = call.time_ns;
+    moved.meaning = meaning as u32;
+    moved.client_position = call.positions.send;
+    moved.server_position = call.positions.receive;
+    moved.positions_known = call.positions.known;
+    moved.is_gone = u32::from(is_gone);
+    tell_moved(slot.number());
+    Some(())
 }
 
 /// Nothing was sent: undoes what [`send`] did, unless something else has happened on the connection since.
@@ -391,16 +398,28 @@ pub fn received<C: EbpfContext>(
     connection.count(meaning, len, time_ns, time_ns);
     let Positions { send, receive, known } =
         if meaning.begins() { socket.positions_before(len) } else { Positions::UNKNOWN };
-    let moved = Moved {
-        socket,
-        meaning,
-        len,
-        time_ns,
-        client_position: receive,
-        server_position: send,
-        positions_known: known,
-    };
-    tell(ctx, slot, caller, connection, &moved, &source, &previous)
+    log_begin(ctx, caller, connection, meaning, len);
+    let moved = slot.moved()?;
+    moved.socket = socket;
+    moved.source = source;
+    moved.previous = previous;
+    moved.len = len;
+    moved.time_ns = time_ns;
+    moved.meaning = meaning as u32;
+    moved.client_position = receive;
+    moved.server_position = send;
+    moved.positions_known = known;
+    moved.is_gone = 0;
+    tell_moved(slot.number());
+    Some(())
+}
+
+#[inline(always)]
+fn log_begin<C: EbpfContext>(ctx: &C, caller: Caller, connection: &Connection, meaning: Meaning, len: u64) {
+    if globals::debug() && meaning.begins() {
+        let (tgid, role, exchange) = (caller.tgid(), connection.role, connection.exchange);
+        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", tgid, role, exchange, len);
+    }
 }
 
 /// The connection on the socket at `socket`, under TLS or not, and its key.

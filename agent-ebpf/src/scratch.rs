@@ -17,6 +17,7 @@ use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::exchange::Call;
+use crate::tell::Moved;
 
 /// Room for a payload: twice its size, because the verifier bounds offset and length one by one.
 pub type Payload = [u8; 2 * PAYLOAD_BYTES];
@@ -154,6 +155,9 @@ static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 static CONNECTION: PerCpuArray<Connection> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
+static MOVED: PerCpuArray<Moved> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
+
+#[map]
 static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
@@ -181,6 +185,10 @@ scratch!(
 scratch!(
     /// A [`Connection`] whose entry is gone, or not there yet.
     connection, CONNECTION, Connection
+);
+scratch!(
+    /// What a call has moved.
+    moved, MOVED, Moved
 );
 scratch!(
     /// The request that a goroutine works for.

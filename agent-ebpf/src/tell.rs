@@ -1,7 +1,5 @@
 //! The records that user space gets of calls.
 
-use aya_ebpf::EbpfContext;
-use aya_log_ebpf::debug;
 use coati_common::event::{
     Begin, Connection, Data, Frames, Kind, Served, Totals, Unix, begin_flags, data_flags, direction, frame_state,
     phase, role,
@@ -10,9 +8,8 @@ use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 
 use crate::emit;
-use crate::exchange::{Caller, now};
+use crate::exchange::{Caller, followed, now};
 use crate::frames::{self, Told};
-use crate::globals;
 use crate::goroutine;
 use crate::iov::Source;
 use crate::scratch::Slot;
@@ -20,56 +17,76 @@ use crate::sock::{self, Socket};
 use crate::tail;
 
 /// What one call moved.
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Moved {
     pub socket: Socket,
-    pub meaning: Meaning,
+    pub source: Source,
+    /// What was counted before.
+    pub previous: Totals,
     pub len: u64,
     pub time_ns: u64,
+    /// A [`Meaning`].
+    pub meaning: u32,
     pub client_position: u32,
     pub server_position: u32,
     pub positions_known: u32,
+    /// 1 if the connection is the slot's: its entry is gone.
+    pub is_gone: u32,
+    pub reserved: u32,
 }
 
-/// Writes the record that user space gets of a call, if it gets one.
+/// Writes the record that user space gets of what the slot's call has moved, if it gets one.
+///
+/// Exported, and with a number for its argument only, so that the verifier checks it once, and not for each of the ways that
+/// lead here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_moved(slot: u64) -> u64 {
+    let slot = Slot::numbered(slot);
+    let Some(moved) = slot.moved() else { return 0 };
+    let Some(meaning) = Meaning::from_u32(moved.meaning) else { return 0 };
+    let connection = if moved.is_gone == 0 { followed(moved.socket.key) } else { slot.connection() };
+    let Some(connection) = connection else {
+        // Closed by another thread just now.
+        emit::lost(Loss::ReturnMissed);
+        return 0;
+    };
+    u64::from(tell(slot, Caller::any(), connection, moved, meaning).is_some())
+}
+
 #[inline(always)]
-pub fn tell<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
-    if moved.meaning.begins() {
-        return tell_begin(ctx, slot, caller, connection, moved, source, previous);
+fn tell(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+    let source = &moved.source;
+    if meaning.begins() {
+        return tell_begin(slot, caller, connection, moved, meaning);
     }
     if connection.phase == phase::HTTP2 {
-        return tell_frames(slot, caller, connection, moved, source);
+        return tell_frames(slot, caller, connection, moved, meaning);
     }
-    let tells = connection.tells(moved.meaning);
-    if !tells && moved.meaning.direction() == direction::REQUEST {
+    let tells = connection.tells(meaning);
+    if !tells && meaning.direction() == direction::REQUEST {
         return None;
     }
-    let room = if tells { connection.room(moved.meaning) as u64 } else { 0 };
-    if moved.meaning.direction() == direction::RESPONSE {
+    let room = if tells { connection.room(meaning) as u64 } else { 0 };
+    if meaning.direction() == direction::RESPONSE {
         let (socket, len, time_ns) = (moved.socket.key, moved.len, moved.time_ns);
         let carried = if tells { Some(room) } else { None };
         tail::take(slot, connection, &tail::Moved { socket, len, time_ns, source, carried });
     }
     let copied = source.copy(slot, moved.len, room);
-    connection.keep_tail(moved.meaning, moved.len, copied.last);
+    connection.keep_tail(meaning, moved.len, copied.last);
     if !tells {
         tail::told_to_the_end(moved.socket.key, connection, moved.time_ns);
         return None;
     }
-    connection.copied(moved.meaning, copied.len as u16);
-    let mut flags = moved.meaning.flags();
+    connection.copied(meaning, copied.len as u16);
+    let mut flags = meaning.flags();
     if !copied.readable {
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
-    if moved.meaning.direction() == direction::REQUEST && connection.role == role::SERVER {
+    if meaning.direction() == direction::REQUEST && connection.role == role::SERVER {
         // Go's server reads the first byte in a goroutine of its own.
         goroutine::serves(connection.connection, connection.exchange.into());
     }
@@ -81,7 +98,7 @@ pub fn tell<C: EbpfContext>(
         tgid: caller.tgid(),
         tid: caller.tid(),
         payload_len: copied.len as u16,
-        direction: moved.meaning.direction(),
+        direction: meaning.direction(),
         flags,
         len: moved.len,
         last: copied.last,
@@ -93,15 +110,8 @@ pub fn tell<C: EbpfContext>(
 }
 
 #[inline(always)]
-fn tell_begin<C: EbpfContext>(
-    ctx: &C,
-    slot: Slot,
-    caller: Caller,
-    connection: &mut Connection,
-    moved: &Moved,
-    source: &Source,
-    previous: &Totals,
-) -> Option<()> {
+fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+    let source = &moved.source;
     let is_http2 = connection.phase == phase::HTTP2;
     let (len, readable, last) = if is_http2 {
         let [requests, _] = &mut connection.frames;
@@ -109,8 +119,8 @@ fn tell_begin<C: EbpfContext>(
         let Told { len, readable, .. } = frames::copy(source, slot, moved.len, requests);
         (len, readable, mark)
     } else {
-        let copied = source.copy(slot, moved.len, connection.room(moved.meaning) as u64);
-        connection.copied(moved.meaning, copied.len as u16);
+        let copied = source.copy(slot, moved.len, connection.room(meaning) as u64);
+        connection.copied(meaning, copied.len as u16);
         tail::mark(connection, slot.payload()?, copied.len);
         (copied.len, copied.readable, copied.last)
     };
@@ -158,12 +168,9 @@ fn tell_begin<C: EbpfContext>(
     head.payload_len = len as u16;
     head.len = moved.len;
     head.last = last;
-    head.previous = *previous;
+    head.previous = moved.previous;
     sock::describe(moved.socket, head);
     emit::begun();
-    if globals::debug() {
-        debug!(ctx, "begin: process {} role {} exchange {} bytes {}", head.tgid, head.role, head.exchange, head.len);
-    }
     emit::record(record, len, Loss::RingFullBegin);
     Some(())
 }
@@ -196,9 +203,10 @@ pub extern "C" fn tell_unix(slot: u64, sk: u64, connection: u64, time_ns: u64) -
 
 /// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.
 #[inline(always)]
-fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, source: &Source) -> Option<()> {
+fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+    let source = &moved.source;
     let [requests, responses] = &mut connection.frames;
-    let direction = moved.meaning.direction();
+    let direction = meaning.direction();
     let frames = if direction == direction::REQUEST { requests } else { responses };
     let before = *frames;
     let Told { len, readable, is_news } = frames::copy(source, slot, moved.len, frames);
