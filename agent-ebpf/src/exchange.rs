@@ -21,7 +21,7 @@ use crate::maps::{CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tail;
-use crate::tell::{tell_eof, tell_moved};
+use crate::tell::{tell, tell_eof};
 use crate::tls;
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
@@ -348,7 +348,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     moved.server_position = call.positions.receive;
     moved.positions_known = call.positions.known;
     moved.is_gone = u32::from(is_gone);
-    tell_moved(slot.number());
+    tell(slot, connection, meaning);
     Some(())
 }
 
@@ -410,7 +410,7 @@ pub fn received<C: EbpfContext>(
     moved.server_position = send;
     moved.positions_known = known;
     moved.is_gone = 0;
-    tell_moved(slot.number());
+    tell(slot, connection, meaning);
     Some(())
 }
 

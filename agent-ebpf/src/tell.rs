@@ -36,34 +36,67 @@ pub struct Moved {
     pub reserved: u32,
 }
 
-/// Writes the record that user space gets of what the slot's call has moved, if it gets one.
+/// Writes the record that user space gets of what the slot's call has moved on `connection`, if it gets one.
 ///
-/// Exported, and with a number for its argument only, so that the verifier checks it once, and not for each of the ways that
-/// lead here.
+/// What writes it is exported, and has a number for its argument only, so that the verifier checks it once, and not for each
+/// of the ways that lead here; and there are several, because
+/// those that are in each other have 512 bytes of stack together (`check_max_stack_depth`, kernel/bpf/verifier.c).
+#[inline(always)]
+pub fn tell(slot: Slot, connection: &Connection, meaning: Meaning) {
+    if meaning.begins() {
+        if begin_moved(slot.number()) != 0 {
+            begin_placed(slot.number());
+        }
+    } else if connection.phase == phase::HTTP2 {
+        frames_moved(slot.number());
+    } else {
+        data_moved(slot.number());
+    }
+}
+
+/// A request has begun: makes its record, but for where it was sent.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tell_moved(slot: u64) -> u64 {
+pub extern "C" fn begin_moved(slot: u64) -> u64 {
     let slot = Slot::numbered(slot);
-    let Some(moved) = slot.moved() else { return 0 };
-    let Some(meaning) = Meaning::from_u32(moved.meaning) else { return 0 };
+    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
+    u64::from(tell_begin(slot, Caller::any(), connection, moved, meaning).is_some())
+}
+
+/// Frames of HTTP/2.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn frames_moved(slot: u64) -> u64 {
+    let slot = Slot::numbered(slot);
+    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
+    u64::from(tell_frames(slot, Caller::any(), connection, moved, meaning).is_some())
+}
+
+/// Bytes of HTTP/1 and of what it was upgraded to.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn data_moved(slot: u64) -> u64 {
+    let slot = Slot::numbered(slot);
+    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
+    u64::from(tell_data(slot, Caller::any(), connection, moved, meaning).is_some())
+}
+
+#[inline(always)]
+fn of(slot: Slot) -> Option<(&'static Moved, &'static mut Connection, Meaning)> {
+    let moved = slot.moved()?;
+    let meaning = Meaning::from_u32(moved.meaning)?;
     let connection = if moved.is_gone == 0 { followed(moved.socket.key) } else { slot.connection() };
     let Some(connection) = connection else {
         // Closed by another thread just now.
         emit::lost(Loss::ReturnMissed);
-        return 0;
+        return None;
     };
-    u64::from(tell(slot, Caller::any(), connection, moved, meaning).is_some())
+    Some((moved, connection, meaning))
 }
 
 #[inline(always)]
-fn tell(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
-    if meaning.begins() {
-        return tell_begin(slot, caller, connection, moved, meaning);
-    }
-    if connection.phase == phase::HTTP2 {
-        return tell_frames(slot, caller, connection, moved, meaning);
-    }
     let tells = connection.tells(meaning);
     if !tells && meaning.direction() == direction::REQUEST {
         return None;
@@ -91,22 +124,27 @@ fn tell(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, 
         goroutine::serves(connection.connection, connection.exchange.into());
     }
     let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, moved.time_ns),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: copied.len as u16,
-        direction: meaning.direction(),
-        flags,
-        len: moved.len,
-        last: copied.last,
-        served: Served::NONE,
-        totals: connection.totals,
-    };
+    let head = &mut record.head;
+    begin_data(head, caller, connection, moved, meaning.direction());
+    head.payload_len = copied.len as u16;
+    head.flags = flags;
+    head.last = copied.last;
+    head.served = Served::NONE;
     emit::record(record, copied.len, Loss::RingFullData);
     Some(())
+}
+
+/// Fills in what every such record has. In place: on the stack it would be most of that.
+#[inline(always)]
+fn begin_data(head: &mut Data, caller: Caller, connection: &Connection, moved: &Moved, direction: u8) {
+    head.header = emit::header(Kind::Data, moved.time_ns);
+    head.connection = connection.connection;
+    head.exchange = connection.exchange;
+    head.tgid = caller.tgid();
+    head.tid = caller.tid();
+    head.direction = direction;
+    head.len = moved.len;
+    head.totals = connection.totals;
 }
 
 #[inline(always)]
@@ -153,11 +191,26 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     } else {
         0
     };
+    head.payload_len = len as u16;
+    head.len = moved.len;
+    head.last = last;
+    head.previous = moved.previous;
+    Some(())
+}
+
+/// Adds where a request was sent to the record of [`begin_moved`], and writes it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_placed(slot: u64) -> u64 {
+    let slot = Slot::numbered(slot);
+    let (Some(moved), Some(record)) = (slot.moved(), slot.record::<Begin>()) else { return 0 };
+    let head = &mut record.head;
     let mut positions_known = moved.positions_known != 0;
     // Of HTTP/2, and of what comes before HTTP under TLS, something may be on its way that one end has sent and the other
     // has not read.
+    let is_http2 = head.header.kind == Kind::Http2 as u32;
     if (is_http2 || moved.socket.is_tls()) && !moved.socket.is_unix() {
-        match sock::server_start(moved.socket.address, connection.role) {
+        match sock::server_start(moved.socket.address, head.role) {
             Some(start) => head.server_position = start,
             None => positions_known = false,
         }
@@ -165,14 +218,11 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     if positions_known {
         head.flags |= begin_flags::POSITIONS;
     }
-    head.payload_len = len as u16;
-    head.len = moved.len;
-    head.last = last;
-    head.previous = moved.previous;
     sock::describe(moved.socket, head);
     emit::begun();
+    let len = u64::from(head.payload_len);
     emit::record(record, len, Loss::RingFullBegin);
-    Some(())
+    1
 }
 
 /// The request that a client's is made for, as far as the goroutine tells.
@@ -222,20 +272,12 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
     }
     let served = if direction == direction::REQUEST { served(slot, connection) } else { Served::NONE };
     let record = slot.record::<Data>()?;
-    record.head = Data {
-        header: emit::header(Kind::Data, moved.time_ns),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        tgid: caller.tgid(),
-        tid: caller.tid(),
-        payload_len: len as u16,
-        direction,
-        flags,
-        len: moved.len,
-        last: mark,
-        served,
-        totals: connection.totals,
-    };
+    let head = &mut record.head;
+    begin_data(head, caller, connection, moved, direction);
+    head.payload_len = len as u16;
+    head.flags = flags;
+    head.last = mark;
+    head.served = served;
     emit::record(record, len, Loss::RingFullData);
     Some(())
 }
