@@ -409,7 +409,7 @@ fn nothing_is_left_behind() {
     let loaded = held();
     for _ in 0..3 {
         let attachment = attach(&mut watch);
-        assert!(held() >= loaded + 7, "each probe is a file of its own");
+        assert!(held() > loaded, "probes are files of their own");
         wait(attachment);
         assert_eq!(held(), loaded);
     }
