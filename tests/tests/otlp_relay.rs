@@ -111,8 +111,9 @@ fn spans_of_an_sdk_go_through_the_agent(
 
 /// Sends a span with the name in its arguments, and says which process it is.
 const SENDER: &str = r#"
-import json, os, sys, urllib.request
+import json, os, sys, time, urllib.request
 span = {"traceId": os.urandom(16).hex(), "spanId": os.urandom(8).hex(), "name": sys.argv[2], "kind": 1}
+span["startTimeUnixNano"] = span["endTimeUnixNano"] = str(time.time_ns())
 body = {"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": [span]}]}]}
 request = urllib.request.Request(sys.argv[1] + "/v1/traces", json.dumps(body).encode(), {"content-type": "application/json"})
 print(urllib.request.urlopen(request).status, os.getpid())

@@ -59,6 +59,8 @@ pub(super) struct Connection {
     is_missing: bool,
     /// What the kernel had counted of the newest exchange when it was last asked.
     counted: Option<Totals>,
+    /// The last bytes of its response, if what was heard last told them.
+    response_end: Option<[u8; 8]>,
     /// Set once the connection was switched to WebSocket.
     websocket: Option<Box<Session>>,
     /// Set once the connection speaks HTTP/2.
@@ -94,7 +96,7 @@ impl Connection {
         self.followers = 0;
         self.is_request_lost = false;
         (self.is_shared, self.is_deaf, self.is_missing) = (false, false, false);
-        self.counted = None;
+        (self.counted, self.response_end) = (None, None);
         if begin.header.kind == Kind::Http2 as u32 {
             self.abandon_http1(out);
             let http2 = match &mut self.http2 {
@@ -119,6 +121,7 @@ impl Connection {
     pub(super) fn data(&mut self, data: &Data, payload: &[u8], out: &mut Out<'_>) {
         let time_ns = data.header.time_ns;
         self.last_ns = self.last_ns.max(time_ns);
+        let response_end = self.response_end.take();
         if let Some(http2) = &mut self.http2 {
             // Between the two heads of a switch the client is not followed: it has nothing to say.
             if data.len > 0 && (data.direction == direction::RESPONSE || data.flags & data_flags::FRAMES != 0) {
@@ -163,7 +166,7 @@ impl Connection {
         }
         let is_client = self.pending.front().is_some_and(|front| front.origin.role == Role::Client);
         if data.flags & data_flags::EOF != 0 && is_client {
-            self.catch_up(&data.totals, data.last, out);
+            self.catch_up(&data.totals, response_end.unwrap_or(data.last), out);
             self.close(time_ns, Failure::ConnectionClosed, out);
         }
     }
@@ -174,6 +177,7 @@ impl Connection {
             && let Some(front) = self.pending.front_mut()
         {
             front.take_end(bytes);
+            self.response_end = bytes.last_chunk().copied();
         }
     }
 
@@ -181,7 +185,8 @@ impl Connection {
     pub(super) fn end(&mut self, end: &End, out: &mut Out<'_>) {
         self.last_ns = self.last_ns.max(end.header.time_ns);
         if self.http2.is_none() && self.websocket.is_none() {
-            self.catch_up(&end.totals, [0; 8], out);
+            let response_end = self.response_end.take().unwrap_or_default();
+            self.catch_up(&end.totals, response_end, out);
         }
         let failure =
             if end.reason == end_reason::RESET { Failure::ConnectionReset } else { Failure::ConnectionClosed };

@@ -33,6 +33,7 @@ use crate::{
         self,
         queue::{EncodedSpan, Spans, Under},
     },
+    metrics::MetricsSettings,
     print::Format,
     span::{
         AttributeConfig, FinishedSpan, HeaderConfig, IgnoreMode, RouteConfig, Sampler, SamplerName, SamplingConfig,
@@ -174,6 +175,8 @@ fn run_reloaded(script: &mut Script, selection: Selection, reload: Option<Reload
         sender.send(reload).unwrap();
     }
     let telemetry = Telemetry::default();
+    // By the clock of this machine the records are as old as it has been up.
+    telemetry.requests.configure(MetricsSettings { expire: Duration::MAX, ..MetricsSettings::default() });
     let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
     let node = Node::new();
     let mut stages = node.stages(queue, &telemetry, selection);
