@@ -17,7 +17,7 @@ use coati_common::sniff::Sniff;
 use crate::emit;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CONNECTIONS, SKIPPED};
+use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tail;
@@ -207,9 +207,15 @@ fn find(slot: Slot, caller: Caller, socket: &mut Socket, source: &Source, len: u
     Found::Bytes(connection, meaning)
 }
 
-/// A call that sends from `source` through `socket` was entered; it is remembered in `calls`, under `key`.
+/// A thread has entered a call that sends from `source` through `socket`.
 #[inline(always)]
-pub fn send<K>(
+pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Option<()> {
+    send_by(slot, caller, socket, source, &CALLS, &caller.pid_tgid())
+}
+
+/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`.
+#[inline(always)]
+pub fn send_by<K>(
     slot: Slot,
     caller: Caller,
     socket: Socket,
@@ -266,10 +272,15 @@ fn call_of<K>(slot: Slot, calls: &HashMap<K, Call>, key: &K) -> Option<&'static 
     Some(call)
 }
 
-/// The call with this key, one of `calls`, returned `result`. What kind of stream it was on, one of [`stream`], is known to
-/// each hook.
+/// The call that this thread was in returned `result`. What kind of stream it was on, one of [`stream`], is known to each hook.
 #[inline(always)]
-pub fn sent<C: EbpfContext, K>(
+pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, kind: u32) -> Option<()> {
+    sent_by(ctx, slot, result, &CALLS, &Caller::any().pid_tgid(), kind)
+}
+
+/// The same of the call with this key, one of `calls`.
+#[inline(always)]
+pub fn sent_by<C: EbpfContext, K>(
     ctx: &C,
     slot: Slot,
     result: i64,

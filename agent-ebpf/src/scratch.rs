@@ -170,8 +170,8 @@ macro_rules! scratch {
             #[inline(always)]
             pub fn $name(self) -> Option<&'static mut $type> {
                 let cell = $map.get_ptr_mut(self.0)?;
-                // SAFETY: the cell belongs to this CPU and to the one program that uses it now (see the module);
-                // every program takes each cell once at most.
+                // SAFETY: the cell belongs to this CPU and to the one program that uses it now (see the module). Where a
+                // function that it calls takes a cell again, it has done with what it had of it.
                 Some(unsafe { &mut *cell })
             }
         }

@@ -141,7 +141,7 @@ pub fn enter<S: Strand>(strand: &S, caller: Caller, call: &Entered, kind: u32) -
     let session = session(&id, &source, call.size)?;
     let slot = Slot::borrow()?;
     let socket = Socket::tls(session.key, known(session.socket));
-    let result = exchange::send(slot, caller, socket, source, S::sends(), strand.key());
+    let result = exchange::send_by(slot, caller, socket, source, S::sends(), strand.key());
     slot.give_back();
     result
 }
@@ -200,7 +200,7 @@ pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, resu
     }
     session.retries = u32::from(moved <= 0);
     let slot = Slot::borrow()?;
-    let result = exchange::sent(ctx, slot, moved, S::sends(), strand.key(), stream::TLS);
+    let result = exchange::sent_by(ctx, slot, moved, S::sends(), strand.key(), stream::TLS);
     slot.give_back();
     result
 }

@@ -13,7 +13,7 @@ use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
 use crate::kread::opaque;
-use crate::maps::{CALLS, RECEIVES};
+use crate::maps::RECEIVES;
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
@@ -66,7 +66,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(ctx.arg(1)?);
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source, &CALLS, &caller.pid_tgid())
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source)
     })();
     0
 }
@@ -76,7 +76,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE, &CALLS, &caller.pid_tgid())
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE)
     })();
     0
 }
@@ -84,14 +84,7 @@ pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(
-        &ctx,
-        Slot::EXCLUSIVE,
-        i64::from(ctx.ret::<i32>()),
-        &CALLS,
-        &Caller::any().pid_tgid(),
-        stream::TCP,
-    );
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), stream::TCP);
     0
 }
 

@@ -12,7 +12,6 @@ use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
 use crate::kread::Typed;
-use crate::maps::CALLS;
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
@@ -60,8 +59,7 @@ pub fn enter_splice(ctx: TracePointContext) -> u32 {
 /// The end of every send.
 #[tracepoint]
 pub fn exit_send(ctx: TracePointContext) -> u32 {
-    let _nothing_to_do =
-        exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), stream::ANY);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, stream::ANY);
     0
 }
 
@@ -102,9 +100,7 @@ pub fn exit_receive_message(ctx: TracePointContext) -> u32 {
 /// `splice(fd, …)`, which has no end of its own: it is a send as well.
 #[tracepoint]
 pub fn exit_splice(ctx: TracePointContext) -> u32 {
-    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, &CALLS, &Caller::any().pid_tgid(), stream::ANY)
-        .is_none()
-    {
+    if exchange::sent(&ctx, Slot::EXCLUSIVE, field(&ctx, 0) as i64, stream::ANY).is_none() {
         return exit(&ctx, |_| Some(Source::NONE));
     }
     0
@@ -125,14 +121,7 @@ fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext)
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = source(ctx)?;
-        exchange::send(
-            Slot::EXCLUSIVE,
-            caller,
-            Socket::of_descriptor(field(ctx, fd))?,
-            source,
-            &CALLS,
-            &caller.pid_tgid(),
-        )
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, source)
     })();
     0
 }

@@ -11,7 +11,6 @@ use aya_ebpf::programs::{FEntryContext, FExitContext};
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::CALLS;
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
@@ -42,7 +41,7 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(argument(&ctx, 1));
-        exchange::send(Slot::SENDMSG_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), source, &CALLS, &caller.pid_tgid())
+        exchange::send(Slot::SENDMSG_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), source)
     })();
     0
 }
@@ -50,8 +49,7 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
 /// `tcp_sendmsg(sk, msg, size)`
 #[fexit]
 pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
-    let _nothing_to_do =
-        exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::TCP);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::SENDMSG_EXIT, result(&ctx), stream::TCP);
     0
 }
 
@@ -60,14 +58,7 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
 pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(
-            Slot::SENDPAGE_ENTRY,
-            caller,
-            Socket::tcp(argument(&ctx, 0)),
-            Source::NONE,
-            &CALLS,
-            &caller.pid_tgid(),
-        )
+        exchange::send(Slot::SENDPAGE_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), Source::NONE)
     })();
     0
 }
@@ -75,8 +66,7 @@ pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
 /// `tcp_sendpage(sk, page, offset, size, flags)`
 #[fexit]
 pub fn fexit_tcp_sendpage(ctx: FExitContext) -> i32 {
-    let _nothing_to_do =
-        exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::TCP);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::SENDPAGE_EXIT, result(&ctx), stream::TCP);
     0
 }
 

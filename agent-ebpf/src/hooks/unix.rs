@@ -8,7 +8,6 @@ use super::kprobes::Receive;
 use super::trampolines::{argument, result};
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::iov::Source;
-use crate::maps::CALLS;
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
@@ -18,14 +17,7 @@ pub fn fentry_unix_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(argument(&ctx, 1));
-        exchange::send(
-            Slot::UNIX_SENDMSG_ENTRY,
-            caller,
-            Socket::unix_of(argument(&ctx, 0))?,
-            source,
-            &CALLS,
-            &caller.pid_tgid(),
-        )
+        exchange::send(Slot::UNIX_SENDMSG_ENTRY, caller, Socket::unix_of(argument(&ctx, 0))?, source)
     })();
     0
 }
@@ -33,8 +25,7 @@ pub fn fentry_unix_sendmsg(ctx: FEntryContext) -> i32 {
 /// `unix_stream_sendmsg(sock, msg, len)`
 #[fexit]
 pub fn fexit_unix_sendmsg(ctx: FExitContext) -> i32 {
-    let _nothing_to_do =
-        exchange::sent(&ctx, Slot::UNIX_SENDMSG_EXIT, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::UNIX);
+    let _nothing_to_do = exchange::sent(&ctx, Slot::UNIX_SENDMSG_EXIT, result(&ctx), stream::UNIX);
     0
 }
 
@@ -44,8 +35,8 @@ pub fn fentry_unix_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let slot = Slot::borrow()?;
-        let result = Socket::unix_of(argument(&ctx, 0))
-            .and_then(|socket| exchange::send(slot, caller, socket, Source::NONE, &CALLS, &caller.pid_tgid()));
+        let result =
+            Socket::unix_of(argument(&ctx, 0)).and_then(|socket| exchange::send(slot, caller, socket, Source::NONE));
         slot.give_back();
         result
     })();
@@ -57,7 +48,7 @@ pub fn fentry_unix_sendpage(ctx: FEntryContext) -> i32 {
 pub fn fexit_unix_sendpage(ctx: FExitContext) -> i32 {
     let _nothing_to_do = (|| {
         let slot = Slot::borrow()?;
-        let result = exchange::sent(&ctx, slot, result(&ctx), &CALLS, &Caller::any().pid_tgid(), stream::UNIX);
+        let result = exchange::sent(&ctx, slot, result(&ctx), stream::UNIX);
         slot.give_back();
         result
     })();
@@ -115,7 +106,7 @@ pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = Source::ahead(ctx.arg(1)?);
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, source, &CALLS, &caller.pid_tgid())
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, source)
     })();
     0
 }
@@ -125,7 +116,7 @@ pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_unix_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, Source::NONE, &CALLS, &caller.pid_tgid())
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, Source::NONE)
     })();
     0
 }
@@ -133,14 +124,7 @@ pub fn kprobe_unix_sendpage(ctx: ProbeContext) -> u32 {
 /// The return of both.
 #[kretprobe]
 pub fn kretprobe_unix_send(ctx: RetProbeContext) -> u32 {
-    let _nothing_to_do = exchange::sent(
-        &ctx,
-        Slot::EXCLUSIVE,
-        i64::from(ctx.ret::<i32>()),
-        &CALLS,
-        &Caller::any().pid_tgid(),
-        stream::UNIX,
-    );
+    let _nothing_to_do = exchange::sent(&ctx, Slot::EXCLUSIVE, i64::from(ctx.ret::<i32>()), stream::UNIX);
     0
 }
 

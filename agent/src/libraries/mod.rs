@@ -250,6 +250,7 @@ impl Libraries {
             for tgid in gone {
                 self.release(tgid, now_ns);
             }
+            self.askers.retain(|tgid| self.tree.has(*tgid));
         }
         for file in self.files.values_mut().filter(|file| file.leaving.is_none() && file.is_unused(now_ns)) {
             file.leaving = file.attachment.take().map(Attachment::detach);
@@ -337,9 +338,7 @@ impl Libraries {
             }
             file.users.insert(tgid);
             file.unused_ns = None;
-            if let Some(layout) = file.layout {
-                source.watch_goroutines(tgid, layout);
-            }
+            watch_goroutines(source, tgid, file.layout);
             if kind != Kind::Executable || file.habits.covers(habits) {
                 return true;
             }
@@ -350,9 +349,7 @@ impl Libraries {
         if let Some((known, layout)) = self.others.get(&mapped.id)
             && (known.covers(habits) || kind != Kind::Executable)
         {
-            if let Some(layout) = layout {
-                source.watch_goroutines(tgid, *layout);
-            }
+            watch_goroutines(source, tgid, *layout);
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
@@ -379,7 +376,7 @@ impl Libraries {
             }
         };
         if probes.points.is_empty() {
-            probes.layout.iter().for_each(|layout| source.watch_goroutines(tgid, *layout));
+            watch_goroutines(source, tgid, probes.layout);
             self.leave_out(mapped.id, habits, probes.layout);
             return false;
         }
@@ -397,9 +394,7 @@ impl Libraries {
                 None
             }
         };
-        if let Some(layout) = layout {
-            source.watch_goroutines(tgid, layout);
-        }
+        watch_goroutines(source, tgid, layout);
         let users = HashSet::from([tgid]);
         let new = Probed { kind, attachment: None, layout, habits: known, leaving: None, users, unused_ns: None };
         let file = self.files.entry(mapped.id).or_insert(new);
@@ -461,6 +456,13 @@ impl Libraries {
                 }
             }
         }
+    }
+}
+
+/// Of a process that runs none there is no layout.
+fn watch_goroutines(source: &mut dyn Source, tgid: u32, layout: Option<Layout>) {
+    if let Some(layout) = layout {
+        source.watch_goroutines(tgid, layout);
     }
 }
 

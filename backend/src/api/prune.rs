@@ -63,6 +63,7 @@ struct Node<'t> {
 /// A span that stands for others.
 struct Summary {
     members: Vec<usize>,
+    span_id: Vec<u8>,
     parent_span_id: Vec<u8>,
 }
 
@@ -229,13 +230,11 @@ impl Pruning {
             }
             let Some(node) = nodes.get(index) else { continue };
             for members in by_likeness(&[index]).filter(|members| members.len() >= self.min_spans) {
-                let mut open = vec![Summary { members, parent_span_id: node.span.span_id.clone() }];
+                let mut open = vec![Summary::new(members, &node.span.span_id, nodes)];
                 while let Some(summary) = open.pop() {
                     gone.extend(&summary.members);
-                    let id = summary.id(nodes);
-                    open.extend(
-                        by_likeness(&summary.members).map(|members| Summary { members, parent_span_id: id.clone() }),
-                    );
+                    let below = by_likeness(&summary.members);
+                    open.extend(below.map(|members| Summary::new(members, &summary.span_id, nodes)));
                     summaries.push(summary);
                 }
             }
@@ -245,19 +244,15 @@ impl Pruning {
 }
 
 impl Summary {
-    /// The same for the same spans.
-    fn id(&self, nodes: &[Node<'_>]) -> Vec<u8> {
-        let members: Vec<_> = self.members.iter().filter_map(|member| nodes.get(*member)).collect();
-        Self::id_of(&members)
-    }
-
-    fn id_of(members: &[&Node<'_>]) -> Vec<u8> {
+    /// The id is the same for the same spans.
+    fn new(members: Vec<usize>, parent_span_id: &[u8], nodes: &[Node<'_>]) -> Self {
         let mut hasher = DefaultHasher::new();
-        for node in members {
+        for node in members.iter().filter_map(|member| nodes.get(*member)) {
             node.span.span_id.hash(&mut hasher);
         }
         // No span has the id 0.
-        hasher.finish().max(1).to_be_bytes().to_vec()
+        let span_id = hasher.finish().max(1).to_be_bytes().to_vec();
+        Self { members, span_id, parent_span_id: parent_span_id.to_vec() }
     }
 
     fn span(&self, longest: &Span, members: &[&Node<'_>]) -> Span {
@@ -283,7 +278,7 @@ impl Summary {
             ..KeyValue::default()
         });
         Span {
-            span_id: Self::id_of(members),
+            span_id: self.span_id.clone(),
             parent_span_id: self.parent_span_id.clone(),
             start_time_unix_nano: members.iter().map(|node| node.span.start_time_unix_nano).min().unwrap_or_default(),
             end_time_unix_nano: members.iter().map(|node| node.span.end_time_unix_nano).max().unwrap_or_default(),

@@ -16,7 +16,6 @@ mod value;
 
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use serde::Serialize;
-use serde_json::Value;
 use thiserror::Error;
 
 use self::pairs::Pairs;
@@ -75,7 +74,7 @@ struct Composed<'t> {
     version: &'static str,
     summary: Summary<'t>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<Value>,
+    patch: Option<&'t Patch<'t>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_omitted: Option<Omitted>,
 }
@@ -101,7 +100,7 @@ pub fn diff(base: &TracesData, compare: &TracesData, format: Format) -> Result<V
             serde_json::to_vec(&Composed {
                 version: format.name(),
                 summary: summary(),
-                patch: if is_short { Some(serde_json::to_value(&patch)?) } else { None },
+                patch: is_short.then_some(&patch),
                 patch_omitted: (!is_short).then_some(Omitted { bytes, reason: "over_budget" }),
             })?
         }

@@ -3,6 +3,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, Status};
 use proptest::prelude::*;
 use rstest::rstest;
+use serde_json::Value;
 
 use super::*;
 use crate::live::TraceId;
