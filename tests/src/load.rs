@@ -19,8 +19,10 @@ pub struct Plan {
     pub requests: usize,
     /// Requests per second in all.
     pub rate: f64,
-    /// Keep-alive connections among which they are shared out.
+    /// Connections at once, among which they are shared out.
     pub connections: usize,
+    /// Whether connections stay open; else there is a new one for each request.
+    pub keep_alive: bool,
 }
 
 /// What came back.
@@ -66,21 +68,30 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
 }
 
 fn connection(plan: &Plan, worker: usize, start: Instant) -> Result<Outcome> {
-    let mut stream = TcpStream::connect(plan.address).with_context(|| plan.address.to_string())?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = connect(plan)?;
     let mut outcome = Outcome::default();
     let mut buffer = Vec::with_capacity(16 << 10);
     for number in (worker..plan.requests).step_by(plan.connections) {
         let due = start + Duration::from_secs_f64(number as f64 / plan.rate);
         thread::sleep(due.saturating_duration_since(Instant::now()));
+        if !plan.keep_alive && number != worker {
+            stream = connect(plan)?;
+        }
         let path = plan.paths.get(number % plan.paths.len()).map_or("/", String::as_str);
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: coati-load\r\n\r\n", plan.address);
+        let close = if plan.keep_alive { "" } else { "Connection: close\r\n" };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: coati-load\r\n{close}\r\n", plan.address);
         stream.write_all(request.as_bytes()).with_context(|| format!("request {number} {path}"))?;
         outcome.statuses.push(answer(&mut stream, &mut buffer).with_context(|| format!("answer {number} {path}"))?);
         outcome.latencies.push(due.elapsed().as_nanos() as u64);
     }
     Ok(outcome)
+}
+
+fn connect(plan: &Plan) -> Result<TcpStream> {
+    let stream = TcpStream::connect(plan.address).with_context(|| plan.address.to_string())?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    Ok(stream)
 }
 
 /// Reads one whole answer: by content length or chunks.
@@ -102,7 +113,7 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
             } else if header("transfer-encoding").is_some() {
                 body.ends_with(b"0\r\n\r\n")
             } else {
-                bail!("an answer without a length on a keep-alive connection: {:?}", response.headers);
+                bail!("an answer without a length: {:?}", response.headers);
             };
             if whole {
                 return Ok(status);

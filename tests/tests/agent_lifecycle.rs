@@ -22,7 +22,14 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 /// Sends requests to the Go server, at 1,000/s.
 fn send(sample: &Sample, requests: usize) -> Result<()> {
     let address = sample.address(Server::Go);
-    load::run(&Plan { address, paths: vec!["/stock/1".to_owned()], requests, rate: 1000.0, connections: 4 })?;
+    load::run(&Plan {
+        address,
+        paths: vec!["/stock/1".to_owned()],
+        requests,
+        rate: 1000.0,
+        connections: 4,
+        keep_alive: true,
+    })?;
     Ok(())
 }
 

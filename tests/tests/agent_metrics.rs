@@ -95,7 +95,14 @@ fn every_request_is_counted_once_although_no_span_is_kept() -> Result<()> {
     let nowhere = format!("http://127.0.0.1:{}", free_port()?);
     let mut agent = Agent::start_with(folder.path(), &nowhere, &[], &variables)?;
     let address = sample.address(Server::Go);
-    load::run(&Plan { address, paths: vec!["/stock/1".to_owned()], requests: REQUESTS, rate: 1000.0, connections: 4 })?;
+    load::run(&Plan {
+        address,
+        paths: vec!["/stock/1".to_owned()],
+        requests: REQUESTS,
+        rate: 1000.0,
+        connections: 4,
+        keep_alive: true,
+    })?;
 
     let service = Server::Go.service_name();
     let label = format!("service_name=\"{service}\"");

@@ -456,6 +456,7 @@ fn agent_and_backend_never_trace_themselves() -> Result<()> {
         requests: 200,
         rate: 200.0,
         connections: 2,
+        keep_alive: true,
     };
     load::run(&plan)?;
     for _ in 0..20 {
@@ -486,7 +487,14 @@ fn captured_and_counted_losses_are_all_requests_when_the_ring_is_full() -> Resul
     let sample = Sample::start_only(&folder.path().join("sample"), &[Server::Go])?;
     let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
     let address = sample.address(Server::Go);
-    let plan = Plan { address, paths: vec!["/stock/1".to_owned()], requests: REQUESTS, rate: 1e9, connections: 32 };
+    let plan = Plan {
+        address,
+        paths: vec!["/stock/1".to_owned()],
+        requests: REQUESTS,
+        rate: 1e9,
+        connections: 32,
+        keep_alive: true,
+    };
     let agent_id = Pid::from_raw(agent.process.id().cast_signed()).context("a process id")?;
     kill_process(agent_id, Signal::STOP)?;
     let flood = thread::spawn(move || load::run(&plan));
@@ -527,7 +535,14 @@ fn captured_and_counted_losses_are_all_requests_when_the_ring_is_full() -> Resul
     );
     // The agent recovers: what comes now is captured.
     let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
-    load::run(&Plan { address, paths: vec!["/stock/2".to_owned()], requests: 100, rate: 1000.0, connections: 2 })?;
+    load::run(&Plan {
+        address,
+        paths: vec!["/stock/2".to_owned()],
+        requests: 100,
+        rate: 1000.0,
+        connections: 2,
+        keep_alive: true,
+    })?;
     let again = backend.wait_for_count(&query, captured + 200, ARRIVES_WITHIN)?;
     ensure!(again == captured + 200, "{} of 200 spans after the flood", again - captured);
     agent.stop()?;

@@ -43,6 +43,7 @@ fn every_request_is_captured(#[case] server: Server, #[case] paths: &[&str], #[c
         requests: REQUESTS,
         rate: RATE,
         connections: 16,
+        keep_alive: true,
     })?;
     println!(
         "{server:?}: {REQUESTS} requests in {:?}, p50 {:.0} µs, p99 {:.0} µs",

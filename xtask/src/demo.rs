@@ -153,7 +153,14 @@ fn traffic(address: SocketAddr, stop: &AtomicBool) -> Result<()> {
             .iter()
             .enumerate()
             .map(|(place, path)| path.replace("{}", &(round as usize * 10 + place).to_string()));
-        load(&Plan { address, paths: paths.collect(), requests: RATE as usize, rate: RATE, connections: 1 })?;
+        load(&Plan {
+            address,
+            paths: paths.collect(),
+            requests: RATE as usize,
+            rate: RATE,
+            connections: 1,
+            keep_alive: true,
+        })?;
     }
     Ok(())
 }

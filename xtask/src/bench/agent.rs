@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use coati_tests::agent::Agent;
+use coati_tests::agent::{Agent, sum};
 use coati_tests::backend::Backend;
 use coati_tests::load::{Outcome, Plan, run as load};
 use coati_tests::sample::{Sample, Server};
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// The server under load.
     #[arg(long, value_parser = ["nginx", "go", "node", "fastapi"], default_value = "go")]
     server: String,
+    /// A new connection for each request.
+    #[arg(long)]
+    close: bool,
 }
 
 /// Where the kernel counts the run time of BPF programs when told to.
@@ -48,6 +51,7 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
         requests: options.requests,
         rate: options.rate,
         connections: 8,
+        keep_alive: !options.close,
     };
     load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
     let without = load(&plan)?;
@@ -57,9 +61,13 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     let (with, cost) = measure(&plan, &agent)?;
 
     // The load client is on this node too, so each request gives two exchanges: its own and the server's.
-    println!("{} requests at {}/s to {}, 8 connections", options.requests, options.rate, options.server);
+    let connections = if options.close { "a connection each" } else { "8 connections" };
+    println!("{} requests at {}/s to {}, {connections}", options.requests, options.rate, options.server);
     println!("exchanges captured: {} (server and client side: {} expected)", cost.captured, 2 * options.requests);
     println!("lost: {}", cost.lost);
+    for cause in &cost.causes {
+        println!("  {cause}");
+    }
     println!("agent CPU per request: {:.2} µs; probes (BPF run time): {:.2} µs", cost.agent_us, cost.probes_us);
     println!("agent RSS: {:.1} MB now, {:.1} MB at its peak", cost.resident_mb, cost.peak_mb);
     let row = |name: &str, outcome: &Outcome| {
@@ -79,6 +87,8 @@ pub(super) struct Cost {
     pub(super) captured: f64,
     /// Losses of any cause, since the agent's start.
     pub(super) lost: f64,
+    /// Those causes, where there were any.
+    pub(super) causes: Vec<String>,
     /// CPU time per request of the agent's process.
     pub(super) agent_us: f64,
     /// The same of the kernel programs.
@@ -101,9 +111,12 @@ pub(super) fn measure(plan: &Plan, agent: &Agent) -> Result<(Outcome, Cost)> {
     fs::write(BPF_STATS, "0")?;
     ensure!(outcome.statuses.iter().all(|status| *status == 200), "not every answer was a 200");
     let per_request = |seconds: f64| seconds / plan.requests as f64 * 1e6;
+    let page = agent.metrics()?;
+    let losses = page.lines().filter(|line| line.starts_with("coati_agent_losses_total{") && !line.ends_with(" 0"));
     let cost = Cost {
         captured: after.2 - before.2,
-        lost: agent.metric("coati_agent_losses_total", &[])?,
+        lost: sum(&page, "coati_agent_losses_total", &[]),
+        causes: losses.map(str::to_owned).collect(),
         agent_us: per_request(after.0 - before.0),
         probes_us: per_request(after.1 - before.1),
         resident_mb: status_mb(process, "VmRSS:")?,

@@ -101,7 +101,7 @@ fn inside(options: &Options) -> Result<()> {
     let backend = Backend::start_from(Path::new("/bin"), folder, &[])?;
     let endpoint = format!("http://{}", backend.grpc);
     let paths = vec!["/stock/1".to_owned()];
-    let plan = Plan { address, paths, requests: options.requests, rate: 1000.0, connections: 8 };
+    let plan = Plan { address, paths, requests: options.requests, rate: 1000.0, connections: 8, keep_alive: true };
     load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
 
     let before = cpu_seconds(server.id())?;
