@@ -1,8 +1,10 @@
 //! The stages, wired: start, serve, stop.
 
 mod data_dir;
+mod error;
 mod generator;
 mod housekeeping;
+mod listen;
 mod recall;
 mod reload;
 mod replay;
@@ -18,10 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
-use axum::middleware::from_fn_with_state;
 use rustix::thread::disable_transparent_huge_pages;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -29,36 +28,26 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
+pub use self::error::ServerError;
 use self::generator::Metering;
 use self::housekeeping::{House, store_checkpoint};
+use self::listen::{bind, serve_grpc, serve_http};
 use self::recall::recall;
 use self::replay::Replay;
-use crate::access::{self, AccessError, Connections, Door, Peer};
+use crate::access::{self, Door};
 use crate::api::{self, ApiState};
-use crate::blocks::BlocksError;
 use crate::catalog::{Catalog, CatalogError, IndexLimits, SledCatalog, TagIndex, Watermark};
 use crate::compact::{Compactor, Running};
 use crate::config::{Config, CutConfig, ListenerName, RetentionConfig};
 use crate::cut::{CutPolicy, Cutter, CutterConfig, Registry, Stopped};
-use crate::generator::{ExportError, FilterError, Latest, router as generator_router};
+use crate::generator::{Latest, router as generator_router};
 use crate::live::{Limits, LiveSet};
-use crate::overrides::{Overrides, OverridesError};
+use crate::overrides::Overrides;
 use crate::promql;
 use crate::receive::{self, GrpcReceiver, Ingest, IngestConfig, Stages};
-use crate::store::OpenError;
 use crate::telemetry::{Metrics, Readiness, chain};
 use crate::tenant::Tenancy;
-use crate::wal::{Log, RealDisk, Wal, WalConfig, WalError};
-
-/// Requests of one connection at once: each may hold a whole request in memory before it counts as being in work.
-const STREAMS: u32 = 32;
-
-/// Largest frame of HTTP/2: senders that heed it need one for most requests, where the usual 16 KiB make several, each with
-/// work of its own.
-const FRAME_BYTES: u32 = 256 << 10;
-
-/// Time between looks whether a silent sender is still there.
-const KEEPALIVE: Duration = Duration::from_mins(1);
+use crate::wal::{Log, RealDisk, Wal, WalConfig};
 
 /// How long requests in work may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -93,79 +82,6 @@ pub fn take_small_pages() {
 /// The runtime that a server is to run on.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
-}
-
-/// Why the backend does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Certificates or credentials cannot be used.
-    #[error("cannot let anybody in")]
-    Access(#[source] AccessError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} (--{flag})")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// The flag that says so.
-        flag: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The list of blocks cannot be read.
-    #[error("cannot open the list of blocks")]
-    Blocks(#[source] BlocksError),
-    /// The catalog fails even when it is begun anew.
-    #[error("cannot open the catalog")]
-    Catalog(#[source] CatalogError),
-    /// The data directory cannot be made or written.
-    #[error("cannot use the data directory {} (--data-dir)", path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Another backend has it.
-    #[error("the data directory {} (--data-dir) is in use by another coati-backend", path.display())]
-    DataDirInUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Which spans are counted in metrics is not said in a way that can be used.
-    #[error("metrics_generator: filter policies")]
-    Filter(#[source] FilterError),
-    /// What was counted of spans before cannot be kept.
-    #[error("cannot write {}", path.display())]
-    Generator {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What tenants said of themselves cannot be read.
-    #[error("cannot read overrides of tenants")]
-    Overrides(#[source] OverridesError),
-    /// Metrics cannot be sent to where they are to go.
-    #[error("cannot send metrics")]
-    Export(#[source] ExportError),
-    /// The log cannot be opened.
-    #[error("cannot open the log")]
-    Log(#[source] WalError),
-    /// The store refuses.
-    #[error("cannot open the store")]
-    Store(#[source] OpenError),
-    /// A thread could not be started, or broke off.
-    #[error("cannot start {what}")]
-    Thread {
-        /// What it was to do.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Addresses that are listened on.
@@ -432,12 +348,6 @@ impl Server {
     }
 }
 
-async fn bind(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServerError> {
-    let bound = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (address, listener) = bound.map_err(|source| ServerError::Bind { address, flag, source })?;
-    Ok((listener, address))
-}
-
 /// Runs what blocks away from the threads that serve connections.
 async fn blocking<T: Send + 'static>(
     what: &'static str,
@@ -499,49 +409,6 @@ fn cut_policy(config: &CutConfig, memory_bytes: usize) -> CutPolicy {
 fn wal_config(retention: &RetentionConfig) -> WalConfig {
     let max_bytes = retention.max_bytes.0 / LOG_PARTS;
     WalConfig { segment_bytes: (max_bytes / SEGMENTS).min(SEGMENT_BYTES), max_bytes }
-}
-
-/// Serves what comes to this door until the server stops.
-fn serve_http(
-    door: &Arc<Door>,
-    (listener, address): (TcpListener, SocketAddr),
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + use<> {
-    let name = door.name();
-    let connections = door.listen(listener, address);
-    let router = router.layer(from_fn_with_state(Arc::clone(door), access::guard));
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    async move {
-        let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
-        if let Err(error) = axum::serve(connections, service).with_graceful_shutdown(stop).await {
-            error!(listener = name, error = %chain(&error), "listener broke off");
-        }
-    }
-}
-
-fn serve_grpc(
-    door: &Arc<Door>,
-    (listener, address): (TcpListener, SocketAddr),
-    receiver: GrpcReceiver,
-    mut stopped: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + use<> {
-    let name = door.name();
-    let connections: Connections = door.listen(listener, address);
-    let receiver = receiver.behind(Arc::clone(door));
-    async move {
-        let stop = async move { _ = stopped.wait_for(|stop| *stop).await };
-        let server = tonic::transport::Server::builder()
-            .http2_adaptive_window(Some(true))
-            .max_frame_size(FRAME_BYTES)
-            .max_concurrent_streams(STREAMS)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .add_service(receiver)
-            .serve_with_incoming_shutdown(connections, stop);
-        if let Err(error) = server.await {
-            error!(listener = name, error = %chain(&error), "listener broke off");
-        }
-    }
 }
 
 /// Nanoseconds since the epoch.
