@@ -68,8 +68,8 @@ fn log(config: &Config) -> anyhow::Result<()> {
     let level = Level::from(config.log_level);
     // Libraries tell a lot at `debug` that is about them and not about the node.
     let mut targets = Targets::new().with_default(level.min(Level::WARN)).with_target("coati_agent", level);
-    // It warns of every answer that refuses something; the agent says so once.
-    targets = targets.with_target("kube_runtime", LevelFilter::ERROR).with_target("kube_client", LevelFilter::ERROR);
+    // They tell of every answer that refuses something, and of every one that does not come; the agent says so once.
+    targets = targets.with_target("kube_runtime", LevelFilter::ERROR).with_target("kube_client", LevelFilter::OFF);
     if config.kernel_debug {
         targets = targets.with_target("coati_agent_ebpf", LevelFilter::TRACE);
     }

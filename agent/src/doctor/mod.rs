@@ -12,13 +12,14 @@ use coati_common::limits;
 
 use crate::{
     config::{Config, Switch},
-    ebpf::{LoadError, Options, Programs},
+    ebpf::{Options, Programs},
     kernel::{
         btf::Btf,
         features::{BTF_PATH, HookSet},
         offsets::Offsets,
     },
     privileges::{self, Later},
+    telemetry::chain,
 };
 use needed::Privileges;
 use running::{Agent, AgentError};
@@ -127,23 +128,8 @@ fn trial(config: &Config) -> (Trial, String) {
             let attached = programs.attached;
             (Trial::Attached(attached.hooks, attached.on, attached.off), kept)
         }
-        Err(error) => (Trial::Failed(failure(&error)), String::new()),
+        Err(error) => (Trial::Failed(chain(&error)), String::new()),
     }
-}
-
-fn failure(error: &LoadError) -> String {
-    chain(error)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }
 
 /// Lines of a subject each, with what belongs to it below.

@@ -1,7 +1,6 @@
 //! Attaching what was planned.
 
 use std::collections::HashMap;
-use std::error::Error;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, BtfError, Ebpf};
@@ -11,6 +10,7 @@ use super::linked::Linked;
 use super::load::{LoadError, Options};
 use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
+use crate::telemetry::chain;
 
 /// What the programs for TLS libraries, for Go, and for CUDA's library, are called.
 const TLS: &str = "tls";
@@ -225,16 +225,4 @@ fn refusal(error: &TryError) -> String {
         Some(line) => format!("{io_error}; the verifier: {line}"),
         None => io_error.to_string(),
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,23 +1,16 @@
 //! What led to an error, in one line.
 
-use std::{error::Error, io};
+use std::{error::Error, io, iter};
 
 use rustls::{CertificateError, Error as TlsError};
+
+use crate::telemetry::chain;
 
 /// An error with everything that led to it; tonic's own text is "transport error". What a person can do about a
 /// handshake that failed is added: the words of TLS do not say it.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut hint = of_handshake(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text = format!("{text}: {message}");
-        }
-        hint = hint.or_else(|| of_handshake(error));
-        cause = error.source();
-    }
+    let text = chain(error);
+    let hint = iter::successors(Some(error), |&error| error.source()).find_map(of_handshake);
     match hint.or_else(|| of_alert(&text)) {
         Some(hint) => format!("{text} ({hint})"),
         None => text,

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio_stream::StreamExt as _;
 
 use super::{Shared, index::Watched};
+use crate::telemetry::chain;
 
 /// The longest wait between two tries, should `backoff` end.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -33,7 +34,7 @@ where
 {
     let counters = shared.counters(K::PLURAL);
     let mut seen = HashSet::new();
-    let mut is_away = false;
+    let mut away = None;
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()));
         while let Some(event) = events.next().await {
@@ -41,7 +42,7 @@ where
                 Ok(event) => {
                     if take(event, &mut seen, shared) {
                         counters.synced(now());
-                        if std::mem::take(&mut is_away) {
+                        if away.take().is_some() {
                             tracing::info!("{} are watched again", K::PLURAL);
                         }
                     }
@@ -50,7 +51,7 @@ where
                 Err(error) => error,
             };
             counters.restarts.inc();
-            report(&error, K::PLURAL, &mut is_away);
+            report(&error, K::PLURAL, &mut away);
             tokio::time::sleep(backoff.next().unwrap_or(LONGEST)).await;
             if is_gone(&error) {
                 break;
@@ -90,24 +91,37 @@ fn take<K: Watched + Resource>(event: Event<K>, seen: &mut HashSet<Box<str>>, sh
     }
 }
 
-/// An operator hears of it once when the server cannot be had, not of watches that end and begin again.
-fn report(error: &watcher::Error, plural: &str, is_away: &mut bool) {
+/// Why the server cannot be had.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Away {
+    /// No answer of its own.
+    Silent,
+    /// An answer with this status.
+    Refuses(u16),
+}
+
+/// An operator hears of it once when the server cannot be had, and once more when that has another reason; not of watches that
+/// end and begin again.
+fn report(error: &watcher::Error, plural: &str, away: &mut Option<Away>) {
+    let reason = status(error).map_or(Away::Silent, Away::Refuses);
     let is_news = match error {
-        watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_) => !is_gone(error) && !*is_away,
+        watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_) => {
+            !is_gone(error) && *away != Some(reason)
+        }
         _ => false,
     };
     if !is_news {
-        tracing::debug!(%error, "the watch of {plural} begins again");
+        tracing::debug!(error = %chain(error), "the watch of {plural} begins again");
         return;
     }
-    *is_away = true;
-    if matches!(status(error), Some(401 | 403)) {
+    *away = Some(reason);
+    if matches!(reason, Away::Refuses(401 | 403)) {
         tracing::warn!(
-            %error,
+            error = %chain(error),
             "the API server does not allow {plural} to be watched: the agent's role needs the verbs get, list and watch"
         );
     } else {
-        tracing::warn!(%error, "{plural} cannot be watched, tried again");
+        tracing::warn!(error = %chain(error), "{plural} cannot be watched, tried again");
     }
 }
 

@@ -14,8 +14,9 @@ pub(super) struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// Splits `text`. User information is dropped: it may be a password.
+    /// Splits `text`. User information is dropped: it may be a password. So is the scheme that clients of etcd send with it.
     pub(super) fn parse(text: &'a str) -> Self {
+        let text = text.split_once("://").map_or(text, |(_, authority)| authority);
         let text = text.rsplit_once('@').map_or(text, |(_, host)| host);
         if let Some((name, rest)) = text.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
             return Self { text, name, port: rest.strip_prefix(':').and_then(parse_port) };
@@ -75,6 +76,7 @@ mod tests {
     #[case::ipv6_without_brackets("fe80::1", "fe80::1", "fe80::1", None)]
     #[case::open_bracket("[::1", "[::1", "[::1", None)]
     #[case::user("user:secret@shop:80", "shop:80", "shop", Some(80))]
+    #[case::scheme("http://127.0.0.1:2379", "127.0.0.1:2379", "127.0.0.1", Some(2379))]
     #[case::empty("", "", "", None)]
     fn parts(#[case] text: &str, #[case] without_user: &str, #[case] name: &str, #[case] port: Option<u16>) {
         assert_eq!(Authority::parse(text), Authority { text: without_user, name, port });
