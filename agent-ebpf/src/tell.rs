@@ -8,6 +8,7 @@ use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 
 use crate::emit;
+use crate::event_loop;
 use crate::exchange::{Caller, followed, now};
 use crate::frames::{self, Told};
 use crate::goroutine;
@@ -225,13 +226,15 @@ pub extern "C" fn begin_placed(slot: u64) -> u64 {
     1
 }
 
-/// The request that a client's is made for, as far as the goroutine tells.
+/// The request that a client's is made for, as far as the event loop or the goroutine tells.
 #[inline(always)]
 fn served(slot: Slot, connection: &Connection) -> Served {
     if connection.role != role::CLIENT {
         return Served::NONE;
     }
-    goroutine::find_served(slot.number());
+    if event_loop::find_turn(slot.number()) == 0 {
+        goroutine::find_served(slot.number());
+    }
     slot.served().map_or(Served::NONE, |served| *served)
 }
 

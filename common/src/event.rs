@@ -103,7 +103,8 @@ pub struct Totals {
     pub reserved: u32,
 }
 
-/// The request that a client's request is made for, as far as the kernel knows: in programs written in Go, by goroutine.
+/// The request that a client's request is made for, as far as the kernel knows: in programs written in Go by goroutine, in
+/// those with event loops as they keep it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Served {
