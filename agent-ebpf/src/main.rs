@@ -31,6 +31,7 @@ mod hooks {
 mod iov;
 mod kread;
 mod maps;
+mod node;
 mod scratch;
 mod sock;
 mod strand;

@@ -13,6 +13,7 @@ use crate::exchange::{Caller, followed, now};
 use crate::frames::{self, Told};
 use crate::goroutine;
 use crate::iov::Source;
+use crate::node;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
 use crate::tail;
@@ -98,6 +99,10 @@ fn of(slot: Slot) -> Option<(&'static Moved, &'static mut Connection, Meaning)> 
 #[inline(always)]
 fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
+    let is_served = meaning.direction() == direction::REQUEST && connection.role == role::SERVER;
+    if is_served && connection.phase != phase::UPGRADED {
+        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
+    }
     let tells = connection.tells(meaning);
     if !tells && meaning.direction() == direction::REQUEST {
         return None;
@@ -120,7 +125,7 @@ fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Mo
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
-    if meaning.direction() == direction::REQUEST && connection.role == role::SERVER {
+    if is_served {
         // Go's server reads the first byte in a goroutine of its own.
         goroutine::serves(connection.connection, connection.exchange.into());
     }
@@ -169,6 +174,7 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     let served = served(slot, connection);
     if connection.role == role::SERVER && !is_http2 {
         goroutine::serves(connection.connection, connection.exchange.into());
+        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
     }
     if moved.socket.is_unix() && connection.exchange == 1 {
         tell_unix(slot.number(), moved.socket.address, connection.connection, moved.time_ns);
@@ -232,7 +238,7 @@ fn served(slot: Slot, connection: &Connection) -> Served {
     if connection.role != role::CLIENT {
         return Served::NONE;
     }
-    if event_loop::find_turn(slot.number()) == 0 {
+    if event_loop::find_turn(slot.number()) == 0 && node::find_callback(slot.number()) == 0 {
         goroutine::find_served(slot.number());
     }
     slot.served().map_or(Served::NONE, |served| *served)

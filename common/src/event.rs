@@ -119,6 +119,8 @@ pub struct Served {
 impl Served {
     /// It is not known.
     pub const NONE: Self = Self { connection: 0, exchange: 0, place: 0 };
+    /// It is one of several: none that is certain.
+    pub const SEVERAL: Self = Self { connection: u64::MAX, exchange: 0, place: 0 };
 }
 
 /// Flags of a [`Begin`].

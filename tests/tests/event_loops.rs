@@ -18,9 +18,9 @@ use coati_tests::certificate::certificate;
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::sample::go_program;
 use coati_tests::seen::{Seen, spans_of};
-use coati_tests::tools::system;
+use coati_tests::tools::{system, workspace};
 
-const REQUESTS: usize = 200;
+const REQUESTS: usize = 100;
 const AT_ONCE: usize = 64;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -33,20 +33,40 @@ struct Case {
     /// Calls that each makes at least, and how many of them arrive at the server at the end.
     calls: usize,
     served: usize,
+    /// How many of a hundred calls are linked; none is linked wrongly.
+    linked: usize,
+}
+
+impl Case {
+    const fn new(path: &'static str, [calls, served]: [usize; 2], linked: usize) -> Self {
+        Self { path, is_tls: false, is_http1: true, calls, served, linked }
+    }
 }
 
 const NGINX: [Case; 6] = [
     // Over connections that are kept, and new ones.
-    Case { path: "plain", is_tls: false, is_http1: true, calls: 1, served: 1 },
+    Case::new("plain", [1, 1], 99),
     // A subrequest asks first whether it may, and some wait for their turn.
-    Case { path: "guarded", is_tls: false, is_http1: true, calls: 2, served: 2 },
+    Case::new("guarded", [2, 2], 99),
     // Half of them are sent to a server that closes the connection, and then to another one.
-    Case { path: "retried", is_tls: false, is_http1: true, calls: 1, served: 1 },
+    Case::new("retried", [1, 1], 99),
     // Asked by HTTPS, from one nginx to the next.
-    Case { path: "secure", is_tls: false, is_http1: true, calls: 2, served: 1 },
-    Case { path: "encrypted", is_tls: true, is_http1: true, calls: 1, served: 1 },
+    Case::new("secure", [2, 1], 99),
+    Case { is_tls: true, ..Case::new("encrypted", [1, 1], 99) },
     // All on one connection.
-    Case { path: "streams", is_tls: true, is_http1: false, calls: 1, served: 1 },
+    Case { is_tls: true, is_http1: false, ..Case::new("streams", [1, 1], 99) },
+];
+
+const NODE: [Case; 6] = [
+    // Over connections that are kept, and new ones.
+    Case::new("agent", [1, 1], 99),
+    Case::new("fetch", [1, 1], 99),
+    Case { is_tls: true, ..Case::new("secure", [1, 1], 99) },
+    // Most wait for a connection that another request has: they are sent when that is answered.
+    Case::new("few", [1, 1], 0),
+    // What is done later is not known.
+    Case::new("immediate", [1, 1], 0),
+    Case::new("twice", [2, 2], 49),
 ];
 
 #[test]
@@ -58,25 +78,64 @@ fn calls_of_nginx_are_below_their_requests() -> Result<()> {
     let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
     // It is looked into when it asks.
     ask(NGINX[0], plain, "first", 1)?;
-    let is_probed = |output: &str| output.contains("probes are in a library file=\"/usr/sbin/nginx\"").then_some(());
+    let is_probed = |output: &str| (probed(output, "/sbin/nginx") == 1).then_some(());
     agent.process.wait_for("the probe in nginx", STARTS_WITHIN, is_probed)?;
     for case in NGINX {
         ask(case, if case.is_tls { tls } else { plain }, case.path, REQUESTS)?;
     }
-    let paths = NGINX.map(|case| case.path).join("|");
-    let served = format!(
-        "{{ kind = server && resource.service.name = `chain-stripped` && span.url.path =~ `(/auth)?/({paths})/.*` }}"
-    );
-    let all = REQUESTS * NGINX.iter().map(|case| case.served).sum::<usize>();
-    backend.wait_for_count(&served, all as u64, Duration::from_secs(10))?;
+    wait(&backend, &NGINX)?;
     for case in NGINX {
-        let query = format!("{{ kind = server && span.url.path =~ `(/auth)?/{}/.*` }}", case.path);
-        assert_linked(case, &spans_of(&backend, &query)?, "nginx")?;
+        assert_linked(case, &spans_of(&backend, &with_path(case, ""))?, "nginx")?;
     }
     Ok(())
 }
 
-/// Every call of the service is below the request with its number, but for one of a hundred that may have no parent.
+#[test]
+fn calls_of_node_are_below_their_requests() -> Result<()> {
+    let folder = process::folder()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let (_back, back) = server(folder.path())?;
+    let (_node, plain, tls) = node(folder.path(), back)?;
+    let mut agent = Agent::start(folder.path(), &format!("http://{}", backend.grpc), &[])?;
+    // It is looked into when it asks.
+    ask(NODE[0], plain, "agent", 1)?;
+    // It has a TLS library, too, which was found before.
+    let is_probed = |output: &str| (probed(output, "/node") == 2).then_some(());
+    agent.process.wait_for("the probes in Node", STARTS_WITHIN, is_probed)?;
+    for case in NODE {
+        ask(case, if case.is_tls { tls } else { plain }, case.path, REQUESTS)?;
+    }
+    wait(&backend, &NODE)?;
+    for case in NODE {
+        assert_linked(case, &spans_of(&backend, &with_path(case, ""))?, "asks")?;
+    }
+    Ok(())
+}
+
+/// How often the agent has put probes into a file whose path ends so.
+fn probed(output: &str, path: &str) -> usize {
+    let is_it = |line: &&str| line.contains("probes are in a library") && line.contains(&format!("{path}\""));
+    output.lines().filter(is_it).count()
+}
+
+/// Until the spans of the server at the end are there.
+fn wait(backend: &Backend, cases: &[Case]) -> Result<()> {
+    for case in cases {
+        let all = (case.served * REQUESTS) as u64;
+        backend.wait_for_count(&with_path(*case, "chain-stripped"), all, Duration::from_secs(10))?;
+    }
+    Ok(())
+}
+
+/// The requests of a case that services have answered whose names begin so.
+fn with_path(case: Case, service: &str) -> String {
+    format!(
+        "{{ kind = server && resource.service.name =~ `{service}.*` && span.url.path =~ `(/auth)?/{}/.*` }}",
+        case.path
+    )
+}
+
+/// Every call of the service is below the request with its number, or has no parent.
 fn assert_linked(case: Case, spans: &[Seen], service: &str) -> Result<()> {
     let by_id: BTreeMap<&str, &Seen> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
     let number = |span: &Seen| span.path().rsplit('/').next().unwrap_or_default().to_owned();
@@ -91,7 +150,7 @@ fn assert_linked(case: Case, spans: &[Seen], service: &str) -> Result<()> {
         linked += 1;
     }
     println!("{}: {linked} of {} calls are linked", case.path, calls.len());
-    ensure!(linked * 100 >= calls.len() * 99, "{case:?}: {linked} links of {}", calls.len());
+    ensure!(linked * 100 >= calls.len() * case.linked, "{case:?}: {linked} links of {}", calls.len());
     Ok(())
 }
 
@@ -116,6 +175,21 @@ fn server(folder: &Path) -> Result<(Running, SocketAddr)> {
     let mut running = Running::start("back", folder, &mut command)?;
     running.wait_for_port(listens, STARTS_WITHIN)?;
     Ok((running, listens))
+}
+
+/// A service written for Node.js in front of `back`: where it listens, and where it does with TLS.
+fn node(folder: &Path, back: SocketAddr) -> Result<(Running, SocketAddr, SocketAddr)> {
+    let ([plain, tls], [certificate, key]) = ([free_port()?, free_port()?], certificate(folder)?);
+    let mut command = Command::new(system("node")?);
+    command.arg(workspace().join("tests/sample/asks.js")).env("SAMPLE_BACK", format!("http://{back}"));
+    command.env("SAMPLE_PORT", plain.to_string()).env("SAMPLE_TLS_PORT", tls.to_string());
+    command.env("SAMPLE_CERTIFICATE", certificate).env("SAMPLE_KEY", key);
+    let mut running = Running::start("node", folder, &mut command)?;
+    let [plain, tls] = [plain, tls].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    for address in [plain, tls] {
+        running.wait_for_port(address, STARTS_WITHIN)?;
+    }
+    Ok((running, plain, tls))
 }
 
 /// nginx in front of `back`: where it listens, and where it does with TLS.

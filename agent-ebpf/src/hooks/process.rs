@@ -13,6 +13,7 @@ use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::node;
 use crate::strand;
 use crate::tls;
 
@@ -69,6 +70,7 @@ fn thread_gone(pid_tgid: u64) {
     let _none_is_usual = RECEIVES.remove(pid_tgid);
     strand::thread_gone(pid_tgid);
     event_loop::thread_gone(pid_tgid);
+    node::thread_gone(pid_tgid);
 }
 
 /// No other thread of the process is alive. Without the count of them: the first thread goes, usually as the last.

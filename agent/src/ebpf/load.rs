@@ -277,6 +277,8 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
             "ROUND_TRIPS",
             "TURNS",
             "NGINX_PROCESSES",
+            "CALLBACKS",
+            "CONNECTED",
         ] {
             loader.map_max_entries(map, 1);
         }

@@ -267,7 +267,7 @@ const GO: [&str; 12] = [
 ];
 
 /// The programs for functions of programs with event loops.
-const LOOPS: [&str; 1] = ["nginx_send"];
+const LOOPS: [&str; 3] = ["nginx_send", "node_has_read", "node_read"];
 
 /// The programs for functions of CUDA's driver library.
 const CUDA: [&str; 12] = [

@@ -144,12 +144,15 @@ impl GoCall {
 pub enum LoopCall {
     /// nginx sends to an upstream server.
     NginxSend,
+    /// Node.js calls back what it has received.
+    NodeRead,
 }
 
 impl LoopCall {
     const fn programs(self) -> &'static [&'static str] {
         match self {
             Self::NginxSend => &["nginx_send"],
+            Self::NodeRead => &["node_has_read", "node_read"],
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use coati_common::go::Layout;
 
-use super::{Habits, go, maps::Mapped, nginx};
+use super::{Habits, go, maps::Mapped, nginx, node};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
     ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
@@ -97,6 +97,8 @@ pub(super) enum Kind {
     OpenSsl,
     /// `GnuTLS`.
     GnuTls,
+    /// Node.js.
+    Node,
     /// Whatever a program was linked with.
     Executable,
     /// CUDA's driver.
@@ -107,6 +109,7 @@ impl Kind {
     const fn is_wanted(self, wanted: Wanted) -> bool {
         match self {
             Self::OpenSsl | Self::GnuTls => wanted.tls,
+            Self::Node => wanted.loops,
             Self::Executable => wanted.tls || wanted.asking(),
             Self::Cuda => wanted.cuda,
         }
@@ -143,7 +146,7 @@ pub enum Unusable {
 }
 
 /// Of the files from which a process runs code, those that may have a library in them that is wanted: by their names, and
-/// the executable if there is no shared OpenSSL, or if the process asks others.
+/// the executable if there is no shared OpenSSL, or if the process asks others, as for Node.js.
 pub(super) fn candidates(
     files: &[Mapped],
     executable: Option<&str>,
@@ -151,6 +154,7 @@ pub(super) fn candidates(
     wanted: Wanted,
 ) -> Vec<(Mapped, Kind)> {
     let mut found: Vec<_> = files.iter().filter_map(|file| Some((file.clone(), shared(&file.path)?))).collect();
+    found.retain(|(_, kind)| *kind != Kind::Node || asks);
     let has_openssl = found.iter().any(|(_, kind)| *kind == Kind::OpenSsl);
     if (!has_openssl || asks && wanted.asking())
         && let Some(file) = files.iter().find(|file| Some(file.path.as_str()) == executable)
@@ -170,6 +174,8 @@ fn shared(path: &str) -> Option<Kind> {
         Some(Kind::OpenSsl)
     } else if is_library && is_named("libgnutls") {
         Some(Kind::GnuTls)
+    } else if is_library && is_named("libnode") {
+        Some(Kind::Node)
     } else if name == "libcuda.so" || name.starts_with("libcuda.so.") {
         Some(Kind::Cuda)
     } else {
@@ -204,6 +210,7 @@ impl<'a> Library<'a> {
             Kind::Cuda => cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)))?,
             Kind::OpenSsl => points(self.functions.exported(OPENSSL)).ok_or(Unusable::NoFunctions)?,
             Kind::GnuTls => points(self.functions.exported(GNUTLS)).ok_or(Unusable::NoFunctions)?,
+            Kind::Node => node::point(&self.functions).map(|point| vec![point]).ok_or(Unusable::NoFunctions)?,
             Kind::Executable => return self.of_executable(habits, is_first, wanted),
         };
         Ok(Probes { points, runtime: None })
@@ -217,6 +224,9 @@ impl<'a> Library<'a> {
         let asks = habits.asks && wanted.loops;
         let nginx = if asks { nginx::probes(self.file, &self.functions) } else { None };
         let mut probes = nginx.unwrap_or_default();
+        if asks {
+            probes.points.extend(node::point(&self.functions));
+        }
         if wanted.tls {
             let exported = points(self.functions.exported(OPENSSL));
             let tls = match exported {
@@ -270,6 +280,7 @@ mod tests {
     #[case::gnutls("/usr/lib/x86_64-linux-gnu/libgnutls.so.30.34.3", Some(Kind::GnuTls))]
     #[case::of_nss("/usr/lib/libssl3.so", None)]
     #[case::wrapper("/usr/lib/libgnutlsxx.so.28", None)]
+    #[case::node("/usr/lib/x86_64-linux-gnu/libnode.so.108", Some(Kind::Node))]
     #[case::cuda("/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06", Some(Kind::Cuda))]
     #[case::cuda_by_its_link("/usr/local/cuda/compat/libcuda.so.1", Some(Kind::Cuda))]
     #[case::cuda_runtime("/app/lib/libcudart.so.12", None)]

@@ -10,6 +10,7 @@ mod go;
 mod library;
 mod maps;
 mod nginx;
+mod node;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -53,7 +54,7 @@ pub struct LibraryCounters {
 impl LibraryCounters {
     const fn of(&mut self, kind: Kind) -> &mut FileCounters {
         match kind {
-            Kind::OpenSsl | Kind::GnuTls | Kind::Executable => &mut self.tls,
+            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable => &mut self.tls,
             Kind::Cuda => &mut self.cuda,
         }
     }

@@ -329,6 +329,10 @@ impl Stitcher {
     /// was not seen, there is none: the call belongs to no other. Whether it is being answered does not matter: this is certain.
     fn by_program(&mut self, origin: &Origin, request: ExchangeId) -> Option<Ids> {
         let span_id = self.span_id(origin);
+        // The kernel does not tell pipelined requests of HTTP/1 apart that came together.
+        if request.place == 0 && self.open.contains_key(&ExchangeId { place: 1, ..request }) {
+            return None;
+        }
         let server = self.open.get_mut(&request)?;
         let parent = server.ids.as_ref()?;
         server.has_children = true;

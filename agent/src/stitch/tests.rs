@@ -313,6 +313,20 @@ fn a_call_is_below_the_request_that_the_program_says_it_is_for() {
     assert!(run.is_empty());
 }
 
+/// Of two requests that came together the kernel does not know which one it is.
+#[test]
+fn a_call_for_one_of_several_pipelined_requests_is_a_root() {
+    let mut server = wire(Wire::server(3), SHOP, 0);
+    server.request(&[GET, GET].concat()).wait(30 * MS).response(OK).response(OK);
+    let mut client = wire(Wire::client(1), SHOP, 10);
+    client.client_position = 77;
+    client.served = Served { connection: 3, exchange: 1, place: 0 };
+    client.request(GET).response(OK);
+    let run = Run::new(&[&server, &client]);
+    assert_root(run.span(1));
+    assert_eq!(run.stitcher.counters().by_program, 0);
+}
+
 #[test]
 fn a_request_whose_head_is_still_coming_counts_as_open() {
     let (mut one, mut two) = (wire(Wire::server(2), SHOP, 0), wire(Wire::server(3), SHOP, 0));
