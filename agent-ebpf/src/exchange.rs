@@ -435,7 +435,7 @@ fn log_begin<C: EbpfContext>(ctx: &C, caller: Caller, connection: &Connection, m
 
 /// The connection on the socket at `socket`, under TLS or not, and its key.
 #[inline(always)]
-fn on(socket: u64) -> Option<(u64, &'static mut Connection)> {
+pub fn on(socket: u64) -> Option<(u64, &'static mut Connection)> {
     if let Some(connection) = followed(socket) {
         return Some((socket, connection));
     }

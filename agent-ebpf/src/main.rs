@@ -11,12 +11,14 @@
 
 mod cuda;
 mod emit;
+mod event_loop;
 mod exchange;
 mod frames;
 mod globals;
 mod goroutine;
 mod hooks {
     mod cuda;
+    mod event_loops;
     mod go;
     pub mod kprobes;
     mod process;
@@ -29,6 +31,7 @@ mod hooks {
 mod iov;
 mod kread;
 mod maps;
+mod node;
 mod scratch;
 mod sock;
 mod strand;

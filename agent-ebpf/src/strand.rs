@@ -165,15 +165,15 @@ pub fn goroutine_address() -> u64 {
 
 /// The call that the calling thread is in, or was; or the goroutine that it runs.
 #[inline(always)]
-pub fn call_of(caller: Caller) -> Option<(*mut Thread, bool)> {
+pub fn call_of(caller: Caller) -> Option<*mut Thread> {
     if let Some(thread) = THREADS.get_ptr_mut(caller.pid_tgid()) {
-        return Some((thread, true));
+        return Some(thread);
     }
     let g = goroutine_address();
     if g == 0 {
         return None;
     }
-    Some((GOROUTINES.get_ptr_mut(goroutine(caller, g))?, false))
+    GOROUTINES.get_ptr_mut(goroutine(caller, g))
 }
 
 /// The call that the calling thread itself is in, or was.

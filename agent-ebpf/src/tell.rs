@@ -8,10 +8,12 @@ use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
 
 use crate::emit;
+use crate::event_loop;
 use crate::exchange::{Caller, followed, now};
 use crate::frames::{self, Told};
 use crate::goroutine;
 use crate::iov::Source;
+use crate::node;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
 use crate::tail;
@@ -97,6 +99,10 @@ fn of(slot: Slot) -> Option<(&'static Moved, &'static mut Connection, Meaning)> 
 #[inline(always)]
 fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
+    let is_served = meaning.direction() == direction::REQUEST && connection.role == role::SERVER;
+    if is_served && connection.phase != phase::UPGRADED {
+        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
+    }
     let tells = connection.tells(meaning);
     if !tells && meaning.direction() == direction::REQUEST {
         return None;
@@ -119,7 +125,7 @@ fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Mo
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
-    if meaning.direction() == direction::REQUEST && connection.role == role::SERVER {
+    if is_served {
         // Go's server reads the first byte in a goroutine of its own.
         goroutine::serves(connection.connection, connection.exchange.into());
     }
@@ -168,6 +174,7 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     let served = served(slot, connection);
     if connection.role == role::SERVER && !is_http2 {
         goroutine::serves(connection.connection, connection.exchange.into());
+        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
     }
     if moved.socket.is_unix() && connection.exchange == 1 {
         tell_unix(slot.number(), moved.socket.address, connection.connection, moved.time_ns);
@@ -225,13 +232,15 @@ pub extern "C" fn begin_placed(slot: u64) -> u64 {
     1
 }
 
-/// The request that a client's is made for, as far as the goroutine tells.
+/// The request that a client's is made for, as far as the event loop or the goroutine tells.
 #[inline(always)]
 fn served(slot: Slot, connection: &Connection) -> Served {
     if connection.role != role::CLIENT {
         return Served::NONE;
     }
-    goroutine::find_served(slot.number());
+    if event_loop::find_turn(slot.number()) == 0 && node::find_callback(slot.number()) == 0 {
+        goroutine::find_served(slot.number());
+    }
     slot.served().map_or(Served::NONE, |served| *served)
 }
 

@@ -16,6 +16,7 @@ use coati_common::sniff::{Sniff, TlsKind, TlsRecord};
 use coati_common::tls::{Session, SessionId};
 
 use crate::emit;
+use crate::event_loop;
 use crate::exchange::{self, Caller, now};
 use crate::iov::{self, Source};
 use crate::kread::user;
@@ -257,7 +258,20 @@ pub fn received<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, 
 pub fn shaken() -> Option<()> {
     let caller = Caller::watched()?;
     let call = left(&ByThread(caller.pid_tgid()), kind::HANDSHAKE)?;
-    witness(&caller.session(call.object), &call, 0);
+    let id = caller.session(call.object);
+    if call.socket != 0 && event_loop::is_nginx(caller) {
+        // It reads ahead: the first request may have come with the end of the handshake, and then no call moves it.
+        let session = match followed(&id) {
+            Some(session) => session,
+            None => begin(&id)?,
+        };
+        bind(&id, session, call.socket);
+        if call.place == place::KNOWN {
+            session.position = call.position;
+            session.place = call.place;
+        }
+    }
+    witness(&id, &call, 0);
     Some(())
 }
 
@@ -341,7 +355,7 @@ pub fn free(caller: Caller, object: u64) -> Option<()> {
 /// belongs to the session of that.
 #[inline(always)]
 pub fn record(caller: Caller, socket: Socket, record: TlsRecord, source: &Source, len: u64, sends: bool) {
-    let Some((thread, has_outside)) = strand::call_of(caller) else {
+    let Some(thread) = strand::call_of(caller) else {
         if record.kind == TlsKind::Handshake {
             tell_speaker(caller.tgid().into());
         }
@@ -363,8 +377,7 @@ pub fn record(caller: Caller, socket: Socket, record: TlsRecord, source: &Source
     let streams = sock::positions(socket.address);
     if thread.kind == kind::HANDSHAKE {
         thread.place = place::NONE;
-        if !has_outside
-            && !sends
+        if !sends
             && streams.known != 0
             && let Some(ahead) = behind_handshake(source, record, len)
         {

@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http1_response", http1_response),
     ("http2", http2),
     ("inference", inference),
+    ("nginx_code", nginx_code),
     ("record", record),
     ("traceparent", traceparent),
     ("websocket", websocket),
@@ -140,6 +141,11 @@ pub fn hpack(bytes: &[u8]) {
 /// The records of a connection that speaks HTTP/2: what moved, and how much of it is told.
 pub fn http2(bytes: &[u8]) {
     fuzz_http2(bytes);
+}
+
+/// The code of nginx's function that says where a request has its HTTP/2 stream.
+pub fn nginx_code(bytes: &[u8]) {
+    crate::libraries::fuzz_nginx_code(bytes);
 }
 
 /// A record of the kernel programs.

@@ -351,8 +351,13 @@ impl CaptureThread {
         let mut programs = Programs::load(&options)?;
         give_away(&mut programs);
         let attached = &programs.attached;
-        let wanted = Wanted { tls: attached.has_tls(), cuda: attached.has_cuda(), go: attached.has_go() };
-        let has_probes = wanted.tls || wanted.cuda || wanted.go;
+        let wanted = Wanted {
+            tls: attached.has_tls(),
+            cuda: attached.has_cuda(),
+            go: attached.has_go(),
+            loops: attached.has_loops(),
+        };
+        let has_probes = wanted.tls || wanted.cuda || wanted.go || wanted.loops;
         let mut source = Capture::new(programs);
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = has_probes.then(|| {

@@ -64,7 +64,8 @@ pub enum Probes {
 impl Later {
     /// With these programs on this kernel.
     pub fn of(programs: &mut Programs) -> Result<Self, PrivilegeError> {
-        let wanted = programs.attached.has_tls() || programs.attached.has_go() || programs.attached.has_cuda();
+        let attached = &programs.attached;
+        let wanted = attached.has_tls() || attached.has_go() || attached.has_loops() || attached.has_cuda();
         let guarded_maps = with_only(LOOKING, || programs.maps.losses().is_err())?;
         let probes = if !wanted {
             Probes::Unwanted

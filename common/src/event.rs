@@ -103,7 +103,8 @@ pub struct Totals {
     pub reserved: u32,
 }
 
-/// The request that a client's request is made for, as far as the kernel knows: in programs written in Go, by goroutine.
+/// The request that a client's request is made for, as far as the kernel knows: in programs written in Go by goroutine, in
+/// those with event loops as they keep it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Served {
@@ -118,6 +119,8 @@ pub struct Served {
 impl Served {
     /// It is not known.
     pub const NONE: Self = Self { connection: 0, exchange: 0, place: 0 };
+    /// It is one of several: none that is certain.
+    pub const SEVERAL: Self = Self { connection: u64::MAX, exchange: 0, place: 0 };
 }
 
 /// Flags of a [`Begin`].

@@ -36,6 +36,12 @@ pub const GO_PROCESSES: u32 = 4096;
 /// Goroutines, and pooled connections of Go's HTTP client, of which the request is remembered that they work for.
 pub const GO_WORK: u32 = 16_384;
 
+/// Threads of event loops of which the request is remembered that they send for, and processes that run nginx.
+pub const EVENT_LOOPS: u32 = 4096;
+
+/// Connections that were made in callbacks, and on which nothing was sent yet, of which it is remembered for which request.
+pub const MADE: u32 = 4096;
+
 /// Processes that speak TLS without a library that is known, of which that is remembered.
 pub const TLS_PROCESSES: u32 = 1024;
 

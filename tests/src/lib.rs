@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod certificate;
 pub mod cuda;
 pub mod dashboards;
 pub mod fault;

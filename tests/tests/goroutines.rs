@@ -12,9 +12,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
+use coati_tests::certificate::certificate;
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::sample::go_program;
 use coati_tests::seen::{Seen, spans_of};
@@ -156,15 +157,4 @@ fn service(
     let mut running = Running::start(&format!("{}-{name}", case.name), folder, &mut command)?;
     running.wait_for_port(listens, STARTS_WITHIN)?;
     Ok((running, listens))
-}
-
-/// A certificate for 127.0.0.1, and its key.
-fn certificate(folder: &Path) -> Result<[String; 2]> {
-    let files = ["certificate.pem", "key.pem"].map(|name| folder.join(name).to_string_lossy().into_owned());
-    let [certificate, key] = &files;
-    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1";
-    let made = Command::new("openssl").args(arguments.split(' ')).args(["-keyout", key, "-out", certificate]).output();
-    let made = made.context("cannot start openssl")?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(files)
 }

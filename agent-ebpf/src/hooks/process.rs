@@ -8,10 +8,12 @@ use coati_common::limits::PATH_BYTES;
 use coati_common::loss::Loss;
 
 use crate::emit;
+use crate::event_loop;
 use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::node;
 use crate::strand;
 use crate::tls;
 
@@ -24,6 +26,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     tls::process_gone(tgid);
     goroutine::process_gone(tgid);
+    event_loop::process_gone(tgid);
     // The thread may have had another number: it is the process's first one now.
     thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
@@ -54,6 +57,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
         let _none_is_usual = SKIPPED.remove(tgid);
         tls::process_gone(tgid);
         goroutine::process_gone(tgid);
+        event_loop::process_gone(tgid);
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }
     0
@@ -65,6 +69,8 @@ fn thread_gone(pid_tgid: u64) {
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
     strand::thread_gone(pid_tgid);
+    event_loop::thread_gone(pid_tgid);
+    node::thread_gone(pid_tgid);
 }
 
 /// No other thread of the process is alive. Without the count of them: the first thread goes, usually as the last.

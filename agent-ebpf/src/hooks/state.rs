@@ -8,6 +8,7 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 
 use crate::exchange;
+use crate::node;
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
@@ -25,7 +26,10 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
         TCP_CLOSE => exchange::disconnected(socket, matches!(old, TCP_ESTABLISHED | TCP_CLOSE_WAIT)),
         TCP_FIN_WAIT1 | TCP_LAST_ACK => exchange::closed_here(socket),
         // A socket that is used for one connection after the other.
-        TCP_SYN_SENT => exchange::gone(socket),
+        TCP_SYN_SENT => {
+            let _most_are_of_no_request = node::connects(socket);
+            exchange::gone(socket)
+        }
         _ => None,
     };
     0

@@ -46,6 +46,9 @@ pub trait Source {
     /// The process is written in Go, and this is where its goroutines have their numbers.
     fn watch_goroutines(&mut self, tgid: u32, layout: Layout);
 
+    /// The process runs nginx, and this is where a request has its HTTP/2 stream; 0 if that is not known.
+    fn watch_nginx(&mut self, tgid: u32, stream: u32);
+
     /// Forgets the TLS sessions of processes that are gone; what is left of their connections.
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError>;
 

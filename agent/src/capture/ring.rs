@@ -164,6 +164,10 @@ impl Source for Capture {
         self.programs.maps.watch_goroutines(tgid, layout);
     }
 
+    fn watch_nginx(&mut self, tgid: u32, stream: u32) {
+        self.programs.maps.watch_nginx(tgid, stream);
+    }
+
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(self.programs.maps.forget_sessions(|tgid| gone.contains(&tgid))?)
     }

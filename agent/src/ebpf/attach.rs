@@ -12,9 +12,10 @@ use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
 use crate::telemetry::chain;
 
-/// What the programs for TLS libraries, for Go, and for CUDA's library, are called.
+/// What the programs for TLS libraries, for Go, for event loops, and for CUDA's library, are called.
 const TLS: &str = "tls";
 const GO: &str = "go";
+const LOOPS: &str = "loops";
 const CUDA: &str = "cuda";
 
 /// What is watched.
@@ -37,6 +38,11 @@ impl Attached {
     /// Whether probes can be attached to programs written in Go.
     pub fn has_go(&self) -> bool {
         self.on.contains(&GO)
+    }
+
+    /// Whether probes can be attached to programs with event loops.
+    pub fn has_loops(&self) -> bool {
+        self.on.contains(&LOOPS)
     }
 
     /// Whether probes can be attached to CUDA's driver library.
@@ -81,6 +87,7 @@ pub(super) fn attach(
                 let libraries = [
                     (TLS, options.tls, plan::tls as fn(&Features) -> Result<Group, String>),
                     (GO, options.tls, plan::go),
+                    (LOOPS, options.tls, plan::loops),
                     (CUDA, options.cuda, plan::cuda),
                 ];
                 for (name, _, group) in libraries.into_iter().filter(|(_, is_wanted, _)| *is_wanted) {

@@ -265,9 +265,21 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
         .map_max_entries("RECORDS", options.ring_bytes);
     if !options.tls {
         // Each bucket of these takes memory, used or not.
-        for map in
-            ["SESSIONS", "SOCKETS", "THREADS", "SENDS", "GOROUTINES", "GO_SENDS", "GO_PROCESSES", "WORK", "ROUND_TRIPS"]
-        {
+        for map in [
+            "SESSIONS",
+            "SOCKETS",
+            "THREADS",
+            "SENDS",
+            "GOROUTINES",
+            "GO_SENDS",
+            "GO_PROCESSES",
+            "WORK",
+            "ROUND_TRIPS",
+            "TURNS",
+            "NGINX_PROCESSES",
+            "CALLBACKS",
+            "CONNECTED",
+        ] {
             loader.map_max_entries(map, 1);
         }
     }

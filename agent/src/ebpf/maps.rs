@@ -89,6 +89,7 @@ pub struct Maps {
     goroutines: HashMap<MapData, Goroutine, [u8; CALL_BYTES]>,
     go_sends: HashMap<MapData, Goroutine, [u8; SEND_BYTES]>,
     go_processes: HashMap<MapData, u32, Fields>,
+    nginx_processes: HashMap<MapData, u32, u32>,
     cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
@@ -104,6 +105,7 @@ impl Maps {
             goroutines: take(ebpf, "GOROUTINES")?,
             go_sends: take(ebpf, "GO_SENDS")?,
             go_processes: take(ebpf, "GO_PROCESSES")?,
+            nginx_processes: take(ebpf, "NGINX_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
@@ -153,6 +155,13 @@ impl Maps {
     pub fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
         // With more processes than there is room for, the calls of some have no parent.
         let _full = self.go_processes.insert(tgid, Fields(layout), 0);
+    }
+
+    /// The process runs nginx, and this is where a request has its HTTP/2 stream; 0 if that is not known. The programs forget it
+    /// with the process.
+    pub fn watch_nginx(&mut self, tgid: u32, stream: u32) {
+        // As above, of requests that come by HTTP/2.
+        let _full = self.nginx_processes.insert(tgid, stream, 0);
     }
 
     /// What the processes have called of CUDA that have called it.

@@ -266,6 +266,9 @@ const GO: [&str; 12] = [
     "go_handle_internal",
 ];
 
+/// The programs for functions of programs with event loops.
+const LOOPS: [&str; 3] = ["nginx_send", "node_has_read", "node_read"];
+
 /// The programs for functions of CUDA's driver library.
 const CUDA: [&str; 12] = [
     "cuda_returned",
@@ -332,7 +335,8 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
 
 /// The programs for functions in files that are wanted.
 pub(super) fn file_programs(tls: bool, cuda: bool) -> Vec<&'static str> {
-    let wanted = [(tls, &TLS[..]), (tls && cfg!(target_arch = "x86_64"), &GO[..]), (cuda, &CUDA[..])];
+    let is_x86_64 = cfg!(target_arch = "x86_64");
+    let wanted = [(tls, &TLS[..]), (tls && is_x86_64, &GO[..]), (tls, &LOOPS[..]), (cuda, &CUDA[..])];
     wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).flat_map(|(_, programs)| programs).copied().collect()
 }
 
@@ -347,6 +351,11 @@ pub(super) fn go(features: &Features) -> Result<Group, String> {
         return Err("the registers of Go's functions are known of x86-64 only".to_owned());
     }
     in_files("go", &GO, features)
+}
+
+/// The same for programs with event loops.
+pub(super) fn loops(features: &Features) -> Result<Group, String> {
+    in_files("loops", &LOOPS, features)
 }
 
 /// The same for CUDA's driver library.

@@ -139,6 +139,24 @@ impl GoCall {
     }
 }
 
+/// A function of a program with an event loop.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum LoopCall {
+    /// nginx sends to an upstream server.
+    NginxSend,
+    /// Node.js calls back what it has received.
+    NodeRead,
+}
+
+impl LoopCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::NginxSend => &["nginx_send"],
+            Self::NodeRead => &["node_has_read", "node_read"],
+        }
+    }
+}
+
 /// A function of a library that is probed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LibraryCall {
@@ -148,6 +166,8 @@ pub enum LibraryCall {
     Cuda(CudaCall),
     /// Of a program written in Go.
     Go(GoCall),
+    /// Of a program with an event loop.
+    Loop(LoopCall),
 }
 
 impl LibraryCall {
@@ -156,6 +176,7 @@ impl LibraryCall {
             Self::Tls(call) => call.programs(),
             Self::Cuda(call) => call.programs(),
             Self::Go(call) => call.programs(),
+            Self::Loop(call) => call.programs(),
         }
     }
 }
@@ -175,6 +196,12 @@ impl From<CudaCall> for LibraryCall {
 impl From<GoCall> for LibraryCall {
     fn from(call: GoCall) -> Self {
         Self::Go(call)
+    }
+}
+
+impl From<LoopCall> for LibraryCall {
+    fn from(call: LoopCall) -> Self {
+        Self::Loop(call)
     }
 }
 

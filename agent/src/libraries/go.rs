@@ -10,7 +10,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Reg
 
 use super::{
     Habits,
-    library::{Probes, Unusable},
+    library::{Probes, Runtime, Unusable},
 };
 use crate::{
     discover::elf::{Functions, GoFunctions, go_minor},
@@ -70,7 +70,7 @@ pub(super) fn probes(file: &File, functions: &Functions<'_, File>, habits: Habit
     let program = GoFunctions::of(file, functions).ok_or(Unusable::NoFunctions)?;
     let layout = go_minor(file).and_then(layout);
     if habits == Habits::default() {
-        return Ok(Probes { points: Vec::new(), layout });
+        return Ok(Probes { points: Vec::new(), runtime: layout.map(Runtime::Go) });
     }
     let [read, write] = TLS;
     let [server, close] = TLS_TOO;
@@ -112,7 +112,7 @@ pub(super) fn probes(file: &File, functions: &Functions<'_, File>, habits: Habit
         Some(points)
     };
     let points = program.texts().iter().find_map(|text| at(*text)).ok_or(Unusable::NoFunctions)?;
-    Ok(Probes { points, layout })
+    Ok(Probes { points, runtime: layout.map(Runtime::Go) })
 }
 
 /// Places in a function's code, in bytes from its start.

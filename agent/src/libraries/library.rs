@@ -4,7 +4,7 @@ use std::fs::File;
 
 use coati_common::go::Layout;
 
-use super::{Habits, go, maps::Mapped};
+use super::{Habits, go, maps::Mapped, nginx, node};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
     ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
@@ -71,13 +71,23 @@ const CUDA: [(CudaCall, &str); 45] = [
 
 /// What is looked for in processes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a group of probes, and any of them may be missing")]
 pub struct Wanted {
     /// TLS libraries.
     pub tls: bool,
     /// CUDA's driver library.
     pub cuda: bool,
-    /// TLS in programs written in Go.
+    /// TLS in programs written in Go, and for which request they ask others.
     pub go: bool,
+    /// For which request programs with event loops ask others.
+    pub loops: bool,
+}
+
+impl Wanted {
+    /// Whether it matters that a process asks another.
+    pub(super) const fn asking(self) -> bool {
+        self.go || self.loops
+    }
 }
 
 /// What a file is expected to have in it.
@@ -87,6 +97,8 @@ pub(super) enum Kind {
     OpenSsl,
     /// `GnuTLS`.
     GnuTls,
+    /// Node.js.
+    Node,
     /// Whatever a program was linked with.
     Executable,
     /// CUDA's driver.
@@ -97,19 +109,29 @@ impl Kind {
     const fn is_wanted(self, wanted: Wanted) -> bool {
         match self {
             Self::OpenSsl | Self::GnuTls => wanted.tls,
-            Self::Executable => wanted.tls || wanted.go,
+            Self::Node => wanted.loops,
+            Self::Executable => wanted.tls || wanted.asking(),
             Self::Cuda => wanted.cuda,
         }
     }
 }
 
 /// What is done with a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Probes {
     /// Where its probes go.
     pub(super) points: Vec<ProbePoint>,
-    /// Of a program written in Go: where its goroutines have their numbers, if that is known.
-    pub(super) layout: Option<Layout>,
+    /// What the kernel programs are to know of the processes that run it.
+    pub(super) runtime: Option<Runtime>,
+}
+
+/// How a program keeps for which request it works.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Runtime {
+    /// It is written in Go, and its goroutines have their numbers there.
+    Go(Layout),
+    /// It is nginx, and a request has its HTTP/2 stream there; 0 if that is not known.
+    Nginx { stream: u32 },
 }
 
 /// Why a file gets no probes.
@@ -124,10 +146,17 @@ pub enum Unusable {
 }
 
 /// Of the files from which a process runs code, those that may have a library in them that is wanted: by their names, and
-/// the executable if there is no shared OpenSSL.
-pub(super) fn candidates(files: &[Mapped], executable: Option<&str>, wanted: Wanted) -> Vec<(Mapped, Kind)> {
+/// the executable if there is no shared OpenSSL, or if the process asks others, as for Node.js.
+pub(super) fn candidates(
+    files: &[Mapped],
+    executable: Option<&str>,
+    asks: bool,
+    wanted: Wanted,
+) -> Vec<(Mapped, Kind)> {
     let mut found: Vec<_> = files.iter().filter_map(|file| Some((file.clone(), shared(&file.path)?))).collect();
-    if !found.iter().any(|(_, kind)| *kind == Kind::OpenSsl)
+    found.retain(|(_, kind)| *kind != Kind::Node || asks);
+    let has_openssl = found.iter().any(|(_, kind)| *kind == Kind::OpenSsl);
+    if (!has_openssl || asks && wanted.asking())
         && let Some(file) = files.iter().find(|file| Some(file.path.as_str()) == executable)
     {
         found.push((file.clone(), Kind::Executable));
@@ -145,6 +174,8 @@ fn shared(path: &str) -> Option<Kind> {
         Some(Kind::OpenSsl)
     } else if is_library && is_named("libgnutls") {
         Some(Kind::GnuTls)
+    } else if is_library && is_named("libnode") {
+        Some(Kind::Node)
     } else if name == "libcuda.so" || name.starts_with("libcuda.so.") {
         Some(Kind::Cuda)
     } else {
@@ -172,28 +203,40 @@ impl<'a> Library<'a> {
 
     /// Where the functions lie. Names that are not exported are looked for in an executable that speaks TLS; one written in Go
     /// has a library of its own, which is looked for if it speaks TLS or asks others: there are many such programs that do
-    /// neither, and each probe takes the kernel long to take out.
-    pub(super) fn probes(&self, habits: Habits, wants_go: bool) -> Result<Probes, Unusable> {
-        let is_go = || toolchain(self.file) == Some(Toolchain::Go);
-        if self.kind == Kind::Executable && wants_go && is_go() {
-            return go::probes(self.file, &self.functions, habits);
-        }
-        Ok(Probes { points: self.points(habits.speaks_tls)?, layout: None })
+    /// neither, and each probe takes the kernel long to take out. What is exported for TLS is given once (`is_first`), whatever
+    /// else the processes do later.
+    pub(super) fn probes(&self, habits: Habits, is_first: bool, wanted: Wanted) -> Result<Probes, Unusable> {
+        let points = match self.kind {
+            Kind::Cuda => cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)))?,
+            Kind::OpenSsl => points(self.functions.exported(OPENSSL)).ok_or(Unusable::NoFunctions)?,
+            Kind::GnuTls => points(self.functions.exported(GNUTLS)).ok_or(Unusable::NoFunctions)?,
+            Kind::Node => node::point(&self.functions).map(|point| vec![point]).ok_or(Unusable::NoFunctions)?,
+            Kind::Executable => return self.of_executable(habits, is_first, wanted),
+        };
+        Ok(Probes { points, runtime: None })
     }
 
-    fn points(&self, speaks: bool) -> Result<Vec<ProbePoint>, Unusable> {
-        if self.kind == Kind::Cuda {
-            return cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)));
+    fn of_executable(&self, habits: Habits, is_first: bool, wanted: Wanted) -> Result<Probes, Unusable> {
+        let is_go = toolchain(self.file) == Some(Toolchain::Go);
+        if is_go && wanted.go {
+            return go::probes(self.file, &self.functions, habits);
         }
-        let names = if self.kind == Kind::GnuTls { GNUTLS } else { OPENSSL };
-        let exported = points(self.functions.exported(names));
-        if exported.is_some() || self.kind != Kind::Executable {
-            return exported.ok_or(Unusable::NoFunctions);
+        let asks = habits.asks && wanted.loops;
+        let nginx = if asks { nginx::probes(self.file, &self.functions) } else { None };
+        let mut probes = nginx.unwrap_or_default();
+        if asks {
+            probes.points.extend(node::point(&self.functions));
         }
-        if !speaks || toolchain(self.file) == Some(Toolchain::Go) {
-            return Err(Unusable::NoFunctions);
+        if wanted.tls {
+            let exported = points(self.functions.exported(OPENSSL));
+            let tls = match exported {
+                Some(exported) => is_first.then_some(exported),
+                None if habits.speaks_tls && !is_go => points(self.functions.local(OPENSSL)),
+                None => None,
+            };
+            probes.points.extend(tls.into_iter().flatten());
         }
-        points(self.functions.local(names)).ok_or(Unusable::NoFunctions)
+        if probes.points.is_empty() { Err(Unusable::NoFunctions) } else { Ok(probes) }
     }
 }
 
@@ -228,7 +271,7 @@ mod tests {
     use super::*;
     use crate::libraries::maps;
 
-    const ALL: Wanted = Wanted { tls: true, cuda: true, go: true };
+    const ALL: Wanted = Wanted { tls: true, cuda: true, go: true, loops: true };
 
     #[rstest]
     #[case::openssl("/usr/lib/x86_64-linux-gnu/libssl.so.3", Some(Kind::OpenSsl))]
@@ -237,6 +280,7 @@ mod tests {
     #[case::gnutls("/usr/lib/x86_64-linux-gnu/libgnutls.so.30.34.3", Some(Kind::GnuTls))]
     #[case::of_nss("/usr/lib/libssl3.so", None)]
     #[case::wrapper("/usr/lib/libgnutlsxx.so.28", None)]
+    #[case::node("/usr/lib/x86_64-linux-gnu/libnode.so.108", Some(Kind::Node))]
     #[case::cuda("/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06", Some(Kind::Cuda))]
     #[case::cuda_by_its_link("/usr/local/cuda/compat/libcuda.so.1", Some(Kind::Cuda))]
     #[case::cuda_runtime("/app/lib/libcudart.so.12", None)]
@@ -248,17 +292,18 @@ mod tests {
     }
 
     #[test]
-    fn the_executable_is_a_candidate_without_a_shared_openssl() {
+    fn the_executable_is_a_candidate_without_a_shared_openssl_or_if_it_asks() {
         let line = |inode: u32, path: &str| format!("1000-2000 r-xp 00000000 fd:01 {inode} {path}\n");
-        let kinds = |paths: &[&str]| {
+        let kinds = |paths: &[&str], asks| {
             let maps: String = paths.iter().zip(1..).map(|(path, inode)| line(inode, path)).collect();
-            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), ALL);
+            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), asks, ALL);
             found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
         };
-        assert_eq!(kinds(&["/usr/bin/node", "/lib/libc.so.6"]), [Kind::Executable]);
-        assert_eq!(kinds(&["/usr/bin/node", "/lib/libgnutls.so.30"]), [Kind::GnuTls, Kind::Executable]);
-        assert_eq!(kinds(&["/usr/bin/node", "/lib/libssl.so.3"]), [Kind::OpenSsl]);
-        assert_eq!(kinds(&["/usr/bin/other"]), []);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libc.so.6"], false), [Kind::Executable]);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libgnutls.so.30"], false), [Kind::GnuTls, Kind::Executable]);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libssl.so.3"], false), [Kind::OpenSsl]);
+        assert_eq!(kinds(&["/usr/bin/node", "/lib/libssl.so.3"], true), [Kind::OpenSsl, Kind::Executable]);
+        assert_eq!(kinds(&["/usr/bin/other"], true), []);
     }
 
     #[rstest]
@@ -274,8 +319,8 @@ mod tests {
     fn only_what_is_wanted_is_a_candidate() {
         let maps = "1000-2000 r-xp 0 fd:01 1 /usr/bin/node\n3000-4000 r-xp 0 fd:01 2 /usr/lib/libcuda.so.1\n";
         let kinds = |tls, cuda| {
-            let wanted = Wanted { tls, cuda, go: false };
-            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), wanted);
+            let wanted = Wanted { tls, cuda, go: false, loops: false };
+            let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), true, wanted);
             found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
         };
         assert_eq!(kinds(true, true), [Kind::Cuda, Kind::Executable]);

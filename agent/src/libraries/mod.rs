@@ -1,5 +1,6 @@
 //! Libraries of the node's processes that are probed, those of TLS and CUDA's driver: which files they are in, and the
-//! probes in these files. Programs written in Go have a TLS library of their own in them.
+//! probes in these files. Programs written in Go have a TLS library of their own in them; of these, and of those with event
+//! loops, it is also looked for what tells which request they ask others for.
 //!
 //! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
 //! when the kernel says that it speaks TLS, or the driver that it uses a GPU, and no probe was there. The probes are those of a file: whichever process maps
@@ -8,6 +9,8 @@
 mod go;
 mod library;
 mod maps;
+mod nginx;
+mod node;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -17,11 +20,11 @@ use std::{
     time::Duration,
 };
 
-use coati_common::go::Layout;
 pub(crate) use go::fuzz as fuzz_go_code;
-use library::{Kind, Library, Probes};
+use library::{Kind, Library, Probes, Runtime};
 pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
+pub(crate) use nginx::fuzz as fuzz_nginx_code;
 
 use crate::{
     capture::Source,
@@ -51,7 +54,7 @@ pub struct LibraryCounters {
 impl LibraryCounters {
     const fn of(&mut self, kind: Kind) -> &mut FileCounters {
         match kind {
-            Kind::OpenSsl | Kind::GnuTls | Kind::Executable => &mut self.tls,
+            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable => &mut self.tls,
             Kind::Cuda => &mut self.cuda,
         }
     }
@@ -80,11 +83,12 @@ pub struct Libraries {
     processes: HashMap<u32, Process>,
     files: HashMap<FileId, Probed>,
     /// Files that are not to be read again, for who does no more than was known then.
-    others: HashMap<FileId, (Habits, Option<Layout>)>,
+    others: HashMap<FileId, (Habits, Option<Runtime>)>,
     /// Processes that were told of as asking others.
     askers: HashSet<u32>,
-    /// Where the functions lie, by the name that the linker gave the build: containers have copies of the same file.
-    builds: HashMap<(Vec<u8>, Habits), Arc<Probes>>,
+    /// Where the functions lie, by the name that the linker gave the build (containers have copies of the same file), what its
+    /// processes do, and whether the file had no probes yet.
+    builds: HashMap<(Vec<u8>, Habits, bool), Arc<Probes>>,
     /// Processes with a TLS library that have ended and whose sessions the kernel may still know.
     gone: HashSet<u32>,
     /// Processes that were found to have CUDA's driver library.
@@ -108,7 +112,7 @@ struct Process {
 pub(super) struct Habits {
     /// It speaks TLS, and no probe has seen it: its executable is searched for names that it does not export.
     pub(super) speaks_tls: bool,
-    /// It sends requests. If it is written in Go, it is told for which request.
+    /// It sends requests. If it is written in Go or has an event loop that is known, it is told for which request.
     pub(super) asks: bool,
 }
 
@@ -134,8 +138,8 @@ impl Habits {
 struct Probed {
     kind: Kind,
     attachment: Option<Attachment>,
-    /// Of a program written in Go.
-    layout: Option<Layout>,
+    /// What the kernel programs are told of its processes.
+    runtime: Option<Runtime>,
     /// What it has probes for.
     habits: Habits,
     /// Its probes are being taken out.
@@ -212,7 +216,7 @@ impl Libraries {
 
     /// The process sends a request. To be called for each.
     pub fn asks(&mut self, tgid: u32, now_ns: u64) {
-        if !self.wanted.go || !self.askers.insert(tgid) {
+        if !self.wanted.asking() || !self.askers.insert(tgid) {
             return;
         }
         let process = self.processes.entry(tgid).or_insert_with(|| Process {
@@ -309,7 +313,7 @@ impl Libraries {
             return;
         };
         let executable = self.tree.executable(tgid);
-        let candidates = library::candidates(&maps::files(&maps), executable.as_deref(), self.wanted);
+        let candidates = library::candidates(&maps::files(&maps), executable.as_deref(), habits.asks, self.wanted);
         for (mapped, kind) in candidates {
             // Asked of those alone that may have a library: it is not known of all others yet.
             let is_wanted = is_observed(tgid)
@@ -338,22 +342,23 @@ impl Libraries {
             }
             file.users.insert(tgid);
             file.unused_ns = None;
-            watch_goroutines(source, tgid, file.layout);
+            watch(source, tgid, file.runtime);
             if kind != Kind::Executable || file.habits.covers(habits) {
                 return true;
             }
         }
+        let is_first = !self.files.contains_key(&mapped.id);
         let known = self.files.get(&mapped.id).map(|file| file.habits).unwrap_or_default();
         let habits_now = habits;
         let habits = habits.beyond(known);
-        if let Some((known, layout)) = self.others.get(&mapped.id)
+        if let Some((known, runtime)) = self.others.get(&mapped.id)
             && (known.covers(habits) || kind != Kind::Executable)
         {
-            watch_goroutines(source, tgid, *layout);
+            watch(source, tgid, *runtime);
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
-            let probes = self.probes(&file, kind, habits)?;
+            let probes = self.probes(&file, kind, habits, is_first)?;
             Ok((path, probes))
         });
         let (path, probes) = match found {
@@ -376,11 +381,11 @@ impl Libraries {
             }
         };
         if probes.points.is_empty() {
-            watch_goroutines(source, tgid, probes.layout);
-            self.leave_out(mapped.id, habits, probes.layout);
+            watch(source, tgid, probes.runtime);
+            self.leave_out(mapped.id, habits, probes.runtime);
             return false;
         }
-        let layout = probes.layout;
+        let runtime = probes.runtime;
         let attachment = match source.attach_probes(&path, &probes.points) {
             Ok(attachment) => {
                 tracing::info!(file = mapped.path, probes = probes.points.len(), "probes are in a library");
@@ -394,11 +399,12 @@ impl Libraries {
                 None
             }
         };
-        watch_goroutines(source, tgid, layout);
+        watch(source, tgid, runtime);
         let users = HashSet::from([tgid]);
-        let new = Probed { kind, attachment: None, layout, habits: known, leaving: None, users, unused_ns: None };
+        let new = Probed { kind, attachment: None, runtime, habits: known, leaving: None, users, unused_ns: None };
         let file = self.files.entry(mapped.id).or_insert(new);
         file.habits = habits_now.with(known);
+        file.runtime = file.runtime.or(runtime);
         file.attachment = match (file.attachment.take(), attachment) {
             (Some(before), Some(more)) => Some(before.with(more)),
             (before, more) => before.or(more),
@@ -407,11 +413,11 @@ impl Libraries {
     }
 
     /// The file is not read again for who does no more.
-    fn leave_out(&mut self, id: FileId, habits: Habits, layout: Option<Layout>) {
+    fn leave_out(&mut self, id: FileId, habits: Habits, runtime: Option<Runtime>) {
         if self.others.len() >= REMEMBERED {
             self.others.clear();
         }
-        self.others.insert(id, (habits, layout));
+        self.others.insert(id, (habits, runtime));
     }
 
     /// The very file that is mapped, whatever is at its path now, and in whichever mount namespace.
@@ -423,15 +429,15 @@ impl Libraries {
         })
     }
 
-    fn probes(&mut self, file: &File, kind: Kind, habits: Habits) -> Result<Arc<Probes>, Unusable> {
+    fn probes(&mut self, file: &File, kind: Kind, habits: Habits, is_first: bool) -> Result<Arc<Probes>, Unusable> {
         let library = Library::of(file, kind)?;
         // Of shared libraries it does not matter what their processes do.
         let habits = if kind == Kind::Executable { habits } else { Habits::default() };
-        let build_id = library.build_id().map(|id| (id, habits));
+        let build_id = library.build_id().map(|id| (id, habits, is_first));
         if let Some(probes) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
             return Ok(Arc::clone(probes));
         }
-        let probes = Arc::new(library.probes(habits, self.wanted.go)?);
+        let probes = Arc::new(library.probes(habits, is_first, self.wanted)?);
         if let Some(id) = build_id {
             if self.builds.len() >= REMEMBERED {
                 self.builds.clear();
@@ -459,10 +465,12 @@ impl Libraries {
     }
 }
 
-/// Of a process that runs none there is no layout.
-fn watch_goroutines(source: &mut dyn Source, tgid: u32, layout: Option<Layout>) {
-    if let Some(layout) = layout {
-        source.watch_goroutines(tgid, layout);
+/// Tells the kernel programs what the process runs, if that says for which request it works.
+fn watch(source: &mut dyn Source, tgid: u32, runtime: Option<Runtime>) {
+    match runtime {
+        Some(Runtime::Go(layout)) => source.watch_goroutines(tgid, layout),
+        Some(Runtime::Nginx { stream }) => source.watch_nginx(tgid, stream),
+        None => {}
     }
 }
 

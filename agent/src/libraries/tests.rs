@@ -7,13 +7,13 @@ use std::{
 };
 
 use aya::programs::ProgramError;
-use coati_common::event::Connection;
+use coati_common::{event::Connection, go::Layout};
 
 use super::*;
 use crate::{
     capture::{CaptureError, Health, Record},
     discover::elf::{library, program},
-    ebpf::{GoCall, LibraryCall, ProbePoint, TlsCall, UprobeError},
+    ebpf::{GoCall, LibraryCall, LoopCall, ProbePoint, TlsCall, UprobeError},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -24,6 +24,7 @@ struct Kernel {
     probed: Vec<(PathBuf, Vec<ProbePoint>)>,
     refuses: bool,
     layouts: Vec<(u32, Layout)>,
+    nginx: Vec<(u32, u32)>,
 }
 
 impl Source for Kernel {
@@ -58,6 +59,10 @@ impl Source for Kernel {
         self.layouts.push((tgid, layout));
     }
 
+    fn watch_nginx(&mut self, tgid: u32, stream: u32) {
+        self.nginx.push((tgid, stream));
+    }
+
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(Vec::new())
     }
@@ -84,7 +89,7 @@ impl Node {
     }
 
     fn libraries(&self) -> Libraries {
-        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true, go: true })
+        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true, go: true, loops: true })
     }
 
     /// A process that runs code from these files, each with its inode number and its content.
@@ -301,6 +306,44 @@ fn what_gets_no_probes_is_counted_by_cause() {
     }
     let expected = tls(FileCounters { files: 0, unreadable: 1, no_functions: 1, refused: 1 });
     assert_eq!(libraries.counters(), expected);
+}
+
+/// What an executable exports for TLS is probed once, whatever its processes are found to do later.
+#[test]
+fn an_executable_that_asks_later_gets_its_probes_once() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    node.process(10, "/usr/bin/node", &[(1, "/usr/bin/node", &library())]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
+    libraries.asks(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    libraries.speaks(10, 2 * SECOND);
+    libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
+    assert_eq!((kernel.probed.len(), kernel.probed[0].1.len()), (1, 2));
+}
+
+/// nginx has its TLS from a shared library; its executable is looked into when it asks.
+#[test]
+fn processes_that_run_nginx_are_told_of() {
+    let path = "/usr/sbin/nginx";
+    let Ok(nginx) = fs::read(path) else {
+        println!("SKIPPED: no {path}; not covered: where the probe goes in nginx");
+        return;
+    };
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    node.process(10, path, &[(1, path, &nginx), (2, LIBRARY, &library())]);
+    node.process(11, path, &[(1, path, &nginx), (2, LIBRARY, &library())]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(0, &mut kernel, &mut |_| true);
+    assert_eq!((kernel.probed.len(), kernel.nginx.len()), (1, 0));
+    for tgid in [10, 11, 10] {
+        libraries.asks(tgid, SECOND);
+        libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    }
+    let calls: Vec<_> = kernel.probed[1].1.iter().map(|point| point.call).collect();
+    assert_eq!((kernel.probed.len(), calls), (2, vec![LoopCall::NginxSend.into()]));
+    let [(10, stream), (11, other)] = kernel.nginx[..] else { panic!("{:?}", kernel.nginx) };
+    assert!(stream > 0 && stream == other, "{stream:#x} {other:#x}");
 }
 
 /// Executables are searched for what they export, and for other names only if they speak TLS.

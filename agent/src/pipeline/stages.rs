@@ -299,7 +299,7 @@ impl Stages {
         for (by, total) in [
             ("header", stitched.by_header),
             ("position", stitched.by_position),
-            ("goroutine", stitched.by_goroutine),
+            ("program", stitched.by_program),
             ("process", stitched.in_process),
             ("provisional", stitched.provisional),
             ("none", stitched.roots),

@@ -1,8 +1,8 @@
 //! Gives every exchange its place in a trace.
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
-//! positions of its first byte (on a Unix socket by its head); for a client the server request that its goroutine works for,
-//! else the only one that its process has open, if its response has not
+//! positions of its first byte (on a Unix socket by its head); for a client the server request that the program itself says it is
+//! for (by its goroutine, for example), or if it says nothing the only one that its process has open, if its response has not
 //! begun; else it is a root. A server request from another node is below a client whose trace is not known here: it gets
 //! a provisional trace id, which the backend replaces.
 //! A link that is not certain is not made. ADR 0003 and 0020 say why.
@@ -54,8 +54,9 @@ pub struct StitchCounters {
     pub by_position: u64,
     /// Client exchanges of a process with one open server exchange whose response had not begun.
     pub in_process: u64,
-    /// Client exchanges below the server exchange that the kernel says they are made for: by goroutine.
-    pub by_goroutine: u64,
+    /// Client exchanges below the server exchange that the kernel says they are made for, as the program itself keeps it: by
+    /// goroutine, by nginx's request.
+    pub by_program: u64,
     /// Server exchanges whose client may be on another node: their trace ids are provisional.
     pub provisional: u64,
     /// Roots.
@@ -271,12 +272,11 @@ impl Stitcher {
     }
 
     fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
-        let mut ids = match self.by_header(origin, head) {
-            Some(ids) => ids,
-            None => match self.by_goroutine(origin).or_else(|| self.in_process(origin)) {
-                Some(ids) => ids,
-                None => self.root(origin),
-            },
+        let mut ids = if let Some(ids) = self.by_header(origin, head) {
+            ids
+        } else {
+            let known = origin.served.map(|parent| self.by_program(origin, parent));
+            known.unwrap_or_else(|| self.in_process(origin)).unwrap_or_else(|| self.root(origin))
         };
         if let Some(key) = origin.key {
             // The same was asked for on a Unix socket, and nobody has read that yet: who reads is one of the two.
@@ -325,14 +325,18 @@ impl Stitcher {
         true
     }
 
-    /// The place below the server exchange that the call is made for, if the kernel knows it and it is not over. Whether it is
-    /// being answered does not matter: this is certain.
-    fn by_goroutine(&mut self, origin: &Origin) -> Option<Ids> {
+    /// The place below the server exchange that the call is made for, as what the program itself keeps says. If that is over, or
+    /// was not seen, there is none: the call belongs to no other. Whether it is being answered does not matter: this is certain.
+    fn by_program(&mut self, origin: &Origin, request: ExchangeId) -> Option<Ids> {
         let span_id = self.span_id(origin);
-        let server = self.open.get_mut(&origin.served?)?;
+        // The kernel does not tell pipelined requests of HTTP/1 apart that came together.
+        if request.place == 0 && self.open.contains_key(&ExchangeId { place: 1, ..request }) {
+            return None;
+        }
+        let server = self.open.get_mut(&request)?;
         let parent = server.ids.as_ref()?;
         server.has_children = true;
-        self.counters.by_goroutine += 1;
+        self.counters.by_program += 1;
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 

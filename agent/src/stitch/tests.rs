@@ -290,9 +290,9 @@ fn a_call_below_two_open_requests_is_a_root() {
     assert!(run.is_empty());
 }
 
-/// The goroutine tells, also when the answer has begun; of a request that is over it tells nothing any more.
+/// The program tells, also when the answer has begun. If that request is over, the call is for no other one.
 #[test]
-fn a_call_is_below_the_request_that_its_goroutine_works_for() {
+fn a_call_is_below_the_request_that_the_program_says_it_is_for() {
     let (mut one, mut two) = (wire(Wire::server(2), SHOP, 0), wire(Wire::server(3), SHOP, 0));
     two.client_position = 9;
     one.request(GET).wait(30 * MS).response(OK);
@@ -307,10 +307,24 @@ fn a_call_is_below_the_request_that_its_goroutine_works_for() {
     };
     let run = Run::new(&[&one, &two, &call(1, 10, 1), &call(4, 26, 1)]);
     assert_child(run.span(1), run.span(3));
-    // One request alone is open now, so it is that one: ADR 0029.
-    assert_child(run.span(4), run.span(2));
-    assert_eq!(run.stitcher.counters().by_goroutine, 1);
+    // One request alone is open now, and it is not that one.
+    assert_root(run.span(4));
+    assert_eq!(run.stitcher.counters().by_program, 1);
     assert!(run.is_empty());
+}
+
+/// Of two requests that came together the kernel does not know which one it is.
+#[test]
+fn a_call_for_one_of_several_pipelined_requests_is_a_root() {
+    let mut server = wire(Wire::server(3), SHOP, 0);
+    server.request(&[GET, GET].concat()).wait(30 * MS).response(OK).response(OK);
+    let mut client = wire(Wire::client(1), SHOP, 10);
+    client.client_position = 77;
+    client.served = Served { connection: 3, exchange: 1, place: 0 };
+    client.request(GET).response(OK);
+    let run = Run::new(&[&server, &client]);
+    assert_root(run.span(1));
+    assert_eq!(run.stitcher.counters().by_program, 0);
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Tls {
         run("/usr/bin/openssl", &[&arguments[..], &files[..], &names[..]].concat());
         Some(Self {
             watch,
-            libraries: Libraries::new(ProcTree::new("/proc"), Wanted { tls: true, cuda: false, go: true }),
+            libraries: Libraries::new(ProcTree::new("/proc"), Wanted { tls: true, cuda: false, go: true, loops: true }),
             decoder: Decoder::new(DecodeConfig::default()),
             exchanges: Vec::new(),
             awaited: None,

@@ -67,6 +67,7 @@ impl Watch {
         let watch = Self::start_usual(covers, true)?;
         let attached = &watch.capture().programs().attached;
         assert!(attached.has_go() || !attached.has_tls() || !cfg!(target_arch = "x86_64"), "{:?}", attached.off);
+        assert!(attached.has_loops() || !attached.has_tls(), "{:?}", attached.off);
         if !attached.has_tls() {
             // In a guest it must be possible.
             assert!(hooks().is_none(), "{:?}", attached.off);

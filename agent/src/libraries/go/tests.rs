@@ -39,8 +39,8 @@ fn points_of(functions: &[(&str, &[u8])]) -> Result<Vec<(GoCall, u64)>, Unusable
         other => panic!("{other:?}"),
     };
     let everything = Habits { speaks_tls: true, asks: true };
-    let Probes { points, layout } = probes(&file, &functions, everything)?;
-    assert_eq!(layout, Some(Layout { number: 152, creator: 280 }));
+    let Probes { points, runtime } = probes(&file, &functions, everything)?;
+    assert_eq!(runtime, Some(Runtime::Go(Layout { number: 152, creator: 280 })));
     Ok(points.into_iter().map(call).collect())
 }
 
