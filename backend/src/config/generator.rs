@@ -21,6 +21,10 @@ pub struct GeneratorConfig {
     /// Which kind of histograms is made.
     #[serde(deserialize_with = "text")]
     pub generate_native_histograms: HistogramKind,
+    /// Most that the upper bound of a native bucket is above the lower one.
+    pub native_histogram_bucket_factor: BucketFactor,
+    /// Most native buckets of a histogram; 0 is without a limit. When there are more, two become one.
+    pub native_histogram_max_bucket_number: u32,
     /// Whether names of spans that have ids in them become patterns. Tempo has this among its overrides.
     #[serde(deserialize_with = "text")]
     pub span_name_sanitization: SpanNameSanitization,
@@ -191,6 +195,22 @@ impl TryFrom<Vec<f64>> for Buckets {
     }
 }
 
+/// What a bound is multiplied with to be the next one, at most.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "f64")]
+pub struct BucketFactor(pub f64);
+
+/// It is a number.
+impl Eq for BucketFactor {}
+
+impl TryFrom<f64> for BucketFactor {
+    type Error = String;
+
+    fn try_from(factor: f64) -> Result<Self, String> {
+        if factor > 1.0 && factor.is_finite() { Ok(Self(factor)) } else { Err("expected a number above 1".to_owned()) }
+    }
+}
+
 /// Most buckets of a histogram, but for the last.
 const MAX_BUCKETS: usize = 63;
 
@@ -326,6 +346,8 @@ impl Default for GeneratorConfig {
             registry: RegistryConfig::default(),
             processor: ProcessorConfig::default(),
             generate_native_histograms: HistogramKind::Classic,
+            native_histogram_bucket_factor: BucketFactor(1.1),
+            native_histogram_max_bucket_number: 100,
             span_name_sanitization: SpanNameSanitization::Disabled,
             limiter_type: LimiterType::Series,
             trace_id_label_name: "traceID".to_owned(),

@@ -28,9 +28,9 @@ pub use export::{
 };
 pub(crate) use file::read;
 pub use generator::{
-    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
-    LimiterType, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName, RegistryConfig,
-    ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
+    BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
+    IntrinsicDimensions, LimiterType, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig,
+    ProcessorName, RegistryConfig, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
 };
 pub use overrides::{OverridesConfig, UserConfigurableOverrides};
 pub(crate) use show::hide;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::value::optional_text;
 use super::{
-    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
-    ProcessorName, SecretText, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
+    BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
+    IntrinsicDimensions, ProcessorName, SecretText, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
 };
 
 /// The generator's settings of one tenant. What is not said is as for all.
@@ -30,6 +30,10 @@ pub struct TenantGenerator {
     /// Which kind of histograms is made.
     #[serde(deserialize_with = "optional_text")]
     pub generate_native_histograms: Option<HistogramKind>,
+    /// Most that the upper bound of a native bucket is above the lower one.
+    pub native_histogram_bucket_factor: Option<BucketFactor>,
+    /// Most native buckets of a histogram.
+    pub native_histogram_max_bucket_number: Option<u32>,
     /// How each of the processors works.
     pub processor: TenantProcessors,
 }
@@ -124,6 +128,9 @@ impl TenantGenerator {
         ] {
             *limit = own.unwrap_or(*limit);
         }
+        let (factor, max) = (self.native_histogram_bucket_factor, self.native_histogram_max_bucket_number);
+        config.native_histogram_bucket_factor = factor.unwrap_or(base.native_histogram_bucket_factor);
+        config.native_histogram_max_bucket_number = max.unwrap_or(base.native_histogram_max_bucket_number);
         config.span_name_sanitization = self.span_name_sanitization.unwrap_or(base.span_name_sanitization);
         config.generate_native_histograms = generate_native_histograms.unwrap_or(base.generate_native_histograms);
         processor.span_metrics.put_over(&mut config.processor.span_metrics);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, NativeBuckets};
 use super::room::{Refused, Room};
 use crate::config::HistogramKind;
 
@@ -31,6 +31,7 @@ pub(super) struct Shape {
     /// Upper bounds of the histograms' buckets, seconds.
     pub(super) bounds: Vec<f64>,
     pub(super) kind: HistogramKind,
+    pub(super) native: NativeBuckets,
     /// Whether the counters are gauges that are always 1.
     pub(super) info: bool,
 }
@@ -99,6 +100,19 @@ impl Labels {
 }
 
 impl Shape {
+    /// That of a metric that tells nothing but its labels.
+    pub(super) fn info(name: Cow<'static, str>, labels: Labels) -> Self {
+        Self {
+            counters: vec![name],
+            histograms: &[],
+            labels,
+            bounds: Vec::new(),
+            kind: HistogramKind::Classic,
+            native: NativeBuckets { schema: 0, max: 0 },
+            info: true,
+        }
+    }
+
     /// Series of one set of labels, as Prometheus counts them.
     pub(super) fn weight(&self) -> u64 {
         let classic = if self.kind == HistogramKind::Native { 0 } else { self.bounds.len() + 3 };
@@ -111,8 +125,8 @@ impl Series {
     /// Counts a value in one of its histograms.
     pub(super) fn observe(&mut self, shape: &Shape, histogram: usize, value: f64, times: f64, trace_id: &[u8; 16]) {
         if let Some(slot) = self.histograms.get_mut(histogram) {
-            let made = slot.get_or_insert_with(|| Box::new(Histogram::new(&shape.bounds, shape.kind)));
-            made.observe(&shape.bounds, value, times, trace_id);
+            let made = slot.get_or_insert_with(|| Box::new(Histogram::new(&shape.bounds, shape.kind, shape.native)));
+            made.observe(&shape.bounds, shape.native.max, value, times, trace_id);
         }
     }
 }
@@ -221,7 +235,8 @@ mod tests {
         let labels = Labels::Named(vec!["a".into()]);
         let (kind, bounds) = (HistogramKind::Classic, vec![1.0]);
         let counters = vec!["calls".into()];
-        Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, info: false })
+        let native = NativeBuckets { schema: 3, max: 100 };
+        Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, native, info: false })
     }
 
     /// The weight of this family is 5: a counter, two buckets, sum and count.

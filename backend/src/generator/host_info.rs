@@ -8,7 +8,7 @@ use super::attributes::of_resource;
 use super::family::{Family, Labels, Shape};
 use super::key::Lengths;
 use super::room::Room;
-use crate::config::{GeneratorConfig, HistogramKind};
+use crate::config::GeneratorConfig;
 
 /// What is counted, the same for all tenants.
 #[derive(Clone, Debug)]
@@ -23,14 +23,8 @@ impl HostInfoPlan {
     pub(super) fn new(config: &GeneratorConfig) -> Self {
         let lengths = Lengths::new(&config.registry);
         let config = &config.processor.host_info;
-        let shape = Shape {
-            counters: vec![Cow::Owned(config.metric_name.clone())],
-            histograms: &[],
-            labels: Labels::Named(["grafana_host_id", "host_source"].map(Into::into).to_vec()),
-            bounds: Vec::new(),
-            kind: HistogramKind::Classic,
-            info: true,
-        };
+        let labels = Labels::Named(["grafana_host_id", "host_source"].map(Into::into).to_vec());
+        let shape = Shape::info(Cow::Owned(config.metric_name.clone()), labels);
         Self { identifiers: config.host_identifiers.clone(), lengths, shape }
     }
 

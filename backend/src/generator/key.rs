@@ -16,12 +16,14 @@ impl Lengths {
         Self { name: length(registry.max_label_name_length), value: length(registry.max_label_value_length) }
     }
 
-    /// Appends a value to a key.
-    pub(super) fn push(self, key: &mut Vec<u8>, value: &str) {
-        self.push_with(key, |key| key.extend_from_slice(value.as_bytes()));
+    /// Appends a value, which is UTF-8, to a key.
+    #[inline]
+    pub(super) fn push(self, key: &mut Vec<u8>, value: impl AsRef<[u8]>) {
+        self.push_with(key, |key| key.extend_from_slice(value.as_ref()));
     }
 
-    /// Appends a value that is written in parts. They are UTF-8.
+    /// The same, written in parts.
+    #[inline]
     pub(super) fn push_with(self, key: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         let begin = key.len();
         write(key);

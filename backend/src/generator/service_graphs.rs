@@ -10,10 +10,10 @@ use super::edges::{Connection, Edge, EdgeKey, Edges};
 use super::family::{Family, Labels, Shape};
 use super::filter::{Filter, FilterError};
 use super::key::Lengths;
-use super::parts::ServiceGraphsParts;
+use super::parts::{ServiceGraphsParts, native_buckets};
 use super::room::Room;
 use super::span::{Multiplier, Seen};
-use crate::config::{GeneratorConfig, HistogramKind};
+use crate::config::GeneratorConfig;
 use crate::otlp::ValueRef;
 
 /// Labels that dimensions must not be taken for.
@@ -123,6 +123,7 @@ impl ServiceGraphsPlan {
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
             kind: generator.generate_native_histograms,
+            native: native_buckets(generator),
             info: false,
         };
         Ok(Self {
@@ -196,14 +197,7 @@ impl ServiceGraphsPlan {
 
 impl ServiceGraphs {
     pub(super) fn new(plan: &ServiceGraphsPlan) -> Self {
-        let connections = Shape {
-            counters: vec!["traces_service_graph_connection_info".into()],
-            histograms: &[],
-            labels: plan.shape.labels.clone(),
-            bounds: Vec::new(),
-            kind: HistogramKind::Classic,
-            info: true,
-        };
+        let connections = Shape::info("traces_service_graph_connection_info".into(), plan.shape.labels.clone());
         let (requests, connections) = (Family::new(plan.shape.clone()), Family::new(connections));
         let (edges, dropped) = (Edges::default(), Edges::default());
         Self { requests, connections, edges, dropped, tally: EdgeTally::default() }

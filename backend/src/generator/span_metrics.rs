@@ -7,10 +7,10 @@ use super::family::{Family, Labels, Shape};
 use super::filter::{Filter, FilterError, kind_name, status_name};
 use super::key::Lengths;
 use super::names::Names;
-use super::parts::SpanMetricsParts;
+use super::parts::{SpanMetricsParts, native_buckets};
 use super::room::Room;
 use super::span::{Multiplier, Seen};
-use crate::config::{GeneratorConfig, HistogramKind, IntrinsicDimensions, SpanNameSanitization};
+use crate::config::{GeneratorConfig, IntrinsicDimensions, SpanNameSanitization};
 use crate::otlp::ValueRef;
 use coati_common::wellknown::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE};
 use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
@@ -103,6 +103,7 @@ impl SpanMetricsPlan {
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
             kind: generator.generate_native_histograms,
+            native: native_buckets(generator),
             info: false,
         };
         Ok(Self {
@@ -154,7 +155,7 @@ impl SpanMetricsPlan {
     fn write_key(
         &self,
         seen: &Seen<'_>,
-        name: &str,
+        name: &[u8],
         of: &ResourceLabels,
         values: &[Option<ValueRef<'_>>],
         key: &mut Vec<u8>,
@@ -175,7 +176,7 @@ impl SpanMetricsPlan {
             lengths.push(key, status_name(span));
         }
         if intrinsic.status_message {
-            lengths.push(key, span.status.map_or("", |status| status.message.as_str()));
+            lengths.push(key, span.status.map_or(&[][..], |status| status.message.as_bytes()));
         }
         let mut of_resource = of.values.iter();
         for sources in &self.sources {
@@ -237,14 +238,7 @@ impl Sources {
 
 impl SpanMetrics {
     pub(super) fn new(plan: &SpanMetricsPlan) -> Self {
-        let targets = Shape {
-            counters: vec!["traces_target_info".into()],
-            histograms: &[],
-            labels: Labels::InKey,
-            bounds: Vec::new(),
-            kind: HistogramKind::Classic,
-            info: true,
-        };
+        let targets = Shape::info("traces_target_info".into(), Labels::InKey);
         let names = plan.intrinsic.span_name.then(|| Names::new(plan.sanitization)).flatten();
         Self { spans: Family::new(plan.shape.clone()), targets: Family::new(targets), names }
     }
@@ -273,15 +267,15 @@ impl SpanMetrics {
             return false;
         }
         let Self { spans, targets, names } = self;
-        let name = seen.span.name.as_str();
+        let name = seen.span.name;
         match names {
-            None => plan.write_key(seen, name, of, values, key),
+            None => plan.write_key(seen, name.as_bytes(), of, values, key),
             Some(names) => {
-                let pattern = names.pattern(name);
-                plan.write_key(seen, pattern.unwrap_or(name), of, values, key);
+                let pattern = names.pattern(name.as_str());
+                plan.write_key(seen, pattern.map_or(name.as_bytes(), str::as_bytes), of, values, key);
                 if names.is_dry_run() {
                     names.note(room.entity(&spans.shape.labels, key), room.limits.window_ms, seen.now_ms);
-                    plan.write_key(seen, name, of, values, key);
+                    plan.write_key(seen, name.as_bytes(), of, values, key);
                 }
             }
         }

@@ -41,6 +41,8 @@ struct Limits {
 struct GeneratorLimits {
     processors: Option<BTreeSet<ProcessorName>>,
     generate_native_histograms: Option<String>,
+    native_histogram_bucket_factor: Option<f64>,
+    native_histogram_max_bucket_number: Option<u32>,
     span_name_sanitization: Option<String>,
     processor: TenantProcessors,
 }

@@ -29,7 +29,14 @@ pub const NO_VERSION: u64 = 0;
 pub const MAX_BYTES: usize = 64 << 10;
 
 /// What of `metrics_generator` tenants may set.
-const OF_TENANTS: [&str; 4] = ["processors", "generate_native_histograms", "span_name_sanitization", "processor"];
+const OF_TENANTS: [&str; 6] = [
+    "processors",
+    "generate_native_histograms",
+    "native_histogram_bucket_factor",
+    "native_histogram_max_bucket_number",
+    "span_name_sanitization",
+    "processor",
+];
 
 /// What they do not even see, of what the file says of them.
 const SECRET: &str = "remote_write_headers";

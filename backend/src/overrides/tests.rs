@@ -144,6 +144,10 @@ fn all_that_counts_for_a_tenant_is_shown() {
     r#"{"metrics_generator":{"span_name_sanitization":"on"}}"#,
     "expected `disabled`, `dry_run` or `enabled`, found `on`"
 )]
+#[case::factor(
+    r#"{"metrics_generator":{"native_histogram_bucket_factor":1}}"#,
+    "native_histogram_bucket_factor: expected a number above 1"
+)]
 #[case::mapping(
     r#"{"metrics_generator":{"processor":{"span_metrics":{"dimension_mappings":[{"name":"x"}]}}}}"#,
     "dimension_mappings[0]: expected `source_labels`"
