@@ -11,7 +11,7 @@ mod measure;
 use std::time::Duration;
 
 use anyhow::Result;
-use coati_backend::config::GeneratorConfig;
+use coati_backend::config::{GeneratorConfig, SpanNameSanitization};
 use coati_backend::generator::Generator;
 use coati_backend::live::{Trace, group_message};
 use coati_backend::telemetry::GeneratorMetrics;
@@ -33,15 +33,27 @@ fn main() -> Result<()> {
     let traces = number("COATI_BENCH_TRACES", 20_000)?;
     many_series(527, "10,000 series")?;
     many_series(10_000, "10,000 sets of labels, 190,000 series")?;
-    let (spans, time, series) = corpus(traces)?;
+    let plain = GeneratorConfig::default();
+    let (spans, _, series) = corpus(traces, &plain)?;
     println!("{spans} spans of {traces} traces, {series} series");
-    println!("{:<40} {:>8.3} µs CPU per span", "span metrics and service graphs", micros(time, spans));
+    let mut limited = plain.clone();
+    limited.registry.max_cardinality_per_label = 20;
+    let with = |span_name_sanitization| GeneratorConfig { span_name_sanitization, ..plain.clone() };
+    for (what, config) in [
+        ("span metrics and service graphs", plain.clone()),
+        ("and max_cardinality_per_label: 20", limited),
+        ("and span_name_sanitization: enabled", with(SpanNameSanitization::Enabled)),
+        ("and span_name_sanitization: dry_run", with(SpanNameSanitization::DryRun)),
+    ] {
+        let (spans, time, series) = corpus(traces, &config)?;
+        println!("{what:<40} {:>8.3} µs CPU per span, {series} series", micros(time, spans));
+    }
     Ok(())
 }
 
 /// Time for the corpus, and how many series it makes.
-fn corpus(traces: u64) -> Result<(u64, Duration, usize)> {
-    let generator = Generator::new(&GeneratorConfig::default(), "host", GeneratorMetrics::default(), 0)?;
+fn corpus(traces: u64, config: &GeneratorConfig) -> Result<(u64, Duration, usize)> {
+    let generator = Generator::new(config, "host", GeneratorMetrics::default(), 0)?;
     let (mut spans, mut time, mut sequence) = (0, Duration::ZERO, 0);
     let mut requests = Corpus::new(1, traces);
     loop {

@@ -21,6 +21,16 @@ pub struct GeneratorConfig {
     /// Which kind of histograms is made.
     #[serde(deserialize_with = "text")]
     pub generate_native_histograms: HistogramKind,
+    /// Most that the upper bound of a native bucket is above the lower one.
+    pub native_histogram_bucket_factor: BucketFactor,
+    /// Most native buckets of a histogram; 0 is without a limit. When there are more, two become one.
+    pub native_histogram_max_bucket_number: u32,
+    /// Whether names of spans that have ids in them become patterns. Tempo has this among its overrides.
+    #[serde(deserialize_with = "text")]
+    pub span_name_sanitization: SpanNameSanitization,
+    /// What there may not be too many of.
+    #[serde(deserialize_with = "text")]
+    pub limiter_type: LimiterType,
     /// Label of exemplars that holds the trace id.
     #[serde(deserialize_with = "text")]
     pub trace_id_label_name: String,
@@ -69,8 +79,17 @@ pub struct RegistryConfig {
     /// Label of every series that holds the tenant; empty for none.
     #[serde(deserialize_with = "text")]
     pub inject_tenant_id_as: String,
-    /// Series of one tenant, as Prometheus counts them. What is beyond is counted in series with `metric_overflow="true"`.
+    /// Series of one tenant, as Prometheus counts them. What is beyond is counted in series with `metric_overflow="true"`. 0
+    /// is without a limit, here and below.
     pub max_active_series: u32,
+    /// Sets of labels of one tenant, if these are limited.
+    pub max_active_entities: u32,
+    /// Different values of a label of one tenant. In place of others there is `__cardinality_overflow__`.
+    pub max_cardinality_per_label: u32,
+    /// Longest name of a label, bytes. What is longer is cut.
+    pub max_label_name_length: usize,
+    /// Longest value of a label, bytes; likewise.
+    pub max_label_value_length: usize,
 }
 
 /// How each of the processors works.
@@ -110,14 +129,16 @@ pub struct SpanMetricsConfig {
     pub dimension_mappings: Vec<DimensionMapping>,
     /// Whether `traces_target_info` is made, and labels `job` and `instance`.
     pub enable_target_info: bool,
+    /// Whether there is `instance` then.
+    pub enable_instance_label: bool,
     /// Attributes of resources that are no labels of `traces_target_info`.
     pub target_info_excluded_dimensions: Vec<String>,
     /// Which spans count.
     pub filter_policies: Vec<FilterPolicy>,
-    /// Attribute that says how many spans a span stands for.
+    /// Attribute that says which part of all spans was kept: 0.1 if a span stands for ten.
     #[serde(deserialize_with = "text")]
     pub span_multiplier_key: String,
-    /// Whether the sampling threshold in the trace state says that too.
+    /// Whether the sampling threshold in the trace state says that too, and first.
     pub enable_tracestate_span_multiplier: bool,
 }
 
@@ -139,14 +160,18 @@ pub struct ServiceGraphsConfig {
     pub enable_client_server_prefix: bool,
     /// Attributes that name who is at the other end and sends no spans.
     pub peer_attributes: Vec<String>,
+    /// Attributes of a client's span that tell that it asks a database, and which one if nothing says where that is.
+    pub database_name_attributes: Vec<String>,
+    /// Which spans count. Of a request of which one end does not, the other does not either.
+    pub filter_policies: Vec<FilterPolicy>,
     /// Whether the label `virtual_node` says which end sends no spans.
     pub enable_virtual_node_label: bool,
     /// Whether `traces_service_graph_request_messaging_system_seconds` is made.
     pub enable_messaging_system_latency_histogram: bool,
-    /// Attribute that says how many spans a span stands for.
+    /// Attribute that says which part of all spans was kept: 0.1 if a span stands for ten.
     #[serde(deserialize_with = "text")]
     pub span_multiplier_key: String,
-    /// Whether the sampling threshold in the trace state says that too.
+    /// Whether the sampling threshold in the trace state says that too, and first.
     pub enable_tracestate_span_multiplier: bool,
 }
 
@@ -167,6 +192,22 @@ impl TryFrom<Vec<f64>> for Buckets {
             return Err(format!("expected 1 to {MAX_BUCKETS} rising numbers"));
         }
         Ok(Self(bounds))
+    }
+}
+
+/// What a bound is multiplied with to be the next one, at most.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "f64")]
+pub struct BucketFactor(pub f64);
+
+/// It is a number.
+impl Eq for BucketFactor {}
+
+impl TryFrom<f64> for BucketFactor {
+    type Error = String;
+
+    fn try_from(factor: f64) -> Result<Self, String> {
+        if factor > 1.0 && factor.is_finite() { Ok(Self(factor)) } else { Err("expected a number above 1".to_owned()) }
     }
 }
 
@@ -204,19 +245,20 @@ pub struct DimensionMapping {
     pub join: String,
 }
 
-/// Which spans count: all that match `include` and one of `include_any`, but those that match `exclude`.
+/// Which spans count: those that match `include`, in all policies that have it, or `include_any` in one of them; but not those
+/// that match `exclude`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct FilterPolicy {
-    /// All must match.
+    /// What must match.
     pub include: Option<PolicyMatch>,
-    /// One must match.
+    /// What need not match more than this.
     pub include_any: Option<PolicyMatch>,
-    /// What matches all of it is left out.
+    /// What is left out.
     pub exclude: Option<PolicyMatch>,
 }
 
-/// Attributes to match.
+/// Attributes to match, all of them.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyMatch {
@@ -275,6 +317,28 @@ pub enum HistogramKind {
     Both,
 }
 
+/// Whether names of spans that have ids in them become patterns.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SpanNameSanitization {
+    /// They stay as they are.
+    #[default]
+    Disabled,
+    /// So they do, but it is told how many series there would be otherwise.
+    DryRun,
+    /// They do, in metrics; spans are stored as they come.
+    Enabled,
+}
+
+/// What there may not be too many of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LimiterType {
+    /// Series: `max_active_series`.
+    #[default]
+    Series,
+    /// Sets of labels: `max_active_entities`.
+    Entity,
+}
+
 impl Default for GeneratorConfig {
     fn default() -> Self {
         Self {
@@ -282,6 +346,10 @@ impl Default for GeneratorConfig {
             registry: RegistryConfig::default(),
             processor: ProcessorConfig::default(),
             generate_native_histograms: HistogramKind::Classic,
+            native_histogram_bucket_factor: BucketFactor(1.1),
+            native_histogram_max_bucket_number: 100,
+            span_name_sanitization: SpanNameSanitization::Disabled,
+            limiter_type: LimiterType::Series,
             trace_id_label_name: "traceID".to_owned(),
             storage: GeneratorStorage::default(),
             tenants: BTreeMap::new(),
@@ -306,6 +374,10 @@ impl Default for RegistryConfig {
             external_labels: BTreeMap::new(),
             inject_tenant_id_as: String::new(),
             max_active_series: 100_000,
+            max_active_entities: 5_000,
+            max_cardinality_per_label: 0,
+            max_label_name_length: 1_024,
+            max_label_value_length: 2_048,
         }
     }
 }
@@ -318,6 +390,7 @@ impl Default for SpanMetricsConfig {
             dimensions: Vec::new(),
             dimension_mappings: Vec::new(),
             enable_target_info: false,
+            enable_instance_label: true,
             target_info_excluded_dimensions: Vec::new(),
             filter_policies: Vec::new(),
             span_multiplier_key: String::new(),
@@ -335,6 +408,10 @@ impl Default for ServiceGraphsConfig {
             dimensions: Vec::new(),
             enable_client_server_prefix: false,
             peer_attributes: ["peer.service", "db.name", "db.system", "db.system.name"].map(str::to_owned).to_vec(),
+            database_name_attributes: ["db.namespace", "db.name", "db.system", "db.system.name"]
+                .map(str::to_owned)
+                .to_vec(),
+            filter_policies: Vec::new(),
             enable_virtual_node_label: false,
             enable_messaging_system_latency_histogram: false,
             span_multiplier_key: String::new(),
@@ -364,6 +441,32 @@ impl Value for HistogramKind {
             "classic" => Some(Self::Classic),
             "native" => Some(Self::Native),
             "both" => Some(Self::Both),
+            _ => None,
+        }
+    }
+}
+
+impl Value for SpanNameSanitization {
+    const EXPECTED: &'static str = "`disabled`, `dry_run` or `enabled`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            // Empty is what Tempo calls it.
+            "" | "disabled" => Some(Self::Disabled),
+            "dry_run" => Some(Self::DryRun),
+            "enabled" => Some(Self::Enabled),
+            _ => None,
+        }
+    }
+}
+
+impl Value for LimiterType {
+    const EXPECTED: &'static str = "`series` or `entity`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "series" => Some(Self::Series),
+            "entity" => Some(Self::Entity),
             _ => None,
         }
     }

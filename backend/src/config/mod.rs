@@ -28,11 +28,12 @@ pub use export::{
 };
 pub(crate) use file::read;
 pub use generator::{
-    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
-    MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig, ProcessorName, RegistryConfig,
-    ServiceGraphsConfig, SpanMetricsConfig,
+    BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
+    IntrinsicDimensions, LimiterType, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig,
+    ProcessorName, RegistryConfig, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
 };
 pub use overrides::{OverridesConfig, UserConfigurableOverrides};
+pub(crate) use show::hide;
 pub use show::{Given, Shown};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use tenant_generator::{TenantGenerator, TenantHostInfo, TenantProcessors, TenantServiceGraphs, TenantSpanMetrics};

@@ -99,7 +99,7 @@ fn different(default: &Value, given: &Value) -> Option<Value> {
 }
 
 /// Hides what has the name of a secret. Files and variables that hold one are no secrets.
-fn hide(value: &mut Value) {
+pub(crate) fn hide(value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
@@ -117,7 +117,7 @@ fn hide(value: &mut Value) {
 }
 
 fn is_secret(key: &str) -> bool {
-    key == "headers"
+    key.ends_with("headers")
         || key == "access_key"
         || (["password", "secret", "token"].iter().any(|word| key.contains(word))
             && !["_file", "_env"].iter().any(|end| key.ends_with(end)))
@@ -159,6 +159,7 @@ storage:
   s3: {bucket: traces, access_key: hidden, secret_key: hidden, session_token: hidden, credentials_file: /etc/keys}
 metrics_generator:
   processor: {span_metrics: {span_multiplier_key: ratio}}
+  tenants: {a: {remote_write_headers: {X-Scope-OrgID: hidden}}}
   storage:
     remote_write:
     - {url: 'https://user:hidden@prometheus:9090/api/v1/write?a=b@c', headers: {Authorization: hidden}, basic_auth: {username: coati, password: hidden}}
@@ -195,6 +196,10 @@ metrics_generator:
               headers:
                 Authorization: "***"
               url: https://***@prometheus:9090/api/v1/write?a=b@c
+          tenants:
+            a:
+              remote_write_headers:
+                X-Scope-OrgID: "***"
         multitenancy: true
         retention:
           age: 36h

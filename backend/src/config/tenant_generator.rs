@@ -1,13 +1,13 @@
 //! What of the generator of metrics is different for some tenants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
 use super::value::optional_text;
 use super::{
-    Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
-    ProcessorName, ServiceGraphsConfig, SpanMetricsConfig,
+    BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
+    IntrinsicDimensions, ProcessorName, SecretText, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
 };
 
 /// The generator's settings of one tenant. What is not said is as for all.
@@ -18,9 +18,22 @@ pub struct TenantGenerator {
     pub processors: Option<BTreeSet<ProcessorName>>,
     /// Series of the tenant, as Prometheus counts them.
     pub max_active_series: Option<u32>,
+    /// Sets of labels of the tenant, if these are limited.
+    pub max_active_entities: Option<u32>,
+    /// Different values of a label of the tenant.
+    pub max_cardinality_per_label: Option<u32>,
+    /// Sent with every request of remote write that has series of the tenant; these win over a server's `headers`.
+    pub remote_write_headers: BTreeMap<String, SecretText>,
+    /// Whether names of spans that have ids in them become patterns.
+    #[serde(deserialize_with = "optional_text")]
+    pub span_name_sanitization: Option<SpanNameSanitization>,
     /// Which kind of histograms is made.
     #[serde(deserialize_with = "optional_text")]
     pub generate_native_histograms: Option<HistogramKind>,
+    /// Most that the upper bound of a native bucket is above the lower one.
+    pub native_histogram_bucket_factor: Option<BucketFactor>,
+    /// Most native buckets of a histogram.
+    pub native_histogram_max_bucket_number: Option<u32>,
     /// How each of the processors works.
     pub processor: TenantProcessors,
 }
@@ -66,6 +79,7 @@ over! {
         dimensions: Vec<String>,
         dimension_mappings: Vec<DimensionMapping>,
         enable_target_info: bool,
+        enable_instance_label: bool,
         target_info_excluded_dimensions: Vec<String>,
         filter_policies: Vec<FilterPolicy>,
         span_multiplier_key: String,
@@ -80,6 +94,8 @@ over! {
         dimensions: Vec<String>,
         enable_client_server_prefix: bool,
         peer_attributes: Vec<String>,
+        database_name_attributes: Vec<String>,
+        filter_policies: Vec<FilterPolicy>,
         enable_virtual_node_label: bool,
         enable_messaging_system_latency_histogram: bool,
         span_multiplier_key: String,
@@ -99,11 +115,23 @@ impl TenantGenerator {
     /// The settings of the tenant, if `base` are those of all.
     pub fn over(&self, base: &GeneratorConfig) -> GeneratorConfig {
         let mut config = base.clone();
-        let Self { processors, max_active_series, generate_native_histograms, processor } = self;
+        // Headers are for who sends.
+        let Self { processors, generate_native_histograms, processor, remote_write_headers: _, .. } = self;
         if let Some(processors) = processors {
             config.processors.clone_from(processors);
         }
-        config.registry.max_active_series = max_active_series.unwrap_or(base.registry.max_active_series);
+        let registry = &mut config.registry;
+        for (limit, own) in [
+            (&mut registry.max_active_series, self.max_active_series),
+            (&mut registry.max_active_entities, self.max_active_entities),
+            (&mut registry.max_cardinality_per_label, self.max_cardinality_per_label),
+        ] {
+            *limit = own.unwrap_or(*limit);
+        }
+        let (factor, max) = (self.native_histogram_bucket_factor, self.native_histogram_max_bucket_number);
+        config.native_histogram_bucket_factor = factor.unwrap_or(base.native_histogram_bucket_factor);
+        config.native_histogram_max_bucket_number = max.unwrap_or(base.native_histogram_max_bucket_number);
+        config.span_name_sanitization = self.span_name_sanitization.unwrap_or(base.span_name_sanitization);
         config.generate_native_histograms = generate_native_histograms.unwrap_or(base.generate_native_histograms);
         processor.span_metrics.put_over(&mut config.processor.span_metrics);
         processor.service_graphs.put_over(&mut config.processor.service_graphs);

@@ -82,6 +82,12 @@ impl Edges {
         self.ends.get_mut(place).map(std::mem::take)
     }
 
+    /// The end that waits there.
+    pub(super) fn get(&self, key: &EdgeKey) -> Option<&Edge> {
+        let (_, place) = self.waiting.get(key)?;
+        self.ends.get(*place)
+    }
+
     /// Lets an end wait. Call [`Self::expired`] before, so that there is room.
     pub(super) fn wait(&mut self, key: EdgeKey, edge: Edge, until_ms: u64) {
         self.next += 1;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, NativeBuckets};
+use super::room::{Refused, Room};
 use crate::config::HistogramKind;
 
 /// Between the values of a key. No text has this byte.
@@ -30,12 +31,13 @@ pub(super) struct Shape {
     /// Upper bounds of the histograms' buckets, seconds.
     pub(super) bounds: Vec<f64>,
     pub(super) kind: HistogramKind,
+    pub(super) native: NativeBuckets,
     /// Whether the counters are gauges that are always 1.
     pub(super) info: bool,
 }
 
 /// Where the names of labels are.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Hash, PartialEq)]
 pub(super) enum Labels {
     /// Every key has the values of these, in this order.
     Named(Vec<Box<str>>),
@@ -75,18 +77,6 @@ pub(super) fn help_of(name: &str) -> &'static str {
     }
 }
 
-/// How many series there are and may be.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Room {
-    /// As Prometheus counts them.
-    pub(super) active: u64,
-    pub(super) max: u64,
-    /// Series that were begun.
-    pub(super) added: u64,
-    /// Times that something was counted in the overflow.
-    pub(super) limited: u64,
-}
-
 /// The series of one shape.
 #[derive(Debug)]
 pub(super) struct Family {
@@ -94,9 +84,35 @@ pub(super) struct Family {
     places: HashMap<Arc<[u8]>, usize, RandomState>,
     series: Vec<Series>,
     free: Vec<usize>,
+    /// Keys that had no room.
+    refused: Refused,
+}
+
+impl Labels {
+    /// Names and values of a key; none if the names are in it.
+    pub(super) fn values<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        let names: &[_] = match self {
+            Self::Named(names) if key != OVERFLOW => names,
+            _ => &[],
+        };
+        names.iter().map(|name| &**name).zip(key.split(|byte| *byte == SEPARATOR))
+    }
 }
 
 impl Shape {
+    /// That of a metric that tells nothing but its labels.
+    pub(super) fn info(name: Cow<'static, str>, labels: Labels) -> Self {
+        Self {
+            counters: vec![name],
+            histograms: &[],
+            labels,
+            bounds: Vec::new(),
+            kind: HistogramKind::Classic,
+            native: NativeBuckets { schema: 0, max: 0 },
+            info: true,
+        }
+    }
+
     /// Series of one set of labels, as Prometheus counts them.
     pub(super) fn weight(&self) -> u64 {
         let classic = if self.kind == HistogramKind::Native { 0 } else { self.bounds.len() + 3 };
@@ -109,22 +125,28 @@ impl Series {
     /// Counts a value in one of its histograms.
     pub(super) fn observe(&mut self, shape: &Shape, histogram: usize, value: f64, times: f64, trace_id: &[u8; 16]) {
         if let Some(slot) = self.histograms.get_mut(histogram) {
-            let made = slot.get_or_insert_with(|| Box::new(Histogram::new(&shape.bounds, shape.kind)));
-            made.observe(&shape.bounds, value, times, trace_id);
+            let made = slot.get_or_insert_with(|| Box::new(Histogram::new(&shape.bounds, shape.kind, shape.native)));
+            made.observe(&shape.bounds, shape.native.max, value, times, trace_id);
         }
     }
 }
 
 impl Family {
     pub(super) fn new(shape: Shape) -> Self {
-        Self { shape: Arc::new(shape), places: HashMap::default(), series: Vec::new(), free: Vec::new() }
+        Self {
+            shape: Arc::new(shape),
+            places: HashMap::default(),
+            series: Vec::new(),
+            free: Vec::new(),
+            refused: Refused::default(),
+        }
     }
 
     /// The series of a key, to count in; those of the overflow if there is no room for more.
     pub(super) fn of(&mut self, key: &[u8], now_ms: u64, room: &mut Room) -> Option<&mut Series> {
         let place = match self.places.get(key) {
             Some(place) => *place,
-            None => self.begin(key, room),
+            None => self.begin(key, now_ms, room),
         };
         let series = self.series.get_mut(place)?;
         series.updated_ms = now_ms;
@@ -132,18 +154,38 @@ impl Family {
     }
 
     #[cold]
-    fn begin(&mut self, key: &[u8], room: &mut Room) -> usize {
-        let weight = self.shape.weight();
-        if room.active + weight <= room.max {
-            room.active += weight;
-            room.added += weight;
+    fn begin(&mut self, key: &[u8], now_ms: u64, room: &mut Room) -> usize {
+        let shape = Arc::clone(&self.shape);
+        let limited = room.limited_key(&shape.labels, key, now_ms);
+        let key = limited.as_deref().unwrap_or(key);
+        if let Some(place) = self.places.get(key).filter(|_| limited.is_some()) {
+            return *place;
+        }
+        if room.begin(&shape.labels, key, shape.weight(), now_ms) {
             return self.insert(key.into(), Series::default());
         }
-        room.limited += weight;
+        self.refused.insert(room.entity(&shape.labels, key), room.limits.window_ms, now_ms);
         match self.places.get(OVERFLOW) {
             Some(place) => *place,
             None => self.insert(OVERFLOW.into(), Series::default()),
         }
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.keys().map(|key| &**key)
+    }
+
+    /// Counts all series as there.
+    pub(super) fn enter(&self, room: &mut Room) {
+        self.places.keys().for_each(|key| room.enter(&self.shape.labels, key, self.shape.weight()));
+    }
+
+    /// Series there would be without a limit, about.
+    pub(super) fn demand(&mut self, room: &Room, now_ms: u64) -> u64 {
+        let Self { shape, places, refused, .. } = self;
+        let overflow = u64::from(places.contains_key(OVERFLOW));
+        let keys = places.keys().map(|key| room.entity(&shape.labels, key));
+        refused.demand(keys, now_ms).saturating_sub(overflow) * shape.weight()
     }
 
     /// Puts a series in its place that is not there.
@@ -172,42 +214,34 @@ impl Family {
     }
 
     /// Takes out those in which nothing was counted since `oldest_ms`.
-    pub(super) fn end_stale(
-        &mut self,
-        oldest_ms: u64,
-        room: &mut Room,
-        mut ended: impl FnMut(Arc<[u8]>, Series),
-    ) -> u64 {
-        let Self { shape, places, series, free } = self;
-        let mut removed = 0;
+    pub(super) fn end_stale(&mut self, oldest_ms: u64, room: &mut Room, mut ended: impl FnMut(Arc<[u8]>, Series)) {
+        let Self { shape, places, series, free, .. } = self;
         places.retain(|key, place| {
             let Some(slot) = series.get_mut(*place).filter(|series| series.updated_ms < oldest_ms) else { return true };
             ended(Arc::clone(key), std::mem::take(slot));
             free.push(*place);
-            if key.as_ref() != OVERFLOW {
-                room.active = room.active.saturating_sub(shape.weight());
-                removed += shape.weight();
-            }
+            room.end(&shape.labels, key, shape.weight());
             false
         });
-        removed
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::room::{Limits, Tally};
     use super::*;
 
     fn family() -> Family {
         let labels = Labels::Named(vec!["a".into()]);
         let (kind, bounds) = (HistogramKind::Classic, vec![1.0]);
         let counters = vec!["calls".into()];
-        Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, info: false })
+        let native = NativeBuckets { schema: 3, max: 100 };
+        Family::new(Shape { counters, histograms: &["seconds"], labels, bounds, kind, native, info: false })
     }
 
     /// The weight of this family is 5: a counter, two buckets, sum and count.
     fn room(max: u64) -> Room {
-        Room { max, ..Room::default() }
+        Room::new(Limits { series: max, window_ms: 60_000, ..Limits::default() })
     }
 
     fn count(family: &mut Family, key: &str, now_ms: u64, room: &mut Room) {
@@ -228,7 +262,8 @@ mod tests {
             count(&mut family, key, 1, &mut room);
         }
         assert_eq!(counts(&mut family), [(b"a".to_vec(), 2.0), (b"b".to_vec(), 1.0), (OVERFLOW.to_vec(), 3.0)]);
-        assert_eq!((room.active, room.added, room.limited), (10, 10, 15));
+        assert_eq!(room.series, Tally { active: 10, added: 10, removed: 0, limited: 15 });
+        assert_eq!((family.demand(&room, 1), family.demand(&room, 1_000_000)), (4 * 5, 2 * 5));
     }
 
     #[test]
@@ -237,11 +272,23 @@ mod tests {
         count(&mut family, "a", 1, &mut room);
         count(&mut family, "b", 5, &mut room);
         let mut ended = Vec::new();
-        assert_eq!(family.end_stale(5, &mut room, |key, series| ended.push((key.to_vec(), series.counters[0]))), 5);
+        family.end_stale(5, &mut room, |key, series| ended.push((key.to_vec(), series.counters[0])));
         assert_eq!(ended, [(b"a".to_vec(), 1.0)]);
         count(&mut family, "c", 6, &mut room);
         count(&mut family, "b", 6, &mut room);
         assert_eq!(counts(&mut family), [(b"b".to_vec(), 2.0), (b"c".to_vec(), 1.0)]);
-        assert_eq!((room.active, family.series.len()), (10, 2));
+        assert_eq!((room.series.active, room.series.removed, family.series.len()), (10, 5, 2));
+    }
+
+    #[test]
+    fn a_value_beyond_the_limit_is_counted_under_its_mark() {
+        let (mut family, mut room) = (family(), Room::new(Limits { label_values: 2, ..Limits::default() }));
+        for key in ["a", "b", "c", "d", "a"] {
+            count(&mut family, key, 1, &mut room);
+        }
+        let counted: Vec<_> = counts(&mut family).into_iter().map(|(_, count)| count).collect();
+        // The mark's begins with an underscore, before all small letters.
+        assert_eq!(counted, [2.0, 2.0, 1.0]);
+        assert_eq!((room.series.active, family.len()), (15, 3));
     }
 }

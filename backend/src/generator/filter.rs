@@ -7,17 +7,12 @@ use crate::config::{FilterPolicy, MatchType, PolicyMatch, PolicyValue};
 use crate::otlp::{SpanRef, ValueRef};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
-/// Policies, ready to be used.
+/// Policies, ready to be used. Of each list those that all must match are together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
-    policies: Vec<Policy>,
-}
-
-#[derive(Clone, Debug)]
-struct Policy {
-    include: Option<Vec<Test>>,
-    include_any: Option<Vec<Test>>,
-    exclude: Option<Vec<Test>>,
+    include: Vec<Vec<Test>>,
+    include_any: Vec<Vec<Test>>,
+    exclude: Vec<Vec<Test>>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +43,19 @@ pub enum FilterError {
     /// The key has no scope.
     #[error("expected the key `kind`, `status`, `name`, `resource.…` or `span.…`, found `{0}`")]
     Key(String),
+    /// No span has this kind or status.
+    #[error("expected a {what} such as `{such_as}`, found `{found}`")]
+    Intrinsic {
+        /// Which of the two.
+        what: &'static str,
+        /// One that there is.
+        such_as: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// The policy says nothing.
+    #[error("expected `include`, `include_any` or `exclude`")]
+    Empty,
     /// The regular expression is none.
     #[error("expected a regular expression, found `{text}`")]
     Regex {
@@ -61,22 +69,35 @@ pub enum FilterError {
 
 impl Filter {
     pub(super) fn new(policies: &[FilterPolicy], wanted: &mut Wanted) -> Result<Self, FilterError> {
-        let mut compile = |tests: &Option<PolicyMatch>| tests.as_ref().map(|tests| compile(tests, wanted)).transpose();
-        let policies = policies.iter().map(|policy| {
-            let FilterPolicy { include, include_any, exclude } = policy;
-            Ok(Policy { include: compile(include)?, include_any: compile(include_any)?, exclude: compile(exclude)? })
-        });
-        Ok(Self { policies: policies.collect::<Result<_, _>>()? })
+        let mut filter = Self::default();
+        for FilterPolicy { include, include_any, exclude } in policies {
+            if include.is_none() && include_any.is_none() && exclude.is_none() {
+                return Err(FilterError::Empty);
+            }
+            let lists = [&mut filter.include, &mut filter.include_any, &mut filter.exclude];
+            for (tests, list) in [include, include_any, exclude].into_iter().zip(lists) {
+                if let Some(tests) = tests {
+                    list.push(compile(tests, wanted)?);
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    /// Whether all spans count.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.include.is_empty() && self.include_any.is_empty() && self.exclude.is_empty()
     }
 
     /// Whether a span counts; `values` are what was found of the wanted attributes.
     pub(super) fn passes(&self, resource: &[KeyValue], span: &SpanRef<'_>, values: &[Option<ValueRef<'_>>]) -> bool {
-        let passes = |test: &Test| test.passes(resource, span, values);
-        self.policies.iter().all(|Policy { include, include_any, exclude }| {
-            include.as_ref().is_none_or(|tests| tests.iter().all(passes))
-                && include_any.as_ref().is_none_or(|tests| tests.iter().any(passes))
-                && exclude.as_ref().is_none_or(|tests| !tests.iter().all(passes))
-        })
+        let Self { include, include_any, exclude } = self;
+        let is_met = |tests: &Vec<Test>| tests.iter().all(|test| test.passes(resource, span, values));
+        if exclude.iter().any(is_met) {
+            return false;
+        }
+        // One of `include_any` is enough, whatever `include` says; and needed where that says nothing.
+        include_any.iter().any(is_met) || include.iter().all(is_met) && (include_any.is_empty() || !include.is_empty())
     }
 }
 
@@ -98,8 +119,21 @@ fn compile(tests: &PolicyMatch, wanted: &mut Wanted) -> Result<Vec<Test>, Filter
             PolicyValue::Double(value) => value.to_string(),
             PolicyValue::Text(value) => value.clone(),
         };
+        let known: Option<(_, &[_])> = match field {
+            Field::Kind => Some(("kind", &KINDS)),
+            Field::Status => Some(("status", &STATUSES)),
+            _ => None,
+        };
         let expected = match tests.match_type {
-            MatchType::Strict => Expected::Text(text),
+            MatchType::Strict => {
+                if let Some((what, known)) = known
+                    && let [.., such_as] = known
+                    && !known.contains(&text.as_str())
+                {
+                    return Err(FilterError::Intrinsic { what, such_as, found: text });
+                }
+                Expected::Text(text)
+            }
             MatchType::Regex => Expected::Regex(
                 Regex::new(&text).map_err(|source| FilterError::Regex { text, source: Box::new(source) })?,
             ),
@@ -130,23 +164,28 @@ impl Expected {
     }
 }
 
+/// Values of the label `span_kind`, as OTLP numbers them.
+const KINDS: [&str; 6] = [
+    "SPAN_KIND_UNSPECIFIED",
+    "SPAN_KIND_INTERNAL",
+    "SPAN_KIND_SERVER",
+    "SPAN_KIND_CLIENT",
+    "SPAN_KIND_PRODUCER",
+    "SPAN_KIND_CONSUMER",
+];
+
+/// Values of the label `status_code`.
+const STATUSES: [&str; 3] = ["STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR"];
+
 /// Value of the label `span_kind`.
 pub(super) fn kind_name(kind: i32) -> &'static str {
-    match kind {
-        1 => "SPAN_KIND_INTERNAL",
-        2 => "SPAN_KIND_SERVER",
-        3 => "SPAN_KIND_CLIENT",
-        4 => "SPAN_KIND_PRODUCER",
-        5 => "SPAN_KIND_CONSUMER",
-        _ => "SPAN_KIND_UNSPECIFIED",
-    }
+    let [unspecified, ..] = KINDS;
+    usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind)).copied().unwrap_or(unspecified)
 }
 
 /// Value of the label `status_code`.
 pub(super) fn status_name(span: &SpanRef<'_>) -> &'static str {
-    match span.status.map_or(0, |status| status.code) {
-        1 => "STATUS_CODE_OK",
-        2 => "STATUS_CODE_ERROR",
-        _ => "STATUS_CODE_UNSET",
-    }
+    let [unset, ..] = STATUSES;
+    let code = span.status.map_or(0, |status| status.code);
+    usize::try_from(code).ok().and_then(|code| STATUSES.get(code)).copied().unwrap_or(unset)
 }

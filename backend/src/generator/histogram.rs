@@ -4,15 +4,25 @@ use std::collections::BTreeMap;
 
 use crate::config::HistogramKind;
 
-/// Base of the first native buckets is two to the power of two to the power of minus this: the one whose factor is the
-/// next below 1.1, which is what Tempo asks for.
-const FIRST_SCHEMA: i32 = 3;
-
-/// The coarsest that Prometheus reads.
+/// The coarsest and the finest schemas that Prometheus reads: the base of buckets is two to the power of two to the power of
+/// minus this.
 const LAST_SCHEMA: i32 = -4;
+const FINEST_SCHEMA: i32 = 8;
 
-/// Most native buckets; when there are more, two become one.
-const MAX_NATIVE_BUCKETS: usize = 100;
+/// How native buckets begin, and how many there may be; when there are more, two become one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct NativeBuckets {
+    pub(super) schema: i32,
+    pub(super) max: usize,
+}
+
+impl NativeBuckets {
+    /// With the largest factor between two bounds that is no larger than this, as Prometheus' clients have it.
+    pub(super) fn new(factor: f64, max: usize) -> Self {
+        let schema = -(factor.log2().log2().floor().clamp(-8.0, 4.0) as i32);
+        Self { schema: schema.clamp(LAST_SCHEMA, FINEST_SCHEMA), max }
+    }
+}
 
 /// Values up to this are counted as zero: two to the power of -128, Prometheus' default.
 pub(super) const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39;
@@ -46,8 +56,8 @@ pub(super) struct Native {
 }
 
 impl Histogram {
-    pub(super) fn new(bounds: &[f64], kind: HistogramKind) -> Self {
-        let native = || Box::new(Native { schema: FIRST_SCHEMA, zero: 0.0, positive: BTreeMap::new() });
+    pub(super) fn new(bounds: &[f64], kind: HistogramKind, buckets: NativeBuckets) -> Self {
+        let native = || Box::new(Native { schema: buckets.schema, zero: 0.0, positive: BTreeMap::new() });
         Self {
             counts: vec![0.0; bounds.len() + 1],
             native: (kind != HistogramKind::Classic).then(native),
@@ -55,8 +65,8 @@ impl Histogram {
         }
     }
 
-    /// Counts a value `times` times.
-    pub(super) fn observe(&mut self, bounds: &[f64], value: f64, times: f64, trace_id: &[u8; 16]) {
+    /// Counts a value `times` times. There are at most `max_native` native buckets.
+    pub(super) fn observe(&mut self, bounds: &[f64], max_native: usize, value: f64, times: f64, trace_id: &[u8; 16]) {
         let bucket = bounds.partition_point(|bound| *bound < value);
         if let Some(count) = self.counts.get_mut(bucket) {
             *count += times;
@@ -68,7 +78,7 @@ impl Histogram {
             self.exemplars.push((bucket as u8, Exemplar { trace_id: *trace_id, value }));
         }
         if let Some(native) = &mut self.native {
-            native.observe(value, times);
+            native.observe(value, times, max_native);
         }
     }
 
@@ -84,13 +94,13 @@ impl Histogram {
 }
 
 impl Native {
-    fn observe(&mut self, value: f64, times: f64) {
+    fn observe(&mut self, value: f64, times: f64, max: usize) {
         if value <= ZERO_THRESHOLD {
             self.zero += times;
             return;
         }
         *self.positive.entry(index(value, self.schema)).or_default() += times;
-        while self.positive.len() > MAX_NATIVE_BUCKETS && self.schema > LAST_SCHEMA {
+        while self.positive.len() > max && self.schema > LAST_SCHEMA {
             self.schema -= 1;
             let finer = std::mem::take(&mut self.positive);
             for (index, count) in finer {
@@ -127,6 +137,25 @@ mod tests {
     use rstest::rstest;
 
     const BOUNDS: [f64; 3] = [0.1, 0.2, 0.4];
+    const MAX: usize = 100;
+
+    fn histogram(kind: HistogramKind) -> Histogram {
+        Histogram::new(&BOUNDS, kind, NativeBuckets::new(1.1, MAX))
+    }
+
+    #[rstest]
+    #[case::tempos(1.1, 3)]
+    #[case::double(2.0, 0)]
+    #[case::nearly(1.99, 1)]
+    #[case::coarse(1e9, -4)]
+    #[case::finest(1.000_001, 8)]
+    fn the_factor_chooses_the_base(#[case] factor: f64, #[case] schema: i32) {
+        assert_eq!(NativeBuckets::new(factor, MAX).schema, schema);
+        if (LAST_SCHEMA + 1..FINEST_SCHEMA).contains(&schema) {
+            let base = |schema: i32| bound(1, schema);
+            assert!(base(schema) <= factor && base(schema - 1) > factor);
+        }
+    }
 
     #[rstest]
     #[case::below_all(0.05, 0)]
@@ -135,8 +164,8 @@ mod tests {
     #[case::on_the_last(0.4, 2)]
     #[case::above_all(7.0, 3)]
     fn a_value_is_in_the_first_bucket_whose_bound_is_not_below_it(#[case] value: f64, #[case] bucket: usize) {
-        let mut histogram = Histogram::new(&BOUNDS, HistogramKind::Classic);
-        histogram.observe(&BOUNDS, value, 2.0, &[1; 16]);
+        let mut histogram = histogram(HistogramKind::Classic);
+        histogram.observe(&BOUNDS, MAX, value, 2.0, &[1; 16]);
         let mut expected = vec![0.0; 4];
         expected[bucket] = 2.0;
         assert_eq!((histogram.counts.clone(), histogram.sum), (expected, 2.0 * value));
@@ -145,14 +174,14 @@ mod tests {
 
     #[test]
     fn a_bucket_keeps_the_first_exemplar_until_they_are_forgotten() {
-        let mut histogram = Histogram::new(&BOUNDS, HistogramKind::Classic);
+        let mut histogram = histogram(HistogramKind::Classic);
         for trace in 1..4 {
-            histogram.observe(&BOUNDS, 0.15, 1.0, &[trace; 16]);
+            histogram.observe(&BOUNDS, MAX, 0.15, 1.0, &[trace; 16]);
         }
         assert_eq!(histogram.exemplars.len(), 1);
         assert_eq!(histogram.exemplars[0].1.trace_id, [1; 16]);
         histogram.forget_exemplars();
-        histogram.observe(&BOUNDS, 0.15, 1.0, &[4; 16]);
+        histogram.observe(&BOUNDS, MAX, 0.15, 1.0, &[4; 16]);
         assert_eq!(histogram.exemplars[0].1.trace_id, [4; 16]);
         assert_eq!(histogram.count(), 4.0);
     }
@@ -167,12 +196,12 @@ mod tests {
 
         #[test]
         fn native_buckets_stay_few_and_lose_nothing(exponents in prop::collection::vec(-40.0_f64..40.0, 1..600)) {
-            let mut histogram = Histogram::new(&BOUNDS, HistogramKind::Both);
+            let mut histogram = histogram(HistogramKind::Both);
             for exponent in &exponents {
-                histogram.observe(&BOUNDS, exponent.exp2(), 1.0, &[1; 16]);
+                histogram.observe(&BOUNDS, MAX, exponent.exp2(), 1.0, &[1; 16]);
             }
             let native = histogram.native.unwrap();
-            prop_assert!(native.positive.len() <= MAX_NATIVE_BUCKETS);
+            prop_assert!(native.positive.len() <= MAX);
             prop_assert_eq!(native.positive.values().sum::<f64>(), exponents.len() as f64);
             for exponent in exponents {
                 prop_assert!(native.positive.contains_key(&index(exponent.exp2(), native.schema)));

@@ -5,28 +5,27 @@ use std::borrow::Cow;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::attributes::of_resource;
-use super::family::{Family, Labels, Room, SEPARATOR, Shape};
-use crate::config::{HistogramKind, HostInfoConfig};
+use super::family::{Family, Labels, Shape};
+use super::key::Lengths;
+use super::room::Room;
+use crate::config::GeneratorConfig;
 
 /// What is counted, the same for all tenants.
 #[derive(Clone, Debug)]
 pub(super) struct HostInfoPlan {
     /// Attributes of resources, the first that is there counts.
     identifiers: Vec<String>,
+    lengths: Lengths,
     shape: Shape,
 }
 
 impl HostInfoPlan {
-    pub(super) fn new(config: &HostInfoConfig) -> Self {
-        let shape = Shape {
-            counters: vec![Cow::Owned(config.metric_name.clone())],
-            histograms: &[],
-            labels: Labels::Named(["grafana_host_id", "host_source"].map(Into::into).to_vec()),
-            bounds: Vec::new(),
-            kind: HistogramKind::Classic,
-            info: true,
-        };
-        Self { identifiers: config.host_identifiers.clone(), shape }
+    pub(super) fn new(config: &GeneratorConfig) -> Self {
+        let lengths = Lengths::new(&config.registry);
+        let config = &config.processor.host_info;
+        let labels = Labels::Named(["grafana_host_id", "host_source"].map(Into::into).to_vec());
+        let shape = Shape::info(Cow::Owned(config.metric_name.clone()), labels);
+        Self { identifiers: config.host_identifiers.clone(), lengths, shape }
     }
 
     pub(super) fn family(&self) -> Family {
@@ -47,8 +46,7 @@ impl HostInfoPlan {
         let Some((host, source)) = named.next() else { return };
         key.clear();
         for text in [&host, source] {
-            key.extend_from_slice(text.as_bytes());
-            key.push(SEPARATOR);
+            self.lengths.push(key, text);
         }
         if let Some(series) = hosts.of(key, now_ms, room) {
             series.counters = [1.0, 0.0];

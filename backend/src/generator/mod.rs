@@ -7,6 +7,7 @@
 mod attributes;
 mod check;
 mod collected;
+mod drain;
 mod edges;
 mod export;
 mod expose;
@@ -16,17 +17,26 @@ mod histogram;
 mod host_info;
 mod http;
 mod keep;
+mod key;
+mod names;
 mod parts;
 mod plan;
+mod room;
 mod service_graphs;
+mod sketch;
 mod span;
 mod span_metrics;
 mod state;
+mod tell;
 mod tenant;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_across_nodes;
+#[cfg(test)]
+mod tests_filters;
+#[cfg(test)]
+mod tests_limits;
 #[cfg(test)]
 mod tests_tenants;
 
@@ -37,14 +47,14 @@ use foldhash::quality::RandomState;
 
 use crate::config::{GeneratorConfig, TenantGenerator};
 use crate::live::Trace;
-use crate::telemetry::{EdgeLabels, GeneratorMetrics, ProcessorLabels, ReasonLabels, TenantLabels};
+use crate::telemetry::{GeneratorMetrics, TenantLabels};
 use collected::{Applied, TenantSnapshot};
 use plan::Plans;
 use tenant::Tenant;
 
 pub use check::{SettingError, check, check_tenant, check_tenants};
 pub use collected::Collected;
-pub use export::{ExportError, Queue, RelabelError, Sender, decode_queued};
+pub use export::{ExportError, HeaderError, Queue, RelabelError, Sender, TenantHeaders, decode_queued};
 pub use filter::FilterError;
 pub use http::{Latest, router};
 pub use keep::{Keeper, KeeperConfig, Saved};
@@ -57,6 +67,7 @@ pub use state::{StateError, check_state};
 #[derive(Debug)]
 pub struct Generator {
     counted: Mutex<Counted>,
+    headers: TenantHeaders,
     metrics: GeneratorMetrics,
 }
 
@@ -80,7 +91,14 @@ impl Generator {
         let plans = Plans::new(config, instance)?;
         let (tenants, applied) = (HashMap::default(), Applied::default());
         let counted = Counted { plans, tenants, applied, collected_ms: now_ms };
-        Ok(Self { counted: Mutex::new(counted), metrics })
+        let headers = TenantHeaders::default();
+        headers.set(&config.tenants);
+        Ok(Self { counted: Mutex::new(counted), headers, metrics })
+    }
+
+    /// What tenants' series are sent with, as it is at any time.
+    pub fn headers(&self) -> TenantHeaders {
+        self.headers.clone()
     }
 
     /// Takes the settings that are different for some tenants in place of those of before. Series that are called or counted
@@ -91,12 +109,9 @@ impl Generator {
         let before: Vec<_> =
             counted.plans.tenants().filter(|tenant| !settings.contains_key(*tenant)).cloned().collect();
         let changes = settings.iter().map(|(tenant, own)| (tenant.as_str(), Some(own)));
-        counted.change(changes.chain(before.iter().map(|tenant| (tenant.as_str(), None))), &self.metrics)
-    }
-
-    /// The same for one tenant: its settings, or with none those of all.
-    pub fn set_tenant(&self, tenant: &str, settings: Option<&TenantGenerator>) -> Result<(), FilterError> {
-        self.counted().change([(tenant, settings)].into_iter(), &self.metrics)
+        counted.change(changes.chain(before.iter().map(|tenant| (tenant.as_str(), None))), &self.metrics)?;
+        self.headers.set(settings);
+        Ok(())
     }
 
     /// Counts the spans of a request, once. `sequence` is its number in the log, `received_ns` when it came, nanoseconds
@@ -124,44 +139,17 @@ impl Generator {
         let oldest_ms = now_ms.saturating_sub(plans.stale_ms);
         let applied = applied.clone();
         let tenants = tenants.iter_mut().map(|(name, tenant)| {
-            let (families, ended) = tenant.collect((previous_ms, now_ms), oldest_ms);
+            let families = tenant.collect((previous_ms, now_ms), oldest_ms);
             let graphs = tenant.service_graphs.as_ref();
             let edges = graphs.iter().flat_map(|graphs| graphs.edges.iter());
             let edges = edges.map(|(until_ms, key, edge)| (until_ms, *key, edge.clone())).collect();
-            self.tell(name, tenant, ended);
+            tell::tell(&self.metrics, name, tenant, now_ms);
             let external_labels = plans.external_labels(name);
             TenantSnapshot { tenant: Arc::clone(name), external_labels, families, edges }
         });
         let tenants = tenants.collect();
         self.metrics.collections.inc();
         Collected { time_ms, previous_ms, applied, tenants }
-    }
-
-    /// Tells the metrics what a tenant did since the last time.
-    fn tell(&self, name: &str, tenant: &mut Tenant, ended: u64) {
-        let labels = TenantLabels { tenant: name.to_owned() };
-        let metrics = &self.metrics;
-        let reason = ReasonLabels { tenant: name.to_owned(), reason: "filter".to_owned() };
-        metrics.spans.get_or_create(&labels).inc_by(std::mem::take(&mut tenant.spans));
-        metrics.bytes.get_or_create(&labels).inc_by(std::mem::take(&mut tenant.bytes));
-        metrics.discarded.get_or_create(&reason).inc_by(std::mem::take(&mut tenant.filtered));
-        metrics.added.get_or_create(&labels).inc_by(std::mem::take(&mut tenant.room.added));
-        metrics.removed.get_or_create(&labels).inc_by(ended);
-        metrics.limited.get_or_create(&labels).inc_by(std::mem::take(&mut tenant.room.limited));
-        metrics.active.get_or_create(&labels).set(tenant.room.active as i64);
-        metrics.max_active.get_or_create(&labels).set(tenant.room.max as i64);
-        for (processor, on) in tenant.processors() {
-            let labels = ProcessorLabels { tenant: name.to_owned(), processor: processor.to_owned() };
-            metrics.processors.get_or_create(&labels).set(i64::from(on));
-        }
-        if let Some(graphs) = &mut tenant.service_graphs {
-            metrics.edges.get_or_create(&labels).inc_by(std::mem::take(&mut graphs.completed) as i64);
-            for (count, kind) in graphs.expired.iter_mut().zip(["client", "server"]) {
-                let labels = EdgeLabels { tenant: name.to_owned(), unmatched_span_kind: kind.to_owned() };
-                metrics.expired_edges.get_or_create(&labels).inc_by(std::mem::take(count) as i64);
-            }
-            metrics.waiting_edges.get_or_create(&labels).set(graphs.edges.len() as i64);
-        }
     }
 
     /// Every request with a lower number is counted.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::ProcessorName;
+use super::histogram::NativeBuckets;
+use crate::config::{GeneratorConfig, ProcessorName};
 
 /// Which of `traces_spanmetrics_…`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,4 +45,11 @@ impl ServiceGraphsParts {
         };
         (parts.requests || parts.latency || parts.connections).then_some(parts)
     }
+}
+
+/// How native histograms of all kinds of metrics begin.
+pub(super) fn native_buckets(config: &GeneratorConfig) -> NativeBuckets {
+    let max = Some(config.native_histogram_max_bucket_number).filter(|max| *max > 0);
+    let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+    NativeBuckets::new(config.native_histogram_bucket_factor.0, max)
 }

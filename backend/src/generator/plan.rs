@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
@@ -9,9 +10,10 @@ use super::INSTANCE_LABEL;
 use super::filter::FilterError;
 use super::host_info::HostInfoPlan;
 use super::parts::{ServiceGraphsParts, SpanMetricsParts};
+use super::room::Limits;
 use super::service_graphs::ServiceGraphsPlan;
 use super::span_metrics::SpanMetricsPlan;
-use crate::config::{GeneratorConfig, ProcessorName, TenantGenerator};
+use crate::config::{GeneratorConfig, LimiterType, ProcessorName, TenantGenerator};
 
 /// How spans of a tenant are counted.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Plan {
     pub(super) span_metrics: Option<SpanMetricsPlan>,
     pub(super) service_graphs: Option<ServiceGraphsPlan>,
     pub(super) host_info: Option<HostInfoPlan>,
-    pub(super) max_active_series: u64,
+    pub(super) limits: Limits,
 }
 
 /// The plans of all tenants.
@@ -36,18 +38,25 @@ pub(super) struct Plans {
 
 impl Plan {
     fn new(config: &GeneratorConfig) -> Result<Self, FilterError> {
-        let GeneratorConfig { processors, registry, processor, generate_native_histograms: kind, .. } = config;
-        let of_spans = SpanMetricsParts::of(processors);
-        let span_metrics = of_spans.map(|parts| SpanMetricsPlan::new(&processor.span_metrics, parts, *kind));
-        let of_graphs = ServiceGraphsParts::of(processors);
-        let host_info = processors.contains(&ProcessorName::HostInfo);
+        let GeneratorConfig { processors, registry, limiter_type, .. } = config;
+        let of_spans = SpanMetricsParts::of(processors).map(|parts| SpanMetricsPlan::new(config, parts));
+        let of_graphs = ServiceGraphsParts::of(processors).map(|parts| ServiceGraphsPlan::new(config, parts));
+        let (series, entities) = match limiter_type {
+            LimiterType::Series => (registry.max_active_series.into(), 0),
+            LimiterType::Entity => (0, registry.max_active_entities.into()),
+        };
+        let (label_values, window_ms) = (registry.max_cardinality_per_label.into(), millis(registry.stale_duration));
         Ok(Self {
-            span_metrics: span_metrics.transpose()?,
-            service_graphs: of_graphs.map(|parts| ServiceGraphsPlan::new(&processor.service_graphs, parts, *kind)),
-            host_info: host_info.then(|| HostInfoPlan::new(&processor.host_info)),
-            max_active_series: registry.max_active_series.into(),
+            span_metrics: of_spans.transpose()?,
+            service_graphs: of_graphs.transpose()?,
+            host_info: processors.contains(&ProcessorName::HostInfo).then(|| HostInfoPlan::new(config)),
+            limits: Limits { series, entities, label_values, window_ms },
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Plans {
@@ -62,7 +71,7 @@ impl Plans {
             of_all: Arc::new(Plan::new(config)?),
             settings: BTreeMap::new(),
             of_tenants: HashMap::default(),
-            stale_ms: u64::try_from(registry.stale_duration.as_millis()).unwrap_or(u64::MAX),
+            stale_ms: millis(registry.stale_duration),
             external_labels: external_labels.into_iter().collect(),
             config: config.clone(),
         };

@@ -7,17 +7,17 @@ use coati_common::stitch::{caller_of, provisional_trace_id};
 
 use super::attributes::{Wanted, found, label_name, of_resource, text_of};
 use super::edges::{Connection, Edge, EdgeKey, Edges};
-use super::family::{Family, Labels, Room, SEPARATOR, Shape};
-use super::parts::ServiceGraphsParts;
+use super::family::{Family, Labels, Shape};
+use super::filter::{Filter, FilterError};
+use super::key::Lengths;
+use super::parts::{ServiceGraphsParts, native_buckets};
+use super::room::Room;
 use super::span::{Multiplier, Seen};
-use crate::config::{HistogramKind, ServiceGraphsConfig};
+use crate::config::GeneratorConfig;
 use crate::otlp::ValueRef;
 
 /// Labels that dimensions must not be taken for.
 const INTRINSIC: [&str; 4] = ["client", "server", "connection_type", "virtual_node"];
-
-/// Attributes of a client's span that tell that it asks a database.
-const DATABASE: [&str; 4] = ["db.namespace", "db.name", "db.system", "db.system.name"];
 
 /// Places in [`Shape`]'s lists, where they are made.
 const REQUESTS: usize = 0;
@@ -54,10 +54,12 @@ pub(super) struct ServiceGraphsPlan {
     messaging: bool,
     /// Numbers of attributes.
     peer: Vec<usize>,
-    database: [usize; DATABASE.len()],
+    database: Vec<usize>,
     database_host: [usize; 3],
     database_port: usize,
+    filter: Filter,
     multiplier: Multiplier,
+    lengths: Lengths,
     wanted: Wanted,
     shape: Shape,
 }
@@ -69,14 +71,36 @@ pub(super) struct ServiceGraphs {
     /// Who calls whom.
     pub(super) connections: Family,
     pub(super) edges: Edges,
-    /// Ends that were given up: of clients, of servers.
+    /// Ends that a filter left out: the other end is left out too.
+    dropped: Edges,
+    pub(super) tally: EdgeTally,
+}
+
+/// What became of ends of requests since that was last told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EdgeTally {
+    /// Given up: of clients, of servers.
     pub(super) expired: [u64; 2],
     /// Edges that were counted.
     pub(super) completed: u64,
+    /// Ends that a filter left out,
+    pub(super) filtered: u64,
+    /// and the edges that are missing because of that.
+    pub(super) dropped: u64,
+}
+
+/// Where an end waits, and where its other end may.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    here: EdgeKey,
+    /// If the other end may be on another node.
+    afar: Option<EdgeKey>,
+    of_client: bool,
 }
 
 impl ServiceGraphsPlan {
-    pub(super) fn new(config: &ServiceGraphsConfig, parts: ServiceGraphsParts, kind: HistogramKind) -> Self {
+    pub(super) fn new(generator: &GeneratorConfig, parts: ServiceGraphsParts) -> Result<Self, FilterError> {
+        let config = &generator.processor.service_graphs;
         let mut wanted = Wanted::default();
         let dimensions: Vec<_> = config.dimensions.iter().map(|key| (key.clone(), wanted.add(key))).collect();
         let mut labels: Vec<Box<str>> = ["client", "server", "connection_type"].map(Into::into).to_vec();
@@ -98,10 +122,11 @@ impl ServiceGraphsPlan {
             },
             labels: Labels::Named(labels),
             bounds: config.histogram_buckets.0.clone(),
-            kind,
+            kind: generator.generate_native_histograms,
+            native: native_buckets(generator),
             info: false,
         };
-        Self {
+        Ok(Self {
             wait_ms: u64::try_from(config.wait.as_millis()).unwrap_or(u64::MAX),
             max_items: config.max_items,
             dimensions,
@@ -110,17 +135,19 @@ impl ServiceGraphsPlan {
             parts,
             messaging,
             peer: config.peer_attributes.iter().map(|key| wanted.add(key)).collect(),
-            database: DATABASE.map(|key| wanted.add(key)),
+            database: config.database_name_attributes.iter().map(|key| wanted.add(key)).collect(),
             database_host: ["peer.service", "server.address", "network.peer.address"].map(|key| wanted.add(key)),
             database_port: wanted.add("network.peer.port"),
+            filter: Filter::new(&config.filter_policies, &mut wanted)?,
             multiplier: Multiplier::new(
                 &config.span_multiplier_key,
                 config.enable_tracestate_span_multiplier,
                 &mut wanted,
             ),
+            lengths: Lengths::new(&generator.registry),
             wanted,
             shape,
-        }
+        })
     }
 
     /// Whether a span is an end of a request.
@@ -134,7 +161,8 @@ impl ServiceGraphsPlan {
             || seen.span.is_root()
             || seen.is_from_afar()
             || !self.dimensions.is_empty()
-            || self.multiplier.wants_attributes();
+            || self.multiplier.wants_attributes()
+            || !self.filter.is_empty();
         needed.then_some(&self.wanted)
     }
 
@@ -169,16 +197,10 @@ impl ServiceGraphsPlan {
 
 impl ServiceGraphs {
     pub(super) fn new(plan: &ServiceGraphsPlan) -> Self {
-        let connections = Shape {
-            counters: vec!["traces_service_graph_connection_info".into()],
-            histograms: &[],
-            labels: plan.shape.labels.clone(),
-            bounds: Vec::new(),
-            kind: HistogramKind::Classic,
-            info: true,
-        };
+        let connections = Shape::info("traces_service_graph_connection_info".into(), plan.shape.labels.clone());
         let (requests, connections) = (Family::new(plan.shape.clone()), Family::new(connections));
-        Self { requests, connections, edges: Edges::default(), expired: [0; 2], completed: 0 }
+        let (edges, dropped) = (Edges::default(), Edges::default());
+        Self { requests, connections, edges, dropped, tally: EdgeTally::default() }
     }
 
     /// Counts a span that is an end of a request; `service` sent it. `values` are what was found of the wanted attributes,
@@ -193,17 +215,14 @@ impl ServiceGraphs {
         key: &mut Vec<u8>,
     ) {
         let span = &seen.span;
-        let of_client = matches!(span.kind, CLIENT_KIND | PRODUCER_KIND);
-        let joint = if of_client { span.span_id } else { span.parent_span_id };
-        let here = edge_key(&seen.trace.0, joint);
-        let afar = joint
-            .try_into()
-            .ok()
-            .filter(|_| seen.of_agent)
-            .map(|joint| edge_key(&provisional_trace_id(joint), joint.as_slice()));
+        let places = Places::of(seen);
+        let Places { here, of_client, .. } = places;
+        if !plan.filter.is_empty() && self.is_left_out(plan, seen, &places, service, values) {
+            return;
+        }
         // Nobody can be the other end of a root.
         let waited = if of_client || !span.is_root() {
-            self.edges.take(&here).or_else(|| self.edges.take(&afar?))
+            places.of_the_other().into_iter().flatten().find_map(|key| self.edges.take(&key))
         } else {
             None
         };
@@ -253,9 +272,41 @@ impl ServiceGraphs {
             self.complete(plan, &edge, room, key, seen.now_ms, &seen.trace.0);
             return;
         }
-        let waits_at = afar.filter(|_| of_client).unwrap_or(here);
-        self.edges.wait(waits_at, edge, seen.now_ms.saturating_add(plan.wait_ms));
+        self.edges.wait(places.own(), edge, seen.now_ms.saturating_add(plan.wait_ms));
         self.expire(plan, seen.now_ms, room, key);
+    }
+
+    /// Whether a filter leaves out an end, or its other end.
+    fn is_left_out(
+        &mut self,
+        plan: &ServiceGraphsPlan,
+        seen: &Seen<'_>,
+        places: &Places,
+        service: &Arc<str>,
+        values: &[Option<ValueRef<'_>>],
+    ) -> bool {
+        let Self { edges, dropped, tally, .. } = self;
+        let keys = || places.of_the_other().into_iter().flatten();
+        let is_other = |edge: &Edge| places.of_client != edge.client.is_some();
+        let has_other = places.of_client || !seen.span.is_root();
+        if plan.filter.passes(&seen.resource.attributes, &seen.span, values) {
+            let is_dropped = has_other && keys().any(|key| dropped.get(&key).is_some_and(is_other));
+            tally.dropped += u64::from(is_dropped);
+            return is_dropped;
+        }
+        tally.filtered += 1;
+        if !has_other {
+            return true;
+        }
+        if let Some(key) = keys().find(|key| edges.get(key).is_some_and(is_other)) {
+            edges.take(&key);
+            tally.dropped += 1;
+        }
+        let mut end = Edge::default();
+        *(if places.of_client { &mut end.client } else { &mut end.server }) = Some(Arc::clone(service));
+        dropped.wait(places.own(), end, seen.now_ms.saturating_add(plan.wait_ms));
+        while dropped.expired(seen.now_ms, plan.max_items).is_some() {}
+        true
     }
 
     /// Gives up what has waited for too long.
@@ -265,10 +316,16 @@ impl ServiceGraphs {
         }
     }
 
+    /// The same, and forgets what a filter left out that long ago.
+    pub(super) fn expire_all(&mut self, plan: &ServiceGraphsPlan, now_ms: u64, room: &mut Room, key: &mut Vec<u8>) {
+        self.expire(plan, now_ms, room, key);
+        while self.dropped.expired(now_ms, plan.max_items).is_some() {}
+    }
+
     /// Counts what waits as given up.
     pub(super) fn give_up_all(&mut self, edges: &Edges) {
         for (_, _, edge) in edges.iter() {
-            if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
+            if let Some(count) = self.tally.expired.get_mut(usize::from(edge.client.is_none())) {
                 *count += 1;
             }
         }
@@ -290,7 +347,7 @@ impl ServiceGraphs {
         {
             (edge.server, edge.virtual_node, edge.connection) = (Some(peer.into()), "server", Connection::Virtual);
         } else {
-            if let Some(count) = self.expired.get_mut(usize::from(edge.client.is_none())) {
+            if let Some(count) = self.tally.expired.get_mut(usize::from(edge.client.is_none())) {
                 *count += 1;
             }
             return;
@@ -308,12 +365,9 @@ impl ServiceGraphs {
         now_ms: u64,
         trace_id: &[u8; 16],
     ) {
-        self.completed += 1;
+        self.tally.completed += 1;
         key.clear();
-        let mut push = |text: &str| {
-            key.extend_from_slice(text.as_bytes());
-            key.push(SEPARATOR);
-        };
+        let mut push = |text: &str| plan.lengths.push(key, text);
         push(edge.client.as_deref().unwrap_or_default());
         push(edge.server.as_deref().unwrap_or_default());
         push(edge.connection.name());
@@ -351,6 +405,26 @@ impl ServiceGraphs {
             let seconds = edge.server_start_ns.saturating_sub(edge.client_end_ns) as f64 / 1e9;
             series.observe(&shape, MESSAGING, seconds, times, trace_id);
         }
+    }
+}
+
+impl Places {
+    fn of(seen: &Seen<'_>) -> Self {
+        let of_client = matches!(seen.span.kind, CLIENT_KIND | PRODUCER_KIND);
+        let joint = if of_client { seen.span.span_id } else { seen.span.parent_span_id };
+        let of_agent = joint.try_into().ok().filter(|_| seen.of_agent);
+        let afar = of_agent.map(|joint| edge_key(&provisional_trace_id(joint), joint.as_slice()));
+        Self { here: edge_key(&seen.trace.0, joint), afar, of_client }
+    }
+
+    /// Where this end waits.
+    fn own(&self) -> EdgeKey {
+        self.afar.filter(|_| self.of_client).unwrap_or(self.here)
+    }
+
+    /// Where the other end may wait.
+    fn of_the_other(&self) -> [Option<EdgeKey>; 2] {
+        [Some(self.here), self.afar]
     }
 }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use coati_common::stitch::caller_of;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::attributes::{Wanted, found, of_resource, text_of};
+use super::attributes::{Wanted, found};
 use crate::live::TraceId;
 use crate::otlp::{SpanRef, ValueRef};
 
@@ -40,29 +42,44 @@ impl Seen<'_> {
 /// How many spans a span stands for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Multiplier {
-    /// Key of the attribute, and its number among those of spans.
-    attribute: Option<(Arc<str>, usize)>,
+    /// Key of the attribute that says which part of all spans was kept, and its number among those of spans.
+    ratio: Option<(Arc<str>, usize)>,
     trace_state: bool,
 }
 
 impl Multiplier {
     pub(super) fn new(key: &str, trace_state: bool, wanted: &mut Wanted) -> Self {
-        Self { attribute: (!key.is_empty()).then(|| (key.into(), wanted.add(key))), trace_state }
+        Self { ratio: (!key.is_empty()).then(|| (key.into(), wanted.add(key))), trace_state }
     }
 
     /// Whether the attributes of every span must be looked at.
     pub(super) const fn wants_attributes(&self) -> bool {
-        self.attribute.is_some()
+        self.ratio.is_some()
     }
 
-    /// 1 if nothing is said, or nothing that makes sense.
+    /// 1 if nothing is said, or nothing that makes sense. The trace state goes before the attribute, as in Tempo.
     pub(super) fn of(&self, seen: &Seen<'_>, values: &[Option<ValueRef<'_>>]) -> f64 {
-        let said = self.attribute.as_ref().and_then(|(key, number)| {
-            let text = of_resource(&seen.resource.attributes, key);
-            text.or_else(|| found(values, *number).map(text_of))?.parse::<f64>().ok()
-        });
-        let sampled = || if self.trace_state { of_trace_state(seen.span.trace_state.as_str()) } else { None };
-        said.or_else(sampled).filter(|times| times.is_finite() && *times > 0.0).unwrap_or(1.0)
+        let makes_sense = |times: &f64| times.is_finite() && *times > 0.0;
+        let sampled = if self.trace_state { of_trace_state(seen.span.trace_state.as_str()) } else { None };
+        let kept = || {
+            let (key, number) = self.ratio.as_ref()?;
+            let of_span = match found(values, *number) {
+                Some(ValueRef::Double(ratio)) => Some(ratio),
+                _ => None,
+            };
+            let ratio = of_span.filter(makes_sense).or_else(|| double_of(&seen.resource.attributes, key))?;
+            Some(1.0 / ratio)
+        };
+        sampled.filter(makes_sense).or_else(kept).filter(makes_sense).unwrap_or(1.0)
+    }
+}
+
+/// An attribute of a resource that is a number with a fraction.
+fn double_of(attributes: &[KeyValue], key: &str) -> Option<f64> {
+    let value = &attributes.iter().find(|attribute| attribute.key == key)?.value;
+    match value.as_ref()?.value.as_ref()? {
+        Value::DoubleValue(double) => Some(*double),
+        _ => None,
     }
 }
 

@@ -6,10 +6,11 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::attributes::of_resource;
 use super::collected::{FamilySnapshot, SeriesSnapshot, SeriesState};
-use super::family::{Family, OVERFLOW, Room};
+use super::family::Family;
 use super::host_info::HostInfoPlan;
 use super::plan::Plan;
-use super::service_graphs::{ServiceGraphs, ServiceGraphsPlan};
+use super::room::{LabelReport, Limits, Room, Tally};
+use super::service_graphs::{EdgeTally, ServiceGraphs, ServiceGraphsPlan};
 use super::span::Seen;
 use super::span_metrics::{ResourceLabels, SpanMetrics};
 use super::state::SavedFamily;
@@ -26,12 +27,42 @@ pub(super) struct Tenant {
     hosts: Option<Family>,
     /// Series of before the settings changed, which end with the next collection.
     retired: Vec<FamilySnapshot>,
-    /// Spans since the last collection, and those of them that a filter left out.
-    pub(super) spans: u64,
-    pub(super) filtered: u64,
-    pub(super) bytes: u64,
+    received: Received,
     /// Kept for its memory.
     key: Vec<u8>,
+}
+
+/// What came since that was last told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    pub(super) spans: u64,
+    pub(super) bytes: u64,
+    /// Spans that a filter left out of span metrics.
+    pub(super) filtered: u64,
+}
+
+/// What there is of a tenant, and what came of its spans since that was last told.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) received: Received,
+    pub(super) series: Tally,
+    /// Series there would be without limits, about.
+    pub(super) series_demand: u64,
+    pub(super) entities: Tally,
+    pub(super) entity_demand: u64,
+    pub(super) labels: Vec<LabelReport>,
+    pub(super) names: Option<NamesReport>,
+    /// Of service graphs, and how many ends wait.
+    pub(super) edges: Option<(EdgeTally, usize)>,
+}
+
+/// What became of names of spans.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NamesReport {
+    /// Spans whose name is not the pattern.
+    pub(super) sanitized: u64,
+    /// Series there are with patterns, or would be, without limits, about.
+    pub(super) demand: u64,
 }
 
 /// What is the same for all spans of a resource.
@@ -44,14 +75,12 @@ struct OfResource<'a> {
 impl Tenant {
     pub(super) fn new(plan: Arc<Plan>) -> Self {
         Self {
-            room: Room { max: plan.max_active_series, ..Room::default() },
+            room: Room::new(plan.limits),
             span_metrics: plan.span_metrics.as_ref().map(SpanMetrics::new),
             service_graphs: plan.service_graphs.as_ref().map(ServiceGraphs::new),
             hosts: plan.host_info.as_ref().map(HostInfoPlan::family),
             retired: Vec::new(),
-            spans: 0,
-            filtered: 0,
-            bytes: 0,
+            received: Received::default(),
             key: Vec::new(),
             plan,
         }
@@ -59,30 +88,29 @@ impl Tenant {
 
     /// Counts in another way from now on. Series that are called and counted as before go on, the others end.
     pub(super) fn replan(&mut self, plan: Arc<Plan>) {
-        let mut fresh = Self::new(plan);
-        std::mem::swap(self, &mut fresh);
-        let mut before = fresh;
-        let max = self.room.max;
-        self.room = Room { max, ..before.room };
-        (self.spans, self.filtered, self.bytes) = (before.spans, before.filtered, before.bytes);
-        self.retired = std::mem::take(&mut before.retired);
-        let edges = before.service_graphs.as_mut().map(|graphs| {
-            let tally = (graphs.expired, graphs.completed);
-            (std::mem::take(&mut graphs.edges), graphs.requests.shape.labels.clone(), tally)
-        });
+        let mut before = std::mem::replace(self, Self::new(plan));
+        let entities = before.room.entities.active;
+        self.room = before.room.with_limits(self.plan.limits);
+        self.received = before.received;
+        self.retired = before.retired;
+        let edges = before
+            .service_graphs
+            .as_mut()
+            .map(|graphs| (std::mem::take(&mut graphs.edges), graphs.requests.shape.labels.clone(), graphs.tally));
         let mut families: Vec<Family> = Vec::new();
         families.extend(before.span_metrics.map(|metrics| [metrics.spans, metrics.targets]).into_iter().flatten());
         families
             .extend(before.service_graphs.map(|graphs| [graphs.requests, graphs.connections]).into_iter().flatten());
         families.extend(before.hosts);
-        let Self { span_metrics, service_graphs, hosts, .. } = self;
+        let Self { room, span_metrics, service_graphs, hosts, .. } = self;
         for family in self::families(span_metrics, service_graphs, hosts) {
             if let Some(same) = families.iter().position(|before| before.shape == family.shape) {
                 *family = families.swap_remove(same);
+                family.enter(room);
             }
         }
-        if let (Some(graphs), Some((edges, labels, (expired, completed)))) = (service_graphs, edges) {
-            (graphs.expired, graphs.completed) = (expired, completed);
+        if let (Some(graphs), Some((edges, labels, tally))) = (service_graphs, edges) {
+            graphs.tally = tally;
             if graphs.requests.shape.labels == labels {
                 graphs.edges = edges;
             } else {
@@ -90,15 +118,19 @@ impl Tenant {
                 graphs.give_up_all(&edges);
             }
         }
+        let mut gone = Room::default();
         for mut family in families {
             let mut series = Vec::new();
-            family.end_stale(u64::MAX, &mut self.room, |key, gone| {
+            family.end_stale(u64::MAX, &mut gone, |key, gone| {
                 if gone.collected {
                     series.push(SeriesSnapshot { key, series: gone, state: SeriesState::Gone });
                 }
             });
             self.retired.push(FamilySnapshot { shape: Arc::clone(&family.shape), series });
         }
+        self.room.series.removed += gone.series.removed;
+        self.room.entities.removed += entities.saturating_sub(self.room.entities.active);
+        self.span_metrics.iter_mut().for_each(SpanMetrics::learn_names);
     }
 
     /// The kinds of metrics, as the configuration calls them, and whether they are made.
@@ -113,7 +145,7 @@ impl Tenant {
 
     /// Counts spans that came at a time, milliseconds since the epoch.
     pub(super) fn count(&mut self, traces: &[Trace], now_ms: u64) {
-        let Self { plan, room, span_metrics, service_graphs, hosts, spans, filtered, bytes, key, .. } = self;
+        let Self { plan, room, span_metrics, service_graphs, hosts, received, key, .. } = self;
         let mut resources: Vec<OfResource<'_>> = Vec::new();
         let mut values = Vec::new();
         for trace in traces {
@@ -130,8 +162,8 @@ impl Tenant {
                 let Some(of) = resources.get(place) else { continue };
                 let of_agent = stored.batch.of_agent();
                 let seen = Seen { trace: &trace.id, span: stored.view(), resource, of_agent, now_ms };
-                *spans += 1;
-                *bytes += stored.bytes.len() as u64;
+                received.spans += 1;
+                received.bytes += stored.bytes.len() as u64;
                 if let (Some(plan), Some(metrics), Some(labels)) = (&plan.span_metrics, &mut *span_metrics, &of.labels)
                 {
                     plan.wanted().find(&seen.span, &mut values);
@@ -139,7 +171,7 @@ impl Tenant {
                     if of_agent && plan.is_partial(&values) {
                         continue;
                     }
-                    *filtered += u64::from(!metrics.count(plan, &seen, labels, &values, room, key));
+                    received.filtered += u64::from(!metrics.count(plan, &seen, labels, &values, room, key));
                 } else if of_agent && seen.span.is_partial() {
                     continue;
                 }
@@ -159,15 +191,14 @@ impl Tenant {
 
     /// What was counted so far. Series in which nothing was counted since `oldest_ms` end.
     /// Those that are new were zero at `previous_ms`.
-    pub(super) fn collect(&mut self, (previous_ms, now_ms): (u64, u64), oldest_ms: u64) -> (Vec<FamilySnapshot>, u64) {
+    pub(super) fn collect(&mut self, (previous_ms, now_ms): (u64, u64), oldest_ms: u64) -> Vec<FamilySnapshot> {
         if let (Some(plan), Some(graphs)) = (&self.plan.service_graphs, &mut self.service_graphs) {
-            graphs.expire(plan, now_ms, &mut self.room, &mut self.key);
+            graphs.expire_all(plan, now_ms, &mut self.room, &mut self.key);
         }
         let Self { room, span_metrics, service_graphs, hosts, retired, .. } = self;
-        let mut ended = 0;
         let families = families(span_metrics, service_graphs, hosts).map(|family| {
             let mut series = Vec::with_capacity(family.len());
-            ended += family.end_stale(oldest_ms, room, |key, gone| {
+            family.end_stale(oldest_ms, room, |key, gone| {
                 if gone.collected {
                     series.push(SeriesSnapshot { key, series: gone, state: SeriesState::Gone });
                 }
@@ -185,7 +216,7 @@ impl Tenant {
         });
         let mut families: Vec<_> = families.collect();
         families.append(retired);
-        (families, ended)
+        families
     }
 
     /// Goes on with what was counted before a restart. Families that are called otherwise now begin anew.
@@ -194,12 +225,37 @@ impl Tenant {
         for family in families(span_metrics, service_graphs, hosts) {
             let same = saved.iter().find(|saved| saved.is_of(&family.shape));
             for (key, series) in same.into_iter().flat_map(SavedFamily::series) {
-                if *key != *OVERFLOW {
-                    room.active += family.shape.weight();
-                }
                 family.insert(key, series);
             }
+            family.enter(room);
         }
+        self.span_metrics.iter_mut().for_each(SpanMetrics::learn_names);
+    }
+
+    /// What there is, and would be without limits, since that was last told.
+    pub(super) fn report(&mut self, now_ms: u64) -> Report {
+        let Self { room, span_metrics, service_graphs, hosts, received, .. } = self;
+        let of_spans = span_metrics.as_mut().map_or(0, |metrics| metrics.spans.demand(room, now_ms));
+        let all: u64 = families(span_metrics, service_graphs, hosts).map(|family| family.demand(room, now_ms)).sum();
+        let names = span_metrics.as_mut().and_then(|SpanMetrics { spans, names, .. }| {
+            let names = names.as_mut()?;
+            let would_be = names.would_be(now_ms).map(|would_be| would_be * spans.shape.weight() + all - of_spans);
+            Some(NamesReport { sanitized: std::mem::take(&mut names.sanitized), demand: would_be.unwrap_or(all) })
+        });
+        Report {
+            received: std::mem::take(received),
+            series: room.series.take(),
+            series_demand: all,
+            entities: room.entities.take(),
+            entity_demand: room.entity_demand(now_ms),
+            labels: room.label_reports(now_ms),
+            names,
+            edges: service_graphs.as_mut().map(|graphs| (std::mem::take(&mut graphs.tally), graphs.edges.len())),
+        }
+    }
+
+    pub(super) const fn limits(&self) -> Limits {
+        self.room.limits
     }
 }
 

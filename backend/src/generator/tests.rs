@@ -16,9 +16,10 @@ use super::collected::{PointValue, SeriesState};
 use super::expose::expose;
 use super::*;
 use crate::live::group_message;
+use crate::telemetry::EdgeLabels;
 
 pub(super) const NOW_MS: u64 = 1_795_237_020_000;
-const TENANT: &str = "single-tenant";
+pub(super) const TENANT: &str = "single-tenant";
 
 pub(super) fn attribute(key: &str, value: &str) -> KeyValue {
     let value = Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
@@ -90,7 +91,7 @@ pub(super) fn shown(collected: &Collected, names: &str) -> String {
     lines.join("\n")
 }
 
-fn collected(yaml: &str, requests: impl IntoIterator<Item = Vec<Trace>>, names: &str) -> String {
+pub(super) fn collected(yaml: &str, requests: impl IntoIterator<Item = Vec<Trace>>, names: &str) -> String {
     shown(&counting(yaml, requests).collect(NOW_MS + 1_000), names)
 }
 
@@ -154,65 +155,6 @@ processor:
     let resource = [("service.name", "shop"), ("log.type", "app"), ("http.method", "")];
     let text = collected(yaml, [traces(&resource, vec![failed(first)])], "calls");
     insta::assert_snapshot!(text, @"traces_spanmetrics_calls_total{__span_kind=x, log_type=app, number=-3, peer_service=db, route=GET /a, service=shop, service_name=shop, status_code=STATUS_CODE_ERROR, status_message=broken} 1");
-}
-
-#[rstest]
-#[case::include("{include: {match_type: strict, attributes: [{key: kind, value: SPAN_KIND_SERVER}]}}", 1)]
-#[case::all_of(
-    "{include: {match_type: strict, attributes: [{key: kind, value: SPAN_KIND_SERVER}, {key: span.n, value: 7}]}}",
-    0
-)]
-#[case::any_of(
-    "{include_any: {match_type: strict, attributes: [{key: kind, value: SPAN_KIND_SERVER}, {key: span.n, value: 7}]}}",
-    2
-)]
-#[case::exclude("{exclude: {match_type: regex, attributes: [{key: resource.service.name, value: '^sh'}]}}", 0)]
-#[case::exclude_all_of(
-    "{exclude: {match_type: regex, attributes: [{key: resource.service.name, value: 'op'}, {key: status, value: ERR}]}}",
-    2
-)]
-#[case::by_name("{include: {match_type: regex, attributes: [{key: name, value: 'span [3-9]'}]}}", 1)]
-fn filters(#[case] policy: &str, #[case] passing: usize) {
-    let yaml = format!("processors: [span-metrics]\nprocessor: {{span_metrics: {{filter_policies: [{policy}]}}}}");
-    let spans = vec![span(2, 1, 0, 3, &[]), span(3, 2, 0, 3, &[("n", "7")])];
-    let generator = counting(&yaml, [of("shop", spans)]);
-    let text = shown(&generator.collect(NOW_MS + 1_000), "calls");
-    assert_eq!(text.lines().count(), passing, "{text}");
-    let labels = ReasonLabels { tenant: TENANT.to_owned(), reason: "filter".to_owned() };
-    assert_eq!(generator.metrics.discarded.get_or_create(&labels).get(), 2 - passing as u64);
-}
-
-#[rstest]
-#[case::key("{key: service.name, value: x}", "found `service.name`")]
-#[case::regex("{key: name, value: '('}", "expected a regular expression, found `(`")]
-fn bad_filters(#[case] attribute: &str, #[case] expected: &str) {
-    let yaml = format!(
-        "processor: {{span_metrics: {{filter_policies: [{{include: {{match_type: regex, attributes: [{attribute}]}}}}]}}}}"
-    );
-    let config: GeneratorConfig = serde_saphyr::from_str(&yaml).unwrap();
-    let error = Generator::new(&config, "", GeneratorMetrics::default(), 0).unwrap_err();
-    assert!(error.to_string().contains(expected), "{error}");
-}
-
-#[test]
-fn a_span_may_stand_for_many() {
-    let yaml = "processor:
-  span_metrics: {span_multiplier_key: X-SampleRatio, enable_tracestate_span_multiplier: true}
-  service_graphs: {enable_tracestate_span_multiplier: true}";
-    let sampled = Span { trace_state: "ot=th:c".to_owned(), ..span(2, 1, 0, 100, &[]) };
-    let text =
-        collected(yaml, [of("a", vec![sampled]), of("b", vec![span(1, 1, 9, 3, &[("X-SampleRatio", "10")])])], "");
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("_total") && !line.contains("size")).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"
-    traces_service_graph_request_failed_total{client=user, connection_type=virtual_node, server=a} 0
-    traces_service_graph_request_total{client=user, connection_type=virtual_node, server=a} 4
-    traces_spanmetrics_calls_total{service=a, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET} 4
-    traces_spanmetrics_calls_total{service=b, span_kind=SPAN_KIND_INTERNAL, span_name=span 1, status_code=STATUS_CODE_UNSET} 10
-    ");
-    assert!(
-        text.contains("request_server_seconds_sum{client=user, connection_type=virtual_node, server=a} 0.4"),
-        "{text}"
-    );
 }
 
 const GRAPHS: &str = "processors: [service-graphs]";
@@ -286,7 +228,7 @@ fn an_end_waits_for_ten_seconds_and_is_then_given_up() {
         let labels = EdgeLabels { tenant: TENANT.to_owned(), unmatched_span_kind: kind.to_owned() };
         generator.metrics.expired_edges.get_or_create(&labels).get()
     };
-    assert_eq!([expired("client"), expired("server")], [1, 2]);
+    assert_eq!([expired("SPAN_KIND_CLIENT"), expired("SPAN_KIND_SERVER")], [1, 2]);
 }
 
 #[test]
@@ -332,6 +274,7 @@ fn target_info_has_what_is_known_of_a_resource() {
 #[case::only_a_name(&[("service.name", "shop")])]
 #[case::all_excluded(&[("service.name", "shop"), ("secret", "x")])]
 #[case::no_target(&[("host.name", "n1")])]
+#[case::a_namespace_is_no_target(&[("service.namespace", "web"), ("host.name", "n1")])]
 fn target_info_that_would_say_nothing_is_not_there(#[case] resource: &[(&str, &str)]) {
     let yaml = "processors: [span-metrics]\nprocessor: {span_metrics: {enable_target_info: true, target_info_excluded_dimensions: [secret]}}";
     assert_eq!(collected(yaml, [traces(resource, vec![span(2, 1, 0, 5, &[])])], "info"), "");
@@ -351,9 +294,10 @@ fn too_many_series_are_counted_together() {
     ");
     let labels = TenantLabels { tenant: TENANT.to_owned() };
     let metrics = &generator.metrics;
-    assert_eq!(metrics.limited.get_or_create(&labels).get(), 3 * 19);
-    assert_eq!(metrics.active.get_or_create(&labels).get(), 38);
-    assert_eq!(metrics.max_active.get_or_create(&labels).get(), 40);
+    assert_eq!(metrics.series.limited.get_or_create(&labels).get(), 3 * 19);
+    assert_eq!(metrics.series.active.get_or_create(&labels).get(), 38);
+    assert_eq!(metrics.series.max_active.get_or_create(&labels).get(), 40);
+    assert_eq!(metrics.series.demand.get_or_create(&labels).get(), 4 * 19);
 }
 
 #[test]
@@ -510,7 +454,7 @@ proptest! {
         };
         prop_assert_eq!(sum("calls_total"), spans.len() as f64);
         prop_assert_eq!(sum("latency_count"), spans.len() as f64);
-        let expired: i64 = ["client", "server"].iter().map(|kind| {
+        let expired: i64 = ["SPAN_KIND_CLIENT", "SPAN_KIND_SERVER"].iter().map(|kind| {
             let labels = EdgeLabels { tenant: TENANT.to_owned(), unmatched_span_kind: (*kind).to_owned() };
             generator.metrics.expired_edges.get_or_create(&labels).get()
         }).sum();

@@ -15,6 +15,7 @@ use rstest::rstest;
 use super::tests::{NOW_MS, attribute, counting, shown, span};
 use super::*;
 use crate::live::{Limits, LiveSet, TraceId, group_message};
+use crate::telemetry::EdgeLabels;
 
 const YAML: &str = "processors: [service-graphs]\nprocessor: {service_graphs: {enable_virtual_node_label: true, peer_attributes: [peer.service]}}";
 
@@ -61,7 +62,7 @@ fn who_has_no_caller_is_called_by_a_user() {
     assert_eq!(shown(&generator.collect(NOW_MS + 1_000), "request"), "");
     let later = generator.collect(NOW_MS + 11_000);
     insta::assert_snapshot!(shown(&later, "request_total"), @"traces_service_graph_request_total{client=user, connection_type=virtual_node, server=stock, virtual_node=client} 1");
-    let labels = EdgeLabels { tenant: "single-tenant".to_owned(), unmatched_span_kind: "server".to_owned() };
+    let labels = EdgeLabels { tenant: "single-tenant".to_owned(), unmatched_span_kind: "SPAN_KIND_SERVER".to_owned() };
     assert_eq!(generator.metrics.expired_edges.get_or_create(&labels).get(), 0);
 }
 

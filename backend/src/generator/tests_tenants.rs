@@ -86,7 +86,7 @@ fn series_that_change_end_and_others_go_on() {
         "b traces_spanmetrics_calls_total 2",
     ];
     assert_eq!(calls(&generator.collect(NOW_MS + 4_000)), expected);
-    let active = generator.counted().tenants["a"].room.active;
+    let active = generator.counted().tenants["a"].room.series.active;
     let (of_spans, of_edges) = (19, 24);
     assert_eq!(active, of_spans + of_edges, "only what is there counts");
 }
@@ -111,7 +111,7 @@ fn a_tenant_may_have_less_room() {
             vec![opentelemetry_proto::tonic::trace::v1::Span { name: sequence.to_string(), ..span(1, 1, 0, 5, &[]) }];
         generator.count(tenant, &of("shop", spans), NOW_MS * 1_000_000, sequence);
     }
-    let limited = |tenant: &str| generator.counted().tenants[tenant].room.limited;
+    let limited = |tenant: &str| generator.counted().tenants[tenant].room.series.limited;
     assert_eq!((limited("a"), limited("b")), (19, 0));
 }
 

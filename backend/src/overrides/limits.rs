@@ -35,12 +35,15 @@ struct Limits {
     metrics_generator: GeneratorLimits,
 }
 
-/// How many series there may be is not among it: that is for who runs the backend.
+/// How many series and values there may be is not among it, nor how they are sent: that is for who runs the backend.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct GeneratorLimits {
     processors: Option<BTreeSet<ProcessorName>>,
     generate_native_histograms: Option<String>,
+    native_histogram_bucket_factor: Option<f64>,
+    native_histogram_max_bucket_number: Option<u32>,
+    span_name_sanitization: Option<String>,
     processor: TenantProcessors,
 }
 

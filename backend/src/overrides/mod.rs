@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use crate::config::{Config, GeneratorConfig, Given, TenantGenerator};
+use crate::config::{Config, GeneratorConfig, Given, TenantGenerator, hide};
 use crate::generator::{self, Generator, SettingError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{GeneratorMetrics, chain};
@@ -27,6 +27,19 @@ pub const NO_VERSION: u64 = 0;
 
 /// Longest text of a tenant's settings, bytes.
 pub const MAX_BYTES: usize = 64 << 10;
+
+/// What of `metrics_generator` tenants may set.
+const OF_TENANTS: [&str; 6] = [
+    "processors",
+    "generate_native_histograms",
+    "native_histogram_bucket_factor",
+    "native_histogram_max_bucket_number",
+    "span_name_sanitization",
+    "processor",
+];
+
+/// What they do not even see, of what the file says of them.
+const SECRET: &str = "remote_write_headers";
 
 /// Why settings are not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +112,7 @@ impl Overrides {
     pub fn new(config: &Config, generator: Arc<Generator>, metrics: GeneratorMetrics) -> Self {
         let mut of_all = config.given.metrics_generator();
         if let Value::Object(keys) = &mut of_all {
-            keys.retain(|key, _| ["processors", "generate_native_histograms", "processor"].contains(&key.as_str()));
+            keys.retain(|key, _| OF_TENANTS.contains(&key.as_str()));
         }
         if let Some(Value::Object(keys)) = of_all.pointer_mut("/processor/service_graphs") {
             // Those are one for all tenants.
@@ -178,15 +191,18 @@ impl Overrides {
         let known = self.known();
         let said = known.stored.get(tenant).and_then(Stored::said);
         let mut all = self.of_all.clone();
-        if let Some(own) = self.shown(&known, tenant) {
+        if let Some(mut own) = Self::joined_of(&known, tenant) {
+            own.as_object_mut().map(|keys| keys.remove(SECRET));
             put_over(&mut all, &own);
         }
         Ok(Said { version: said.map_or(NO_VERSION, |said| said.version), limits: json!({ "metrics_generator": all }) })
     }
 
-    /// What is in force for a tenant and not for all.
+    /// What is in force for a tenant and not for all, without secrets.
     pub fn of(&self, tenant: &str) -> Option<Value> {
-        self.shown(&self.known(), tenant)
+        let mut own = Self::joined_of(&self.known(), tenant)?;
+        hide(&mut own);
+        Some(own)
     }
 
     /// The tenants for which something is different.
@@ -240,7 +256,7 @@ impl Overrides {
         if let Some(limits) = &limits {
             limits::check(limits)?;
             let file = self.known().file.get(tenant).map(|(_, shown)| shown.clone());
-            let settings = self.settings(file.as_ref(), limits)?;
+            let settings = Self::settings(file.as_ref(), limits)?;
             generator::check_tenant(&self.config, tenant, &settings)?;
         }
         let version = before.map_or(NO_VERSION, |before| before.version) + 1;
@@ -261,7 +277,7 @@ impl Overrides {
         for (tenant, stored) in &known.stored {
             let Some(limits) = &stored.limits else { continue };
             let file = known.file.get(tenant).map(|(_, shown)| shown);
-            let own = limits::check(limits).and_then(|()| self.settings(file, limits)).map_err(OverridesError::from);
+            let own = limits::check(limits).and_then(|()| Self::settings(file, limits)).map_err(OverridesError::from);
             match own.and_then(|own| Ok(generator::check_tenant(&self.config, tenant, &own).map(|()| own)?)) {
                 Ok(own) => _ = settings.insert(tenant.clone(), own),
                 // A later version may have taken it, or the file has changed.
@@ -278,32 +294,23 @@ impl Overrides {
     }
 
     /// What a tenant said, over what the file says of it.
-    fn settings(&self, file: Option<&Value>, limits: &Value) -> Result<TenantGenerator, LimitsError> {
-        limits::typed(self.joined(file, limits))
+    fn settings(file: Option<&Value>, limits: &Value) -> Result<TenantGenerator, LimitsError> {
+        limits::typed(Self::joined(file, limits))
     }
 
-    fn joined(&self, file: Option<&Value>, limits: &Value) -> Value {
+    fn joined(file: Option<&Value>, limits: &Value) -> Value {
         let mut joined = file.cloned().unwrap_or_else(|| Value::Object(Map::new()));
-        let Some(said) = limits.get("metrics_generator") else { return joined };
-        let below = joined.get("processors").or_else(|| self.of_all.get("processors")).cloned();
-        put_over(&mut joined, said);
-        // As in Tempo: what the file turns on stays on.
-        if let (Some(Value::Array(below)), Some(Value::Array(processors))) = (below, joined.get_mut("processors"))
-            && said.get("processors").is_some()
-        {
-            for processor in below {
-                if !processors.contains(&processor) {
-                    processors.push(processor);
-                }
-            }
+        if let Some(said) = limits.get("metrics_generator") {
+            put_over(&mut joined, said);
         }
         joined
     }
 
-    fn shown(&self, known: &Known, tenant: &str) -> Option<Value> {
+    /// The same of what is known, with secrets.
+    fn joined_of(known: &Known, tenant: &str) -> Option<Value> {
         let file = known.file.get(tenant).map(|(_, shown)| shown);
         match known.stored.get(tenant).and_then(|stored| stored.limits.as_ref()) {
-            Some(limits) => Some(self.joined(file, limits)),
+            Some(limits) => Some(Self::joined(file, limits)),
             None => file.cloned(),
         }
     }

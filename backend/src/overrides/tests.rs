@@ -63,7 +63,7 @@ fn what_was_set_is_in_force_at_once_and_after_a_restart_and_elsewhere() {
         br#"{"metrics_generator":{"processors":["host-info"],"processor":{"span_metrics":{"dimensions":["zone"]}}}}"#;
     assert_eq!(bench.overrides.set("a", NO_VERSION, body).unwrap(), 1);
     assert!(bench.makes("a", "host-info"));
-    assert!(bench.makes("a", "span-metrics"), "what is on for all stays on");
+    assert!(!bench.makes("a", "span-metrics"), "it wins over what is on for all");
     assert!(!bench.makes("b", "host-info"));
     other.overrides.refresh().unwrap();
     let restarted = Bench::on(&store);
@@ -73,7 +73,7 @@ fn what_was_set_is_in_force_at_once_and_after_a_restart_and_elsewhere() {
         assert_eq!((said.version, said.limits), (1, serde_json::from_slice(body).unwrap()));
         let shown = bench.overrides.of("a").unwrap();
         insta::allow_duplicates! {
-            insta::assert_snapshot!(shown, @r#"{"max_active_series":7,"processor":{"span_metrics":{"dimensions":["zone"],"enable_target_info":true}},"processors":["host-info","span-metrics"]}"#);
+            insta::assert_snapshot!(shown, @r#"{"max_active_series":7,"processor":{"span_metrics":{"dimensions":["zone"],"enable_target_info":true}},"processors":["host-info"]}"#);
         }
     }
     bench.overrides.delete("a", 1).unwrap();
@@ -132,6 +132,30 @@ fn all_that_counts_for_a_tenant_is_shown() {
     r#"{"metrics_generator":{"max_active_series":9}}"#,
     "metrics_generator.max_active_series: unknown field `max_active_series`"
 )]
+#[case::nor_this(
+    r#"{"metrics_generator":{"max_cardinality_per_label":9}}"#,
+    "metrics_generator.max_cardinality_per_label: unknown field"
+)]
+#[case::headers(
+    r#"{"metrics_generator":{"remote_write_headers":{"X-Scope-OrgID":"b"}}}"#,
+    "metrics_generator.remote_write_headers: unknown field"
+)]
+#[case::sanitization(
+    r#"{"metrics_generator":{"span_name_sanitization":"on"}}"#,
+    "expected `disabled`, `dry_run` or `enabled`, found `on`"
+)]
+#[case::factor(
+    r#"{"metrics_generator":{"native_histogram_bucket_factor":1}}"#,
+    "native_histogram_bucket_factor: expected a number above 1"
+)]
+#[case::mapping(
+    r#"{"metrics_generator":{"processor":{"span_metrics":{"dimension_mappings":[{"name":"x"}]}}}}"#,
+    "dimension_mappings[0]: expected `source_labels`"
+)]
+#[case::policy_of_graphs(
+    r#"{"metrics_generator":{"processor":{"service_graphs":{"filter_policies":[{}]}}}}"#,
+    "service_graphs.filter_policies[0]: expected `include`, `include_any` or `exclude`"
+)]
 #[case::interval(
     r#"{"metrics_generator":{"collection_interval":"5s"}}"#,
     "metrics_generator.collection_interval: unknown field"
@@ -177,13 +201,35 @@ fn what_cannot_be_used_is_named_and_changes_nothing(#[case] body: &str, #[case] 
 }
 
 #[test]
+fn what_is_secret_is_not_shown() {
+    let file = "overrides: {user_configurable_overrides: {enabled: true}}
+metrics_generator: {tenants: {a: {max_active_series: 7, remote_write_headers: {Authorization: hidden}}}}";
+    let config = config_of(file);
+    let generator = Arc::new(Generator::new(&config.metrics_generator, "", GeneratorMetrics::default(), 0).unwrap());
+    let overrides = Overrides::new(&config, generator, GeneratorMetrics::default());
+    overrides.open(Arc::new(MemoryStore::new()));
+    assert_eq!(
+        overrides.of("a").unwrap(),
+        json!({"max_active_series": 7, "remote_write_headers": {"Authorization": "***"}})
+    );
+    let of_tenant = overrides.merged("a").unwrap().limits.to_string();
+    assert!(of_tenant.contains(r#""max_active_series":7"#), "{of_tenant}");
+    // What a tenant says does not lose them.
+    overrides.patch("a", None, br#"{"metrics_generator":{"span_name_sanitization":"dry_run"}}"#).unwrap();
+    assert!(overrides.of("a").unwrap().to_string().contains("***"));
+    for text in [of_tenant, overrides.merged("a").unwrap().limits.to_string()] {
+        assert!(!text.contains("hidden") && !text.contains("remote_write_headers"), "{text}");
+    }
+}
+
+#[test]
 fn the_file_that_changes_stays_below_what_tenants_set() {
     let bench = Bench::on(&MemoryStore::new());
     bench.overrides.patch("a", None, br#"{"metrics_generator":{"processors":["host-info"]}}"#).unwrap();
     let file = "metrics_generator: {processors: [span-metrics], tenants: {a: {processors: [service-graphs]}, c: {processors: []}}}";
     bench.overrides.set_file(&config_of(file)).unwrap();
     let made = |tenant: &str| ["host-info", "service-graphs", "span-metrics"].map(|name| bench.makes(tenant, name));
-    assert_eq!(made("a"), [true, true, false]);
+    assert_eq!(made("a"), [true, false, false]);
     assert_eq!(made("c"), [false; 3]);
 }
 

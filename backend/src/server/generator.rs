@@ -118,7 +118,8 @@ impl Metering {
             let queue = Queue::remote_write(&queues_folder, server, label, max_bytes, metrics.clone());
             let queue = Arc::new(queue.map_err(ServerError::Export)?);
             let tells_tenant = config.multitenancy && storage.remote_write_add_org_id_header;
-            senders.push(Sender::remote_write(Arc::clone(&queue), server, tells_tenant).map_err(ServerError::Export)?);
+            let sender = Sender::remote_write(Arc::clone(&queue), server, tells_tenant, generator.headers());
+            senders.push(sender.map_err(ServerError::Export)?);
             queues.push(queue);
         }
         for server in &storage.otlp {

@@ -13,8 +13,19 @@ use super::TenantLabels;
 pub struct ReasonLabels {
     /// The tenant.
     pub tenant: String,
-    /// `filter`.
+    /// The kind of metrics that they are not in.
+    pub processor: String,
+    /// `span_metrics_filtered` or `service_graphs_filtered`.
     pub reason: String,
+}
+
+/// Labels of a label of series.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct LabelLabels {
+    /// The tenant.
+    pub tenant: String,
+    /// The label.
+    pub label_name: String,
 }
 
 /// Labels of ends of requests that were given up.
@@ -22,7 +33,7 @@ pub struct ReasonLabels {
 pub struct EdgeLabels {
     /// The tenant.
     pub tenant: String,
-    /// The end that came: `client` or `server`.
+    /// The end that came: `SPAN_KIND_CLIENT` or `SPAN_KIND_SERVER`.
     pub unmatched_span_kind: String,
 }
 
@@ -51,6 +62,23 @@ pub struct ProcessorLabels {
     pub processor: String,
 }
 
+/// How many there are of something that is limited, and what became of others.
+#[derive(Clone, Debug, Default)]
+pub struct LimitedMetrics {
+    /// How many there are,
+    pub active: Family<TenantLabels, Gauge>,
+    /// may be; 0 is without a limit,
+    pub max_active: Family<TenantLabels, Gauge>,
+    /// and would be without a limit, about.
+    pub demand: Family<TenantLabels, Gauge>,
+    /// Those that were begun.
+    pub added: Family<TenantLabels, Counter>,
+    /// Those that were ended.
+    pub removed: Family<TenantLabels, Counter>,
+    /// Times that one had no room.
+    pub limited: Family<TenantLabels, Counter>,
+}
+
 /// What `generator` counts of itself.
 #[derive(Clone, Debug, Default)]
 pub struct GeneratorMetrics {
@@ -61,15 +89,17 @@ pub struct GeneratorMetrics {
     /// Spans that were not counted.
     pub discarded: Family<ReasonLabels, Counter>,
     /// Series, as Prometheus counts them.
-    pub active: Family<TenantLabels, Gauge>,
-    /// How many there may be.
-    pub max_active: Family<TenantLabels, Gauge>,
-    /// Series that were begun.
-    pub added: Family<TenantLabels, Counter>,
-    /// Series that were ended.
-    pub removed: Family<TenantLabels, Counter>,
-    /// Times that a series had no room, and was counted in the overflow.
-    pub limited: Family<TenantLabels, Counter>,
+    pub series: LimitedMetrics,
+    /// Sets of labels.
+    pub entities: LimitedMetrics,
+    /// Values of a label that there would be without a limit, about.
+    pub label_demand: Family<LabelLabels, Gauge>,
+    /// Times that a value of it was replaced.
+    pub limited_values: Family<LabelLabels, Counter>,
+    /// Spans whose name is not its pattern.
+    pub sanitized: Family<TenantLabels, Counter>,
+    /// Series there are with patterns for names, or would be, about.
+    pub sanitized_demand: Family<TenantLabels, Gauge>,
     /// 1 for each kind of metrics that is made.
     pub processors: Family<ProcessorLabels, Gauge>,
     /// Settings of tenants that could not be used.
@@ -86,6 +116,8 @@ pub struct GeneratorMetrics {
     pub edges: Family<TenantLabels, Gauge>,
     /// Ends of requests that were given up; likewise.
     pub expired_edges: Family<EdgeLabels, Gauge>,
+    /// Edges that are missing because a filter left out one of their ends.
+    pub dropped_edges: Family<TenantLabels, Counter>,
     /// Ends of requests that wait for the other.
     pub waiting_edges: Family<TenantLabels, Gauge>,
     /// Samples that servers took.
@@ -106,13 +138,21 @@ impl GeneratorMetrics {
         let name = |name: &str| format!("tempo_metrics_generator_{name}");
         registry.register(name("spans_received"), "Spans that metrics are made of", metrics.spans);
         registry.register(name("bytes_received"), "Their size", metrics.bytes);
-        registry.register(name("spans_discarded"), "Spans not counted in span metrics", metrics.discarded);
-        registry.register(name("registry_active_series"), "Series that are made", metrics.active);
-        registry.register(name("registry_max_active_series"), "Series that may be made", metrics.max_active);
-        registry.register(name("registry_series_added"), "Series begun", metrics.added);
-        registry.register(name("registry_series_removed"), "Series ended", metrics.removed);
-        let help = "Times that series had no room and were counted in those with metric_overflow";
-        registry.register(name("registry_series_limited"), help, metrics.limited);
+        registry.register(
+            name("spans_discarded"),
+            "Spans that a filter left out of a kind of metrics",
+            metrics.discarded,
+        );
+        register_limited(registry, metrics.series, "series", ["Series", "active_series_demand_estimate"]);
+        register_limited(registry, metrics.entities, "entities", ["Sets of labels", "entity_demand_estimate"]);
+        let help = "Values of a label there would be without max_cardinality_per_label, about";
+        registry.register(name("registry_label_cardinality_demand_estimate"), help, metrics.label_demand);
+        let help = "Times that a value of a label was replaced by __cardinality_overflow__";
+        registry.register(name("registry_label_values_limited"), help, metrics.limited_values);
+        let help = "Spans whose name was replaced by a pattern, or would be with span_name_sanitization: enabled";
+        registry.register(name("registry_spans_sanitized"), help, metrics.sanitized);
+        let help = "Series there are with patterns for names, or would be, about";
+        registry.register(name("registry_post_sanitization_demand_estimate"), help, metrics.sanitized_demand);
         registry.register(name("active_processors"), "1 for each kind of metrics that is made", metrics.processors);
         let help = "Settings of tenants that could not be used";
         registry.register(name("active_processors_update_failed"), help, metrics.failed_changes);
@@ -129,6 +169,8 @@ impl GeneratorMetrics {
         registry.register(name("processor_service_graphs_edges"), help, metrics.edges);
         let help = "Ends of requests whose other end did not come";
         registry.register(name("processor_service_graphs_expired_edges"), help, metrics.expired_edges);
+        let help = "Edges that are missing because a filter left out one of their ends";
+        registry.register(name("processor_service_graphs_dropped_edges"), help, metrics.dropped_edges);
         let name = |name: &str| format!("coati_backend_{name}");
         let help = "Ends of requests that wait for the other";
         registry.register(name("service_graphs_waiting_edges"), help, metrics.waiting_edges);
@@ -139,4 +181,17 @@ impl GeneratorMetrics {
         let help = "Time of the newest sample that the server took, seconds since the epoch";
         registry.register(name("remote_write_newest_sample_timestamp_seconds"), help, metrics.newest_sent);
     }
+}
+
+/// `what` there may be too many of: its name, and what it is called in help and what there would be.
+fn register_limited(registry: &mut Registry, metrics: LimitedMetrics, what: &str, [help, demand]: [&str; 2]) {
+    let name = |name: &str| format!("tempo_metrics_generator_registry_{name}");
+    registry.register(name(&format!("active_{what}")), format!("{help} that are made"), metrics.active);
+    let help_of_max = format!("{help} that may be made; 0 is without a limit");
+    registry.register(name(&format!("max_active_{what}")), help_of_max, metrics.max_active);
+    registry.register(name(demand), format!("{help} there would be without a limit, about"), metrics.demand);
+    registry.register(name(&format!("{what}_added")), format!("{help} begun"), metrics.added);
+    registry.register(name(&format!("{what}_removed")), format!("{help} ended"), metrics.removed);
+    let help_of_limited = format!("Times that {} had no room and were counted in metric_overflow", help.to_lowercase());
+    registry.register(name(&format!("{what}_limited")), help_of_limited, metrics.limited);
 }

@@ -17,7 +17,10 @@ mod store;
 pub use access::{AccessLabels, AccessMetrics};
 pub use blocks::{BackendLabels, BlocksMetrics};
 pub use compaction::{CompactionMetrics, LevelLabels};
-pub use generator::{EdgeLabels, EndpointLabels, GeneratorMetrics, LossLabels, ProcessorLabels, ReasonLabels};
+pub use generator::{
+    EdgeLabels, EndpointLabels, GeneratorMetrics, LabelLabels, LimitedMetrics, LossLabels, ProcessorLabels,
+    ReasonLabels,
+};
 pub use metrics::{
     CONTENT_TYPE, CatalogMetrics, DiscardedLabels, LiveMetrics, Metrics, ReceiveMetrics, ReceiverLabels, RefusedLabels,
     TenantLabels, WalMetrics,

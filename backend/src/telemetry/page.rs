@@ -6,9 +6,9 @@ use coati_tests::metrics_page;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use super::{
-    AccessLabels, BackendLabels, BackendRequestLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LevelLabels,
-    LossLabels, Metrics, OperationLabels, ProcessorLabels, QueryLabels, ReasonLabels, ReceiverLabels, RefusedLabels,
-    RequestLabels, StoreLabels, TenantLabels,
+    AccessLabels, BackendLabels, BackendRequestLabels, DiscardedLabels, EdgeLabels, EndpointLabels, LabelLabels,
+    LevelLabels, LimitedMetrics, LossLabels, Metrics, OperationLabels, ProcessorLabels, QueryLabels, ReasonLabels,
+    ReceiverLabels, RefusedLabels, RequestLabels, StoreLabels, TenantLabels,
 };
 
 /// Makes a series.
@@ -56,14 +56,26 @@ fn one_of_each() -> Metrics {
     touch(&compaction.outstanding_blocks, &tenant);
 
     let generator = &metrics.generator;
-    for counter in [&generator.spans, &generator.bytes, &generator.added, &generator.removed, &generator.limited] {
+    for counter in [&generator.spans, &generator.bytes, &generator.sanitized, &generator.dropped_edges] {
         touch(counter, &tenant);
     }
-    touch(&generator.edges, &tenant);
-    for gauge in [&generator.active, &generator.max_active, &generator.waiting_edges] {
+    for gauge in [&generator.edges, &generator.sanitized_demand, &generator.waiting_edges] {
         touch(gauge, &tenant);
     }
-    touch(&generator.discarded, &ReasonLabels { tenant: some(), reason: some() });
+    for LimitedMetrics { active, max_active, demand, added, removed, limited } in
+        [&generator.series, &generator.entities]
+    {
+        for gauge in [active, max_active, demand] {
+            touch(gauge, &tenant);
+        }
+        for counter in [added, removed, limited] {
+            touch(counter, &tenant);
+        }
+    }
+    let label = LabelLabels { tenant: some(), label_name: some() };
+    touch(&generator.label_demand, &label);
+    touch(&generator.limited_values, &label);
+    touch(&generator.discarded, &ReasonLabels { tenant: some(), processor: some(), reason: some() });
     touch(&generator.processors, &ProcessorLabels { tenant: some(), processor: some() });
     touch(&generator.failed_changes, &tenant);
     touch(&generator.expired_edges, &EdgeLabels { tenant: some(), unmatched_span_kind: some() });

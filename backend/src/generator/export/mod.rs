@@ -2,6 +2,7 @@
 //! sends them in order.
 
 mod connection;
+mod headers;
 mod message;
 mod otlp;
 #[cfg(test)]
@@ -19,6 +20,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::collected::{Collected, TenantSnapshot};
+pub(super) use headers::tenant_headers;
+pub use headers::{HeaderError, TenantHeaders};
 pub use queue::{Queue, decode_queued};
 pub use relabel::RelabelError;
 pub use send::Sender;

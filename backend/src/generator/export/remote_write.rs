@@ -11,7 +11,7 @@ use super::message::{RequestWriter, SamplesOf, SeriesOf, to_version_1};
 use super::queue::Queued;
 use super::relabel::Relabeling;
 use super::send::Outcome;
-use super::{ExportError, Format, Request, SERIES};
+use super::{ExportError, Format, Request, SERIES, TenantHeaders};
 use crate::config::{ProtobufMessage, RemoteWriteConfig};
 use crate::generator::collected::{Collected, Point, PointValue, SeriesState, TenantSnapshot};
 use crate::generator::expose::shown_trace_id;
@@ -116,6 +116,7 @@ pub(super) struct Server {
     /// Whether it is known to take no 2.0.
     only_1: bool,
     tells_tenant: bool,
+    headers: TenantHeaders,
 }
 
 /// What a server said of a request that it took, or took in part.
@@ -126,9 +127,13 @@ struct Written {
 }
 
 impl Server {
-    pub(super) fn new(config: &RemoteWriteConfig, tells_tenant: bool) -> Result<Self, ExportError> {
+    pub(super) fn new(
+        config: &RemoteWriteConfig,
+        tells_tenant: bool,
+        headers: TenantHeaders,
+    ) -> Result<Self, ExportError> {
         let connection = Connection::new(&Settings::of_remote_write(config))?;
-        Ok(Self { connection, message: config.protobuf_message, only_1: false, tells_tenant })
+        Ok(Self { connection, message: config.protobuf_message, only_1: false, tells_tenant, headers })
     }
 
     pub(super) async fn send(&mut self, queued: &Queued) -> Outcome {
@@ -151,6 +156,10 @@ impl Server {
         request = request.header("x-prometheus-remote-write-version", version);
         if self.tells_tenant {
             request = request.header(TENANT_HEADER, &queued.tenant);
+        }
+        if let Some(headers) = self.headers.of(&queued.tenant) {
+            // In place of others that are called so.
+            request = request.headers(headers);
         }
         let response = match request.send().await {
             Ok(response) => response,

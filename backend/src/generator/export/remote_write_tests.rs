@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use prost::Message;
 use rstest::rstest;
 
+use super::TenantHeaders;
 use super::send::Sender;
 use super::tests::{Histogram, Label, SPANS, WriteRequest, config, lost, queue, series_of};
 use crate::config::RemoteWriteConfig;
@@ -192,7 +193,8 @@ async fn the_version_is_negotiated(
     for after in [15_000, 30_000] {
         queue.push(&generator.collect(NOW_MS + after)).unwrap();
     }
-    let sender = tokio::spawn(Sender::remote_write(Arc::clone(&queue), &config, false).unwrap().run());
+    let sender = Sender::remote_write(Arc::clone(&queue), &config, false, TenantHeaders::default()).unwrap();
+    let sender = tokio::spawn(sender.run());
     while queue.oldest().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::queue::{Queue, Queued};
-use super::{ExportError, otlp, remote_write};
+use super::{ExportError, TenantHeaders, otlp, remote_write};
 use crate::config::{OtlpConfig, RemoteWriteConfig};
 
 /// Wait after the first failure; each is twice the one before, up to the longest.
@@ -51,7 +51,7 @@ pub(super) enum Outcome {
 /// Fails if the settings, or files that they name, cannot be used.
 pub(in crate::generator) fn check_remote_write(config: &RemoteWriteConfig) -> Result<(), ExportError> {
     remote_write::Encoding::new(config, "")?;
-    remote_write::Server::new(config, false).map(drop)
+    remote_write::Server::new(config, false, TenantHeaders::default()).map(drop)
 }
 
 /// The same of a server that takes OTLP.
@@ -60,13 +60,15 @@ pub(in crate::generator) fn check_otlp(config: &OtlpConfig) -> Result<(), Export
 }
 
 impl Sender {
-    /// Fails if the settings cannot be used. `tells_tenant`: whether the server is told the tenant.
+    /// Fails if the settings cannot be used. `tells_tenant`: whether the server is told the tenant. `headers`: what it is told
+    /// beside that.
     pub fn remote_write(
         queue: Arc<Queue>,
         config: &RemoteWriteConfig,
         tells_tenant: bool,
+        headers: TenantHeaders,
     ) -> Result<Self, ExportError> {
-        Ok(Self { queue, server: Server::RemoteWrite(remote_write::Server::new(config, tells_tenant)?) })
+        Ok(Self { queue, server: Server::RemoteWrite(remote_write::Server::new(config, tells_tenant, headers)?) })
     }
 
     /// The same of a server that takes OTLP.

@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use prost::Message;
 use rstest::rstest;
 
-use super::Format;
 use super::queue::{Queue, Queued, decode_queued};
 use super::remote_write::version_1;
 use super::send::Sender;
+use super::{Format, TenantHeaders};
 use crate::config::RemoteWriteConfig;
 use crate::generator::tests::{NOW_MS, counting, generator, of, span};
 use crate::telemetry::GeneratorMetrics;
@@ -301,10 +301,10 @@ proptest! {
     }
 }
 
-type Seen = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
+pub(super) type Seen = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
 
 /// A server that gives these answers, one after the other, and then takes everything.
-async fn server(answers: Vec<StatusCode>) -> (String, Seen) {
+pub(super) async fn server(answers: Vec<StatusCode>) -> (String, Seen) {
     let seen = Seen::default();
     let answers = Arc::new(Mutex::new(answers));
     let take = async |State((seen, answers)): State<(Seen, Arc<Mutex<Vec<StatusCode>>>)>, headers, body| {
@@ -336,7 +336,8 @@ async fn a_server_gets_everything_in_order(
     let folder = tempfile::tempdir().unwrap();
     let queue = Arc::new(queue(folder.path(), &config, 1 << 20));
     (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
-    let sender = tokio::spawn(Sender::remote_write(Arc::clone(&queue), &config, true).unwrap().run());
+    let sender = Sender::remote_write(Arc::clone(&queue), &config, true, TenantHeaders::default()).unwrap();
+    let sender = tokio::spawn(sender.run());
     while queue.oldest().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -376,7 +377,7 @@ fn bad_settings_are_named(#[case] yaml: &str, #[case] expected: &str) {
     let config: RemoteWriteConfig = serde_saphyr::from_str(&yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let sender = Queue::remote_write(folder.path(), &config, "traceID", 1, GeneratorMetrics::default())
-        .and_then(|queue| Sender::remote_write(Arc::new(queue), &config, false));
+        .and_then(|queue| Sender::remote_write(Arc::new(queue), &config, false, TenantHeaders::default()));
     let error = sender.unwrap_err();
     assert!(error.to_string().contains(expected), "{error}");
 }
