@@ -5,28 +5,27 @@
 //! library ([`record`], which the hooks on TCP call): that is certain. Libraries that are given memory instead of a socket
 //! move nothing then; for these what happens around their calls must agree ([`witness`]). See ADR 0019.
 
+mod session;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::LruHashMap;
 use coati_common::event::{Kind, Tls};
-use coati_common::follow::Meaning;
 use coati_common::limits;
 use coati_common::loss::Loss;
 use coati_common::sniff::{Sniff, TlsKind, TlsRecord};
-use coati_common::tls::{Session, SessionId};
+use coati_common::tls::SessionId;
 
+use self::session::{SEVERAL, SOCKETS, begin, bind, followed, known, session};
+pub use self::session::{free, key_of, key_of_session, socket_gone};
 use crate::emit;
 use crate::event_loop;
 use crate::exchange::{self, Caller, now};
 use crate::iov::{self, Source};
 use crate::kread::user;
-use crate::maps::NO_PREALLOC;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket, stream};
 use crate::strand::{self, ByThread, Strand};
-
-/// The socket of a session that has moved records on several.
-const SEVERAL: u64 = u64::MAX;
 
 /// What is known of where the record lies that a call is about.
 mod place {
@@ -92,14 +91,6 @@ pub struct Thread {
     /// Its bytes behind the header.
     outside_length: u32,
 }
-
-/// Sessions that speak HTTP, or of which a record has come in parts.
-#[map]
-static SESSIONS: HashMap<SessionId, Session> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
-
-/// The sessions whose socket is known, by its address.
-#[map]
-static SOCKETS: HashMap<u64, SessionId> = HashMap::with_max_entries(limits::TLS_SESSIONS, NO_PREALLOC);
 
 /// Processes that were told of as speaking TLS.
 #[map]
@@ -339,18 +330,6 @@ fn witness(id: &SessionId, call: &Thread, len: u64) -> Option<()> {
     Some(())
 }
 
-/// The library forgets the session.
-#[inline(always)]
-pub fn free(caller: Caller, object: u64) -> Option<()> {
-    let id = caller.session(object);
-    let session = *followed(&id)?;
-    exchange::session_gone(session.key);
-    if SOCKETS.get_ptr(session.socket).is_some() {
-        let _gone_is_fine = SOCKETS.remove(session.socket);
-    }
-    SESSIONS.remove(id).ok()
-}
-
 /// A TLS record, or `len` bytes that begin with one, moves on a socket: if it does so within a call of a library, it
 /// belongs to the session of that.
 #[inline(always)]
@@ -463,30 +442,6 @@ pub fn is_in_call(caller: Caller) -> bool {
     strand::thread_call(caller).is_some_and(|thread| unsafe { (*thread).object != 0 })
 }
 
-/// Key in `CONNECTIONS` of the session on `socket`.
-#[inline(always)]
-pub fn key_of(socket: u64) -> Option<u64> {
-    let id = SOCKETS.get_ptr(socket)?;
-    // SAFETY: as above.
-    Some(followed(unsafe { &*id })?.key)
-}
-
-/// Key in `CONNECTIONS` of a session.
-#[inline(always)]
-pub fn key_of_session(id: &SessionId) -> Option<u64> {
-    Some(followed(id)?.key)
-}
-
-/// `socket` is gone, and so is the session on it.
-#[inline(always)]
-pub fn socket_gone(socket: u64) -> Option<()> {
-    let id = SOCKETS.get_ptr(socket)?;
-    // SAFETY: as above.
-    let id = unsafe { *id };
-    let _gone_is_fine = SESSIONS.remove(id);
-    SOCKETS.remove(socket).ok()
-}
-
 /// Tells once that a process speaks TLS.
 ///
 /// Exported, so that its record does not count as stack of every hook.
@@ -529,71 +484,4 @@ fn thread<S: Strand>(strand: &S) -> Option<&'static mut Thread> {
     }
     // SAFETY: as in `exchange::followed`; the entry belongs to this thread.
     S::calls().get_ptr_mut(strand.key()).map(|thread| unsafe { &mut *thread })
-}
-
-/// The session, which begins to be followed if the `len` bytes at `source` may be the first of HTTP.
-#[inline(always)]
-fn session(id: &SessionId, source: &Source, len: u64) -> Option<&'static mut Session> {
-    if let Some(session) = followed(id) {
-        return Some(session);
-    }
-    Meaning::first(&source.sniff(len)?)?;
-    begin(id)
-}
-
-#[inline(always)]
-fn followed(id: &SessionId) -> Option<&'static mut Session> {
-    // SAFETY: as in `exchange::followed`.
-    SESSIONS.get_ptr_mut(id).map(|session| unsafe { &mut *session })
-}
-
-#[inline(always)]
-fn begin(id: &SessionId) -> Option<&'static mut Session> {
-    let session = Session {
-        key: emit::new_connection(),
-        socket: 0,
-        candidate: 0,
-        witnesses: 0,
-        has_match: 0,
-        position: 0,
-        place: place::NONE,
-        retries: 0,
-        reserved: 0,
-    };
-    if SESSIONS.insert(id, session, 0).is_err() {
-        emit::lost(Loss::ConnectionsFull);
-        return None;
-    }
-    followed(id)
-}
-
-/// Notes that the session's records moved on `socket`.
-#[inline(always)]
-fn bind(id: &SessionId, session: &mut Session, socket: u64) {
-    if socket == 0 || session.socket == socket || session.socket == SEVERAL {
-        return;
-    }
-    if session.socket != 0 || socket == SEVERAL {
-        if session.socket != 0 {
-            let _gone_is_fine = SOCKETS.remove(session.socket);
-        }
-        session.socket = SEVERAL;
-        return;
-    }
-    if SOCKETS.insert(socket, *id, 0).is_ok() {
-        session.socket = socket;
-    }
-}
-
-/// The address, if it is one; else 0.
-#[inline(always)]
-fn known(socket: u64) -> u64 {
-    if socket == SEVERAL { 0 } else { socket }
-}
-
-impl Caller {
-    #[inline(always)]
-    const fn session(self, object: u64) -> SessionId {
-        SessionId { tgid: self.tgid(), reserved: 0, object }
-    }
 }
