@@ -23,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("overrides", overrides),
     ("otlp_json", otlp_json),
     ("remote_write_queue", remote_write_queue),
+    ("span_names", span_names),
     ("traceql", traceql),
     ("wal", wal),
 ];
@@ -45,6 +46,11 @@ pub fn generator_state(bytes: &[u8]) {
 /// Samples of a tenant.
 pub fn history(bytes: &[u8]) {
     let _ = promql::check_history(bytes);
+}
+
+/// Names of spans, one a line, as patterns.
+pub fn span_names(bytes: &[u8]) {
+    assert!(generator::check_names(&String::from_utf8_lossy(bytes)));
 }
 
 /// A request that waits to be sent.

@@ -54,6 +54,7 @@ use tenant::Tenant;
 
 pub use check::{SettingError, check, check_tenant, check_tenants};
 pub use collected::Collected;
+pub use drain::check_names;
 pub use export::{ExportError, HeaderError, Queue, RelabelError, Sender, TenantHeaders, decode_queued};
 pub use filter::FilterError;
 pub use http::{Latest, router};

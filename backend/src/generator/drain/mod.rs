@@ -199,6 +199,15 @@ impl Cluster {
     }
 }
 
+/// Makes patterns of names, one a line, with little room; false if one of them is not its own pattern. For the fuzz target.
+pub fn check_names(names: &str) -> bool {
+    let mut drain = Drain::new(50, 3);
+    names.lines().all(|name| {
+        let pattern = drain.pattern(name).unwrap_or(name).to_owned();
+        drain.pattern(&pattern).is_none()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
