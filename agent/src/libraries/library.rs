@@ -182,6 +182,11 @@ pub(super) fn candidates(
     found
 }
 
+/// Whether a library has the interpreter in it, as `libpython3.11.so.1.0` has; `libpython3.so` refers to that only.
+fn is_python(name: &str) -> bool {
+    name.strip_prefix("libpython3.").is_some_and(|rest| rest.starts_with(|it: char| it.is_ascii_digit()))
+}
+
 /// What a shared library is by its name. Packages bring copies with names of their own, such as `libssl-1a2b3c.so.1.1`.
 fn shared(path: &str) -> Option<Kind> {
     let name = path.rsplit('/').next()?;
@@ -195,7 +200,7 @@ fn shared(path: &str) -> Option<Kind> {
         Some(Kind::Node)
     } else if name == "libcuda.so" || name.starts_with("libcuda.so.") {
         Some(Kind::Cuda)
-    } else if is_library && name.starts_with("libpython3.") {
+    } else if is_library && is_python(name) {
         Some(Kind::Python)
     } else {
         None

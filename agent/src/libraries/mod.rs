@@ -372,8 +372,12 @@ impl Libraries {
                 return false;
             }
         };
-        if probes.points.is_empty() && is_first {
+        if probes.points.is_empty() {
             watch(source, tgid, mapped, probes.runtime);
+            if let Some(file) = self.files.get_mut(&mapped.id) {
+                file.habits = habits_now.with(known);
+                return true;
+            }
             self.leave_out(mapped.id, habits, probes.runtime);
             return false;
         }
@@ -399,7 +403,6 @@ impl Libraries {
         let file = self.files.entry(mapped.id).or_insert(new);
         file.runtime = file.runtime.or(runtime);
         file.habits = habits_now.with(known);
-        file.runtime = file.runtime.or(runtime);
         file.attachment = match (file.attachment.take(), attachment) {
             (Some(before), Some(more)) => Some(before.with(more)),
             (before, more) => before.or(more),

@@ -160,7 +160,7 @@ fn processes_written_in_go_are_told_of() {
     libraries.asks(10, SECOND);
     libraries.tick(SECOND, &mut kernel, &mut |_| true);
     node.process(11, "/usr/bin/ntfy", &[(1, "/usr/bin/ntfy", &program)]);
-    libraries.asks(11, SECOND);
+    libraries.started(11, SECOND);
     libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
     let calls = |kernel: &Kernel| {
         let points = kernel.probed.iter().flat_map(|(_, points)| points);
@@ -396,7 +396,7 @@ fn python_is_probed_when_it_is_crowded() {
     assert_eq!(kernel.probed.len(), 2);
     assert!(kernel.probed[1].1.iter().any(copies), "{:?}", kernel.probed[1]);
     assert_eq!(kernel.interpreters.len(), 1);
-    libraries.started(11, SECOND);
+    libraries.asks(11, SECOND);
     libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
     assert_eq!((kernel.probed.len(), kernel.interpreters.last().unwrap().0), (2, 11));
 }
