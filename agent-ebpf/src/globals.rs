@@ -121,6 +121,8 @@ offsets! {
     REGS_STACK,
     /// `pt_regs`: the register in which compiled Go code has its goroutine, absent where that is not known
     REGS_GOROUTINE,
+    /// `task_struct.thread.fsbase`: where a thread has its own data, absent where registers are not those of x86-64
+    TASK_THREAD_BASE,
 }
 
 /// The agent's own process, which is not watched; 0 watches every process.

@@ -22,6 +22,7 @@ mod hooks {
     mod go;
     pub mod kprobes;
     mod process;
+    mod python;
     mod state;
     mod syscalls;
     mod trampolines;
@@ -32,6 +33,7 @@ mod iov;
 mod kread;
 mod maps;
 mod node;
+mod python;
 mod scratch;
 mod sock;
 mod strand;

@@ -14,6 +14,7 @@ use crate::frames::{self, Told};
 use crate::goroutine;
 use crate::iov::Source;
 use crate::node;
+use crate::python;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
 use crate::tail;
@@ -47,6 +48,7 @@ pub struct Moved {
 pub fn tell(slot: Slot, connection: &Connection, meaning: Meaning) {
     if meaning.begins() {
         if begin_moved(slot.number()) != 0 {
+            begin_served(slot.number());
             begin_placed(slot.number());
         }
     } else if connection.phase == phase::HTTP2 {
@@ -56,7 +58,7 @@ pub fn tell(slot: Slot, connection: &Connection, meaning: Meaning) {
     }
 }
 
-/// A request has begun: makes its record, but for where it was sent.
+/// A request has begun: makes its record, but for where it was sent and what for.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn begin_moved(slot: u64) -> u64 {
@@ -127,7 +129,7 @@ fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Mo
     }
     if is_served {
         // Go's server reads the first byte in a goroutine of its own.
-        goroutine::serves(connection.connection, connection.exchange.into());
+        serves(connection.connection, connection.exchange, python::python_context());
     }
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
@@ -171,17 +173,12 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     if !readable {
         emit::lost(Loss::PayloadUnreadable);
     }
-    let served = served(slot, connection);
-    if connection.role == role::SERVER && !is_http2 {
-        goroutine::serves(connection.connection, connection.exchange.into());
-        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
-    }
     if moved.socket.is_unix() && connection.exchange == 1 {
         tell_unix(slot.number(), moved.socket.address, connection.connection, moved.time_ns);
     }
     let record = slot.record::<Begin>()?;
     let head = &mut record.head;
-    head.served = served;
+    head.served = Served::NONE;
     head.header = emit::header(if is_http2 { Kind::Http2 } else { Kind::Begin }, moved.time_ns);
     head.connection = connection.connection;
     head.socket = moved.socket.key;
@@ -203,6 +200,29 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     head.last = last;
     head.previous = moved.previous;
     Some(())
+}
+
+/// Adds what a client's request is made for to the record of [`begin_moved`]; who has read a server's works for it from now on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_served(slot: u64) -> u64 {
+    let slot = Slot::numbered(slot);
+    let Some(record) = slot.record::<Begin>() else { return 0 };
+    let head = &mut record.head;
+    let context = python::python_context();
+    if python::is_context(context) {
+        head.flags |= begin_flags::CONTEXT;
+    } else if context == python::OUTSIDE {
+        head.flags |= begin_flags::THREAD;
+    }
+    if head.role == role::CLIENT {
+        find_served(slot, context);
+        head.served = slot.served().map_or(Served::NONE, |served| *served);
+    } else if head.header.kind == Kind::Begin as u32 {
+        serves(head.connection, head.exchange, context);
+        node::node_receives(slot.number(), head.connection, head.exchange.into());
+    }
+    1
 }
 
 /// Adds where a request was sent to the record of [`begin_moved`], and writes it.
@@ -232,16 +252,27 @@ pub extern "C" fn begin_placed(slot: u64) -> u64 {
     1
 }
 
-/// The request that a client's is made for, as far as the event loop or the goroutine tells.
+/// Whoever has read of this server's request works for it: the goroutine, or the context of Python.
 #[inline(always)]
-fn served(slot: Slot, connection: &Connection) -> Served {
-    if connection.role != role::CLIENT {
-        return Served::NONE;
+fn serves(connection: u64, exchange: u32, context: u64) {
+    if python::is_context(context) {
+        python::serves_in(context, connection, exchange.into());
+    } else {
+        goroutine::serves(connection, exchange.into());
     }
-    if event_loop::find_turn(slot.number()) == 0 && node::find_callback(slot.number()) == 0 {
-        goroutine::find_served(slot.number());
+}
+
+/// Leaves the request that a client's is made for in the slot, as far as the event loop tells, the goroutine, or the context of
+/// Python.
+#[inline(always)]
+fn find_served(slot: Slot, context: u64) {
+    if event_loop::find_turn(slot.number()) != 0 || node::find_callback(slot.number()) != 0 {
+        return;
     }
-    slot.served().map_or(Served::NONE, |served| *served)
+    goroutine::find_served(slot.number());
+    if python::is_context(context) {
+        python::find_served_in(slot.number(), context);
+    }
 }
 
 /// Tells the name of the Unix socket at `sk`. Uses the slot's record, and leaves its payload alone.
@@ -279,14 +310,17 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
         flags |= data_flags::UNREADABLE;
         emit::lost(Loss::PayloadUnreadable);
     }
-    let served = if direction == direction::REQUEST { served(slot, connection) } else { Served::NONE };
+    let is_asked = direction == direction::REQUEST && connection.role == role::CLIENT;
+    if is_asked {
+        find_served(slot, python::python_context());
+    }
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
     begin_data(head, caller, connection, moved, direction);
     head.payload_len = len as u16;
     head.flags = flags;
     head.last = mark;
-    head.served = served;
+    head.served = if is_asked { slot.served().map_or(Served::NONE, |served| *served) } else { Served::NONE };
     emit::record(record, len, Loss::RingFullData);
     Some(())
 }

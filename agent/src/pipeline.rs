@@ -356,8 +356,9 @@ impl CaptureThread {
             cuda: attached.has_cuda(),
             go: attached.has_go(),
             loops: attached.has_loops(),
+            python: attached.has_python(),
         };
-        let has_probes = wanted.tls || wanted.cuda || wanted.go || wanted.loops;
+        let has_probes = wanted.tls || wanted.cuda || wanted.go || wanted.loops || wanted.python;
         let mut source = Capture::new(programs);
         let mut processes = Processes::new(tree.clone(), config.selection()).in_pods(kubernetes.clone());
         let libraries = has_probes.then(|| {

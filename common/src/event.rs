@@ -104,7 +104,7 @@ pub struct Totals {
 }
 
 /// The request that a client's request is made for, as far as the kernel knows: in programs written in Go by goroutine, in
-/// those with event loops as they keep it.
+/// those with event loops as they keep it, in Python by context.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Served {
@@ -131,6 +131,10 @@ pub mod begin_flags {
     pub const TLS: u8 = 2;
     /// The connection is a pair of Unix sockets. Addresses and ports are zeros.
     pub const UNIX: u8 = 4;
+    /// The thread runs Python, and outside of all contexts: nothing but the thread tells what it works for.
+    pub const THREAD: u8 = 8;
+    /// The thread runs Python, in a context.
+    pub const CONTEXT: u8 = 16;
 }
 
 /// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.

@@ -17,6 +17,7 @@ pub mod loss;
 #[cfg(feature = "otlp-json")]
 pub mod otlp_json;
 pub mod prometheus;
+pub mod python;
 pub mod sniff;
 pub mod stitch;
 pub mod tls;

@@ -42,6 +42,18 @@ pub const EVENT_LOOPS: u32 = 4096;
 /// Connections that were made in callbacks, and on which nothing was sent yet, of which it is remembered for which request.
 pub const MADE: u32 = 4096;
 
+/// Processes that run Python of which it is told where the interpreter keeps its threads' states.
+pub const PYTHON_PROCESSES: u32 = 4096;
+
+/// Threads of these whose states were found.
+pub const PYTHON_THREADS: u32 = 32_768;
+
+/// Contexts of Python of which the request is remembered that they work for.
+pub const PYTHON_CONTEXTS: u32 = 16_384;
+
+/// Contexts of Python from which others come in which requests were read.
+pub const PYTHON_READERS: u32 = 8192;
+
 /// Processes that speak TLS without a library that is known, of which that is remembered.
 pub const TLS_PROCESSES: u32 = 1024;
 

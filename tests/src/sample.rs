@@ -1,4 +1,5 @@
-//! The sample system: nginx → FastAPI under uvicorn → Node → Go, all real, all on 127.0.0.1 or on several nodes.
+//! The sample system: nginx → FastAPI under uvicorn → Node → Go, all real, all on 127.0.0.1 or on several nodes. A longer one has two
+//! more between the last two.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,7 +18,7 @@ use crate::tools::{system, target, tool, workspace};
 /// How long a server may take until it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// The four servers, in the order in which a request passes them.
+/// The servers, in the order in which a request passes them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Server {
     /// Debian's nginx: static files, and a proxy in front of FastAPI.
@@ -26,13 +27,19 @@ pub enum Server {
     FastApi,
     /// Node's own HTTP server.
     Node,
+    /// The server of Python's standard library with a thread for each connection.
+    Threads,
+    /// Go's `net/http`, which passes requests on.
+    GoBetween,
     /// Go's `net/http`.
     Go,
 }
 
 impl Server {
-    /// All of them.
+    /// Those of the sample system.
     pub const ALL: [Self; 4] = [Self::Nginx, Self::FastApi, Self::Node, Self::Go];
+    /// The same with all that pass requests on.
+    pub const CHAIN: [Self; 6] = [Self::Nginx, Self::FastApi, Self::Node, Self::Threads, Self::GoBetween, Self::Go];
 
     /// The port on which it listens where each is on a node of its own.
     pub const fn port_across(self) -> u16 {
@@ -40,6 +47,8 @@ impl Server {
             Self::Nginx => 8000,
             Self::FastApi => 8010,
             Self::Node => 8020,
+            Self::Threads => 8040,
+            Self::GoBetween => 8050,
             Self::Go => 8030,
         }
     }
@@ -47,8 +56,8 @@ impl Server {
     /// The node on which it is there: every call is one to another node.
     const fn node(self) -> Node {
         match self {
-            Self::Nginx | Self::Node => Node::A,
-            Self::FastApi | Self::Go => Node::B,
+            Self::Nginx | Self::Node | Self::GoBetween => Node::A,
+            Self::FastApi | Self::Threads | Self::Go => Node::B,
         }
     }
 
@@ -58,6 +67,8 @@ impl Server {
             Self::Nginx => "nginx",
             Self::FastApi => "shop",
             Self::Node => "prices",
+            Self::Threads => "depot",
+            Self::GoBetween => "chain",
             Self::Go => "stock",
         }
     }
@@ -100,16 +111,16 @@ impl Sample {
         Self::start_at(folder, wanted, places, &|_, program| Ok(Command::new(program)), &|_, wait| wait())
     }
 
-    /// Starts the four servers on two nodes, by turns, so that each call goes to the other one.
-    pub fn start_across(folder: &Path, nodes: &Nodes) -> Result<Self> {
+    /// Starts servers on two nodes, by turns, so that each call goes to the other one: of [`Server::ALL`] or of [`Server::CHAIN`].
+    pub fn start_across(folder: &Path, nodes: &Nodes, wanted: &[Server]) -> Result<Self> {
         let place = |server: Server| {
             let port = server.port_across();
             let listens = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
             (server, Place { listens, reached: server.node().reached(port) })
         };
-        let places = Server::ALL.into_iter().map(place).collect();
+        let places = wanted.iter().copied().map(place).collect();
         let command = |server: Server, program: &OsStr| Ok(nodes.command(server.node(), program));
-        Self::start_at(folder, &Server::ALL, places, &command, &|server, wait| nodes.on(server.node(), wait)?)
+        Self::start_at(folder, wanted, places, &command, &|server, wait| nodes.on(server.node(), wait)?)
     }
 
     /// `command` makes a command that runs where the server is to be, `there` does something there.
@@ -127,7 +138,7 @@ impl Sample {
         let sources = workspace().join("tests/sample");
 
         // The back first: each has what it asks before it is asked itself.
-        for server in Server::ALL.into_iter().rev().filter(|server| wanted.contains(server)) {
+        for server in Server::CHAIN.into_iter().rev().filter(|server| wanted.contains(server)) {
             let (name, mut command) = sample.command(server, &sources, &|program| command(server, program))?;
             let mut running = Running::start(name, &sample.folder, &mut command)?;
             let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, sample.listens(server)?.port()));
@@ -154,6 +165,8 @@ impl Sample {
             Server::Nginx => "nginx-access.log",
             Server::FastApi => "fastapi.log",
             Server::Node => "node.log",
+            Server::Threads => "threads.log",
+            Server::GoBetween => "go-between.log",
             Server::Go => "go.log",
         };
         let text = fs::read_to_string(self.folder.join(file)).with_context(|| file.to_owned())?;
@@ -176,6 +189,12 @@ impl Sample {
         Ok(self.places.get(&server).context("every server has a place")?.listens)
     }
 
+    /// The first of these that is there.
+    fn url_of(&self, servers: &[Server]) -> String {
+        let found = servers.iter().find(|server| self.places.contains_key(server));
+        found.map_or_else(String::new, |server| self.url(*server))
+    }
+
     /// The name of its log, and how it is started.
     fn command(
         &self,
@@ -190,11 +209,22 @@ impl Sample {
                 go.env("SAMPLE_LISTEN", listens.to_string());
                 ("go", go)
             }
+            Server::GoBetween => {
+                let mut go = command(go_program("chain", false)?.as_os_str())?;
+                go.args(["-http1", "-listen", &listens.to_string(), "-next", &self.url(Server::Go)]);
+                ("go-between", go)
+            }
+            Server::Threads => {
+                let mut python = command(tool("python/bin/python")?.as_os_str())?;
+                python.arg(sources.join("depot.py")).env("SAMPLE_NEXT", self.url(Server::GoBetween));
+                python.env("SAMPLE_HOST", listens.ip().to_string()).env("SAMPLE_PORT", listens.port().to_string());
+                ("threads", python)
+            }
             Server::Node => {
                 let mut node = command(system("node")?.as_os_str())?;
                 node.arg(sources.join("prices.js"));
                 node.env("SAMPLE_HOST", listens.ip().to_string()).env("SAMPLE_PORT", listens.port().to_string());
-                node.env("SAMPLE_GO", self.url(Server::Go));
+                node.env("SAMPLE_GO", self.url_of(&[Server::Threads, Server::Go]));
                 ("node", node)
             }
             Server::FastApi => {

@@ -28,7 +28,7 @@ fn a_request_through_two_nodes_is_one_trace() -> Result<()> {
     let nodes = Nodes::new(&Server::ALL.map(Server::port_across))?;
     // Nothing leaves memory before the end.
     let mut backend = Backend::start(folder.path(), &["--cut-idle", "10m", "--cut-max-age", "10m"])?;
-    let sample = Sample::start_across(&folder.path().join("sample"), &nodes)?;
+    let sample = Sample::start_across(&folder.path().join("sample"), &nodes, &Server::ALL)?;
     let mut agents = [
         agent_of(&folder.path().join("a"), &backend, "{nginx,node}")?,
         agent_of(&folder.path().join("b"), &backend, "{python3*,stock}")?,

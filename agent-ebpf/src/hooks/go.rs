@@ -148,12 +148,12 @@ fn result(ctx: &ProbeContext) -> i64 {
 /// on that architecture only.
 const R14: usize = 1;
 const RBX: usize = 5;
-const RAX: usize = 10;
+pub(super) const RAX: usize = 10;
 const RCX: usize = 11;
 const RSP: usize = 19;
 
 #[inline(always)]
-fn register(ctx: &ProbeContext, index: usize) -> u64 {
+pub(super) fn register(ctx: &ProbeContext, index: usize) -> u64 {
     // SAFETY: the context of a uprobe is a `struct pt_regs`, which has more words; the verifier checks that.
     unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>().add(index)) }
 }

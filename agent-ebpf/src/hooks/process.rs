@@ -14,6 +14,7 @@ use crate::goroutine;
 use crate::kread::{Typed, pointer};
 use crate::maps::{CALLS, RECEIVES, SKIPPED};
 use crate::node;
+use crate::python;
 use crate::strand;
 use crate::tls;
 
@@ -27,6 +28,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     tls::process_gone(tgid);
     goroutine::process_gone(tgid);
     event_loop::process_gone(tgid);
+    python::process_gone(tgid);
     // The thread may have had another number: it is the process's first one now.
     thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
@@ -58,6 +60,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
         tls::process_gone(tgid);
         goroutine::process_gone(tgid);
         event_loop::process_gone(tgid);
+        python::process_gone(tgid);
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }
     0
@@ -71,6 +74,7 @@ fn thread_gone(pid_tgid: u64) {
     strand::thread_gone(pid_tgid);
     event_loop::thread_gone(pid_tgid);
     node::thread_gone(pid_tgid);
+    python::thread_gone(pid_tgid);
 }
 
 /// No other thread of the process is alive. Without the count of them: the first thread goes, usually as the last.

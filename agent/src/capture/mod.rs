@@ -14,6 +14,7 @@ use std::time::Duration;
 use coati_common::cuda;
 use coati_common::event::Connection;
 use coati_common::go::Layout;
+use coati_common::python::Interpreter;
 
 use crate::ebpf::{Attachment, ProbePoint, UprobeError};
 
@@ -48,6 +49,9 @@ pub trait Source {
 
     /// The process runs nginx, and this is where a request has its HTTP/2 stream; 0 if that is not known.
     fn watch_nginx(&mut self, tgid: u32, stream: u32);
+
+    /// The process runs Python, and this is where it keeps what its threads do.
+    fn watch_python(&mut self, tgid: u32, interpreter: Interpreter);
 
     /// Forgets the TLS sessions of processes that are gone; what is left of their connections.
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError>;

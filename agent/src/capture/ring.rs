@@ -9,6 +9,7 @@ use coati_common::cuda;
 use coati_common::event::Connection;
 use coati_common::go::Layout;
 use coati_common::loss::Loss;
+use coati_common::python::Interpreter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -166,6 +167,10 @@ impl Source for Capture {
 
     fn watch_nginx(&mut self, tgid: u32, stream: u32) {
         self.programs.maps.watch_nginx(tgid, stream);
+    }
+
+    fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {
+        self.programs.maps.watch_python(tgid, interpreter);
     }
 
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {

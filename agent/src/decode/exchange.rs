@@ -78,6 +78,20 @@ pub struct Origin {
     pub begin_ns: u64,
     /// Of a client's: the server's that it is made for, where the kernel knows.
     pub served: Option<ExchangeId>,
+    /// What the thread that moved the request's first bytes was doing then.
+    pub within: Within,
+}
+
+/// What tells for what a thread works.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Within {
+    /// Nothing, or what is told as [`Origin::served`].
+    #[default]
+    Unknown,
+    /// The thread itself: it runs Python, outside of all contexts.
+    Thread,
+    /// The context of Python in which it runs: what is copied from that, in which a request is read, works for the request.
+    Context,
 }
 
 impl Origin {
@@ -103,6 +117,13 @@ impl Origin {
             is_tls: flags & begin_flags::TLS != 0,
             is_unix,
             served: served(begin.served),
+            within: if flags & begin_flags::CONTEXT != 0 {
+                Within::Context
+            } else if flags & begin_flags::THREAD != 0 {
+                Within::Thread
+            } else {
+                Within::Unknown
+            },
         }
     }
 
@@ -115,7 +136,7 @@ impl Origin {
     /// what the client has sent since.
     pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, by: By) -> Self {
         (self.id.place, self.begin_ns) = (stream, begin_ns);
-        (self.tgid, self.tid, self.served) = (by.tgid, by.tid, by.served);
+        (self.tgid, self.tid, self.served, self.within) = (by.tgid, by.tid, by.served, Within::Unknown);
         self.move_on(at);
         self.set_request(stream.into());
         self

@@ -29,6 +29,7 @@ mod tests;
 pub use counters::DecodeCounters;
 pub use exchange::{
     Bodies, Exchange, ExchangeId, Failure, Grpc, Incomplete, Key, Origin, Progress, Role, WebSocket, WebSocketSide,
+    Within,
 };
 pub use http1::{Framing, Head, HeadError, RequestHead, ResponseHead, Upgrade};
 #[doc(hidden)]

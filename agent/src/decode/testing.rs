@@ -27,6 +27,10 @@ pub(crate) struct Wire {
     pub(crate) positions_known: bool,
     /// The request that what is told is for.
     pub(crate) served: Served,
+    /// The thread, if it runs Python outside of contexts.
+    pub(crate) thread: Option<u32>,
+    /// It does so in a context.
+    pub(crate) in_context: bool,
     /// Bytes of frames that are copied in one call.
     pub(crate) frames_room: usize,
     pub(crate) local: ([u8; 16], u16),
@@ -52,6 +56,8 @@ impl Wire {
             server_position: 5_000,
             positions_known: true,
             served: Served::NONE,
+            thread: None,
+            in_context: false,
             frames_room: usize::MAX,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
@@ -237,7 +243,7 @@ impl Wire {
             socket: self.state.connection << 8,
             exchange: self.state.exchange,
             tgid: self.tgid,
-            tid: self.tgid + 1,
+            tid: self.thread.unwrap_or(self.tgid + 1),
             netns: 1,
             client_position: self.unix.unwrap_or(self.client_position),
             server_position: if self.unix.is_some() { 0 } else { self.server_position },
@@ -247,7 +253,9 @@ impl Wire {
             remote_port: self.remote.1,
             role: self.state.role,
             flags: if self.positions_known { begin_flags::POSITIONS } else { 0 }
-                | if self.unix.is_some() { begin_flags::UNIX } else { 0 },
+                | if self.unix.is_some() { begin_flags::UNIX } else { 0 }
+                | if self.thread.is_some() { begin_flags::THREAD } else { 0 }
+                | if self.in_context { begin_flags::CONTEXT } else { 0 },
             payload_len: payload.len() as u16,
             len,
             last,

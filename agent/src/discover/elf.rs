@@ -4,6 +4,7 @@
 //! builds have hundreds of megabytes; only the header, the section table and the names of the sections are read.
 
 mod go;
+mod returns;
 mod symbols;
 
 use std::{fs::File, io, os::unix::fs::FileExt};

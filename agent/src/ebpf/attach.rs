@@ -12,10 +12,11 @@ use super::plan::{self, Group, Plan, Point, Probe, list, plan};
 use crate::kernel::features::{Features, HookSet};
 use crate::telemetry::chain;
 
-/// What the programs for TLS libraries, for Go, for event loops, and for CUDA's library, are called.
+/// What the programs for TLS libraries, for Go, for event loops, for Python, and for CUDA's library, are called.
 const TLS: &str = "tls";
 const GO: &str = "go";
 const LOOPS: &str = "loops";
+const PYTHON: &str = "python";
 const CUDA: &str = "cuda";
 
 /// What is watched.
@@ -43,6 +44,11 @@ impl Attached {
     /// Whether probes can be attached to programs with event loops.
     pub fn has_loops(&self) -> bool {
         self.on.contains(&LOOPS)
+    }
+
+    /// Whether probes can be attached to Python.
+    pub fn has_python(&self) -> bool {
+        self.on.contains(&PYTHON)
     }
 
     /// Whether probes can be attached to CUDA's driver library.
@@ -88,6 +94,7 @@ pub(super) fn attach(
                     (TLS, options.tls, plan::tls as fn(&Features) -> Result<Group, String>),
                     (GO, options.tls, plan::go),
                     (LOOPS, options.tls, plan::loops),
+                    (PYTHON, options.tls, plan::python),
                     (CUDA, options.cuda, plan::cuda),
                 ];
                 for (name, _, group) in libraries.into_iter().filter(|(_, is_wanted, _)| *is_wanted) {

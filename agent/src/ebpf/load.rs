@@ -22,6 +22,27 @@ use crate::kernel::offsets::{OffsetError, Offsets};
 /// The object, empty in a build without the programs.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/coati.bpf"));
 
+/// Maps that are of no use without the probes for TLS libraries, Go, event loops and Python.
+const OF_TLS: [&str; 17] = [
+    "SESSIONS",
+    "SOCKETS",
+    "THREADS",
+    "SENDS",
+    "GOROUTINES",
+    "GO_SENDS",
+    "GO_PROCESSES",
+    "WORK",
+    "ROUND_TRIPS",
+    "TURNS",
+    "NGINX_PROCESSES",
+    "CALLBACKS",
+    "CONNECTED",
+    "PYTHON_PROCESSES",
+    "PYTHON_THREADS",
+    "CONTEXTS",
+    "READERS",
+];
+
 /// How the programs are to be set up.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -260,21 +281,7 @@ fn ebpf(options: &Options, offsets: &Offsets) -> Result<Ebpf, LoadError> {
         .map_max_entries("RECORDS", options.ring_bytes);
     if !options.tls {
         // Each bucket of these takes memory, used or not.
-        for map in [
-            "SESSIONS",
-            "SOCKETS",
-            "THREADS",
-            "SENDS",
-            "GOROUTINES",
-            "GO_SENDS",
-            "GO_PROCESSES",
-            "WORK",
-            "ROUND_TRIPS",
-            "TURNS",
-            "NGINX_PROCESSES",
-            "CALLBACKS",
-            "CONNECTED",
-        ] {
+        for map in OF_TLS {
             loader.map_max_entries(map, 1);
         }
     }

@@ -7,6 +7,7 @@ use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
 use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
 use coati_common::loss::Loss;
+use coati_common::python::Interpreter;
 use coati_common::tls::{Session, SessionId};
 
 /// A map is missing or cannot be used.
@@ -63,6 +64,14 @@ struct Fields(Layout);
 // SAFETY: as above.
 unsafe impl Pod for Fields {}
 
+/// [`Interpreter`] as a value of a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Python(Interpreter);
+
+// SAFETY: as above.
+unsafe impl Pod for Python {}
+
 /// [`Process`] as a value of a map.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -90,6 +99,7 @@ pub struct Maps {
     go_sends: HashMap<MapData, Goroutine, [u8; SEND_BYTES]>,
     go_processes: HashMap<MapData, u32, Fields>,
     nginx_processes: HashMap<MapData, u32, u32>,
+    python_processes: HashMap<MapData, u32, Python>,
     cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
@@ -106,6 +116,7 @@ impl Maps {
             go_sends: take(ebpf, "GO_SENDS")?,
             go_processes: take(ebpf, "GO_PROCESSES")?,
             nginx_processes: take(ebpf, "NGINX_PROCESSES")?,
+            python_processes: take(ebpf, "PYTHON_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
@@ -162,6 +173,11 @@ impl Maps {
     pub fn watch_nginx(&mut self, tgid: u32, stream: u32) {
         // As above, of requests that come by HTTP/2.
         let _full = self.nginx_processes.insert(tgid, stream, 0);
+    }
+
+    /// The process runs Python, and this is where it keeps what its threads do. The same.
+    pub fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {
+        let _full = self.python_processes.insert(tgid, Python(interpreter), 0);
     }
 
     /// What the processes have called of CUDA that have called it.

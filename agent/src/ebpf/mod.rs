@@ -12,4 +12,6 @@ pub use attach::Attached;
 pub use load::{Cost, LoadError, Options, Programs};
 pub use maps::{Maps, MapsError};
 pub use plan::plan;
-pub use uprobes::{Attachment, CudaCall, Detaching, GoCall, LibraryCall, LoopCall, ProbePoint, TlsCall, UprobeError};
+pub use uprobes::{
+    Attachment, CudaCall, Detaching, GoCall, LibraryCall, LoopCall, ProbePoint, PythonCall, TlsCall, UprobeError,
+};

@@ -269,6 +269,9 @@ const GO: [&str; 12] = [
 /// The programs for functions of programs with event loops.
 const LOOPS: [&str; 3] = ["nginx_send", "node_has_read", "node_read"];
 
+/// The programs for contexts of Python.
+const PYTHON: [&str; 2] = ["python_context_copied", "python_context_made"];
+
 /// The programs for functions of CUDA's driver library.
 const CUDA: [&str; 12] = [
     "cuda_returned",
@@ -336,7 +339,13 @@ pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanEr
 /// The programs for functions in files that are wanted.
 pub(super) fn file_programs(tls: bool, cuda: bool) -> Vec<&'static str> {
     let is_x86_64 = cfg!(target_arch = "x86_64");
-    let wanted = [(tls, &TLS[..]), (tls && is_x86_64, &GO[..]), (tls, &LOOPS[..]), (cuda, &CUDA[..])];
+    let wanted = [
+        (tls, &TLS[..]),
+        (tls && is_x86_64, &GO[..]),
+        (tls && is_x86_64, &PYTHON[..]),
+        (tls, &LOOPS[..]),
+        (cuda, &CUDA[..]),
+    ];
     wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).flat_map(|(_, programs)| programs).copied().collect()
 }
 
@@ -356,6 +365,14 @@ pub(super) fn go(features: &Features) -> Result<Group, String> {
 /// The same for programs with event loops.
 pub(super) fn loops(features: &Features) -> Result<Group, String> {
     in_files("loops", &LOOPS, features)
+}
+
+/// The same for Python.
+pub(super) fn python(features: &Features) -> Result<Group, String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("where threads of Python are is known of x86-64 only".to_owned());
+    }
+    in_files("python", &PYTHON, features)
 }
 
 /// The same for CUDA's driver library.

@@ -157,6 +157,24 @@ impl LoopCall {
     }
 }
 
+/// A place in CPython.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PythonCall {
+    /// What returns a copy of the current context, or of another.
+    ContextCopied,
+    /// What returns an empty one.
+    ContextMade,
+}
+
+impl PythonCall {
+    const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::ContextCopied => &["python_context_copied"],
+            Self::ContextMade => &["python_context_made"],
+        }
+    }
+}
+
 /// A function of a library that is probed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LibraryCall {
@@ -168,6 +186,8 @@ pub enum LibraryCall {
     Go(GoCall),
     /// Of a program with an event loop.
     Loop(LoopCall),
+    /// Of CPython.
+    Python(PythonCall),
 }
 
 impl LibraryCall {
@@ -177,6 +197,7 @@ impl LibraryCall {
             Self::Cuda(call) => call.programs(),
             Self::Go(call) => call.programs(),
             Self::Loop(call) => call.programs(),
+            Self::Python(call) => call.programs(),
         }
     }
 }
@@ -190,6 +211,12 @@ impl From<TlsCall> for LibraryCall {
 impl From<CudaCall> for LibraryCall {
     fn from(call: CudaCall) -> Self {
         Self::Cuda(call)
+    }
+}
+
+impl From<PythonCall> for LibraryCall {
+    fn from(call: PythonCall) -> Self {
+        Self::Python(call)
     }
 }
 

@@ -88,6 +88,9 @@ const STACK: &str = "stack pointers: calls of TLS libraries inside one another a
 /// What is lost without the register of goroutines.
 #[cfg(target_arch = "x86_64")]
 const GOROUTINE: &str = "which goroutine makes a system call: no sockets of Go's TLS";
+/// What is lost without the places of threads' own data.
+#[cfg(target_arch = "x86_64")]
+const PYTHON: &str = "which thread of Python makes a system call: calls of its programs have no parents but by process";
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
@@ -123,15 +126,16 @@ const FIELDS: [Field; 29] = [
     useful("BINPRM_FILENAME", "linux_binprm", "filename", "paths of programs that start"),
 ];
 
-/// Where the first four arguments of a system call are kept while it runs, and the stack pointer.
+/// Where the first four arguments of a system call are kept while it runs, the stack pointer, and where a thread has its own data.
 #[cfg(target_arch = "x86_64")]
-const REGISTERS: [Field; 6] = [
+const REGISTERS: [Field; 7] = [
     needed("REGS_ARG0", "pt_regs", "di"),
     needed("REGS_ARG1", "pt_regs", "si"),
     needed("REGS_ARG2", "pt_regs", "dx"),
     needed("REGS_ARG3", "pt_regs", "r10"),
     useful("REGS_STACK", "pt_regs", "sp", STACK),
     useful("REGS_GOROUTINE", "pt_regs", "r14", GOROUTINE),
+    useful("TASK_THREAD_BASE", "task_struct", "thread.fsbase", PYTHON),
 ];
 
 /// Where the first four arguments of a system call are kept while it runs. The result replaces the first one in the

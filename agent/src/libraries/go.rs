@@ -69,7 +69,7 @@ const fn layout(minor: u32) -> Option<Layout> {
 pub(super) fn probes(file: &File, functions: &Functions<'_, File>, habits: Habits) -> Result<Probes, Unusable> {
     let program = GoFunctions::of(file, functions).ok_or(Unusable::NoFunctions)?;
     let layout = go_minor(file).and_then(layout);
-    if habits == Habits::default() {
+    if !habits.speaks_tls && !habits.asks {
         return Ok(Probes { points: Vec::new(), runtime: layout.map(Runtime::Go) });
     }
     let [read, write] = TLS;

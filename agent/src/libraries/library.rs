@@ -4,7 +4,12 @@ use std::fs::File;
 
 use coati_common::go::Layout;
 
-use super::{Habits, go, maps::Mapped, nginx, node};
+use super::{
+    Habits, go,
+    maps::Mapped,
+    nginx, node,
+    python::{self, Python},
+};
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
     ebpf::{CudaCall, LibraryCall, ProbePoint, TlsCall},
@@ -81,12 +86,14 @@ pub struct Wanted {
     pub go: bool,
     /// For which request programs with event loops ask others.
     pub loops: bool,
+    /// The same of Python.
+    pub python: bool,
 }
 
 impl Wanted {
     /// Whether it matters that a process asks another.
     pub(super) const fn asking(self) -> bool {
-        self.go || self.loops
+        self.go || self.loops || self.python
     }
 }
 
@@ -103,15 +110,23 @@ pub(super) enum Kind {
     Executable,
     /// CUDA's driver.
     Cuda,
+    /// CPython as a library.
+    Python,
 }
 
 impl Kind {
+    /// Whether it depends on what its processes do what it is probed for.
+    pub(super) const fn depends_on_habits(self) -> bool {
+        matches!(self, Self::Executable | Self::Python)
+    }
+
     const fn is_wanted(self, wanted: Wanted) -> bool {
         match self {
             Self::OpenSsl | Self::GnuTls => wanted.tls,
             Self::Node => wanted.loops,
             Self::Executable => wanted.tls || wanted.asking(),
             Self::Cuda => wanted.cuda,
+            Self::Python => wanted.python,
         }
     }
 }
@@ -132,6 +147,8 @@ pub(super) enum Runtime {
     Go(Layout),
     /// It is nginx, and a request has its HTTP/2 stream there; 0 if that is not known.
     Nginx { stream: u32 },
+    /// It is CPython.
+    Python(Python),
 }
 
 /// Why a file gets no probes.
@@ -146,7 +163,7 @@ pub enum Unusable {
 }
 
 /// Of the files from which a process runs code, those that may have a library in them that is wanted: by their names, and
-/// the executable if there is no shared OpenSSL, or if the process asks others, as for Node.js.
+/// the executable if there is no shared OpenSSL, or if the process asks others, as for Node.js and Python.
 pub(super) fn candidates(
     files: &[Mapped],
     executable: Option<&str>,
@@ -165,6 +182,11 @@ pub(super) fn candidates(
     found
 }
 
+/// Whether a library has the interpreter in it, as `libpython3.11.so.1.0` has; `libpython3.so` refers to that only.
+fn is_python(name: &str) -> bool {
+    name.strip_prefix("libpython3.").is_some_and(|rest| rest.starts_with(|it: char| it.is_ascii_digit()))
+}
+
 /// What a shared library is by its name. Packages bring copies with names of their own, such as `libssl-1a2b3c.so.1.1`.
 fn shared(path: &str) -> Option<Kind> {
     let name = path.rsplit('/').next()?;
@@ -178,6 +200,8 @@ fn shared(path: &str) -> Option<Kind> {
         Some(Kind::Node)
     } else if name == "libcuda.so" || name.starts_with("libcuda.so.") {
         Some(Kind::Cuda)
+    } else if is_library && is_python(name) {
+        Some(Kind::Python)
     } else {
         None
     }
@@ -186,14 +210,15 @@ fn shared(path: &str) -> Option<Kind> {
 /// A file that may have a TLS library in it.
 pub(super) struct Library<'a> {
     file: &'a File,
+    path: &'a str,
     functions: Functions<'a, File>,
     kind: Kind,
 }
 
 impl<'a> Library<'a> {
-    pub(super) fn of(file: &'a File, kind: Kind) -> Result<Self, Unusable> {
+    pub(super) fn of(file: &'a File, path: &'a str, kind: Kind) -> Result<Self, Unusable> {
         let functions = Functions::of(file).ok_or(Unusable::Unreadable)?;
-        Ok(Self { file, functions, kind })
+        Ok(Self { file, path, functions, kind })
     }
 
     /// What the linker has named this build.
@@ -211,9 +236,18 @@ impl<'a> Library<'a> {
             Kind::OpenSsl => points(self.functions.exported(OPENSSL)).ok_or(Unusable::NoFunctions)?,
             Kind::GnuTls => points(self.functions.exported(GNUTLS)).ok_or(Unusable::NoFunctions)?,
             Kind::Node => node::point(&self.functions).map(|point| vec![point]).ok_or(Unusable::NoFunctions)?,
+            // What it has is not asked for, or not known.
+            Kind::Python => return Ok(self.of_python(habits, wanted).unwrap_or_default()),
             Kind::Executable => return self.of_executable(habits, is_first, wanted),
         };
         Ok(Probes { points, runtime: None })
+    }
+
+    /// Of CPython, where that is wanted.
+    fn of_python(&self, habits: Habits, wanted: Wanted) -> Option<Probes> {
+        let is_asked_for = wanted.python && habits.is_crowded;
+        let (points, python) = is_asked_for.then(|| python::probes(&self.functions, self.path)).flatten()?;
+        Some(Probes { points, runtime: Some(Runtime::Python(python)) })
     }
 
     fn of_executable(&self, habits: Habits, is_first: bool, wanted: Wanted) -> Result<Probes, Unusable> {
@@ -224,6 +258,10 @@ impl<'a> Library<'a> {
         let asks = habits.asks && wanted.loops;
         let nginx = if asks { nginx::probes(self.file, &self.functions) } else { None };
         let mut probes = nginx.unwrap_or_default();
+        if let Some(python) = self.of_python(habits, wanted) {
+            probes.points.extend(python.points);
+            probes.runtime = python.runtime;
+        }
         if asks {
             probes.points.extend(node::point(&self.functions));
         }
@@ -271,7 +309,7 @@ mod tests {
     use super::*;
     use crate::libraries::maps;
 
-    const ALL: Wanted = Wanted { tls: true, cuda: true, go: true, loops: true };
+    const ALL: Wanted = Wanted { tls: true, cuda: true, go: true, loops: true, python: true };
 
     #[rstest]
     #[case::openssl("/usr/lib/x86_64-linux-gnu/libssl.so.3", Some(Kind::OpenSsl))]
@@ -285,6 +323,9 @@ mod tests {
     #[case::cuda_by_its_link("/usr/local/cuda/compat/libcuda.so.1", Some(Kind::Cuda))]
     #[case::cuda_runtime("/app/lib/libcudart.so.12", None)]
     #[case::cuda_debugger("/usr/lib/libcudadebugger.so.1", None)]
+    #[case::python("/usr/local/lib/libpython3.12.so.1.0", Some(Kind::Python))]
+    #[case::python_of_old("/usr/lib/libpython3.7m.so.1.0", Some(Kind::Python))]
+    #[case::python_without_its_version("/usr/lib/libpython3.so", None)]
     #[case::other("/usr/lib/libc.so.6", None)]
     #[case::no_library("/usr/bin/libssl.txt", None)]
     fn libraries_are_known_by_their_names(#[case] path: &str, #[case] expected: Option<Kind>) {
@@ -306,6 +347,15 @@ mod tests {
         assert_eq!(kinds(&["/usr/bin/other"], true), []);
     }
 
+    /// It has OpenSSL in a library, and is looked into all the same.
+    #[test]
+    fn python_is_a_candidate() {
+        let maps = "1000-2000 r-xp 0 fd:01 1 /usr/bin/python3.11\n3000-4000 r-xp 0 fd:01 2 /usr/lib/libssl.so.3\n";
+        let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/python3.11"), true, ALL);
+        let kinds: Vec<_> = found.into_iter().map(|(_, kind)| kind).collect();
+        assert_eq!(kinds, [Kind::OpenSsl, Kind::Executable]);
+    }
+
     #[rstest]
     #[case::both([Some(1), None, Some(2), None, None, None], Some(2))]
     #[case::all([Some(1), Some(2), Some(3), Some(4), Some(5), Some(6)], Some(6))]
@@ -319,7 +369,7 @@ mod tests {
     fn only_what_is_wanted_is_a_candidate() {
         let maps = "1000-2000 r-xp 0 fd:01 1 /usr/bin/node\n3000-4000 r-xp 0 fd:01 2 /usr/lib/libcuda.so.1\n";
         let kinds = |tls, cuda| {
-            let wanted = Wanted { tls, cuda, go: false, loops: false };
+            let wanted = Wanted { tls, cuda, go: false, loops: false, python: false };
             let found = candidates(&maps::files(maps.as_bytes()), Some("/usr/bin/node"), true, wanted);
             found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>()
         };

@@ -16,6 +16,9 @@ pub(super) struct Mapped {
     pub(super) id: FileId,
     /// Name of the mapping in `/proc/PID/map_files`.
     pub(super) range: String,
+    /// Where the mapping begins, in the process and in the file.
+    pub(super) start: u64,
+    pub(super) offset: u64,
     /// Path in the process's mount namespace, without the mark of a file that was replaced.
     pub(super) path: String,
 }
@@ -30,7 +33,7 @@ pub(super) fn files(maps: &[u8]) -> Vec<Mapped> {
 /// `start-end permissions offset major:minor inode      path`, as in `proc_pid_maps(5)`.
 fn file(line: &str) -> Option<Mapped> {
     let mut words = line.splitn(6, ' ');
-    let (range, permissions, _, device, inode, path) =
+    let (range, permissions, offset, device, inode, path) =
         (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
     let path = path.trim_start();
     let is_code = permissions.get(2..3) == Some("x");
@@ -41,7 +44,10 @@ fn file(line: &str) -> Option<Mapped> {
         is_hex(start) && is_hex(end)
     });
     (is_code && is_range && path.starts_with('/')).then_some(())?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
     Some(Mapped {
+        start: address(range.split_once('-')?.0)?,
+        offset: address(offset)?,
         id: FileId { device: (number(major)?, number(minor)?), inode: inode.parse().ok().filter(|inode| *inode > 0)? },
         // Written without leading zeros there (`proc_map_files_readdir`, fs/proc/base.c).
         range: range.split('-').map(without_zeros).collect::<Vec<_>>().join("-"),
@@ -73,13 +79,18 @@ mod tests {
 
     #[test]
     fn files_with_code_are_found_once() {
-        let found: Vec<_> = files(MAPS.as_bytes()).into_iter().map(|it| (it.range, it.path, it.id.inode)).collect();
+        let found: Vec<_> = files(MAPS.as_bytes())
+            .into_iter()
+            .map(|it| (it.range, it.path, it.id.inode, it.start, it.offset))
+            .collect();
         let expected = [
-            ("55d4a1c2f000-55d4a1d00000", "/usr/sbin/nginx", 1234),
-            ("400000-500000", "/opt/a b/x.so", 99),
-            ("7f0000000000-7f0000100000", "/usr/lib/libssl.so.3", 5678),
+            ("55d4a1c2f000-55d4a1d00000", "/usr/sbin/nginx", 1234, 0x55d4_a1c2_f000, 0x2f000),
+            ("400000-500000", "/opt/a b/x.so", 99, 0x40_0000, 0),
+            ("7f0000000000-7f0000100000", "/usr/lib/libssl.so.3", 5678, 0x7f00_0000_0000, 0x26000),
         ];
-        assert_eq!(found, expected.map(|(range, path, inode)| (range.to_owned(), path.to_owned(), inode)));
+        let expected =
+            expected.map(|(range, path, inode, start, at)| (range.to_owned(), path.to_owned(), inode, start, at));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Libraries of the node's processes that are probed, those of TLS and CUDA's driver: which files they are in, and the
-//! probes in these files. Programs written in Go have a TLS library of their own in them; of these, and of those with event
-//! loops, it is also looked for what tells which request they ask others for.
+//! probes in these files. Programs written in Go have a TLS library of their own in them; of these, of those with event
+//! loops, and of Python, it is also looked for what tells which request they ask others for.
 //!
 //! A process is looked at a few times after it has begun to run its program, because it loads its libraries then, and
 //! when the kernel says that it speaks TLS, or the driver that it uses a GPU, and no probe was there. The probes are those of a file: whichever process maps
 //! it, they are attached once, and taken out some time after the last one is gone.
 
 mod go;
+mod habits;
 mod library;
 mod maps;
 mod nginx;
 mod node;
+mod python;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -21,6 +23,7 @@ use std::{
 };
 
 pub(crate) use go::fuzz as fuzz_go_code;
+use habits::Habits;
 use library::{Kind, Library, Probes, Runtime};
 pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
@@ -45,7 +48,7 @@ const REMEMBERED: usize = 4096;
 /// What was counted of each kind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LibraryCounters {
-    /// TLS libraries.
+    /// TLS libraries, programs, and Python's library.
     pub tls: FileCounters,
     /// CUDA's driver library.
     pub cuda: FileCounters,
@@ -54,7 +57,7 @@ pub struct LibraryCounters {
 impl LibraryCounters {
     const fn of(&mut self, kind: Kind) -> &mut FileCounters {
         match kind {
-            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable => &mut self.tls,
+            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable | Kind::Python => &mut self.tls,
             Kind::Cuda => &mut self.cuda,
         }
     }
@@ -86,6 +89,8 @@ pub struct Libraries {
     others: HashMap<FileId, (Habits, Option<Runtime>)>,
     /// Processes that were told of as asking others.
     askers: HashSet<u32>,
+    /// Processes that were told of as doing so while they answer several.
+    crowded: HashSet<u32>,
     /// Where the functions lie, by the name that the linker gave the build (containers have copies of the same file), what its
     /// processes do, and whether the file had no probes yet.
     builds: HashMap<(Vec<u8>, Habits, bool), Arc<Probes>>,
@@ -105,32 +110,6 @@ struct Process {
     since_ns: u64,
     habits: Habits,
     files: Vec<FileId>,
-}
-
-/// What is known of what a process does: only then its executable is looked into, and only as far as that.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(super) struct Habits {
-    /// It speaks TLS, and no probe has seen it: its executable is searched for names that it does not export.
-    pub(super) speaks_tls: bool,
-    /// It sends requests. If it is written in Go or has an event loop that is known, it is told for which request.
-    pub(super) asks: bool,
-}
-
-impl Habits {
-    /// Both.
-    const fn with(self, others: Self) -> Self {
-        Self { speaks_tls: self.speaks_tls || others.speaks_tls, asks: self.asks || others.asks }
-    }
-
-    /// What is not among `others`.
-    const fn beyond(self, others: Self) -> Self {
-        Self { speaks_tls: self.speaks_tls && !others.speaks_tls, asks: self.asks && !others.asks }
-    }
-
-    /// Whether there is nothing in `others` that is not here.
-    const fn covers(self, others: Self) -> bool {
-        self.speaks_tls >= others.speaks_tls && self.asks >= others.asks
-    }
 }
 
 /// A file that has probes, or was refused them.
@@ -167,6 +146,7 @@ impl Libraries {
             files: HashMap::new(),
             others: HashMap::new(),
             askers: HashSet::new(),
+            crowded: HashSet::new(),
             builds: HashMap::new(),
             gone: HashSet::new(),
             cuda_users: Vec::new(),
@@ -216,16 +196,26 @@ impl Libraries {
 
     /// The process sends a request. To be called for each.
     pub fn asks(&mut self, tgid: u32, now_ns: u64) {
-        if !self.wanted.asking() || !self.askers.insert(tgid) {
-            return;
+        if self.wanted.asking() && self.askers.insert(tgid) {
+            self.does(tgid, now_ns, Habits { asks: true, ..Habits::default() });
         }
+    }
+
+    /// The process sends a request while it answers several. To be called for each.
+    pub fn is_crowded(&mut self, tgid: u32, now_ns: u64) {
+        if self.wanted.python && self.crowded.insert(tgid) {
+            self.does(tgid, now_ns, Habits { is_crowded: true, ..Habits::default() });
+        }
+    }
+
+    fn does(&mut self, tgid: u32, now_ns: u64, habits: Habits) {
         let process = self.processes.entry(tgid).or_insert_with(|| Process {
             // It has begun long ago: one look will do.
             looks: LOOKS.len(),
             since_ns: now_ns,
             ..Process::default()
         });
-        process.habits.asks = true;
+        process.habits = process.habits.with(habits);
         self.due.insert((now_ns, tgid));
     }
 
@@ -255,6 +245,7 @@ impl Libraries {
                 self.release(tgid, now_ns);
             }
             self.askers.retain(|tgid| self.tree.has(*tgid));
+            self.crowded.retain(|tgid| self.tree.has(*tgid));
         }
         for file in self.files.values_mut().filter(|file| file.leaving.is_none() && file.is_unused(now_ns)) {
             file.leaving = file.attachment.take().map(Attachment::detach);
@@ -342,23 +333,24 @@ impl Libraries {
             }
             file.users.insert(tgid);
             file.unused_ns = None;
-            watch(source, tgid, file.runtime);
-            if kind != Kind::Executable || file.habits.covers(habits) {
+            watch(source, tgid, mapped, file.runtime);
+            if !kind.depends_on_habits() || file.habits.covers(habits) {
                 return true;
             }
         }
-        let is_first = !self.files.contains_key(&mapped.id);
-        let known = self.files.get(&mapped.id).map(|file| file.habits).unwrap_or_default();
+        let before = self.files.get(&mapped.id);
+        let (is_first, known) = (before.is_none(), before.map(|file| file.habits).unwrap_or_default());
         let habits_now = habits;
         let habits = habits.beyond(known);
-        if let Some((known, runtime)) = self.others.get(&mapped.id)
-            && (known.covers(habits) || kind != Kind::Executable)
+        if is_first
+            && let Some((known, runtime)) = self.others.get(&mapped.id)
+            && (known.covers(habits) || !kind.depends_on_habits())
         {
-            watch(source, tgid, *runtime);
+            watch(source, tgid, mapped, *runtime);
             return false;
         }
         let found = self.open(tgid, mapped).ok_or(Unusable::Unreadable).and_then(|(path, file)| {
-            let probes = self.probes(&file, kind, habits, is_first)?;
+            let probes = self.probes(&file, mapped, kind, habits, is_first)?;
             Ok((path, probes))
         });
         let (path, probes) = match found {
@@ -381,11 +373,15 @@ impl Libraries {
             }
         };
         if probes.points.is_empty() {
-            watch(source, tgid, probes.runtime);
+            watch(source, tgid, mapped, probes.runtime);
+            if let Some(file) = self.files.get_mut(&mapped.id) {
+                file.habits = habits_now.with(known);
+                return true;
+            }
             self.leave_out(mapped.id, habits, probes.runtime);
             return false;
         }
-        let runtime = probes.runtime;
+        let mut runtime = probes.runtime;
         let attachment = match source.attach_probes(&path, &probes.points) {
             Ok(attachment) => {
                 tracing::info!(file = mapped.path, probes = probes.points.len(), "probes are in a library");
@@ -396,15 +392,17 @@ impl Libraries {
                 self.counters.of(kind).refused += 1;
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(file = mapped.path, error, "a library gets no probes");
+                // Contexts whose making is not seen would be taken for others.
+                runtime = runtime.filter(|runtime| !matches!(runtime, Runtime::Python(_)));
                 None
             }
         };
-        watch(source, tgid, runtime);
+        watch(source, tgid, mapped, runtime);
         let users = HashSet::from([tgid]);
         let new = Probed { kind, attachment: None, runtime, habits: known, leaving: None, users, unused_ns: None };
         let file = self.files.entry(mapped.id).or_insert(new);
-        file.habits = habits_now.with(known);
         file.runtime = file.runtime.or(runtime);
+        file.habits = habits_now.with(known);
         file.attachment = match (file.attachment.take(), attachment) {
             (Some(before), Some(more)) => Some(before.with(more)),
             (before, more) => before.or(more),
@@ -429,10 +427,18 @@ impl Libraries {
         })
     }
 
-    fn probes(&mut self, file: &File, kind: Kind, habits: Habits, is_first: bool) -> Result<Arc<Probes>, Unusable> {
-        let library = Library::of(file, kind)?;
-        // Of shared libraries it does not matter what their processes do.
-        let habits = if kind == Kind::Executable { habits } else { Habits::default() };
+    /// What goes into the file. What it exports of TLS does only if it `is_first` of its probes.
+    fn probes(
+        &mut self,
+        file: &File,
+        mapped: &Mapped,
+        kind: Kind,
+        habits: Habits,
+        is_first: bool,
+    ) -> Result<Arc<Probes>, Unusable> {
+        let library = Library::of(file, &mapped.path, kind)?;
+        // Of most shared libraries it does not matter what their processes do.
+        let habits = if kind.depends_on_habits() { habits } else { Habits::default() };
         let build_id = library.build_id().map(|id| (id, habits, is_first));
         if let Some(probes) = build_id.as_ref().and_then(|id| self.builds.get(id)) {
             return Ok(Arc::clone(probes));
@@ -450,6 +456,7 @@ impl Libraries {
     /// The process uses none of its files any more.
     fn release(&mut self, tgid: u32, now_ns: u64) {
         self.askers.remove(&tgid);
+        self.crowded.remove(&tgid);
         let Some(process) = self.processes.remove(&tgid) else { return };
         if !process.files.is_empty() {
             self.gone.insert(tgid);
@@ -465,11 +472,16 @@ impl Libraries {
     }
 }
 
-/// Tells the kernel programs what the process runs, if that says for which request it works.
-fn watch(source: &mut dyn Source, tgid: u32, runtime: Option<Runtime>) {
+/// Tells the kernel programs what runs the process's program.
+fn watch(source: &mut dyn Source, tgid: u32, mapped: &Mapped, runtime: Option<Runtime>) {
     match runtime {
         Some(Runtime::Go(layout)) => source.watch_goroutines(tgid, layout),
         Some(Runtime::Nginx { stream }) => source.watch_nginx(tgid, stream),
+        Some(Runtime::Python(python)) => {
+            if let Some(interpreter) = python.interpreter(mapped) {
+                source.watch_python(tgid, interpreter);
+            }
+        }
         None => {}
     }
 }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use aya::programs::ProgramError;
-use coati_common::{event::Connection, go::Layout};
+use coati_common::{event::Connection, go::Layout, python::Interpreter};
 
 use super::*;
 use crate::{
     capture::{CaptureError, Health, Record},
     discover::elf::{library, program},
-    ebpf::{GoCall, LibraryCall, LoopCall, ProbePoint, TlsCall, UprobeError},
+    ebpf::{GoCall, LibraryCall, LoopCall, ProbePoint, PythonCall, TlsCall, UprobeError},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -25,6 +25,7 @@ struct Kernel {
     refuses: bool,
     layouts: Vec<(u32, Layout)>,
     nginx: Vec<(u32, u32)>,
+    interpreters: Vec<(u32, Interpreter)>,
 }
 
 impl Source for Kernel {
@@ -63,6 +64,10 @@ impl Source for Kernel {
         self.nginx.push((tgid, stream));
     }
 
+    fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {
+        self.interpreters.push((tgid, interpreter));
+    }
+
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
         Ok(Vec::new())
     }
@@ -89,7 +94,8 @@ impl Node {
     }
 
     fn libraries(&self) -> Libraries {
-        Libraries::new(ProcTree::new(self.proc.path()), Wanted { tls: true, cuda: true, go: true, loops: true })
+        let wanted = Wanted { tls: true, cuda: true, go: true, loops: true, python: true };
+        Libraries::new(ProcTree::new(self.proc.path()), wanted)
     }
 
     /// A process that runs code from these files, each with its inode number and its content.
@@ -362,4 +368,62 @@ fn an_executable_that_speaks_tls_is_searched_to_the_end() {
     libraries.tick(SECOND, &mut kernel, &mut |_| true);
     assert_eq!(kernel.probed.len(), 1);
     assert_eq!(kernel.probed[0].1.iter().map(|point| point.offset).collect::<Vec<_>>(), [0x488, 0x448]);
+}
+
+/// Debian's Python is looked into once a process of it makes calls while it answers several requests; others that use it are told
+/// of then as well.
+#[test]
+fn python_is_probed_when_it_is_crowded() {
+    let Ok(path) = fs::canonicalize("/usr/bin/python3") else {
+        println!("SKIPPED: no /usr/bin/python3; not covered: that a real Python is probed");
+        return;
+    };
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    let (path, program) = (path.to_string_lossy(), fs::read(&path).unwrap());
+    for tgid in [10, 11] {
+        node.process(tgid, &path, &[(1, &path, &program), (2, LIBRARY, &library())]);
+    }
+    let mut libraries = node.libraries();
+    libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
+    libraries.asks(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    assert_eq!((kernel.probed.len(), kernel.interpreters.len()), (1, 0));
+    for _ in 0..2 {
+        libraries.is_crowded(10, SECOND);
+        libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    }
+    let copies = |point: &ProbePoint| point.call == LibraryCall::Python(PythonCall::ContextCopied);
+    assert_eq!(kernel.probed.len(), 2);
+    assert!(kernel.probed[1].1.iter().any(copies), "{:?}", kernel.probed[1]);
+    assert_eq!(kernel.interpreters.len(), 1);
+    libraries.asks(11, SECOND);
+    libraries.tick(2 * SECOND, &mut kernel, &mut |_| true);
+    assert_eq!((kernel.probed.len(), kernel.interpreters.last().unwrap().0), (2, 11));
+}
+
+/// Contexts whose making is not seen are not believed.
+#[test]
+fn python_is_not_watched_where_probes_are_refused() {
+    let Ok(path) = fs::canonicalize("/usr/bin/python3") else { return };
+    let (node, mut kernel) = (Node::new(), Kernel { refuses: true, ..Kernel::default() });
+    let (path, program) = (path.to_string_lossy(), fs::read(&path).unwrap());
+    node.process(10, &path, &[(1, &path, &program)]);
+    let mut libraries = node.libraries();
+    libraries.is_crowded(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    assert_eq!((libraries.counters().tls.refused, kernel.interpreters.len()), (1, 0));
+}
+
+/// One that exports OpenSSL and sends requests gets its probes once, whatever else becomes known of it.
+#[test]
+fn an_executable_gets_the_probes_of_its_exported_library_once() {
+    let (node, mut kernel) = (Node::new(), Kernel::default());
+    node.process(10, "/usr/bin/node", &[(1, "/usr/bin/node", &library())]);
+    let mut libraries = node.libraries();
+    libraries.look_at_all(SECOND, &mut kernel, &mut |_| true);
+    libraries.asks(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    libraries.is_crowded(10, SECOND);
+    libraries.tick(SECOND, &mut kernel, &mut |_| true);
+    assert_eq!(kernel.probed.len(), 1, "{:?}", kernel.probed);
 }

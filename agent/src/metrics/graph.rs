@@ -133,7 +133,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::decode::ExchangeId;
+    use crate::decode::{ExchangeId, Within};
 
     fn origin(role: Role, number: u32) -> Origin {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -152,6 +152,7 @@ mod tests {
             is_unix: false,
             begin_ns: 0,
             served: None,
+            within: Within::Unknown,
         }
     }
 

@@ -162,6 +162,12 @@ impl Stages {
             let exchanges = &mut self.exchanges;
             self.decoder.record(record, &mut |event| exchanges.event(event));
         }
+        let crowded = self.exchanges.stitcher.take_crowded();
+        if let Some(libraries) = &mut self.libraries {
+            for tgid in crowded {
+                libraries.is_crowded(tgid, self.ticked_ns);
+            }
+        }
         self.skip_unselected(source);
         self.exchanges.flush_printer();
         Ok(())
@@ -300,6 +306,7 @@ impl Stages {
             ("header", stitched.by_header),
             ("position", stitched.by_position),
             ("program", stitched.by_program),
+            ("thread", stitched.by_thread),
             ("process", stitched.in_process),
             ("provisional", stitched.provisional),
             ("none", stitched.roots),

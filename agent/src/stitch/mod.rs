@@ -2,7 +2,8 @@
 //!
 //! In this order: the request's `traceparent`; for a server the client request that it is, known by the stream
 //! positions of its first byte (on a Unix socket by its head); for a client the server request that the program itself says it is
-//! for (by its goroutine, for example), or if it says nothing the only one that its process has open, if its response has not
+//! for (by its goroutine, for example), or if it says nothing the only one that its thread has open, where that does one thing
+//! after the other, else the only one that its process has open, if its response has not
 //! begun; else it is a root. A server request from another node is below a client whose trace is not known here: it gets
 //! a provisional trace id, which the backend replaces.
 //! A link that is not certain is not made. ADR 0003 and 0020 say why.
@@ -20,7 +21,7 @@ use foldhash::{HashMap, HashMapExt as _};
 pub use ids::{Ids, RandomIds, caller_id};
 pub use traceparent::TraceParent;
 
-use crate::decode::{Exchange, ExchangeId, Key, Origin, RequestHead, Role};
+use crate::decode::{Exchange, ExchangeId, Key, Origin, RequestHead, Role, Within};
 
 /// How far a server may seem to be ahead of its client: both are stamped by the same clock, but on different CPUs.
 const SLACK_NS: u64 = 1_000_000;
@@ -55,8 +56,10 @@ pub struct StitchCounters {
     /// Client exchanges of a process with one open server exchange whose response had not begun.
     pub in_process: u64,
     /// Client exchanges below the server exchange that the kernel says they are made for, as the program itself keeps it: by
-    /// goroutine, by nginx's request.
+    /// goroutine, by nginx's request, by context of Python.
     pub by_program: u64,
+    /// Client exchanges below the only server exchange that their thread had open.
+    pub by_thread: u64,
     /// Server exchanges whose client may be on another node: their trace ids are provisional.
     pub provisional: u64,
     /// Roots.
@@ -79,6 +82,9 @@ struct Open {
     ids: Option<Ids>,
     /// A span of its trace was made, below it or of itself, so it must stay in that trace.
     has_children: bool,
+    /// The thread that has read it, and what that was doing.
+    tid: u32,
+    within: Within,
 }
 
 /// The client's end of an exchange whose other end may be on this node.
@@ -105,6 +111,8 @@ pub struct Stitcher {
     unanswered: VecDeque<(u64, Key)>,
     /// Server exchanges without a known caller.
     unpaired: HashMap<Key, ExchangeId>,
+    /// Processes that have made calls while several server exchanges were open.
+    crowded: Vec<u32>,
     counters: StitchCounters,
 }
 
@@ -120,6 +128,7 @@ impl Stitcher {
             clients: HashMap::new(),
             unanswered: VecDeque::new(),
             unpaired: HashMap::new(),
+            crowded: Vec::new(),
             counters: StitchCounters::default(),
         }
     }
@@ -131,8 +140,9 @@ impl Stitcher {
             self.untracked_servers += u64::from(origin.role == Role::Server);
             return;
         }
-        self.open
-            .insert(origin.id, Open { begin_ns: origin.begin_ns, answered_ns: None, ids: None, has_children: false });
+        let Origin { begin_ns, tid, within, .. } = *origin;
+        let open = Open { begin_ns, answered_ns: None, ids: None, has_children: false, tid, within };
+        self.open.insert(origin.id, open);
         if origin.role == Role::Server {
             self.servers.entry(origin.tgid).or_default().push(origin.id);
         }
@@ -203,6 +213,12 @@ impl Stitcher {
             self.clients.remove(&key);
         }
         self.servers.retain(|_, open| !open.is_empty());
+    }
+
+    /// The processes that have made calls while they had several server exchanges open, and nobody knew for which, since this was
+    /// last asked; some more than once.
+    pub fn take_crowded(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.crowded)
     }
 
     /// What was decided so far.
@@ -276,7 +292,8 @@ impl Stitcher {
             ids
         } else {
             let known = origin.served.map(|parent| self.by_program(origin, parent));
-            known.unwrap_or_else(|| self.in_process(origin)).unwrap_or_else(|| self.root(origin))
+            let known = known.unwrap_or_else(|| self.by_thread(origin).or_else(|| self.in_process(origin)));
+            known.unwrap_or_else(|| self.root(origin))
         };
         if let Some(key) = origin.key {
             // The same was asked for on a Unix socket, and nobody has read that yet: who reads is one of the two.
@@ -340,25 +357,51 @@ impl Stitcher {
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 
+    /// The place below the only server exchange that was read by the thread that makes the call and is open, where threads of the
+    /// process do one thing after the other.
+    fn by_thread(&mut self, origin: &Origin) -> Option<Ids> {
+        (origin.within == Within::Thread).then_some(())?;
+        let servers = self.servers.get(&origin.tgid)?.iter().filter_map(|id| Some((*id, self.open.get(id)?)));
+        let mut servers = servers.filter(|(_, open)| open.tid == origin.tid);
+        let ((server, open), other) = (servers.next()?, servers.next());
+        if open.within != Within::Thread || other.is_some() {
+            return None;
+        }
+        let ids = self.below(server, origin)?;
+        self.counters.by_thread += 1;
+        Some(ids)
+    }
+
     /// The place below the only server exchange that the process has open.
+    fn in_process(&mut self, origin: &Origin) -> Option<Ids> {
+        let servers = self.servers.get(&origin.tgid)?;
+        let [server] = servers.as_slice() else {
+            if !servers.is_empty() {
+                self.counters.ambiguous += 1;
+                self.crowded.push(origin.tgid);
+            }
+            return None;
+        };
+        let ids = self.below(*server, origin)?;
+        self.counters.in_process += 1;
+        Some(ids)
+    }
+
+    /// The place below a server exchange of which nothing says but that it is the only one. Of one that was read in a context,
+    /// contexts say what is done for it, and what another one does is not.
     ///
     /// What a response needs is asked for before its first byte, as a rule. A stream can stay open for hours, and what
     /// its process does meanwhile has mostly nothing to do with it: such calls get no link rather than a wrong one.
-    fn in_process(&mut self, origin: &Origin) -> Option<Ids> {
+    fn below(&mut self, server: ExchangeId, origin: &Origin) -> Option<Ids> {
         let span_id = self.span_id(origin);
-        let servers = self.servers.get(&origin.tgid)?;
-        let [server] = servers.as_slice() else {
-            self.counters.ambiguous += u64::from(!servers.is_empty());
-            return None;
-        };
-        let server = self.open.get_mut(server)?;
+        let server = self.open.get_mut(&server)?;
         let parent = server.ids.as_ref()?;
         let is_answered = server.answered_ns.is_some_and(|first_ns| first_ns <= origin.begin_ns);
-        if self.untracked_servers > 0 || server.begin_ns > origin.begin_ns || is_answered {
+        let is_for_another = server.within == Within::Context && origin.within == Within::Context;
+        if self.untracked_servers > 0 || server.begin_ns > origin.begin_ns || is_answered || is_for_another {
             return None;
         }
         server.has_children = true;
-        self.counters.in_process += 1;
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 

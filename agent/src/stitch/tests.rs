@@ -2,6 +2,7 @@ mod across_nodes;
 mod unix_sockets;
 
 use coati_common::event::Served;
+use rstest::rstest;
 
 use super::*;
 use crate::{
@@ -325,6 +326,75 @@ fn a_call_for_one_of_several_pipelined_requests_is_a_root() {
     let run = Run::new(&[&server, &client]);
     assert_root(run.span(1));
     assert_eq!(run.stitcher.counters().by_program, 0);
+}
+
+/// A thread that has read one request and is still with it makes the calls for it; one that is with two may make them for either.
+#[rstest]
+#[case::each_has_its_own([Some(7), Some(8)], Some(8), Some(3))]
+#[case::both_are_its_own([Some(8), Some(8)], Some(8), None)]
+#[case::it_has_read_none([Some(7), Some(8)], Some(9), None)]
+#[case::calls_are_made_by_all([Some(7), Some(8)], None, None)]
+#[case::requests_are_read_by_one([None, None], Some(SHOP + 1), None)]
+#[case::one_was_read_before_that_was_known([None, Some(SHOP + 1)], Some(SHOP + 1), None)]
+fn a_call_is_below_the_request_that_its_thread_has_read(
+    #[case] readers: [Option<u32>; 2],
+    #[case] caller: Option<u32>,
+    #[case] expected: Option<u64>,
+) {
+    let [mut one, mut two] = [2, 3].map(|connection| wire(Wire::server(connection), SHOP, 0));
+    two.client_position = 9;
+    [one.thread, two.thread] = readers;
+    one.request(GET).wait(10 * MS).response(OK);
+    two.request(GET).wait(10 * MS).response(OK);
+    let mut client = wire(Wire::client(1), SHOP, 2);
+    (client.client_position, client.thread) = (77, caller);
+    client.request(GET).response(OK);
+    let mut run = Run::new(&[&one, &two, &client]);
+    match expected {
+        Some(server) => assert_child(run.span(1), run.span(server)),
+        None => assert_root(run.span(1)),
+    }
+    assert_eq!(run.stitcher.counters().by_thread, u64::from(expected.is_some()));
+    // Those of which it is not known are to be looked into.
+    assert_eq!(run.stitcher.take_crowded(), vec![SHOP; usize::from(expected.is_none())]);
+    assert!(run.is_empty());
+}
+
+/// A stream may stay open for hours: what its thread does meanwhile is not for it.
+#[test]
+fn a_call_is_not_below_a_request_that_its_thread_answers_already() {
+    let [mut one, mut two] = [2, 3].map(|connection| wire(Wire::server(connection), SHOP, 0));
+    two.client_position = 9;
+    [one.thread, two.thread] = [Some(7), Some(8)];
+    one.request(GET).wait(30 * MS).response(OK);
+    two.request(GET).response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    two.wait(20 * MS).response(b"0\r\n\r\n");
+    let mut client = wire(Wire::client(1), SHOP, 10);
+    (client.client_position, client.thread) = (77, Some(8));
+    client.request(GET).response(OK);
+    assert_root(Run::new(&[&one, &two, &client]).span(1));
+}
+
+/// Of a request that was read in a context it is known what is done for it: a call in another one is not, although no other request
+/// is open. Where one of both is not known, the only one is believed.
+#[rstest]
+#[case::known([true, true], false)]
+#[case::not_where_the_request_was_read([false, true], true)]
+#[case::not_where_the_call_is_made([true, false], true)]
+fn a_call_in_another_context_is_below_no_request(#[case] in_context: [bool; 2], #[case] is_linked: bool) {
+    let mut server = wire(Wire::server(2), SHOP, 0);
+    let mut client = wire(Wire::client(1), SHOP, 2);
+    client.client_position = 77;
+    [server.in_context, client.in_context] = in_context;
+    server.request(GET).wait(10 * MS).response(OK);
+    client.request(GET).response(OK);
+    let run = Run::new(&[&server, &client]);
+    if is_linked {
+        assert_child(run.span(1), run.span(2))
+    } else {
+        assert_root(run.span(1))
+    }
+    assert_eq!(run.stitcher.counters().in_process, u64::from(is_linked));
 }
 
 #[test]

@@ -54,7 +54,10 @@ impl Tls {
         run("/usr/bin/openssl", &[&arguments[..], &files[..], &names[..]].concat());
         Some(Self {
             watch,
-            libraries: Libraries::new(ProcTree::new("/proc"), Wanted { tls: true, cuda: false, go: true, loops: true }),
+            libraries: Libraries::new(
+                ProcTree::new("/proc"),
+                Wanted { tls: true, cuda: false, go: true, loops: true, python: true },
+            ),
             decoder: Decoder::new(DecodeConfig::default()),
             exchanges: Vec::new(),
             awaited: None,

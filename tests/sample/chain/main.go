@@ -89,7 +89,7 @@ func serve() error {
 			http.Error(writer, found.err.Error(), http.StatusBadGateway)
 			return
 		}
-		fmt.Fprint(writer, request.Proto, " ", found.body)
+		fmt.Fprint(writer, found.body)
 	}
 	server := &http.Server{Handler: http.HandlerFunc(handler), ErrorLog: log.New(io.Discard, "", 0)}
 	if *http1 {

@@ -1,10 +1,11 @@
-//! How many requests through four services on two nodes become one trace each, with the right parent everywhere.
+//! How many requests through six services on two nodes become one trace each, with the right parent everywhere.
 //!
 //! Each request asks for a number of its own, which every service passes on in its path: a span below one with another number is
 //! linked wrongly.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -37,8 +38,13 @@ pub(crate) struct Options {
 
 /// Requests that are looked for with one query: a search finds 10,000 traces at most.
 const LOOKED_AT: u32 = 500;
-/// Server and client spans of each service; Go asks nobody, and nobody watches the client.
-const SPANS: usize = 7;
+/// Server and client spans of each service; the last one asks nobody, and nobody watches the client.
+const SPANS: usize = 2 * Server::CHAIN.len() - 1;
+/// Requests before the others, for each that is under way at once: some programs are looked into when they are first seen to do
+/// several things at once.
+const WARM_UP: u32 = 4;
+/// How long that may take.
+const LOOKS_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last spans may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -59,13 +65,13 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     let folder = target().join("bench/chain");
     let _gone_is_fine = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
-    let nodes = Nodes::new(&Server::ALL.map(Server::port_across))?;
+    let nodes = Nodes::new(&Server::CHAIN.map(Server::port_across))?;
     // Nothing leaves memory before it was looked at.
     let room = ["--cut-idle", "60m", "--cut-max-age", "60m", "--max-live-bytes", "1GiB"];
     let backend = Backend::start_from(binaries, &folder, &room)?;
-    let sample = Sample::start_across(&folder.join("sample"), &nodes)?;
+    let sample = Sample::start_across(&folder.join("sample"), &nodes, &Server::CHAIN)?;
     let mut agents = Vec::new();
-    for (name, programs) in [("a", "{nginx,node}"), ("b", "{python3*,stock}")] {
+    for (name, programs) in [("a", "{nginx,node,chain}"), ("b", "{python3*,stock}")] {
         let folder = folder.join(name);
         fs::create_dir_all(&folder)?;
         let file = folder.join("agent.yaml");
@@ -73,9 +79,12 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
         let endpoint = format!("http://{}", backend.grpc);
         agents.push(Agent::start_from(binaries, &folder, &endpoint, &["--config", &file.to_string_lossy()])?);
     }
-    ask(options, &nodes, &sample)?;
+    ask(options.requests..options.requests + WARM_UP * options.concurrency, options, &nodes, &sample)?;
+    thread::sleep(LOOKS_WITHIN);
+    ask(0..options.requests, options, &nodes, &sample)?;
+    let all = options.requests + WARM_UP * options.concurrency;
     let at_the_end = format!("{{ kind = server && resource.service.name = \"{}\" }}", Server::Go.service_name());
-    backend.wait_for_count(&at_the_end, u64::from(options.requests), PATIENCE)?;
+    backend.wait_for_count(&at_the_end, u64::from(all), PATIENCE)?;
     for agent in &mut agents {
         let lost = agent.metric("coati_agent_losses_total", &[])?;
         agent.stop()?;
@@ -84,13 +93,13 @@ pub(crate) fn run(options: &Options, binaries: &Path) -> Result<()> {
     report(options, &backend)
 }
 
-/// Sends the requests, from outside of both nodes.
-fn ask(options: &Options, nodes: &Nodes, sample: &Sample) -> Result<()> {
-    let (url, next) = (sample.url(Server::Nginx), AtomicU32::new(0));
+/// Sends requests with these numbers, from outside of both nodes.
+fn ask(numbers: Range<u32>, options: &Options, nodes: &Nodes, sample: &Sample) -> Result<()> {
+    let (url, next) = (sample.url(Server::Nginx), AtomicU32::new(numbers.start));
     let one_after_the_other = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= options.requests {
+            if number >= numbers.end {
                 return Ok(());
             }
             let answer = http::get(&format!("{url}/orders/{number}"))?;
@@ -143,13 +152,13 @@ fn report(options: &Options, backend: &Backend) -> Result<()> {
     };
     println!("{whole} of {} requests are one trace with the right parent everywhere", options.requests);
     let header = ["service", "requests", "below their call", "calls", "below their request", "wrong"];
-    print!("{}", columns(&header, &Server::ALL.map(row)));
+    print!("{}", columns(&header, &Server::CHAIN.map(row)));
     Ok(())
 }
 
 /// Counts a span; whether it is below the right one.
 fn count(span: &Seen, parent: Option<&Seen>, links: &mut BTreeMap<&str, Links>) -> Result<bool> {
-    let known = Server::ALL.into_iter().map(Server::service_name).find(|name| *name == span.service());
+    let known = Server::CHAIN.into_iter().map(Server::service_name).find(|name| *name == span.service());
     let of = links.entry(known.with_context(|| format!("of no service: {span:?}"))?).or_default();
     let number = |span: &Seen| span.path().rsplit('/').next().unwrap_or_default().to_owned();
     let is_server = span.kind == "SPAN_KIND_SERVER";

@@ -32,6 +32,7 @@ const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const SHT_SYMTAB: u32 = 2;
+const STT_OBJECT: u8 = 1;
 const STT_FUNC: u8 = 2;
 const NT_GNU_BUILD_ID: u32 = 3;
 /// The same of Go's linker.
@@ -39,7 +40,7 @@ const NT_GO_BUILD_ID: u32 = 4;
 
 /// A file of which functions can be looked up.
 pub(crate) struct Functions<'a, F> {
-    file: &'a F,
+    pub(super) file: &'a F,
     pub(super) header: Vec<u8>,
     segments: Vec<Segment>,
 }
@@ -53,18 +54,19 @@ struct Segment {
     size: u64,
 }
 
-/// A symbol: where its name begins, and the address of the function if it is one that is defined here.
+/// A symbol: where its name begins, what it names, and its address if that is defined here.
 struct Symbol {
     name: u32,
-    function: Option<u64>,
+    kind: u8,
+    address: Option<u64>,
 }
 
 impl Symbol {
     fn of(bytes: &[u8]) -> Option<Self> {
         let is_defined = u16_at(bytes, 6)? != 0;
-        let is_function = *bytes.get(4)? & 0xf == STT_FUNC;
         let address = u64_at(bytes, 8)?;
-        Some(Self { name: u32_at(bytes, 0)?, function: (is_defined && is_function && address != 0).then_some(address) })
+        let kind = *bytes.get(4)? & 0xf;
+        Some(Self { name: u32_at(bytes, 0)?, kind, address: (is_defined && address != 0).then_some(address) })
     }
 }
 
@@ -109,9 +111,28 @@ impl<'a, F: ReadAt> Functions<'a, F> {
     /// Where in the file the exported functions with these names begin.
     pub(crate) fn exported<const N: usize>(&self, names: [&str; N]) -> [Option<u64>; N] {
         match self.dynamic() {
-            Some(dynamic) => names.map(|name| self.file_offset(dynamic.find(self, name)?)),
+            Some(dynamic) => names.map(|name| self.file_offset(dynamic.find(self, name, STT_FUNC)?)),
             None => [None; N],
         }
+    }
+
+    /// The addresses at which the exported data with these names is to lie.
+    pub(crate) fn exported_data<const N: usize>(&self, names: [&str; N]) -> [Option<u64>; N] {
+        match self.dynamic() {
+            Some(dynamic) => names.map(|name| dynamic.find(self, name, STT_OBJECT)),
+            None => [None; N],
+        }
+    }
+
+    /// The first bytes of the data at `address`, as they are in the file.
+    pub(crate) fn data(&self, address: u64) -> Option<[u8; 8]> {
+        read(self.file, self.place(address)?, 8)?.try_into().ok()
+    }
+
+    /// Where in the file the code begins, and at which address it is to lie.
+    pub(crate) fn code_start(&self) -> Option<(u64, u64)> {
+        let code = self.segments.iter().find(|it| it.is_code())?;
+        Some((code.offset, code.address))
     }
 
     /// The same of functions that are named for debuggers only.
@@ -121,8 +142,7 @@ impl<'a, F: ReadAt> Functions<'a, F> {
 
     /// Where in the file the instruction at `address` lies.
     pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
-        let is_code = |it: &&Segment| it.kind == PT_LOAD && it.flags & PF_X != 0;
-        self.segments.iter().filter(is_code).find_map(|segment| segment.place(address))
+        self.segments.iter().filter(|it| it.is_code()).find_map(|segment| segment.place(address))
     }
 
     /// Where in the file the byte at `address` lies.
@@ -160,8 +180,9 @@ impl<'a, F: ReadAt> Functions<'a, F> {
         let mut found = [None; N];
         let size = u64_at(symbols, 32)?.min(MAX_TABLE);
         let mut take = |_, piece: &[u8]| {
-            for symbol in piece.chunks_exact(SYMBOL_SIZE).filter_map(Symbol::of) {
-                let Some(address) = symbol.function else { continue };
+            let symbols = piece.chunks_exact(SYMBOL_SIZE).filter_map(Symbol::of);
+            for symbol in symbols.filter(|symbol| symbol.kind == STT_FUNC) {
+                let Some(address) = symbol.address else { continue };
                 for (found, places) in found.iter_mut().zip(&places) {
                     if places.contains(&symbol.name) {
                         *found = found.or_else(|| self.file_offset(address));
@@ -198,6 +219,10 @@ impl<'a, F: ReadAt> Functions<'a, F> {
 }
 
 impl Segment {
+    const fn is_code(&self) -> bool {
+        self.kind == PT_LOAD && self.flags & PF_X != 0
+    }
+
     fn place(&self, address: u64) -> Option<u64> {
         let within = address.checked_sub(self.address)?;
         (within < self.size).then_some(())?;
@@ -214,16 +239,16 @@ struct Dynamic {
 }
 
 impl Dynamic {
-    /// The address of the exported function.
-    fn find<F: ReadAt>(&self, functions: &Functions<'_, F>, name: &str) -> Option<u64> {
+    /// The address of what is exported with this name, if it is of this kind.
+    fn find<F: ReadAt>(&self, functions: &Functions<'_, F>, name: &str, kind: u8) -> Option<u64> {
         match (self.gnu_hash, self.hash) {
-            (Some(table), _) => self.by_gnu_hash(functions.file, table, name),
-            (None, Some(table)) => self.by_hash(functions.file, table, name),
+            (Some(table), _) => self.by_gnu_hash(functions.file, table, name, kind),
+            (None, Some(table)) => self.by_hash(functions.file, table, name, kind),
             (None, None) => None,
         }
     }
 
-    fn by_gnu_hash(&self, file: &impl ReadAt, table: u64, name: &str) -> Option<u64> {
+    fn by_gnu_hash(&self, file: &impl ReadAt, table: u64, name: &str, kind: u8) -> Option<u64> {
         let hash = name.bytes().fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(byte.into()));
         let header = read(file, table, 16)?;
         let (buckets, first, words) = (u32_at(&header, 0)?, u32_at(&header, 4)?, u32_at(&header, 8)?);
@@ -235,7 +260,7 @@ impl Dynamic {
             let entry = read(file, chains.checked_add(u64::from(index.checked_sub(first)?) * 4)?, 4)?;
             let entry = u32_at(&entry, 0)?;
             if entry | 1 == hash | 1
-                && let Some(address) = self.is(file, index, name)
+                && let Some(address) = self.is(file, index, name, kind)
             {
                 return Some(address);
             }
@@ -246,7 +271,7 @@ impl Dynamic {
         None
     }
 
-    fn by_hash(&self, file: &impl ReadAt, table: u64, name: &str) -> Option<u64> {
+    fn by_hash(&self, file: &impl ReadAt, table: u64, name: &str, kind: u8) -> Option<u64> {
         let hash = name.bytes().fold(0_u32, |hash, byte| {
             let hash = (hash << 4).wrapping_add(byte.into());
             let high = hash & 0xf000_0000;
@@ -260,7 +285,7 @@ impl Dynamic {
             if index == 0 {
                 return None;
             }
-            if let Some(address) = self.is(file, index, name) {
+            if let Some(address) = self.is(file, index, name, kind) {
                 return Some(address);
             }
             index = word(u64::from(buckets) + u64::from(index))?;
@@ -268,13 +293,13 @@ impl Dynamic {
         None
     }
 
-    /// The address of the symbol, if it is the function with this name.
-    fn is(&self, file: &impl ReadAt, index: u32, name: &str) -> Option<u64> {
+    /// The address of the symbol, if it has this name and is of this kind.
+    fn is(&self, file: &impl ReadAt, index: u32, name: &str, kind: u8) -> Option<u64> {
         let place = self.symbols.checked_add(u64::from(index) * SYMBOL_SIZE as u64)?;
         let symbol = Symbol::of(&read(file, place, SYMBOL_SIZE)?)?;
         let found = read(file, self.names.checked_add(symbol.name.into())?, name.len() + 1)?;
         let is_it = found.strip_suffix(&[0]) == Some(name.as_bytes());
-        symbol.function.filter(|_| is_it)
+        symbol.address.filter(|_| is_it && symbol.kind == kind)
     }
 }
 

@@ -38,7 +38,7 @@ fn points_of(functions: &[(&str, &[u8])]) -> Result<Vec<(GoCall, u64)>, Unusable
         crate::ebpf::LibraryCall::Go(call) => (call, point.offset - 0x1000),
         other => panic!("{other:?}"),
     };
-    let everything = Habits { speaks_tls: true, asks: true };
+    let everything = Habits { speaks_tls: true, asks: true, is_crowded: true };
     let Probes { points, runtime } = probes(&file, &functions, everything)?;
     assert_eq!(runtime, Some(Runtime::Go(Layout { number: 152, creator: 280 })));
     Ok(points.into_iter().map(call).collect())

@@ -47,8 +47,8 @@ fn the_sessions_of_a_process_that_is_gone_end() {
     fs::write(folder.join("map_files/1000-2000"), crate::discover::elf::library()).unwrap();
     fs::write(folder.join("maps"), "1000-2000 r-xp 00000000 fd:01 7 /usr/lib/libssl.so.3\n").unwrap();
     let mut script = Script::default();
-    let mut libraries =
-        Libraries::new(ProcTree::new(node.proc.path()), Wanted { tls: true, cuda: true, go: true, loops: true });
+    let wanted = Wanted { tls: true, cuda: true, go: true, loops: true, python: true };
+    let mut libraries = Libraries::new(ProcTree::new(node.proc.path()), wanted);
     libraries.look_at_all(MS, &mut script, &mut |_| true);
     assert_eq!(script.probed, [folder.join("map_files/1000-2000")]);
 
