@@ -80,11 +80,12 @@ pub(super) fn probes(functions: &Functions<'_, File>, path: &str) -> Option<(Vec
     let mut points: Vec<ProbePoint> = Vec::new();
     let places = functions.exported(MAKERS.map(|(name, _)| name));
     for ((_, call), place) in MAKERS.into_iter().zip(places) {
-        let Some(returns) = place.and_then(|place| functions.returns(place)) else {
-            // What event loops call comes first.
-            if points.is_empty() { return None } else { continue }
-        };
-        for offset in returns {
+        let returns = place.and_then(|place| functions.returns(place));
+        // What event loops call comes first.
+        if returns.is_none() && points.is_empty() {
+            return None;
+        }
+        for offset in returns.into_iter().flatten() {
             // What makes copies may be shared.
             if !points.iter().any(|point| point.offset == offset) {
                 points.push(ProbePoint { call: call.into(), offset });

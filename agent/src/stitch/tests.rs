@@ -390,9 +390,9 @@ fn a_call_in_another_context_is_below_no_request(#[case] in_context: [bool; 2], 
     client.request(GET).response(OK);
     let run = Run::new(&[&server, &client]);
     if is_linked {
-        assert_child(run.span(1), run.span(2))
+        assert_child(run.span(1), run.span(2));
     } else {
-        assert_root(run.span(1))
+        assert_root(run.span(1));
     }
     assert_eq!(run.stitcher.counters().in_process, u64::from(is_linked));
 }
