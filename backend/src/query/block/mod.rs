@@ -386,20 +386,23 @@ impl<'s> BlockScan<'s> {
         }
         let mut candidates = std::mem::take(candidates).into_iter().peekable();
         while candidates.peek().is_some() {
-            let mut part: Vec<Candidate> = Vec::new();
-            let mut rows = 0;
-            while part.len() < most_traces
-                && let Some(next) = candidates.next_if(|next| rows == 0 || rows + next.rows <= 2 * BATCH_ROWS)
-            {
-                // Others may have come before it meanwhile.
-                if visitor.wants(&next.facts) {
-                    rows += next.rows;
-                    part.push(next);
-                }
-            }
+            // Of those that are shown in any case the newest need not come first: pages are read once for all.
+            let most = most_traces.max(visitor.room());
+            // Others may have come before it meanwhile.
+            let mut part: Vec<_> = candidates.by_ref().filter(|next| visitor.wants(&next.facts)).take(most).collect();
             part.sort_unstable_by_key(|candidate| candidate.first);
-            if !self.show_part(columns, part, visitor)? {
-                return Ok(false);
+            let mut rest = part.as_slice();
+            while !rest.is_empty() {
+                let mut rows = 0;
+                let fits = |next: &&Candidate| {
+                    rows += next.rows;
+                    rows <= 2 * BATCH_ROWS
+                };
+                let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+                if !self.show_part(columns, now, visitor)? {
+                    return Ok(false);
+                }
+                rest = later;
             }
             most_traces = most_traces.saturating_mul(2);
         }
@@ -410,7 +413,7 @@ impl<'s> BlockScan<'s> {
     fn show_part(
         &mut self,
         columns: &Columns,
-        traces: Vec<Candidate>,
+        traces: &[Candidate],
         visitor: &mut impl Visitor,
     ) -> Result<bool, BlockError> {
         let mut read: Vec<Rows<'s>> = Vec::new();
@@ -435,16 +438,17 @@ impl<'s> BlockScan<'s> {
                 return Ok(false);
             }
         }
+        let counts_children = self.scan.wanted.fields.contains(&Field::Intrinsic(Intrinsic::ChildCount));
         let mut places = read.iter().flat_map(|rows| (0..rows.len).map(move |row| (rows, row)));
         for Candidate { facts, rows, .. } in traces {
-            let places: Vec<_> = places.by_ref().take(rows).collect();
+            let places: Vec<_> = places.by_ref().take(*rows).collect();
             let root = places.first().and_then(|(rows, row)| root_of(rows, *row));
-            let family = Family::of(places.iter().copied(), root.clone());
+            let family = Family::of(&places, root.clone(), counts_children);
             let spans: Vec<_> = places
                 .iter()
                 .map(|(rows, row)| BlockSpan { rows, row: *row, trace: Some(&family), place: None })
                 .collect();
-            if !visitor.trace(&TraceFacts { root, ..facts }, &spans) {
+            if !visitor.trace(&TraceFacts { root, ..facts.clone() }, &spans) {
                 return Ok(false);
             }
         }

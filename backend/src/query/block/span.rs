@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ptr;
 
+use foldhash::fast::RandomState;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::mask;
@@ -29,21 +30,23 @@ pub(super) struct BlockSpan<'r> {
 #[derive(Debug, Default)]
 pub(super) struct Family {
     pub(super) root: Option<Root>,
-    /// By the left number of the parent.
-    children: HashMap<i32, i64>,
+    /// By the left number of the parent; only if somebody asks how many they are.
+    children: HashMap<i32, i64, RandomState>,
     /// Ids of spans by their left numbers; only if somebody asks for ids of parents.
-    ids: HashMap<i32, Vec<u8>>,
+    ids: HashMap<i32, Vec<u8>, RandomState>,
 }
 
 impl Family {
     /// Of the rows of one trace.
-    pub(super) fn of<'r>(rows: impl Iterator<Item = (&'r Rows<'r>, usize)>, root: Option<Root>) -> Self {
+    pub(super) fn of(places: &[(&Rows<'_>, usize)], root: Option<Root>, counts_children: bool) -> Self {
         let mut family = Self { root, ..Self::default() };
-        for (rows, row) in rows {
-            *family.children.entry(rows.nested_parent(row)).or_insert(0) += 1;
-            if rows.parent_span_ids.is_some() {
-                family.ids.insert(rows.nested_left(row), rows.span_id(row).to_vec());
+        if counts_children {
+            for (rows, row) in places {
+                *family.children.entry(rows.nested_parent(*row)).or_insert(0) += 1;
             }
+        }
+        for (rows, row) in places.iter().filter(|(rows, _)| rows.parent_span_ids.is_some()) {
+            family.ids.insert(rows.nested_left(*row), rows.span_id(*row).to_vec());
         }
         family
     }

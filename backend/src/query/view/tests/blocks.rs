@@ -200,3 +200,18 @@ fn a_lost_block_makes_no_query_slow() {
     let shop = View::find(&world.live, Some(&blocks), TENANT, &SHOP).unwrap();
     assert_eq!((shop.trace, shop.skipped), (None, 1));
 }
+
+/// Of traces that are shown in any case the newest need not come before the others.
+#[test]
+fn pages_of_many_traces_are_read_once() {
+    let parts: Vec<_> = (1..=200_u8).map(|number| (part(number, &[(1, "a", number.into())]), 0)).collect();
+    let world = World::of(&parts);
+    let search_for = |limit| {
+        let request = search_request("{ name = \"a\" }", limit, Window::default());
+        search(&world.view(), &request, &AtomicBool::new(false)).unwrap()
+    };
+    let (few, many) = (search_for(20), search_for(200));
+    assert_eq!((few.traces.len(), many.traces.len()), (20, 200));
+    assert_eq!(few.traces, many.traces[..20]);
+    assert_eq!(few.inspected, many.inspected);
+}
