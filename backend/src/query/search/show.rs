@@ -125,7 +125,7 @@ fn show_span(plan: &Plan, span: &impl SpanView) -> SpanMatch {
         name: String::new(),
         start_ns: span.start_ns(),
         duration_ns: span.duration_ns(),
-        attributes: Vec::new(),
+        attributes: Vec::with_capacity(plan.referenced.len() + plan.selected.len()),
     };
     let selected = plan.selected.iter().map(|field| (field, true));
     let referenced = plan.referenced.iter().filter(|field| !plan.selected.contains(field)).map(|field| (field, false));
