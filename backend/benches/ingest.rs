@@ -1,6 +1,6 @@
 //! What taking spans in costs: processor time per span of the whole way (receive → log with fsync → live set and catalog →
-//! acknowledgement → block, finished and committed) next to that of decoding the same bytes with prost alone, and of the
-//! stages alone.
+//! acknowledgement → block, finished and committed) next to that of decoding the same bytes with prost alone, on one processor
+//! and on all of them at once, and of the stages alone.
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use coati_backend::block::{BlockId, NewBlock, write_block};
 use coati_backend::catalog::{IndexLimits, MemoryCatalog, TagIndex};
@@ -36,7 +36,7 @@ use coati_backend::wal::{Entry, Log, RealDisk, Wal, WalConfig};
 use corpus::{Corpus, START_NS};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt as _, Full};
-use measure::{bytes_under, cpu, cpu_time, folder, micros, number, peak_mib};
+use measure::{bytes_under, cpu, cpu_of_thread, cpu_time, folder, micros, number, peak_mib};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
@@ -82,6 +82,8 @@ fn main() -> Result<()> {
     let line = |what: &str, cpu: Duration| println!("{what:<24} {:>8.2} µs CPU per span", micros(cpu, spans));
     println!("{spans} spans of {traces} traces, {:.0} bytes per span", decode.bytes as f64 / spans as f64);
     line("prost decode alone", decode.cpu);
+    let everywhere = decode_everywhere(traces)?;
+    line("  on all processors", everywhere);
     if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "stages") {
         return print_stages(traces, spans);
     }
@@ -92,6 +94,7 @@ fn main() -> Result<()> {
     let whole = whole_path(traces)?;
     line("whole path, to the block", whole.cpu);
     println!("{:<24} {:>8.2}", "ratio", whole.cpu.as_secs_f64() / decode.cpu.as_secs_f64());
+    println!("{:<24} {:>8.2}", "  to that on all", whole.cpu.as_secs_f64() / everywhere.as_secs_f64());
     line("  until acknowledged", whole.cpu_to_acknowledgement);
     let per_second = spans as f64 / whole.wall.as_secs_f64();
     println!("{:<24} {per_second:>8.0} spans per second ({senders} senders)", "acknowledged");
@@ -130,11 +133,27 @@ fn decode_only(traces: u64) -> Result<Decoded> {
         decoded.bytes += encoded.len();
         decoded.spans += spans(&request);
         // The backend frees what it decodes as well, when it leaves memory.
-        let (outcome, cpu) = cpu(|| ExportTraceServiceRequest::decode(encoded.as_slice()).map(|d| drop(black_box(d))));
+        let decode = || ExportTraceServiceRequest::decode(encoded.as_slice()).map(|d| drop(black_box(d)));
+        let (outcome, cpu) = cpu_of_thread(decode);
         outcome?;
         decoded.cpu += cpu;
     }
     Ok(decoded)
+}
+
+/// Processor time of one of as many that decode at once as there are processors. The whole path keeps all of them busy too, and
+/// those that share a core take longer then for the same work.
+fn decode_everywhere(traces: u64) -> Result<Duration> {
+    let processors = thread::available_parallelism()?.get();
+    let decoded: Vec<Result<Decoded>> = thread::scope(|scope| {
+        let decoding: Vec<_> = (0..processors).map(|_| scope.spawn(|| decode_only(traces))).collect();
+        decoding.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+    });
+    let mut cpu = Duration::ZERO;
+    for decoded in decoded {
+        cpu += decoded?.cpu;
+    }
+    Ok(cpu / processors as u32)
 }
 
 fn spans(request: &ExportTraceServiceRequest) -> u64 {

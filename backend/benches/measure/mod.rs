@@ -29,9 +29,20 @@ pub(crate) fn cpu<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (outcome, cpu_time().saturating_sub(before))
 }
 
+/// Processor time that `work` takes in this thread.
+pub(crate) fn cpu_of_thread<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let before = time_of(ClockId::ThreadCPUTime);
+    let outcome = work();
+    (outcome, time_of(ClockId::ThreadCPUTime).saturating_sub(before))
+}
+
 /// Processor time of this process so far, all threads, user and system.
 pub(crate) fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time_of(ClockId::ProcessCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 

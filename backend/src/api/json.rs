@@ -154,7 +154,17 @@ impl Object<'_> {
 
 /// A quoted text.
 fn string(text: &mut String, value: &str) {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
     text.push('"');
+    if value.bytes().all(is_plain) {
+        text.push_str(value);
+    } else {
+        escape(text, value);
+    }
+    text.push('"');
+}
+
+fn escape(text: &mut String, value: &str) {
     for c in value.chars() {
         match c {
             '"' | '\\' => text.extend(['\\', c]),
@@ -166,7 +176,6 @@ fn string(text: &mut String, value: &str) {
             c => text.push(c),
         }
     }
-    text.push('"');
 }
 
 /// A number as Go writes it; what is none is a text.

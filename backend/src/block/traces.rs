@@ -76,6 +76,11 @@ impl Block {
         }
     }
 
+    /// Whether a trace has spans in this block. Reads one page of the ids.
+    pub fn has(&self, id: &TraceId) -> Result<bool, BlockError> {
+        Ok(self.rows_of(id)?.is_some())
+    }
+
     /// Every trace id, in order, with its rows, which are counted from 0 over all row groups. Reads one column.
     pub fn trace_ids(&self) -> Result<Vec<(TraceId, Range<u64>)>, BlockError> {
         self.trace_ids_if(|_| true)

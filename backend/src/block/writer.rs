@@ -99,6 +99,11 @@ impl<'a> BlockWriter<'a> {
         Ok(Self { store, summary, buffers, columns, tables: TableBuilder::default(), ids: Vec::new(), file })
     }
 
+    /// Says how many traces will come at most, so that their ids take no more memory than they must.
+    pub fn expect(&mut self, traces: usize) {
+        self.ids.reserve_exact(traces);
+    }
+
     /// Adds a trace, without the spans that came again. Its id must be above those that were added before. A trace without
     /// spans is left out.
     pub fn push(&mut self, trace: &Trace) -> Result<(), BlockError> {

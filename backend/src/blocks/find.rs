@@ -50,6 +50,14 @@ impl Blocks {
         blocks
     }
 
+    /// Whether a trace is in another block than this one, which filters alone say of too many; true also if that cannot be
+    /// found out.
+    pub fn is_in_another(&self, list: &BlockList, tenant: &str, id: &TraceId, than: BlockId) -> bool {
+        let others = self.candidates(list, tenant, id);
+        let mut others = others.iter().filter(|entry| entry.id() != than);
+        others.any(|entry| self.open_block(entry).ok().is_none_or(|block| block.has(id).unwrap_or(true)))
+    }
+
     /// What one block has of a trace.
     pub fn fragment(&self, entry: &BlockEntry, id: &TraceId) -> Result<Option<Trace>, BlocksError> {
         self.open_block(entry)?.trace(id).map_err(|source| BlocksError::Block { block: entry.id(), source })

@@ -71,6 +71,8 @@ pub fn merge(store: &Arc<dyn Store>, job: &Job<'_>, id: BlockId, stop: &AtomicBo
     let failed = |source| CompactError::Output { block: id, source };
     let mut writer =
         BlockWriter::create(store.as_ref(), new, Columns::choose(&counts, spans_before)).map_err(failed)?;
+    let traces_before: u64 = summaries.iter().map(|input| input.traces).sum();
+    writer.expect(usize::try_from(traces_before).unwrap_or_default());
     let mut combined = 0;
     let mut heads = Heads::of(inputs.collect())?;
     while let Some((mut trace, next)) = heads.next()? {

@@ -165,6 +165,11 @@ pub(super) trait Visitor {
         true
     }
 
+    /// How many of the traces that it wants it takes before it may want fewer: looking at these in any order costs nothing.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
     /// Takes a trace. Returns whether it wants more.
     fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool;
 

@@ -1,5 +1,6 @@
 //! What is done every few seconds.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +20,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Time between looks at the catalog and the store.
 const LONG_TICK: Duration = Duration::from_secs(10);
+
+/// Bytes that are taken and let go at each long tick.
+const LET_GO: usize = 1 << 20;
 
 /// All that housekeeping looks after.
 #[derive(Clone)]
@@ -84,6 +88,9 @@ impl House {
 
     /// True if the catalog works and lacks something.
     fn tidy(&self, prune: bool) -> bool {
+        // The allocator gives back to the system what has been free for a second, but only when a page of its own becomes
+        // free: where nothing happens any more it would keep what the last merge took.
+        drop(black_box(Vec::<u8>::with_capacity(LET_GO)));
         let catalog = self.tags.store();
         store_checkpoint(catalog.as_ref(), &self.indexed);
         if prune && let Err(error) = self.tags.prune(self.oldest_hour()) {

@@ -77,6 +77,11 @@ impl Columns {
         }
     }
 
+    /// Removes top-level columns that are no attributes.
+    pub(super) fn remove_names(&mut self, names: &[&str]) {
+        self.names.retain(|name| !names.contains(&name.as_str()));
+    }
+
     /// Removes the columns of attributes of these keys.
     pub(super) fn remove_promoted(&mut self, is_unwanted: impl Fn(&str) -> bool) {
         let Self { names, promoted, .. } = self;

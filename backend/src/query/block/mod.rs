@@ -14,9 +14,9 @@ mod rows;
 mod span;
 mod tags;
 mod texts;
+mod traces;
 
 use std::cell::Cell;
-use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_buffer::BooleanBuffer;
@@ -26,20 +26,16 @@ pub(crate) use self::tags::{FullTags, TagReader};
 
 use self::columns::Columns;
 use self::rows::{Rows, Tables};
-use self::span::{BlockSpan, Family};
+use self::span::BlockSpan;
 use super::prefilter::{Condition, Leaf};
-use super::scan::{RangeOf, Scan, TraceFacts, Visitor, Wanted, is_of_span};
+use super::scan::{RangeOf, Scan, Visitor, Wanted, is_of_span};
 use super::search::Inspected;
 use crate::block::schema::column;
 use crate::block::{Block, BlockError};
-use crate::live::{Root, TraceId};
-use crate::traceql::{Field, Intrinsic};
+use crate::live::TraceId;
 
-/// Rows that are decoded at once, more only for a trace that has more.
+/// Rows that are decoded at once.
 const BATCH_ROWS: usize = 16_384;
-
-/// Traces that are decoded first where only the newest are wanted; then twice as many, and so on.
-const FIRST_TRACES: usize = 32;
 
 /// Conditions that are told apart. All beyond share one bit: a span that fulfils one of them counts for all.
 const MAX_CONDITIONS: usize = 64;
@@ -63,17 +59,6 @@ pub(super) struct Scattered {
     pub(super) id: TraceId,
     /// The whole trace starts then or earlier, nanoseconds since the epoch.
     pub(super) starts_by: u64,
-}
-
-/// Rows of a trace.
-#[derive(Clone, Debug)]
-struct Candidate {
-    facts: TraceFacts,
-    /// Counted over all row groups.
-    first: usize,
-    rows: usize,
-    /// The conditions that some row fulfils, a bit each.
-    fulfilled: u64,
 }
 
 impl<'s> BlockScan<'s> {
@@ -312,153 +297,6 @@ impl<'s> BlockScan<'s> {
             selected.push(wanted);
         }
     }
-
-    // Whole traces.
-
-    fn show_traces(&mut self, visitor: &mut impl Visitor) -> Result<bool, BlockError> {
-        let mut condition_columns = self.condition_columns();
-        for name in [column::TRACE_ID, column::TRACE_START, column::TRACE_END] {
-            condition_columns.add_name(name);
-        }
-        let mut columns = Columns::of(self.block, &self.scan.wanted);
-        let facts = [Intrinsic::RootName, Intrinsic::TraceDuration].map(Field::Intrinsic);
-        let nested = self.scan.nested.then_some(Field::Intrinsic(Intrinsic::NestedSetLeft));
-        let facts = Wanted { fields: facts.into_iter().chain(nested).collect(), ..Wanted::default() };
-        columns.add_all(Columns::of(self.block, &facts));
-        let mut candidates: Vec<Candidate> = Vec::new();
-        let mut open: Option<Candidate> = None;
-        let mut first = 0;
-        for (group, _) in self.row_groups() {
-            let goes_on = self.read(group, &condition_columns, None, BATCH_ROWS, &mut |scan, rows| {
-                for (row, fulfilled) in scan.fulfilled(&rows).into_iter().enumerate() {
-                    let id = rows.trace_id(row);
-                    match &mut open {
-                        Some(open) if open.facts.id == id => {
-                            open.rows += 1;
-                            open.fulfilled |= fulfilled;
-                        }
-                        _ => {
-                            let (start_ns, end_ns) = (rows.trace_start_ns(row), rows.trace_end_ns(row));
-                            let facts = TraceFacts { id, start_ns, end_ns, root: None };
-                            let next = Candidate { facts, first: first + row, rows: 1, fulfilled };
-                            scan.close(open.replace(next), visitor, &mut candidates);
-                        }
-                    }
-                }
-                first += rows.len;
-                Ok(true)
-            })?;
-            if !goes_on {
-                return Ok(false);
-            }
-            let waiting: usize = candidates.iter().map(|candidate| candidate.rows).sum();
-            if !self.scan.newest_first && waiting >= BATCH_ROWS && !self.show(&columns, &mut candidates, visitor)? {
-                return Ok(false);
-            }
-        }
-        self.close(open, visitor, &mut candidates);
-        self.show(&columns, &mut candidates, visitor)
-    }
-
-    /// Keeps a trace whose rows are all known, if it is wanted.
-    fn close(&mut self, trace: Option<Candidate>, visitor: &impl Visitor, candidates: &mut Vec<Candidate>) {
-        let Some(trace) = trace else { return };
-        if self.is_elsewhere(&trace.facts.id) {
-            if self.admits_part(trace.fulfilled) && visitor.wants_since(trace.facts.start_ns) {
-                self.scattered.push(Scattered { id: trace.facts.id, starts_by: trace.facts.start_ns });
-            }
-        } else if self.admits(trace.fulfilled) && visitor.wants(&trace.facts) {
-            candidates.push(trace);
-        }
-    }
-
-    /// Shows the candidates, and leaves none of them.
-    fn show(
-        &mut self,
-        columns: &Columns,
-        candidates: &mut Vec<Candidate>,
-        visitor: &mut impl Visitor,
-    ) -> Result<bool, BlockError> {
-        let mut most_traces = usize::MAX;
-        if self.scan.newest_first {
-            candidates.sort_unstable_by_key(|candidate| (Reverse(candidate.facts.start_ns), candidate.facts.id));
-            most_traces = FIRST_TRACES;
-        }
-        let mut candidates = std::mem::take(candidates).into_iter().peekable();
-        while candidates.peek().is_some() {
-            let mut part: Vec<Candidate> = Vec::new();
-            let mut rows = 0;
-            while part.len() < most_traces
-                && let Some(next) = candidates.next_if(|next| rows == 0 || rows + next.rows <= 2 * BATCH_ROWS)
-            {
-                // Others may have come before it meanwhile.
-                if visitor.wants(&next.facts) {
-                    rows += next.rows;
-                    part.push(next);
-                }
-            }
-            part.sort_unstable_by_key(|candidate| candidate.first);
-            if !self.show_part(columns, part, visitor)? {
-                return Ok(false);
-            }
-            most_traces = most_traces.saturating_mul(2);
-        }
-        Ok(true)
-    }
-
-    /// Shows traces, which are in the order of their rows.
-    fn show_part(
-        &mut self,
-        columns: &Columns,
-        traces: Vec<Candidate>,
-        visitor: &mut impl Visitor,
-    ) -> Result<bool, BlockError> {
-        let mut read: Vec<Rows<'s>> = Vec::new();
-        let mut group_first = 0;
-        for (group, count) in self.row_groups() {
-            let group_rows = group_first..group_first + count;
-            group_first += count;
-            let ranges = traces.iter().filter_map(|trace| {
-                let start = trace.first.max(group_rows.start);
-                let end = (trace.first + trace.rows).min(group_rows.end);
-                (start < end).then(|| start - group_rows.start..end - group_rows.start)
-            });
-            let selection = RowSelection::from_consecutive_ranges(ranges, count);
-            if !selection.selects_any() {
-                continue;
-            }
-            let goes_on = self.read(group, columns, Some(selection), BATCH_ROWS, &mut |_, rows| {
-                read.push(rows);
-                Ok(true)
-            })?;
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-        let mut places = read.iter().flat_map(|rows| (0..rows.len).map(move |row| (rows, row)));
-        for Candidate { facts, rows, .. } in traces {
-            let places: Vec<_> = places.by_ref().take(rows).collect();
-            let root = places.first().and_then(|(rows, row)| root_of(rows, *row));
-            let family = Family::of(places.iter().copied(), root.clone());
-            let spans: Vec<_> = places
-                .iter()
-                .map(|(rows, row)| BlockSpan { rows, row: *row, trace: Some(&family), place: None })
-                .collect();
-            if !visitor.trace(&TraceFacts { root, ..facts }, &spans) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// The root of a trace that begins with this row: the first one that has no parent is entered first.
-fn root_of(rows: &Rows<'_>, row: usize) -> Option<Root> {
-    (rows.nested_parent(row) == -1).then(|| Root {
-        service_name: rows.resource(row).and_then(|entry| entry.service_name()).unwrap_or_default().into(),
-        span_name: rows.names.as_ref().and_then(|names| names.get(row)).unwrap_or_default().into(),
-        start_ns: rows.start_ns(row),
-    })
 }
 
 fn bit(number: usize) -> u64 {

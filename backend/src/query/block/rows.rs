@@ -183,12 +183,16 @@ impl<'b> Rows<'b> {
 
     /// Nanoseconds since the epoch.
     pub(super) fn start_ns(&self, row: usize) -> u64 {
-        self.trace_start_ns(row).wrapping_add(get(self.start_offset.as_ref(), row).unwrap_or_default())
+        self.start_in(row, self.trace_start_ns(row))
     }
 
-    /// 0 for a span that ends before it starts.
-    pub(super) fn duration_ns(&self, row: usize) -> u64 {
-        let start_ns = self.start_ns(row);
+    /// The same where the start of the trace was not read.
+    pub(super) fn start_in(&self, row: usize, trace_start_ns: u64) -> u64 {
+        trace_start_ns.wrapping_add(get(self.start_offset.as_ref(), row).unwrap_or_default())
+    }
+
+    /// How long a span takes that starts then; 0 for one that ends before it starts.
+    pub(super) fn duration_ns(&self, row: usize, start_ns: u64) -> u64 {
         let length = get(self.duration.as_ref(), row).unwrap_or_default();
         start_ns.wrapping_add(length.cast_unsigned()).saturating_sub(start_ns)
     }

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::ptr;
 
+use foldhash::fast::RandomState;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::mask;
 use super::rows::Rows;
-use crate::live::Root;
+use crate::live::{Root, TraceId};
 use crate::query::live::{hex, kind_of, status_of};
 use crate::query::nested::NestedSet;
+use crate::query::scan::TraceFacts;
 use crate::query::span::SpanView;
 use crate::query::value::Value;
 use crate::traceql::{Field, Intrinsic, Scope};
@@ -25,31 +27,49 @@ pub(super) struct BlockSpan<'r> {
     pub(super) place: Option<usize>,
 }
 
-/// What a span knows of the others of its trace.
-#[derive(Debug, Default)]
+/// What a span knows of its trace and of the others in it.
+#[derive(Debug)]
 pub(super) struct Family {
-    pub(super) root: Option<Root>,
-    /// By the left number of the parent.
-    children: HashMap<i32, i64>,
+    id: TraceId,
+    /// Of the spans in this block, nanoseconds since the epoch.
+    start_ns: u64,
+    end_ns: u64,
+    root: Option<Root>,
+    /// By the left number of the parent; only if somebody asks how many they are.
+    children: HashMap<i32, i64, RandomState>,
     /// Ids of spans by their left numbers; only if somebody asks for ids of parents.
-    ids: HashMap<i32, Vec<u8>>,
+    ids: HashMap<i32, Vec<u8>, RandomState>,
 }
 
 impl Family {
     /// Of the rows of one trace.
-    pub(super) fn of<'r>(rows: impl Iterator<Item = (&'r Rows<'r>, usize)>, root: Option<Root>) -> Self {
-        let mut family = Self { root, ..Self::default() };
-        for (rows, row) in rows {
-            *family.children.entry(rows.nested_parent(row)).or_insert(0) += 1;
-            if rows.parent_span_ids.is_some() {
-                family.ids.insert(rows.nested_left(row), rows.span_id(row).to_vec());
+    pub(super) fn of(trace: &TraceFacts, places: &[(&Rows<'_>, usize)], counts_children: bool) -> Self {
+        let TraceFacts { id, start_ns, end_ns, ref root } = *trace;
+        let (children, ids) = (HashMap::default(), HashMap::default());
+        let mut family = Self { id, start_ns, end_ns, root: root.clone(), children, ids };
+        if counts_children {
+            for (rows, row) in places {
+                *family.children.entry(rows.nested_parent(*row)).or_insert(0) += 1;
             }
+        }
+        for (rows, row) in places.iter().filter(|(rows, _)| rows.parent_span_ids.is_some()) {
+            family.ids.insert(rows.nested_left(*row), rows.span_id(*row).to_vec());
         }
         family
     }
 }
 
 impl BlockSpan<'_> {
+    fn trace_id(&self) -> TraceId {
+        self.trace.map_or_else(|| self.rows.trace_id(self.row), |trace| trace.id)
+    }
+
+    /// Nanoseconds since the epoch.
+    fn trace_times_ns(&self) -> (u64, u64) {
+        let read = || (self.rows.trace_start_ns(self.row), self.rows.trace_end_ns(self.row));
+        self.trace.map_or_else(read, |trace| (trace.start_ns, trace.end_ns))
+    }
+
     fn scope_attributes(&self, scope: Scope) -> &[KeyValue] {
         match scope {
             Scope::Resource => self.rows.resource(self.row).map_or(&[], |entry| &entry.resource.attributes),
@@ -157,8 +177,11 @@ impl SpanView for BlockSpan<'_> {
             Intrinsic::NestedSetLeft => Value::Int(rows.nested_left(row).into()),
             Intrinsic::NestedSetRight => Value::Int(rows.nested_right(row).into()),
             Intrinsic::NestedSetParent => Value::Int(rows.nested_parent(row).into()),
-            Intrinsic::TraceId => Value::text(rows.trace_id(row).to_string()),
-            Intrinsic::TraceDuration => nanos(rows.trace_end_ns(row).saturating_sub(rows.trace_start_ns(row))),
+            Intrinsic::TraceId => Value::text(self.trace_id().to_string()),
+            Intrinsic::TraceDuration => {
+                let (start_ns, end_ns) = self.trace_times_ns();
+                nanos(end_ns.saturating_sub(start_ns))
+            }
             Intrinsic::RootName => root().map_or(Value::Nil, |root| Value::text_of(&root.span_name)),
             Intrinsic::RootService => root().map_or(Value::Nil, |root| Value::text_of(&root.service_name)),
             Intrinsic::EventName => {
@@ -197,10 +220,13 @@ impl SpanView for BlockSpan<'_> {
     }
 
     fn start_ns(&self) -> u64 {
-        self.rows.start_ns(self.row)
+        match self.trace {
+            Some(trace) => self.rows.start_in(self.row, trace.start_ns),
+            None => self.rows.start_ns(self.row),
+        }
     }
 
     fn duration_ns(&self) -> u64 {
-        self.rows.duration_ns(self.row)
+        self.rows.duration_ns(self.row, self.start_ns())
     }
 }

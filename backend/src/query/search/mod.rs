@@ -8,13 +8,12 @@ mod show;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
-use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 use thiserror::Error;
 
 use self::ranked::Ranked;
-use self::show::match_trace;
+use self::show::{SERVICE, match_trace};
 use super::plan::Plan;
 use super::prefilter::Prefilter;
 use super::scan::{NoPart, RangeOf, Scan, TraceFacts, Visitor, Wanted};
@@ -22,7 +21,7 @@ use super::span::SpanView;
 use super::view::View;
 use crate::blocks::BlocksError;
 use crate::live::{Root, TraceId};
-use crate::traceql::{Attribute, Field, Intrinsic, Scope};
+use crate::traceql::{Field, Intrinsic};
 
 /// Seconds since the epoch between which a trace must have been active; either may be left open.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -154,8 +153,7 @@ impl TraceMatch {
         self.duration_ns = end.saturating_sub(self.start_ns);
         self.root = self.root.take().or(other.root);
         for (service, stats) in other.services {
-            let ServiceStats { spans, errors } = self.services.entry(service).or_default();
-            (*spans, *errors) = (*spans + stats.spans, *errors + stats.errors);
+            self.services.entry(service).or_default().add(stats);
         }
         for set in other.spansets {
             match self.spansets.iter_mut().find(|known| known.attributes == set.attributes) {
@@ -195,6 +193,13 @@ pub struct ServiceStats {
     pub spans: u32,
     /// Those that failed.
     pub errors: u32,
+}
+
+impl ServiceStats {
+    fn add(&mut self, other: Self) {
+        self.spans += other.spans;
+        self.errors += other.errors;
+    }
 }
 
 /// Spans of a trace that match together.
@@ -277,13 +282,12 @@ fn run(
     let plan = request.plan.as_ref();
     let filter = plan.map_or_else(Prefilter::nothing, |plan| Prefilter::of([plan]));
     let shown = [Intrinsic::SpanId, Intrinsic::Duration, Intrinsic::Status].map(Field::Intrinsic);
-    let service = Field::Attribute(Attribute { parent: false, scope: Scope::Resource, name: SERVICE_NAME.to_owned() });
     let mentioned = plan.into_iter().flat_map(|plan| plan.referenced.iter().chain(&plan.selected));
     let scan = Scan {
         filter: &filter,
         range: request.window.into(),
         range_of: RangeOf::Traces,
-        wanted: Wanted::of(shown.iter().chain([&service]).chain(mentioned)),
+        wanted: Wanted::of(shown.iter().chain([&*SERVICE]).chain(mentioned)),
         nested: plan.is_some_and(|plan| plan.needs_nested),
         whole: true,
         late: Wanted::default(),
@@ -330,6 +334,10 @@ impl Visitor for Searching<'_, '_> {
 
     fn wants_since(&self, start_ns: u64) -> bool {
         self.request.count_all || self.found.may_have_room_since(start_ns)
+    }
+
+    fn room(&self) -> usize {
+        if self.request.count_all { usize::MAX } else { self.found.room() }
     }
 
     fn trace<S: SpanView>(&mut self, trace: &TraceFacts, spans: &[S]) -> bool {

@@ -51,8 +51,13 @@ impl Ranked {
         self.has_room_for((self.rank(start_ns), Reverse(start_ns), TraceId([0; 16])))
     }
 
+    /// How many more may come before one of them is displaced.
+    pub(super) fn room(&self) -> usize {
+        self.most.saturating_sub(self.taken + self.traces.len())
+    }
+
     fn has_room_for(&self, place: Place) -> bool {
-        if self.taken + self.traces.len() < self.most {
+        if self.room() > 0 {
             return true;
         }
         self.traces.last_key_value().is_some_and(|(last, _)| place < *last)

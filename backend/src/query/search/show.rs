@@ -1,6 +1,7 @@
 //! Whether a trace matches, and what is shown of it.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use coati_common::wellknown::resource::SERVICE_NAME;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -13,6 +14,15 @@ use crate::query::scan::TraceFacts;
 use crate::query::span::SpanView;
 use crate::query::value::Value;
 use crate::traceql::{Attribute, Field, Intrinsic, IntrinsicScope, Scope, Status};
+
+/// What every answer says of a span's resource.
+pub(super) static SERVICE: LazyLock<Field> = LazyLock::new(|| {
+    Field::Attribute(Attribute { parent: false, scope: Scope::Resource, name: SERVICE_NAME.to_owned() })
+});
+
+/// Resources of a trace among which that of the next span is looked for. Beyond them it is one more, and counted together
+/// with those of the same service in the end.
+const RECENT_RESOURCES: usize = 16;
 
 /// What the answer says of a trace if it matches.
 pub(super) fn match_trace<S: SpanView>(trace: &TraceFacts, spans: &[S], request: &SearchRequest) -> Option<TraceMatch> {
@@ -39,22 +49,42 @@ fn match_spans<S: SpanView>(trace: &TraceFacts, spans: &[S], request: &SearchReq
     if request.show_spans {
         if sets.len() > 1 {
             // By their first spans: the order in which spans lie in memory or in a block says nothing.
-            sets.sort_by_cached_key(|set| in_order(spans, set).first().map(|span| order(*span)));
+            sets.sort_by_cached_key(|set| in_order(spans, set).first().map(|(_, span)| order(*span)));
         }
         found.spansets = sets.iter().map(|set| show_set(plan, spans, set, request.spans_per_spanset)).collect();
-        for span in spans {
-            let service = span.attribute(Scope::Resource, SERVICE_NAME);
-            let name = if let Value::String(name) = &service { name } else { "" };
-            if !found.services.contains_key(name) {
-                found.services.insert(name.to_owned(), ServiceStats::default());
-            }
-            if let Some(stats) = found.services.get_mut(name) {
-                stats.spans += 1;
-                stats.errors += u32::from(span.intrinsic(Intrinsic::Status) == Value::Status(Status::Error));
-            }
-        }
+        found.services = services_of(spans);
     }
     Some(found)
+}
+
+/// The services of a trace.
+fn services_of(spans: &[impl SpanView]) -> BTreeMap<String, ServiceStats> {
+    // Spans of one code have the same service, whose name is read and compared once.
+    let mut codes = Vec::new();
+    let mut found: Vec<(Value<'_>, ServiceStats)> = Vec::new();
+    for span in spans {
+        let code = span.code(&SERVICE);
+        let before = codes.len().saturating_sub(RECENT_RESOURCES);
+        let known = codes.iter().skip(before).position(|known| code.is_some() && *known == code);
+        let place = known.map_or(codes.len(), |place| before + place);
+        if known.is_none() {
+            codes.push(code);
+            found.push((span.field(&SERVICE), ServiceStats::default()));
+        }
+        if let Some((_, stats)) = found.get_mut(place) {
+            stats.spans += 1;
+            stats.errors += u32::from(span.intrinsic(Intrinsic::Status) == Value::Status(Status::Error));
+        }
+    }
+    let mut services: BTreeMap<String, ServiceStats> = BTreeMap::new();
+    for (service, stats) in found {
+        let name = if let Value::String(name) = &service { name } else { "" };
+        match services.get_mut(name) {
+            Some(known) => known.add(stats),
+            None => _ = services.insert(name.to_owned(), stats),
+        }
+    }
+    services
 }
 
 /// What the spans of a trace are sorted by.
@@ -70,11 +100,12 @@ fn id(span: &impl SpanView) -> String {
     }
 }
 
-/// The spans of a set by start.
-fn in_order<'s, S: SpanView>(spans: &'s [S], set: &Spanset<'_>) -> Vec<&'s S> {
-    let mut picked: Vec<_> = set.spans.iter().filter_map(|index| spans.get(*index)).collect();
+/// The spans of a set by start, with their starts.
+fn in_order<'s, S: SpanView>(spans: &'s [S], set: &Spanset<'_>) -> Vec<(u64, &'s S)> {
+    let picked = set.spans.iter().filter_map(|index| spans.get(*index));
+    let mut picked: Vec<_> = picked.map(|span| (span.start_ns(), span)).collect();
     // Ids are texts here: they are made only where the starts are the same.
-    picked.sort_by(|a, b| a.start_ns().cmp(&b.start_ns()).then_with(|| order(*a).cmp(&order(*b))));
+    picked.sort_by(|(start, a), (other, b)| start.cmp(other).then_with(|| order(*a).cmp(&order(*b))));
     picked
 }
 
@@ -82,7 +113,7 @@ fn show_set<S: SpanView>(plan: &Plan, spans: &[S], set: &Spanset<'_>, limit: usi
     let picked = in_order(spans, set);
     let limit = if limit == 0 { picked.len() } else { limit };
     SpansetMatch {
-        spans: picked.iter().take(limit).map(|span| show_span(plan, *span)).collect(),
+        spans: picked.iter().take(limit).map(|(_, span)| show_span(plan, *span)).collect(),
         matched: u32::try_from(picked.len()).unwrap_or(u32::MAX),
         attributes: set.attributes.iter().map(|(key, value)| key_value(key, value.to_any())).collect(),
     }
@@ -94,7 +125,7 @@ fn show_span(plan: &Plan, span: &impl SpanView) -> SpanMatch {
         name: String::new(),
         start_ns: span.start_ns(),
         duration_ns: span.duration_ns(),
-        attributes: Vec::new(),
+        attributes: Vec::with_capacity(plan.referenced.len() + plan.selected.len()),
     };
     let selected = plan.selected.iter().map(|field| (field, true));
     let referenced = plan.referenced.iter().filter(|field| !plan.selected.contains(field)).map(|field| (field, false));

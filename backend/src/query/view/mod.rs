@@ -305,7 +305,9 @@ impl Stored {
         if cancelled.load(Ordering::Relaxed) || !visitor.wants_since(entry.summary.end_ns) {
             return Look::default();
         }
-        let is_elsewhere = |id: &TraceId| self.also_live.contains_key(id) || self.list.is_shared(tenant, id);
+        let is_in_another = |id: &TraceId| self.blocks.is_in_another(&self.list, tenant, id, entry.id());
+        let is_elsewhere =
+            |id: &TraceId| self.also_live.contains_key(id) || self.list.is_shared(tenant, id) && is_in_another(id);
         let any_elsewhere = self.list.may_share(entry) || self.also_live.keys().any(|id| entry.may_contain(id));
         if !scan.filter.admits_some(any_elsewhere, &|leaf| is_possible(leaf, &entry.summary)) {
             return Look { goes_on: true, ..Look::default() };

@@ -200,3 +200,47 @@ fn a_lost_block_makes_no_query_slow() {
     let shop = View::find(&world.live, Some(&blocks), TENANT, &SHOP).unwrap();
     assert_eq!((shop.trace, shop.skipped), (None, 1));
 }
+
+/// Of traces that are shown in any case the newest need not come before the others.
+#[test]
+fn pages_of_many_traces_are_read_once() {
+    let parts: Vec<_> = (1..=200_u8).map(|number| (part(number, &[(1, "a", number.into())]), 0)).collect();
+    let world = World::of(&parts);
+    let search_for = |limit| {
+        let request = search_request("{ name = \"a\" }", limit, Window::default());
+        search(&world.view(), &request, &AtomicBool::new(false)).unwrap()
+    };
+    let (few, many) = (search_for(20), search_for(200));
+    assert_eq!((few.traces.len(), many.traces.len()), (20, 200));
+    assert_eq!(few.traces, many.traces[..20]);
+    assert_eq!(few.inspected, many.inspected);
+}
+
+/// A filter takes one id in 65,536 for one of its own.
+#[test]
+fn what_only_a_filter_has_is_not_looked_for() {
+    let first = (part(1, &[(1, "a", 1)]), 0);
+    let entry = World::of(std::slice::from_ref(&first)).blocks.snapshot().of(TENANT).next().cloned().unwrap();
+    let id = (1_u128..1 << 24).map(|number| TraceId(number.to_be_bytes())).find(|id| entry.may_contain(id)).unwrap();
+    let second = (fixture::service("a", &[], "lib", vec![fixture::span(id, 1, 0, "a", 2, 1)]), 1);
+    let world = World::of(&[first, second]);
+    let list = world.blocks.snapshot();
+    let entries: Vec<_> = list.of(TENANT).cloned().collect();
+    let [newer, older] = entries.as_slice() else { panic!("{} blocks", entries.len()) };
+    assert!(list.is_shared(TENANT, &id));
+    assert!(!world.blocks.is_in_another(&list, TENANT, &id, newer.id()));
+    assert!(world.blocks.is_in_another(&list, TENANT, &id, older.id()));
+    let found = search(&world.view(), &search_request("{}", 20, Window::default()), &AtomicBool::new(false)).unwrap();
+    assert_eq!(ids(&found), [id, TraceId([1; 16])]);
+    // What cannot be read may have it.
+    world.store.overwrite(&older.summary.data_path(), "no block".as_bytes().to_vec());
+    let again = open_again(&world);
+    assert!(again.is_in_another(&again.snapshot(), TENANT, &id, newer.id()));
+}
+
+/// The same blocks, none of which is open.
+fn open_again(world: &World) -> Blocks {
+    let store = Arc::new(world.store.clone());
+    let catalog = Arc::new(MemoryCatalog::default());
+    Blocks::open(store, WriterId::random(), catalog, BlocksConfig::default(), BlocksMetrics::default()).unwrap()
+}
