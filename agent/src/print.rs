@@ -8,8 +8,8 @@ use std::{
 
 use coati_common::wellknown::span as names;
 use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, any_value::Value},
-    trace::v1::{Span, span::SpanKind, status::StatusCode},
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    trace::v1::{span::SpanKind, status::StatusCode},
 };
 use serde_json::{Map, json};
 
@@ -56,7 +56,8 @@ struct Line<'a>(&'a FinishedSpan);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FinishedSpan { process, span } = self.0;
+        let FinishedSpan { process, span, .. } = self.0;
+        let all: Vec<KeyValue> = self.0.attributes().collect();
         let milliseconds = span.start_time_unix_nano / 1_000_000;
         let (seconds, millisecond) = (milliseconds / 1000, milliseconds % 1000);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -67,12 +68,12 @@ impl fmt::Display for Line<'_> {
             SpanKind::Internal | SpanKind::Unspecified => "·",
         };
         write!(formatter, "{hour:02}:{minute:02}:{second:02}.{millisecond:03} {arrow} {}", process.service_name)?;
-        write!(formatter, " {}", text(span, names::HTTP_REQUEST_METHOD).unwrap_or("-"))?;
-        let target = text(span, names::HTTP_ROUTE).or_else(|| text(span, names::URL_PATH));
+        write!(formatter, " {}", text(&all, names::HTTP_REQUEST_METHOD).unwrap_or("-"))?;
+        let target = text(&all, names::HTTP_ROUTE).or_else(|| text(&all, names::URL_PATH));
         // A client has no route of its own, but it knows whom it asks.
-        let target = target.or_else(|| text(span, names::URL_FULL).map(without_scheme_and_query));
+        let target = target.or_else(|| text(&all, names::URL_FULL).map(without_scheme_and_query));
         write!(formatter, " {}", target.unwrap_or("-"))?;
-        match attribute(span, names::HTTP_RESPONSE_STATUS_CODE) {
+        match attribute(&all, names::HTTP_RESPONSE_STATUS_CODE) {
             Some(Value::IntValue(status)) => write!(formatter, " {status}")?,
             _ => write!(formatter, " -")?,
         }
@@ -81,10 +82,10 @@ impl fmt::Display for Line<'_> {
         }
         let nanoseconds = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
         write!(formatter, " {:.1?}", Duration::from_nanos(nanoseconds))?;
-        if let Some(Value::BoolValue(true)) = attribute(span, names::COATI_SPAN_PARTIAL) {
+        if let Some(Value::BoolValue(true)) = attribute(&all, names::COATI_SPAN_PARTIAL) {
             write!(formatter, " so far")?;
         }
-        if let Some(Value::DoubleValue(first)) = attribute(span, names::COATI_TIME_TO_FIRST_BYTE)
+        if let Some(Value::DoubleValue(first)) = attribute(&all, names::COATI_TIME_TO_FIRST_BYTE)
             && let Ok(first) = Duration::try_from_secs_f64(*first)
         {
             write!(formatter, " (first byte {first:.1?})")?;
@@ -95,8 +96,8 @@ impl fmt::Display for Line<'_> {
 
 /// Every field of the span that has a value, and every attribute of it and of its resource.
 fn object(finished: &FinishedSpan) -> serde_json::Value {
-    let FinishedSpan { process, span } = finished;
-    let attributes = |list: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
+    let FinishedSpan { process, span, .. } = finished;
+    let attributes = |list: &[KeyValue]| {
         let pairs = list.iter().map(|pair| (pair.key.clone(), pair.value.as_ref().map_or(json!(null), json_value)));
         pairs.collect::<Map<_, _>>()
     };
@@ -108,7 +109,7 @@ fn object(finished: &FinishedSpan) -> serde_json::Value {
         "span_id": Hexadecimal(&span.span_id).to_string(),
         "start_unix_nano": span.start_time_unix_nano,
         "end_unix_nano": span.end_time_unix_nano,
-        "attributes": attributes(&span.attributes),
+        "attributes": attributes(&finished.attributes().collect::<Vec<_>>()),
         "resource": attributes(&process.resource.attributes),
     });
     if let Some(object) = object.as_object_mut() {
@@ -138,13 +139,13 @@ fn json_value(value: &AnyValue) -> serde_json::Value {
     }
 }
 
-fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a Value> {
-    let attribute = span.attributes.iter().find(|attribute| attribute.key == name)?;
+fn attribute<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a Value> {
+    let attribute = attributes.iter().find(|attribute| attribute.key == name)?;
     attribute.value.as_ref()?.value.as_ref()
 }
 
-fn text<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
-    match attribute(span, name)? {
+fn text<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a str> {
+    match attribute(attributes, name)? {
         Value::StringValue(text) => Some(text),
         _ => None,
     }
@@ -167,7 +168,10 @@ impl fmt::Display for Hexadecimal<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use opentelemetry_proto::tonic::{common::v1::KeyValue, resource::v1::Resource, trace::v1::Status};
+    use opentelemetry_proto::tonic::{
+        resource::v1::Resource,
+        trace::v1::{Span, Status},
+    };
     use rstest::rstest;
 
     use super::*;
@@ -183,25 +187,19 @@ mod tests {
 
     fn finished(kind: SpanKind, attributes: Vec<KeyValue>) -> FinishedSpan {
         let resource = Resource { attributes: vec![pair("service.name", string("shop"))], ..Resource::default() };
-        FinishedSpan {
-            process: Arc::new(Process {
-                tgid: 1,
-                service_name: "shop".to_owned(),
-                resource,
-                sampler: None,
-                exports: Exports::default(),
-            }),
-            span: Span {
-                name: "GET /cart/{id}".to_owned(),
-                kind: kind.into(),
-                trace_id: vec![0x4b; 16],
-                span_id: vec![0x0f; 8],
-                start_time_unix_nano: 45_001_123_000_000,
-                end_time_unix_nano: 45_001_126_200_000,
-                attributes,
-                ..Span::default()
-            },
-        }
+        let process =
+            Process { tgid: 1, service_name: "shop".to_owned(), resource, sampler: None, exports: Exports::default() };
+        let span = Span {
+            name: "GET /cart/{id}".to_owned(),
+            kind: kind.into(),
+            trace_id: vec![0x4b; 16],
+            span_id: vec![0x0f; 8],
+            start_time_unix_nano: 45_001_123_000_000,
+            end_time_unix_nano: 45_001_126_200_000,
+            attributes,
+            ..Span::default()
+        };
+        FinishedSpan::plain(Arc::new(process), span)
     }
 
     fn whole() -> Vec<KeyValue> {

@@ -1,13 +1,16 @@
 //! A span as the bytes that it is sent as.
 //!
 //! Every request comes through here. prost asks each part of a message for its length at every level, and again at those
-//! above; here the length of an attribute, which is most of a span, is computed once.
+//! above; here the length of an attribute, which is most of a span, is computed once, and what is written in front of its
+//! texts is written at once.
 
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     trace::v1::Span,
 };
 use prost::Message;
+
+use crate::span::{RequestAttributes, RequestValue};
 
 /// Numbers of the fields of `opentelemetry/proto/trace/v1/trace.proto` and `…/common/v1/common.proto`.
 mod tag {
@@ -44,8 +47,8 @@ const SPAN: usize = 80;
 /// What an attribute takes beside its texts, if they are short: kinds of fields, and lengths.
 const ATTRIBUTE: usize = 10;
 
-/// `opentelemetry.proto.trace.v1.Span`, encoded.
-pub(super) fn encode(mut span: Span) -> Vec<u8> {
+/// `opentelemetry.proto.trace.v1.Span`, encoded; the attributes of the request come first.
+pub(super) fn encode(request: &RequestAttributes, mut span: Span) -> Vec<u8> {
     let attributes = std::mem::take(&mut span.attributes);
     let name = std::mem::take(&mut span.name);
     let trace_state = std::mem::take(&mut span.trace_state);
@@ -55,7 +58,12 @@ pub(super) fn encode(mut span: Span) -> Vec<u8> {
     let times = [std::mem::take(&mut span.start_time_unix_nano), std::mem::take(&mut span.end_time_unix_nano)];
 
     // About as much as it takes: it waits in the queue.
+    let of_request = |(key, value): (&str, &RequestValue)| {
+        let len = if let RequestValue::Text(text) = value { text.len() } else { size_of::<f64>() };
+        ATTRIBUTE + key.len() + len
+    };
     let len: usize = attributes.iter().map(|it| ATTRIBUTE + it.key.len() + value_len(it)).sum();
+    let len = len + request.iter().map(of_request).sum::<usize>();
     let mut bytes = Vec::with_capacity(SPAN + name.len() + trace_state.len() + len);
     for (tag, field) in [
         (tag::TRACE_ID, &*trace_id),
@@ -78,12 +86,61 @@ pub(super) fn encode(mut span: Span) -> Vec<u8> {
             bytes.extend_from_slice(&time.to_le_bytes());
         }
     }
+    for (key, value) in request.iter() {
+        add_of_request(key, value, &mut bytes);
+    }
     for attribute in attributes {
         add_attribute(attribute, &mut bytes);
     }
     // What is left: mostly only the flags, which have the highest number.
     span.encode_raw(&mut bytes);
     bytes
+}
+
+/// From here on a length takes more than a byte.
+const LONG: usize = 0x80;
+
+/// Adds an attribute whose value takes `len` bytes behind its kind, but for that value.
+fn begin_attribute(key: &str, kind: u8, len: usize, bytes: &mut Vec<u8>) {
+    let value_len = FIELD + len;
+    let all = FIELD + 1 + key.len() + FIELD + 1 + value_len;
+    if all < LONG {
+        // As it nearly always is: each length is one byte.
+        let attributes = (tag::ATTRIBUTES << 3 | wire::LENGTH) as u8;
+        bytes.extend_from_slice(&[attributes, all as u8, (tag::KEY << 3 | wire::LENGTH) as u8, key.len() as u8]);
+        bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(&[(tag::VALUE << 3 | wire::LENGTH) as u8, value_len as u8, kind]);
+        return;
+    }
+    let key_len = FIELD + varint_len(key.len()) + key.len();
+    add_key(tag::ATTRIBUTES, wire::LENGTH, bytes);
+    add_varint((key_len + FIELD + varint_len(value_len) + value_len) as u64, bytes);
+    add_bytes(tag::KEY, key.as_bytes(), bytes);
+    add_key(tag::VALUE, wire::LENGTH, bytes);
+    add_varint(value_len as u64, bytes);
+    bytes.push(kind);
+}
+
+/// Adds an attribute of a request, whose key is not empty.
+fn add_of_request(key: &str, value: &RequestValue, bytes: &mut Vec<u8>) {
+    match value {
+        RequestValue::Text(text) => {
+            let kind = (tag::TEXT << 3 | wire::LENGTH) as u8;
+            begin_attribute(key, kind, varint_len(text.len()) + text.len(), bytes);
+            add_varint(text.len() as u64, bytes);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        RequestValue::Int(number) => {
+            let len = varint_len(usize::try_from(*number).unwrap_or(usize::MAX));
+            begin_attribute(key, (tag::INT << 3 | wire::VARINT) as u8, len, bytes);
+            add_varint(*number as u64, bytes);
+        }
+        RequestValue::Double(number) => {
+            let number = number.to_le_bytes();
+            begin_attribute(key, (tag::DOUBLE << 3 | wire::EIGHT_BYTES) as u8, number.len(), bytes);
+            bytes.extend_from_slice(&number);
+        }
+    }
 }
 
 fn value_len(attribute: &KeyValue) -> usize {
@@ -180,6 +237,13 @@ mod tests {
 
     use super::*;
 
+    const KEYS: [&str; 3] = [
+        "url.path",
+        "http.response.status_code",
+        "a.key.that.is.long.enough.for.a.length.of.two.bytes.to.be\
+        .needed.when.the.whole.attribute.has.a.length.above.one.hundred.and.twenty.seven.bytes.with.its.value",
+    ];
+
     fn value() -> impl Strategy<Value = AnyValue> {
         let simple = prop_oneof![
             ".{0,200}".prop_map(Value::StringValue),
@@ -240,8 +304,36 @@ mod tests {
         #[test]
         fn it_is_what_prost_reads(span in span()) {
             let len = span.encoded_len();
-            let bytes = encode(span.clone());
+            let bytes = encode(&RequestAttributes::default(), span.clone());
             prop_assert_eq!(bytes.len(), len);
+            prop_assert_eq!(Span::decode(&*bytes).unwrap(), span);
+        }
+
+        /// Of a request too, whose attributes come before the others.
+        #[test]
+        fn requests_are_what_prost_reads(
+            mut span in span(),
+            texts in vec((0..KEYS.len(), ".{0,40}|[a-z]{60,300}"), 0..9),
+            numbers in vec((0..KEYS.len(), any::<i64>()), 0..4),
+            small in vec((0..KEYS.len(), 0_u64..70_000), 0..4),
+            nanoseconds in vec((0..KEYS.len(), any::<u64>()), 0..4),
+        ) {
+            let mut request = RequestAttributes::default();
+            for (key, text) in texts {
+                request.text(KEYS[key], text);
+            }
+            for (key, number) in numbers {
+                request.int(KEYS[key], number);
+            }
+            for (key, number) in small {
+                request.count(KEYS[key], number);
+            }
+            for (key, ns) in nanoseconds {
+                request.seconds(KEYS[key], ns);
+            }
+            let bytes = encode(&request, span.clone());
+            span.attributes = request.otlp().chain(span.attributes).collect();
+            prop_assert_eq!(bytes.len(), span.encoded_len());
             prop_assert_eq!(Span::decode(&*bytes).unwrap(), span);
         }
     }

@@ -68,11 +68,11 @@ pub(crate) fn bounded(spans: usize, batch: usize, endpoints: u64, telemetry: Tel
 impl SpanQueue {
     /// Puts a span into the queue, or drops and counts it. Never blocks.
     pub fn push(&self, span: FinishedSpan) {
-        let FinishedSpan { process, span } = span;
+        let FinishedSpan { process, request, span } = span;
         let dropped = match self.sender.try_reserve() {
             Ok(place) => {
                 self.telemetry.queue_length.inc_by(i64::try_from(self.endpoints).unwrap_or(i64::MAX));
-                place.send(EncodedSpan { under: Under::Process(process), bytes: encode(span) });
+                place.send(EncodedSpan { under: Under::Process(process), bytes: encode(&request, span) });
                 if self.sender.max_capacity() - self.sender.capacity() >= self.many_spans {
                     self.many.notify_one();
                 }

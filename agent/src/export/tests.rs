@@ -53,7 +53,7 @@ pub(super) fn process(tgid: u32, name: &str) -> Arc<Process> {
 
 pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {
     let span = Span { name: number.to_string(), trace_id: vec![1; 16], span_id: vec![2; 8], ..Span::default() };
-    FinishedSpan { process: Arc::clone(process), span }
+    FinishedSpan::plain(Arc::clone(process), span)
 }
 
 pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpan {

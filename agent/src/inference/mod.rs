@@ -202,9 +202,8 @@ impl Inference {
             return Vec::new();
         }
         let phases = (1..).zip(&self.phases).filter(|(_, phase)| phase.end_ns - phase.start_ns >= PHASE_NS);
-        let span = |(number, phase): (u8, &Phase)| FinishedSpan {
-            process: of.process.clone(),
-            span: Span {
+        let span = |(number, phase): (u8, &Phase)| {
+            let span = Span {
                 name: phase.name.to_owned(),
                 kind: SpanKind::Internal.into(),
                 trace_id: of.span.trace_id.clone(),
@@ -215,7 +214,8 @@ impl Inference {
                 start_time_unix_nano: clock.unix_ns(phase.start_ns),
                 end_time_unix_nano: clock.unix_ns(phase.end_ns),
                 ..Span::default()
-            },
+            };
+            FinishedSpan::plain(of.process.clone(), span)
         };
         phases.map(span).collect()
     }

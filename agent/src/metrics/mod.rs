@@ -149,7 +149,7 @@ impl RequestMetrics {
         if !self.is_on() {
             return;
         }
-        let Some(request) = Request::of(&finished.span) else { return };
+        let Some(request) = Request::of(finished) else { return };
         // A duration that is not known is not invented: the span says so, and this counter.
         if !request.is_end_known {
             self.skipped("end_unknown").inc();
@@ -181,7 +181,7 @@ impl RequestMetrics {
         if !finished.process.exports.metrics {
             return;
         }
-        let Some(request) = Request::of(&finished.span) else { return };
+        let Some(request) = Request::of(finished) else { return };
         let mut inner = self.lock();
         let exemplar = if is_kept && inner.settings.exemplars { request.exemplar() } else { None };
         let at = At { now_ns, begin_unix_ns: request.begin_unix_ns(), exemplar };

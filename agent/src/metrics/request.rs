@@ -7,7 +7,10 @@ use opentelemetry_proto::tonic::{
 };
 
 use super::histogram::Exemplar;
-use crate::decode::Role;
+use crate::{
+    decode::Role,
+    span::{FinishedSpan, RequestValue},
+};
 
 /// A request at one of its ends. What is not known is empty.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,8 @@ pub(super) struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// `None` if the span is no request.
-    pub(super) fn of(span: &'a Span) -> Option<Self> {
+    pub(super) fn of(finished: &'a FinishedSpan) -> Option<Self> {
+        let span = &finished.span;
         let role = match SpanKind::try_from(span.kind) {
             Ok(SpanKind::Server) => Role::Server,
             Ok(SpanKind::Client) => Role::Client,
@@ -69,6 +73,13 @@ impl<'a> Request<'a> {
             is_end_known: true,
             span,
         };
+        for (key, value) in finished.request.iter() {
+            match value {
+                RequestValue::Text(text) => request.text(key, text),
+                RequestValue::Int(number) => request.number(key, *number),
+                RequestValue::Double(_) => {}
+            }
+        }
         for attribute in &span.attributes {
             match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
                 Some(Value::StringValue(text)) => request.text(&attribute.key, text),

@@ -161,7 +161,7 @@ fn both_ends() -> (Wire, Wire) {
 
 fn next(received: &mut Spans) -> Option<FinishedSpan> {
     let EncodedSpan { under: Under::Process(process), bytes } = received.next()? else { panic!("a relayed span") };
-    Some(FinishedSpan { process, span: Span::decode(&bytes[..]).unwrap() })
+    Some(FinishedSpan::plain(process, Span::decode(&bytes[..]).unwrap()))
 }
 
 fn spans(mut received: Spans) -> Vec<FinishedSpan> {

@@ -4,9 +4,11 @@
 
 mod address;
 mod clock;
+mod error;
 mod grpc;
 mod headers;
 mod redact;
+mod request;
 mod route;
 mod sampling;
 mod select;
@@ -20,39 +22,53 @@ use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     trace::v1::{
-        Span, SpanFlags, Status,
+        Span, SpanFlags,
         span::{Event, SpanKind},
-        status::StatusCode,
     },
 };
 
 pub use clock::Clock;
 pub use headers::HeaderConfig;
+pub use request::RequestAttributes;
+pub(crate) use request::RequestValue;
 pub use route::{IgnoreMode, RouteConfig, Routes, Unmatched};
 pub use sampling::{RateLimit, Ratio, Sampler, SamplerName, SamplingConfig};
 pub use select::{AttributeConfig, AttributeFilter};
 
 use crate::{
-    decode::{DecodeConfig, Exchange, Failure, Method, Origin, Progress, RequestHead, Role, WebSocket},
+    decode::{DecodeConfig, Exchange, Method, Origin, Progress, RequestHead, Role},
     discover::Process,
     kubernetes::Kubernetes,
     stitch::Ids,
 };
 use address::Authority;
+use error::Error;
 
-/// Attributes that a span has at most, so that their vector grows only once.
-const ATTRIBUTES: usize = 26;
+/// Attributes that a request has, as a rule: most have sixteen.
+const ATTRIBUTES: usize = 18;
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
 pub struct FinishedSpan {
     /// Whose resource the span is sent under.
     pub process: Arc<Process>,
-    /// The span.
+    /// The attributes that say what the request was; they come before those of `span`.
+    pub request: RequestAttributes,
+    /// The span, with its other attributes.
     pub span: Span,
 }
 
 impl FinishedSpan {
+    /// A span that is no request, or says all in its own attributes.
+    pub fn plain(process: Arc<Process>, span: Span) -> Self {
+        Self { process, request: RequestAttributes::default(), span }
+    }
+
+    /// All attributes, as OTLP has them.
+    pub fn attributes(&self) -> impl Iterator<Item = KeyValue> {
+        self.request.otlp().chain(self.span.attributes.iter().cloned())
+    }
+
     /// Says that the request is not over: a later span with the same ids, kind and start replaces this one (ADR 0027).
     pub fn mark_partial(&mut self) {
         let mut attributes = Attributes(std::mem::take(&mut self.span.attributes));
@@ -167,7 +183,7 @@ impl SpanBuilder {
     /// Takes off the attributes that nobody wants; the last thing that is done to a span.
     pub fn select(&mut self, mut span: FinishedSpan) -> FinishedSpan {
         if let Some(attributes) = &mut self.attributes {
-            attributes.apply(&mut span.span);
+            attributes.apply(&mut span);
         }
         span
     }
@@ -200,18 +216,20 @@ impl SpanBuilder {
             self.routes.route(&process.service_name, role, path, is_known)
         });
         let error = Error::of(exchange);
+        let name = match call {
+            Some((service, method)) => format!("{service}/{method}"),
+            None => name(request, route.as_deref()),
+        };
+        let described = self.describe(exchange, path, route, error.as_ref());
         let span = Span {
-            name: match call {
-                Some((service, method)) => format!("{service}/{method}"),
-                None => name(request, route.as_deref()),
-            },
+            name,
             kind: match role {
                 Role::Server => SpanKind::Server.into(),
                 Role::Client => SpanKind::Client.into(),
             },
             start_time_unix_nano: clock.unix_ns(exchange.origin.begin_ns),
             end_time_unix_nano: clock.unix_ns(exchange.end_ns),
-            attributes: self.describe(exchange, path, route, error.as_ref()),
+            attributes: self.describe_headers(exchange),
             events: exchange.progress.iter().map(|it| progress(it, clock)).collect(),
             status: error.map(Error::status),
             flags: flags(&ids),
@@ -221,7 +239,7 @@ impl SpanBuilder {
             trace_state: ids.trace_state,
             ..Span::default()
         };
-        FinishedSpan { process: Arc::clone(process), span }
+        FinishedSpan { process: Arc::clone(process), request: described, span }
     }
 
     fn describe(
@@ -230,16 +248,16 @@ impl SpanBuilder {
         path: Option<&str>,
         route: Option<String>,
         error: Option<&Error>,
-    ) -> Vec<KeyValue> {
+    ) -> RequestAttributes {
         let Exchange { origin, unix_path, request, response, .. } = exchange;
         let host = request.host().map(Authority::parse);
-        let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES));
+        let mut attributes = RequestAttributes::with_capacity(ATTRIBUTES);
 
         if let Some(call) = exchange.grpc {
             attributes.text(key::RPC_SYSTEM, "grpc");
             if let Some((service, method)) = path.and_then(grpc::names) {
-                attributes.text(key::RPC_SERVICE, service);
-                attributes.text(key::RPC_METHOD, method);
+                attributes.text(key::RPC_SERVICE, service.to_owned());
+                attributes.text(key::RPC_METHOD, method.to_owned());
             }
             if let Some(status) = call.status {
                 attributes.int(key::RPC_GRPC_STATUS_CODE, status);
@@ -247,18 +265,18 @@ impl SpanBuilder {
         }
         attributes.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
         if request.method == Method::Other {
-            attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
+            attributes.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text().to_owned());
         }
-        let scheme =
-            request.scheme().map_or(Cow::Borrowed(default_scheme(origin)), |scheme| scheme.to_ascii_lowercase().into());
+        let scheme: Cow<'static, str> =
+            request.scheme().map_or(default_scheme(origin).into(), |scheme| scheme.to_ascii_lowercase().into());
         let query = request.query().map(|query| self.query(query));
         let server = match origin.role {
             Role::Server => {
                 if let Some(path) = path {
-                    attributes.text(key::URL_PATH, path);
+                    attributes.text(key::URL_PATH, path.to_owned());
                 }
                 if let Some(query) = query {
-                    attributes.text(key::URL_QUERY, query);
+                    attributes.text(key::URL_QUERY, query.into_owned());
                 }
                 attributes.text(key::URL_SCHEME, scheme);
                 if let Some(route) = route {
@@ -278,7 +296,7 @@ impl SpanBuilder {
                     attributes.text(key::NETWORK_PEER_ADDRESS, address::text(origin.remote.ip()));
                     attributes.int(key::NETWORK_PEER_PORT, origin.remote.port());
                 } else if let Some(path) = unix_path {
-                    attributes.text(key::NETWORK_PEER_ADDRESS, &**path);
+                    attributes.text(key::NETWORK_PEER_ADDRESS, path.to_string());
                 }
                 origin.remote
             }
@@ -288,7 +306,7 @@ impl SpanBuilder {
         }
         if let Some(path) = unix_path {
             // The host that was asked for is as good as any other there.
-            attributes.text(key::SERVER_ADDRESS, &**path);
+            attributes.text(key::SERVER_ADDRESS, path.to_string());
         } else if host.is_some() || origin.has_addresses() {
             attributes.text(key::SERVER_ADDRESS, self.server_address(host, server.ip()));
         }
@@ -297,14 +315,14 @@ impl SpanBuilder {
             attributes.int(key::SERVER_PORT, port);
         }
         if let Some(peer) = self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())) {
-            attributes.text(key::SERVICE_PEER_NAME, &*peer.name);
-            attributes.text(key::SERVICE_PEER_NAMESPACE, &*peer.namespace);
+            attributes.text(key::SERVICE_PEER_NAME, peer.name.to_string());
+            attributes.text(key::SERVICE_PEER_NAMESPACE, peer.namespace.to_string());
         }
         if let Some(version) = request.version {
             attributes.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
         }
         if let Some(user_agent) = request.user_agent() {
-            attributes.text(key::USER_AGENT_ORIGINAL, user_agent);
+            attributes.text(key::USER_AGENT_ORIGINAL, user_agent.to_owned());
         }
         if let Some(bytes) = exchange.request_body_bytes {
             attributes.count(key::HTTP_REQUEST_BODY_SIZE, bytes);
@@ -329,21 +347,31 @@ impl SpanBuilder {
         if let Some(incomplete) = exchange.incomplete {
             attributes.text(key::COATI_INCOMPLETE, incomplete.as_str());
         }
+        attributes
+    }
+
+    /// The headers that are shown, as attributes.
+    fn describe_headers(&self, exchange: &Exchange) -> Vec<KeyValue> {
+        let Exchange { request, response, .. } = exchange;
+        let mut attributes = Vec::new();
         let HeaderConfig { request: of_request, response: of_response, .. } = &self.headers;
-        self.headers.capture(of_request, key::HTTP_REQUEST_HEADER, request.headers(), &mut attributes.0);
+        self.headers.capture(of_request, key::HTTP_REQUEST_HEADER, request.headers(), &mut attributes);
         if let Some(response) = response {
-            self.headers.capture(of_response, key::HTTP_RESPONSE_HEADER, response.headers(), &mut attributes.0);
+            self.headers.capture(of_response, key::HTTP_RESPONSE_HEADER, response.headers(), &mut attributes);
         }
-        attributes.0
+        attributes
     }
 
     /// The name by which the server was asked for; if it was an address, or nothing, what Kubernetes calls that address.
     fn server_address(&self, host: Option<Authority<'_>>, server: IpAddr) -> String {
-        let address = match host {
-            Some(host) => host.name.parse().ok(),
-            None => Some(server),
-        };
-        match (address.and_then(|address| self.kubernetes.as_ref()?.peer(address)), host) {
+        let peer = self.kubernetes.as_ref().and_then(|kubernetes| {
+            let address = match host {
+                Some(host) => host.name.parse().ok(),
+                None => Some(server),
+            };
+            kubernetes.peer(address?)
+        });
+        match (peer, host) {
             (Some(peer), _) => peer.name.to_string(),
             (None, Some(host)) => host.name.to_owned(),
             (None, None) => address::text(server),
@@ -419,54 +447,6 @@ fn flags(ids: &Ids) -> u32 {
     u32::from(ids.flags) | remote
 }
 
-/// What makes a span one of an error.
-#[derive(Clone, Copy, Debug)]
-enum Error {
-    /// The status code says so.
-    Status(u16),
-    /// The status of gRPC does.
-    Grpc(u32),
-    /// There was no whole answer.
-    Failure(Failure),
-}
-
-impl Error {
-    fn of(exchange: &Exchange) -> Option<Self> {
-        let status = exchange.response.as_ref().map(|response| response.status);
-        let limit = match exchange.origin.role {
-            Role::Server => 500,
-            // The server refused what the client asked for: its caller has failed.
-            Role::Client => 400,
-        };
-        let grpc = exchange.grpc.and_then(|call| call.status);
-        match (status, exchange.failure) {
-            _ if grpc.is_some_and(|status| grpc::is_error(status, exchange.origin.role)) => grpc.map(Self::Grpc),
-            (Some(status), _) if status >= limit => Some(Self::Status(status)),
-            (_, failure) => failure.map(Self::Failure),
-        }
-    }
-
-    fn text(self) -> Cow<'static, str> {
-        match self {
-            Self::Status(status) => status.to_string().into(),
-            Self::Grpc(status) => grpc::status_name(status).map_or_else(|| status.to_string().into(), Cow::Borrowed),
-            Self::Failure(failure) => failure.as_str().into(),
-        }
-    }
-
-    fn status(self) -> Status {
-        let message = match self {
-            // The code says all there is to say.
-            Self::Status(_) | Self::Grpc(_) => "",
-            Self::Failure(Failure::ConnectionClosed) => "connection closed before the response was complete",
-            Self::Failure(Failure::ConnectionReset) => "connection reset before the response was complete",
-            Self::Failure(Failure::StreamReset) => "stream reset before the response was complete",
-            Self::Failure(Failure::StreamRefused) => "stream refused: the server went away",
-        };
-        Status { message: message.to_owned(), code: StatusCode::Error.into() }
-    }
-}
-
 /// Attributes in the making.
 pub(crate) struct Attributes(pub(crate) Vec<KeyValue>);
 
@@ -481,22 +461,6 @@ impl Attributes {
 
     pub(crate) fn count(&mut self, key: &str, value: u64) {
         self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
-    }
-
-    fn websocket(&mut self, websocket: &WebSocket, role: Role) {
-        let WebSocket { requests, responses, close_code } = *websocket;
-        let (sent, received) = if role == Role::Client { (requests, responses) } else { (responses, requests) };
-        if let Some(messages) = sent.messages {
-            self.count(key::COATI_WEBSOCKET_MESSAGES_SENT, messages);
-        }
-        if let Some(messages) = received.messages {
-            self.count(key::COATI_WEBSOCKET_MESSAGES_RECEIVED, messages);
-        }
-        self.count(key::COATI_WEBSOCKET_BYTES_SENT, sent.bytes);
-        self.count(key::COATI_WEBSOCKET_BYTES_RECEIVED, received.bytes);
-        if let Some(code) = close_code {
-            self.int(key::COATI_WEBSOCKET_CLOSE_CODE, code);
-        }
     }
 
     pub(crate) fn seconds(&mut self, key: &str, ns: u64) {

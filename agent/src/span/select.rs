@@ -1,8 +1,8 @@
 //! Which attributes spans have.
 
 use foldhash::HashMap;
-use opentelemetry_proto::tonic::trace::v1::Span;
 
+use super::FinishedSpan;
 use crate::discover::Pattern;
 
 /// Keys whose answer is remembered.
@@ -32,8 +32,9 @@ impl AttributeFilter {
     }
 
     /// Takes off what does not stay. Events and the resource are left as they are.
-    pub fn apply(&mut self, span: &mut Span) {
-        span.attributes.retain(|attribute| self.keeps(&attribute.key));
+    pub fn apply(&mut self, span: &mut FinishedSpan) {
+        span.request.retain(|key| self.keeps(key));
+        span.span.attributes.retain(|attribute| self.keeps(&attribute.key));
     }
 
     fn keeps(&mut self, key: &str) -> bool {
@@ -60,10 +61,24 @@ impl AttributeConfig {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_proto::tonic::common::v1::KeyValue;
+    use std::sync::Arc;
+
+    use opentelemetry_proto::tonic::{common::v1::KeyValue, resource::v1::Resource, trace::v1::Span};
     use rstest::rstest;
 
     use super::*;
+    use crate::discover::{Exports, Process};
+
+    fn finished(span: Span) -> FinishedSpan {
+        let process = Process {
+            tgid: 1,
+            service_name: "shop".to_owned(),
+            resource: Resource::default(),
+            sampler: None,
+            exports: Exports::default(),
+        };
+        FinishedSpan::plain(Arc::new(process), span)
+    }
 
     #[rstest]
     #[case::all(&[], &[], &["url.path", "url.query", "http.route"])]
@@ -76,12 +91,13 @@ mod tests {
         let config = AttributeConfig { include: patterns(include), exclude: patterns(exclude) };
         let attribute = |key: &str| KeyValue { key: key.to_owned(), ..KeyValue::default() };
         for _ in 0..2 {
-            let attributes = ["url.path", "url.query", "http.route"].map(attribute).to_vec();
-            let mut span = Span { attributes, ..Span::default() };
+            let attributes = ["url.query", "http.route"].map(attribute).to_vec();
+            let mut span = finished(Span { attributes, ..Span::default() });
+            span.request.text("url.path", "/");
             if let Some(filter) = &mut AttributeFilter::new(&config) {
                 filter.apply(&mut span);
             }
-            let keys: Vec<_> = span.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+            let keys: Vec<_> = span.attributes().map(|attribute| attribute.key).collect();
             assert_eq!(keys, expected);
         }
     }

@@ -3,7 +3,7 @@ mod http2;
 use coati_common::event::begin_flags;
 use coati_tests::kubernetes::{pod, service};
 use insta::assert_snapshot;
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::{resource::v1::Resource, trace::v1::status::StatusCode};
 use rstest::rstest;
 
 use super::*;
@@ -57,7 +57,8 @@ fn build(config: SpanConfig, kubernetes: Option<Kubernetes>, records: &[Record])
     let mut spans = Vec::new();
     let mut emit = |event: Event<'_>| {
         if let Event::Ended(exchange) = event {
-            spans.push(builder.build(exchange, ids(), &process, clock).span);
+            let finished = builder.build(exchange, ids(), &process, clock);
+            spans.push(Span { attributes: finished.attributes().collect(), ..finished.span });
         }
     };
     for record in records {

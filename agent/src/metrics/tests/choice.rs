@@ -88,7 +88,7 @@ fn every_label_can_be_chosen() {
         names
     }
     let finished = span("shop", SpanKind::Server, 1, &GET);
-    let request = Request::of(&finished.span).unwrap();
+    let request = Request::of(&finished).unwrap();
     let inferences = crate::inference::tests::counted();
     let inference = &inferences[0];
     let of_model = crate::inference::OfModel { inference, model: "m", error: None, tokens: None };

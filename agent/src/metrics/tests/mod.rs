@@ -54,7 +54,7 @@ fn span(service: &str, kind: SpanKind, milliseconds: u64, attributes: &[(&str, &
         attributes: attributes.iter().map(|(key, value)| pair(key, value)).collect(),
         ..Span::default()
     };
-    FinishedSpan { process: Arc::new(process), span }
+    FinishedSpan::plain(Arc::new(process), span)
 }
 
 const GET: [(&str, &str); 8] = [
@@ -310,7 +310,9 @@ proptest! {
             attributes.extend(is_call.then(|| pair(key::RPC_SYSTEM, "grpc")));
             let status_key = if is_call { key::RPC_GRPC_STATUS_CODE } else { key::HTTP_RESPONSE_STATUS_CODE };
             attributes.extend(status.map(|status| pair(status_key, &status.to_string())));
-            Span { kind: SpanKind::Server.into(), attributes, ..Span::default() }
+            let mut finished = span("shop", SpanKind::Server, 1, &[]);
+            finished.span.attributes = attributes;
+            finished
         });
         let kind = if is_call { Kind::RpcServer } else { Kind::HttpServer };
         let [left, right] = spans.each_ref().map(|span| {
