@@ -17,13 +17,10 @@ mod sockets;
 mod unit;
 mod usage;
 
-use std::{
-    collections::{HashMap, hash_map},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::hash_map, sync::Arc, time::Duration};
 
 use coati_common::wellknown::resource::CONTAINER_NAME;
+use foldhash::{HashMap, HashMapExt as _};
 use opentelemetry_proto::tonic::{common::v1::any_value::Value, resource::v1::Resource};
 
 pub use pattern::Pattern;

@@ -1,8 +1,9 @@
 //! Many spans as one request.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use coati_common::wellknown::AGENT_SCOPE;
+use foldhash::HashMap;
 use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, trace::v1::ScopeSpans};
 use prost::{
     Message as _,
