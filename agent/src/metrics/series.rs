@@ -65,20 +65,21 @@ impl Store {
         let Self { series, overflow, identity } = self;
         let labelled = &settings.labels.of(kind, labelled);
         labels::identify(identity, kind, service.id, labelled);
-        let is_known = series.contains_key(identity.as_slice());
-        let has_room = series.len() < settings.max_series;
-        if !is_known && has_room {
-            // What is of the node has no number.
-            let service = (service.id != 0).then(|| Arc::clone(&service.service));
-            let new = Series::new(kind, service, Labels::of(labelled), at.begin_unix_ns, settings);
-            series.insert(identity.as_slice().into(), new);
+        if let Some(known) = series.get_mut(identity.as_slice()) {
+            known.observe(values, at);
+            return true;
         }
-        let found = series.get_mut(identity.as_slice()).unwrap_or_else(|| {
+        if series.len() >= settings.max_series {
             let new = || Series::new(kind, None, Labels::overflow(), at.begin_unix_ns, settings);
-            overflow.entry(kind).or_insert_with(new)
-        });
-        found.observe(values, at);
-        is_known || has_room
+            overflow.entry(kind).or_insert_with(new).observe(values, at);
+            return false;
+        }
+        // What is of the node has no number.
+        let service = (service.id != 0).then(|| Arc::clone(&service.service));
+        let mut new = Series::new(kind, service, Labels::of(labelled), at.begin_unix_ns, settings);
+        new.observe(values, at);
+        series.insert(identity.as_slice().into(), new);
+        true
     }
 
     /// Forgets those of which nothing was seen for as long as this.

@@ -168,7 +168,8 @@ impl Routes {
     fn heuristic(&mut self, service: &str, role: Role, path: &str, is_known: bool) -> Option<String> {
         let [server, client] = self.service(service)?.roots;
         let mut node = if role == Role::Server { server } else { client };
-        let mut route = String::with_capacity(path.len() + 1);
+        // Room for an id in the place of a short one, as a rule.
+        let mut route = String::with_capacity(path.len() + 2 * self.config.wildcard.len());
         for (place, segment) in path.split('/').enumerate() {
             route.push('/');
             if place == MAX_SEGMENTS {
