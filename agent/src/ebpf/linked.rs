@@ -23,6 +23,7 @@ use aya_obj::relocation::EbpfRelocationError;
 use aya_obj::{Function, Object, ParseError, Program, ProgramSection};
 
 use super::load::Cost;
+use super::told;
 
 /// Of `bpf(2)`, include/uapi/linux/bpf.h.
 const PROG_LOAD: libc::c_int = 5;
@@ -122,7 +123,7 @@ impl Linked {
 
     /// How often the kernel left one out, as [`super::Programs::skipped`].
     pub(super) fn skipped(&self) -> u64 {
-        self.programs.values().map(|program| program.told("recursion_misses")).sum()
+        self.programs.values().map(|program| told::recursion_misses(program.fd.as_fd())).sum()
     }
 
     /// The kernel's account of each.

@@ -1,7 +1,7 @@
 //! Loading the object that `agent-ebpf` is built into.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::attach::{self, Attached};
 use super::linked::Linked;
 use super::maps::{Maps, MapsError};
 use super::plan::{PlanError, check, file_programs};
+use super::told;
 use super::uprobes::{self, Attachment, ProbePoint, UprobeError};
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::features::{BTF_PATH, FeatureError, Features, HookSet};
@@ -188,17 +189,11 @@ impl Programs {
     }
 
     /// How often the kernel left out a program because it was in the middle of the same one, or of one that excludes
-    /// it. It tells only in the text of `/proc`; 0 where it does not.
+    /// it; 0 where it does not tell.
     pub fn skipped(&self) -> u64 {
-        let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| fd.as_fd().as_raw_fd()));
+        let fds = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| fd.as_fd()));
         let linked = self.linked.as_ref().map_or(0, Linked::skipped);
-        let others: u64 = fds
-            .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
-            .filter_map(|text| {
-                text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-            })
-            .sum();
-        linked + others
+        linked + fds.map(told::recursion_misses).sum::<u64>()
     }
 
     /// The kernel's account of each program that is loaded, by name.

@@ -5,6 +5,7 @@ mod linked;
 mod load;
 mod maps;
 pub mod plan;
+mod told;
 mod uprobes;
 
 pub use attach::Attached;
