@@ -5,7 +5,7 @@ use std::fmt::Write;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 
-use crate::otlp::{SpanRef, ValueRef};
+use crate::otlp::{SpanRef, Text, ValueRef};
 
 /// Keys of attributes that are looked for in spans; each has a number.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,11 @@ impl Wanted {
         self.keys.len() - 1
     }
 
+    /// How many they are.
+    pub(super) const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// The values that a span has of them, by number. `found` is reused.
     pub(super) fn find<'a>(&self, span: &SpanRef<'a>, found: &mut Vec<Option<ValueRef<'a>>>) {
         found.clear();
@@ -33,11 +38,9 @@ impl Wanted {
             return;
         }
         found.resize(self.keys.len(), None);
-        for attribute in span.attributes() {
+        let may_be = |key: Text<'_>| self.lengths & 1 << (key.as_bytes().len() & 63) != 0;
+        for attribute in span.attributes().of_keys(may_be) {
             let key = attribute.key.as_bytes();
-            if self.lengths & 1 << (key.len() & 63) == 0 {
-                continue;
-            }
             let number = self.keys.iter().position(|known| known.as_bytes() == key);
             // Of two with the same key the first counts.
             if let Some(slot) = number.and_then(|number| found.get_mut(number)).filter(|slot| slot.is_none()) {

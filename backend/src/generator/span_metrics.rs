@@ -42,6 +42,8 @@ pub(super) struct SpanMetricsPlan {
     sizes: Option<usize>,
     latency: bool,
     wanted: Wanted,
+    /// How many of the wanted attributes are asked for by more than [`Self::is_partial`].
+    asked: usize,
     /// Number of the attribute that marks a span which is not over.
     partial: usize,
     shape: Shape,
@@ -123,6 +125,7 @@ impl SpanMetricsPlan {
             calls: parts.calls.then_some(0),
             sizes: parts.sizes.then_some(usize::from(parts.calls)),
             latency: parts.latency,
+            asked: wanted.len(),
             partial: wanted.add(COATI_SPAN_PARTIAL),
             wanted,
             shape,
@@ -134,9 +137,9 @@ impl SpanMetricsPlan {
         matches!(found(values, self.partial), Some(ValueRef::Bool(true)))
     }
 
-    /// Which attributes of spans are looked at.
-    pub(super) fn wanted(&self) -> &Wanted {
-        &self.wanted
+    /// Which attributes of a span are looked at, if any. Only the agent sends spans before their end.
+    pub(super) fn wanted(&self, of_agent: bool) -> Option<&Wanted> {
+        (of_agent || self.asked > 0).then_some(&self.wanted)
     }
 
     pub(super) fn of_resource(&self, resource: &Resource) -> ResourceLabels {

@@ -166,7 +166,10 @@ impl Tenant {
                 received.bytes += stored.bytes.len() as u64;
                 if let (Some(plan), Some(metrics), Some(labels)) = (&plan.span_metrics, &mut *span_metrics, &of.labels)
                 {
-                    plan.wanted().find(&seen.span, &mut values);
+                    values.clear();
+                    if let Some(wanted) = plan.wanted(of_agent) {
+                        wanted.find(&seen.span, &mut values);
+                    }
                     // It is counted when it is over.
                     if of_agent && plan.is_partial(&values) {
                         continue;

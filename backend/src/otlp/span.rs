@@ -167,7 +167,7 @@ impl<'a> SpanRef<'a> {
     /// Whether it was sent before its end: a later one with the same ids, kind and start replaces it. Goes through its
     /// attributes.
     pub fn is_partial(&self) -> bool {
-        let mark = self.attributes().find(|attribute| attribute.key == *COATI_SPAN_PARTIAL);
+        let mark = self.attributes().of_keys(|key| key == *COATI_SPAN_PARTIAL).next();
         mark.is_some_and(|mark| matches!(mark.value, Some(ValueRef::Bool(true))))
     }
 

@@ -55,16 +55,24 @@ pub struct AttributeRef<'a> {
 
 impl<'a> AttributeRef<'a> {
     /// Reads an encoded `KeyValue` that was checked.
+    #[inline]
     pub fn parse(message: &'a [u8]) -> Self {
-        let mut attribute = Self { key: Text::default(), value: None };
+        let (key, value) = Self::parts(message);
+        Self { key, value: value.map(ValueRef::parse) }
+    }
+
+    /// Its key, and its value as it was sent.
+    #[inline]
+    fn parts(message: &'a [u8]) -> (Text<'a>, Option<&'a [u8]>) {
+        let (mut key, mut value) = (Text::default(), None);
         for read in Fields::of(message) {
             match read {
-                (field::attribute::KEY, Wire::Bytes(key)) => attribute.key = Text(key),
-                (field::attribute::VALUE, Wire::Bytes(value)) => attribute.value = Some(ValueRef::parse(value)),
+                (field::attribute::KEY, Wire::Bytes(text)) => key = Text(text),
+                (field::attribute::VALUE, Wire::Bytes(any)) => value = Some(any),
                 _ => {}
             }
         }
-        attribute
+        (key, value)
     }
 }
 
@@ -148,6 +156,14 @@ pub struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     pub(super) const fn of(message: &'a [u8], number: u32) -> Self {
         Self { fields: Fields::of(message), number }
+    }
+
+    /// Those whose keys are wanted. The values of others are not read.
+    pub fn of_keys(self, is_wanted: impl Fn(Text<'a>) -> bool) -> impl Iterator<Item = AttributeRef<'a>> {
+        self.encoded().filter_map(move |attribute| {
+            let (key, value) = AttributeRef::parts(attribute);
+            is_wanted(key).then(|| AttributeRef { key, value: value.map(ValueRef::parse) })
+        })
     }
 
     /// The encoded `KeyValue`s.
