@@ -1,6 +1,7 @@
 //! Harness of the end-to-end tests, the demo and the benchmarks: it starts real programs and ends each by its own id.
 
 pub mod agent;
+pub mod asking;
 pub mod backend;
 pub mod certificate;
 pub mod cuda;

@@ -11,8 +11,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use coati_tests::agent::Agent;
+use coati_tests::asking;
 use coati_tests::backend::Backend;
 use coati_tests::certificate::certificate;
 use coati_tests::process::{self, Running, free_port};
@@ -21,7 +22,6 @@ use coati_tests::seen::{Seen, spans_of};
 use coati_tests::tools::{system, workspace};
 
 const REQUESTS: usize = 100;
-const AT_ONCE: usize = 64;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Requests with a path of their own.
@@ -157,17 +157,10 @@ fn assert_linked(case: Case, spans: &[Seen], service: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks a service `count` times, 64 at once.
+/// Asks a service `count` times.
 fn ask(case: Case, service: SocketAddr, path: &str, count: usize) -> Result<()> {
-    let url = format!("{}://{service}/{path}", if case.is_tls { "https" } else { "http" });
-    let mut ask = Command::new(go_program("chain", true)?);
-    ask.args(["-ask", &url, "-count", &count.to_string(), "-at", &AT_ONCE.to_string()]);
-    if case.is_http1 {
-        ask.arg("-http1");
-    }
-    let answer = ask.output()?;
-    ensure!(answer.status.success(), "{case:?}: {}", String::from_utf8_lossy(&answer.stderr));
-    Ok(())
+    let scheme = if case.is_tls { "https" } else { "http" };
+    asking::ask(&format!("{scheme}://{service}/{path}"), case.is_http1, count).with_context(|| format!("{case:?}"))
 }
 
 /// The server at the end, which takes its time.

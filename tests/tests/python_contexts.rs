@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use coati_tests::agent::Agent;
+use coati_tests::asking::{self, AT_ONCE};
 use coati_tests::backend::Backend;
 use coati_tests::process::{self, Running, free_port};
 use coati_tests::sample::go_program;
@@ -22,7 +23,6 @@ use coati_tests::seen::{Seen, spans_of};
 use coati_tests::tools::{tool, workspace};
 
 const REQUESTS: usize = 128;
-const AT_ONCE: usize = 64;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// Ways to pass a request on: the path's first part, and how many calls it takes.
 const OF_LOOP: [(&str, usize); 4] = [("await", 1), ("tasks", 2), ("thread", 1), ("def", 1)];
@@ -75,14 +75,9 @@ fn calls_of_python_are_below_their_requests() -> Result<()> {
     Ok(())
 }
 
-/// Asks a service `count` times, 64 at once.
+/// Asks a service `count` times.
 fn ask(service: SocketAddr, path: &str, count: usize) -> Result<()> {
-    let mut ask = Command::new(go_program("chain", true)?);
-    ask.args(["-http1", "-ask", &format!("http://{service}/{path}")]);
-    ask.args(["-count", &count.to_string(), "-at", &AT_ONCE.to_string()]);
-    let answer = ask.output()?;
-    ensure!(answer.status.success(), "{path}: {}", String::from_utf8_lossy(&answer.stderr));
-    Ok(())
+    asking::ask(&format!("http://{service}/{path}"), true, count)
 }
 
 /// Each call is below the request with the same path; links that are missing are counted, and none is wrong.
