@@ -136,7 +136,7 @@ pub(crate) fn page(families: &[MetricFamily]) -> Vec<u8> {
 pub(super) fn families(mut points: Vec<Point>) -> Vec<MetricFamily> {
     text::sort(&mut points);
     let of_families = points.chunk_by(|left, right| left.metric.prometheus == right.metric.prometheus);
-    of_families.filter_map(|points| family(points)).collect()
+    of_families.filter_map(family).collect()
 }
 
 fn family(points: &[Point]) -> Option<MetricFamily> {
@@ -149,8 +149,8 @@ fn family(points: &[Point]) -> Option<MetricFamily> {
     let of = |point: &Point| {
         let labels = [point.prefix(), &point.labels.text].map(labels).concat();
         match &point.value {
-            Value::Counter(value) => Metric { labels, counter: number(*value), ..Metric::default() },
-            Value::Gauge(value) => Metric { labels, gauge: number(*value), ..Metric::default() },
+            Value::Counter(value) => Metric { labels, counter: Some(Number { value: *value }), ..Metric::default() },
+            Value::Gauge(value) => Metric { labels, gauge: Some(Number { value: *value }), ..Metric::default() },
             Value::Histogram(it) => Metric { labels, histogram: Some(buckets(it)), ..Metric::default() },
         }
     };
@@ -160,10 +160,6 @@ fn family(points: &[Point]) -> Option<MetricFamily> {
         kind: kind.into(),
         metrics: points.iter().map(of).collect(),
     })
-}
-
-const fn number(value: f64) -> Option<Number> {
-    Some(Number { value })
 }
 
 fn buckets(histogram: &Histogram) -> Buckets {
@@ -263,7 +259,7 @@ impl MetricFamily {
                 Kind::Counter => &mut metric.counter,
                 Kind::Gauge => &mut metric.gauge,
                 Kind::Untyped | Kind::Histogram => &mut metric.untyped,
-            } = number(value);
+            } = Some(Number { value });
             self.metrics.push(metric);
             return;
         }
@@ -350,16 +346,16 @@ mod tests {
                 Kind::Counter,
                 vec![Metric {
                     labels: vec![label("x", "q\"\\\n"), label("y", "")],
-                    counter: number(2.0),
+                    counter: Some(Number { value: 2.0 }),
                     ..Metric::default()
                 }],
             ),
-            family("b", "Room.", Kind::Gauge, vec![Metric { gauge: number(1.5), ..Metric::default() }]),
+            family("b", "Room.", Kind::Gauge, vec![Metric { gauge: Some(Number { value: 1.5 }), ..Metric::default() }]),
             family(
                 "c_info",
                 "Who.",
                 Kind::Gauge,
-                vec![Metric { labels: vec![label("v", "1")], gauge: number(1.0), ..Metric::default() }],
+                vec![Metric { labels: vec![label("v", "1")], gauge: Some(Number { value: 1.0 }), ..Metric::default() }],
             ),
             family(
                 "d",

@@ -14,7 +14,9 @@ use super::histogram::{Exemplar, Histogram};
 pub(super) fn expose(tenant: Option<&TenantSnapshot>) -> String {
     let mut text = String::new();
     if let Some(TenantSnapshot { families, external_labels, trace_id_label, .. }) = tenant {
-        families.iter().for_each(|family| write_family(family, external_labels, trace_id_label, &mut text));
+        for family in families {
+            write_family(family, external_labels, trace_id_label, &mut text);
+        }
     }
     text.push_str("# EOF\n");
     text
