@@ -11,7 +11,7 @@ use coati_backend::server::{self, Server};
 use coati_backend::telemetry;
 use coati_backend::tools::{self, Outcome, ToolError};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Spans are made on one thread and freed on another, which glibc's allocator pays for with locks and fragments: with
 /// this one ingest takes a third less processor time and the replay a quarter of its time (`cargo xtask bench ingest`).
@@ -60,6 +60,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    config.given.warnings().iter().for_each(|warning| warn!("{warning}"));
     server::take_small_pages();
     let runtime = server::runtime().context("cannot start the runtime")?;
     let outcome = runtime.block_on(serve(config));

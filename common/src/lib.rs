@@ -4,11 +4,13 @@
 //! a feature of its own.
 #![no_std]
 
-#[cfg(feature = "otlp-json")]
+#[cfg(feature = "std")]
 extern crate std;
 
 pub mod counter;
 pub mod cuda;
+#[cfg(feature = "std")]
+pub mod error;
 pub mod event;
 pub mod follow;
 pub mod go;

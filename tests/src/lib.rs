@@ -17,6 +17,7 @@ pub mod manifests;
 pub mod metrics_page;
 pub mod moto;
 pub mod nodes;
+pub mod outage;
 pub mod privileges;
 pub mod process;
 pub mod prometheus;

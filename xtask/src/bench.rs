@@ -11,6 +11,7 @@ mod agent;
 mod chain;
 mod crowd;
 mod guest;
+mod outage;
 mod tls;
 
 #[derive(Debug, Args)]
@@ -35,6 +36,8 @@ enum What {
     },
     /// Instructions per request of the agent, in guests where they can be counted, with each set of hooks.
     Guest(guest::Options),
+    /// What comes of the spans of an SDK and of requests while the backend is away and the agent is killed.
+    Outage(outage::Options),
     /// What probes in a TLS library, or in a program written in Go, cost the server, with the agent's `tls` off and on.
     Tls(tls::Options),
     /// CPU per span of the backend's whole ingest path, to the committed block, next to prost's decode of the same bytes.
@@ -70,6 +73,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         What::Serve { port } => crowd::serve(*port),
         What::Guest(options) => guest::run(options),
+        What::Outage(options) => {
+            if let Some(binaries) = &options.binaries {
+                return outage::run(options, binaries);
+            }
+            build()?;
+            outage::run(options, &target().join("release"))
+        }
         What::Tls(options) => {
             if let Some(binaries) = &options.binaries {
                 return tls::run(options, binaries);

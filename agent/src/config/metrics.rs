@@ -38,7 +38,7 @@ pub struct MetricsConfig {
     pub exemplars: bool,
     /// Where buckets end.
     pub buckets: BucketsSection,
-    /// Which histograms are sent by OTLP.
+    /// Which histograms are sent by OTLP, and shown on `/metrics` to who asks for native ones.
     #[serde(with = "value::text")]
     #[schemars(with = "Of<Aggregation>")]
     pub histogram_aggregation: Aggregation,

@@ -258,7 +258,7 @@ impl GpuMetrics {
             for (own, pick) in family.series {
                 let Some(value) = pick(device) else { continue };
                 let mut labels = if is_dcgm { self.dcgm_labels(device) } else { labels(device) };
-                let user = self.kubernetes.as_ref().and_then(|it| it.gpu_user(&device.info.id));
+                let user = self.kubernetes.as_ref().and_then(|it| it.gpu_user(&device.info.id, device.info.minor));
                 labels.extend(user.into_iter().flat_map(|user| of_pod(user, is_dcgm)));
                 labels.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
                 rows.push((labels, value));

@@ -80,6 +80,7 @@ impl<'nvml> Handle<'nvml> {
             id: device.uuid().ok()?.into(),
             name: device.name().ok().map(Into::into),
             index,
+            minor: if parent.is_none() { device.minor_number().ok() } else { None },
             parent,
             driver,
         };

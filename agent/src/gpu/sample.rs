@@ -11,6 +11,8 @@ pub struct DeviceInfo {
     pub name: Option<Arc<str>>,
     /// NVML's index; of a MIG device that of its GPU.
     pub index: u32,
+    /// The number in the name of its device file; none of a MIG device.
+    pub minor: Option<u32>,
     /// UUID of the GPU that a MIG device is a part of.
     pub parent: Option<Arc<str>>,
     /// Version of the driver.

@@ -20,7 +20,7 @@ const MS: u64 = 1_000_000;
 const REACH: u64 = 250 * MS;
 
 pub(super) fn info(id: &str) -> DeviceInfo {
-    DeviceInfo { id: id.into(), name: Some("Test GPU".into()), index: 0, parent: None, driver: None }
+    DeviceInfo { id: id.into(), name: Some("Test GPU".into()), index: 0, minor: Some(3), parent: None, driver: None }
 }
 
 fn process(pid: u32, sm: Option<f64>, memory: Option<u64>) -> ProcessSample {

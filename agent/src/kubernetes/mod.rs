@@ -213,9 +213,11 @@ impl Kubernetes {
         Some(Found { pod, container, cluster_name: self.shared.cluster_name.clone() })
     }
 
-    /// The only container that the GPU has been given to.
-    pub(crate) fn gpu_user(&self, id: &str) -> Option<GpuUser> {
-        self.shared.gpu_users.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// The only container that the GPU has been given to, by its UUID or, in a claim, by its minor number.
+    pub(crate) fn gpu_user(&self, id: &str, minor: Option<u32>) -> Option<GpuUser> {
+        let users = self.shared.gpu_users.read().unwrap_or_else(PoisonError::into_inner);
+        let claimed = || users.get(pod_resources::claimed(minor?).as_str());
+        users.get(id).or_else(claimed).cloned()
     }
 
     /// The pod of a container, without counting it as missed if there is none: for what is shown again and again.

@@ -62,6 +62,9 @@ pub(super) struct ContainerResources {
     pub(super) name: String,
     #[prost(message, repeated, tag = "2")]
     pub(super) devices: Vec<ContainerDevices>,
+    /// From Kubernetes 1.34 on, 1.27 behind a feature gate.
+    #[prost(message, repeated, tag = "5")]
+    pub(super) dynamic_resources: Vec<DynamicResource>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -71,6 +74,24 @@ pub(super) struct ContainerDevices {
     #[prost(string, repeated, tag = "2")]
     pub(super) device_ids: Vec<String>,
 }
+
+/// What a claim of the pod has been given.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DynamicResource {
+    #[prost(message, repeated, tag = "4")]
+    pub(super) claim_resources: Vec<ClaimResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ClaimResource {
+    #[prost(string, tag = "2")]
+    pub(super) driver_name: String,
+    #[prost(string, tag = "4")]
+    pub(super) device_name: String,
+}
+
+/// NVIDIA's driver of dynamic resources. It calls a whole GPU by its minor number: `gpu-0`.
+const DRIVER: &str = "gpu.nvidia.com";
 
 /// Asks now and then, for ever, while there is a socket and a GPU.
 pub(super) async fn follow(socket: PathBuf, has_gpu: impl Fn() -> bool, shared: Arc<Shared>) {
@@ -109,7 +130,12 @@ pub(super) async fn list(socket: &Path) -> Result<ListResponse, Status> {
     Ok(client.unary(Request::new(ListRequest {}), path, codec).await?.into_inner())
 }
 
-/// Who has each GPU, by its UUID. One that several containers share has no single user and is left out; the processes on it
+/// What a GPU that a claim was given is called among users.
+pub(super) fn claimed(minor: u32) -> String {
+    format!("gpu-{minor}")
+}
+
+/// Who has each GPU, by its UUID, or by its [`claimed`] name. One that several containers share has no single user and is left out; the processes on it
 /// tell whose they are.
 pub(super) fn gpu_users(response: ListResponse) -> HashMap<Box<str>, GpuUser> {
     let mut users: HashMap<Box<str>, Option<GpuUser>> = HashMap::new();
@@ -121,7 +147,9 @@ pub(super) fn gpu_users(response: ListResponse) -> HashMap<Box<str>, GpuUser> {
                 container: container.name.as_str().into(),
             };
             let devices = container.devices.iter().filter(|it| it.resource_name.starts_with("nvidia.com/"));
-            for id in devices.flat_map(|it| &it.device_ids) {
+            let claims = container.dynamic_resources.iter().flat_map(|it| &it.claim_resources);
+            let claimed = claims.filter(|it| it.driver_name == DRIVER).map(|it| &it.device_name);
+            for id in devices.flat_map(|it| &it.device_ids).chain(claimed) {
                 let before = users.insert(gpu(id).into(), Some(user.clone()));
                 if before.is_some_and(|before| before.as_ref() != Some(&user)) {
                     users.insert(gpu(id).into(), None);

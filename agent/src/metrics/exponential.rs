@@ -76,7 +76,7 @@ impl Exponential {
     }
 
     /// Makes one bucket of 2^`shift` ones.
-    fn coarsen(&mut self, shift: u32) {
+    pub(super) fn coarsen(&mut self, shift: u32) {
         if shift == 0 {
             return;
         }

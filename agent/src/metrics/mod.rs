@@ -22,6 +22,7 @@ mod names;
 mod otlp;
 mod point;
 mod processes;
+mod protobuf;
 mod request;
 mod series;
 mod service;
@@ -49,6 +50,7 @@ pub use graph::Peers;
 pub(crate) use labels::{Labelled, Labels, Value as LabelValue};
 pub(crate) use point::{Metric, Point, Prefix, Shape, Unit, Value};
 pub(crate) use processes::INTERVAL as PROCESS_INTERVAL;
+pub(crate) use protobuf::{MetricFamily, of_text, page};
 pub(crate) use service::Service;
 pub use settings::{Aggregation, Bounds, Buckets, Feature, Features, MetricsSettings};
 pub use text::{Format, plain};
@@ -228,6 +230,16 @@ impl RequestMetrics {
     /// The families as text of `/metrics`.
     pub(crate) fn write(&self, format: Format, out: &mut String) -> fmt::Result {
         text::write(self.points(), format, out)
+    }
+
+    /// Whether there are histograms that text cannot show.
+    pub(crate) fn has_native(&self) -> bool {
+        self.lock().settings.aggregation == Aggregation::Exponential
+    }
+
+    /// The families as messages.
+    pub(crate) fn families(&self) -> Vec<MetricFamily> {
+        protobuf::families(self.points())
     }
 
     /// The node, of which there is what has no service.

@@ -131,7 +131,7 @@ impl Default for Buckets {
     }
 }
 
-/// Of what kind the histograms are that are sent by OTLP.
+/// Of what kind the histograms are that are sent by OTLP, and shown to who asks for native ones.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Aggregation {
     /// With the buckets of the configuration.

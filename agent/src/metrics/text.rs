@@ -14,11 +14,25 @@ pub enum Format {
     OpenMetrics,
     /// Prometheus' older one.
     Prometheus,
+    /// Prometheus' messages: the only one with native histograms.
+    Protobuf,
 }
 
 impl Format {
-    /// What a client wants that sends this `Accept`: `OpenMetrics`, unless it asks for plain text and not for that.
-    pub fn of(accept: &str) -> Self {
+    /// What a client wants that sends this `Accept`: `OpenMetrics`, unless it asks for plain text and not for that. Messages
+    /// only if there is something to show that has no text, and the client likes them no less.
+    pub fn of(accept: &str, has_native: bool) -> Self {
+        let weight = |wanted: &[&str]| {
+            let kinds = accept.split(',').filter(|kind| wanted.iter().all(|part| kind.contains(part)));
+            let weights =
+                kinds.map(|kind| kind.split_once("q=").and_then(|(_, q)| q.trim().parse().ok()).unwrap_or(1.0));
+            weights.fold(0.0, f64::max)
+        };
+        let of_messages =
+            weight(&["application/vnd.google.protobuf", "io.prometheus.client.MetricFamily", "delimited"]);
+        if has_native && of_messages > 0.0 && of_messages >= weight(&["application/openmetrics-text"]) {
+            return Self::Protobuf;
+        }
         let is_plain = accept.contains("text/plain") && !accept.contains("application/openmetrics-text");
         if is_plain { Self::Prometheus } else { Self::OpenMetrics }
     }
@@ -28,6 +42,9 @@ impl Format {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 }
@@ -59,7 +76,7 @@ pub fn plain(page: &str) -> String {
 
 /// The families of these points, in the order of their names.
 pub(super) fn write(mut points: Vec<Point>, format: Format, out: &mut String) -> fmt::Result {
-    points.sort_by(|left, right| key(left).cmp(&key(right)));
+    sort(&mut points);
     let mut family = "";
     for point in &points {
         if point.metric.prometheus != family {
@@ -76,6 +93,11 @@ pub(super) fn write(mut points: Vec<Point>, format: Format, out: &mut String) ->
         }
     }
     Ok(())
+}
+
+/// By family, and then by labels.
+pub(super) fn sort(points: &mut [Point]) {
+    points.sort_by(|left, right| key(left).cmp(&key(right)));
 }
 
 fn key(point: &Point) -> (&str, &str, &str) {
@@ -105,7 +127,7 @@ impl Histogram {
             write!(out, "{name}_bucket{{{labels}{comma}le=\"")?;
             match (bound, format) {
                 (Some(bound), Format::OpenMetrics) => write!(out, "{bound:?}")?,
-                (Some(bound), Format::Prometheus) => write!(out, "{bound}")?,
+                (Some(bound), _) => write!(out, "{bound}")?,
                 (None, _) => out.push_str("+Inf"),
             }
             write!(out, "\"}} {cumulative}")?;

@@ -9,7 +9,6 @@ mod relay;
 mod server;
 
 use std::{
-    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,24 +24,10 @@ use prometheus_client::{
 };
 
 use crate::{gpu::CudaMetrics, metrics::RequestMetrics};
+pub(crate) use coati_common::error::chain;
 pub use export::{EndpointMetrics, ExportMetrics};
 pub use relay::RelayMetrics;
 pub use server::Server;
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        // Some errors show their cause themselves.
-        if !text.ends_with(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text.replace('\n', " ")
-}
 
 /// What can go wrong with the telemetry of the agent itself.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
 use std::{
+    fmt,
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -13,11 +14,15 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use prometheus_client::{collector::Collector, registry::Registry};
+use prometheus_client::{
+    collector::Collector,
+    encoding::text::{encode_eof, encode_registry},
+    registry::Registry,
+};
 use tokio::net::TcpListener;
 
 use super::{Telemetry, TelemetryError};
-use crate::metrics::{Format, plain};
+use crate::metrics::{Format, RequestMetrics, of_text, page, plain};
 
 /// The HTTP server, listening but not yet answering.
 #[derive(Debug)]
@@ -75,22 +80,32 @@ impl Server {
 async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
     // There may be several, and each may be a list.
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let format = Format::of(&accept.collect::<Vec<_>>().join(","));
-    let mut text = String::new();
-    let written = prometheus_client::encoding::text::encode_registry(&mut text, &shared.registry).and_then(|()| {
-        if format == Format::Prometheus {
-            text = plain(&text);
-        }
-        shared.telemetry.requests.write(format, &mut text)?;
-        if format == Format::OpenMetrics { prometheus_client::encoding::text::encode_eof(&mut text) } else { Ok(()) }
-    });
-    match written {
-        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, format.content_type())], text),
+    let requests = &shared.telemetry.requests;
+    let format = Format::of(&accept.collect::<Vec<_>>().join(","), requests.has_native());
+    match written(&shared.registry, requests, format) {
+        Ok(page) => (StatusCode::OK, [(header::CONTENT_TYPE, format.content_type())], page),
         Err(error) => {
             let text = format!("metrics cannot be written: {error}\n");
-            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], text)
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], text.into_bytes())
         }
     }
+}
+
+fn written(own: &Registry, requests: &RequestMetrics, format: Format) -> Result<Vec<u8>, fmt::Error> {
+    let mut text = String::new();
+    encode_registry(&mut text, own)?;
+    match format {
+        Format::OpenMetrics => {
+            requests.write(format, &mut text)?;
+            encode_eof(&mut text)?;
+        }
+        Format::Prometheus => {
+            text = plain(&text);
+            requests.write(format, &mut text)?;
+        }
+        Format::Protobuf => return Ok(page(&[of_text(&text), requests.families()].concat())),
+    }
+    Ok(text.into_bytes())
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {

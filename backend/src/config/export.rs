@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::value::{ByteSize, Value, text};
-use super::{MIB, Secret};
+use super::{MIB, Secret, Unused};
 
 /// Where series go.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -28,6 +28,12 @@ pub struct GeneratorStorage {
     /// What the samples of one tenant may take, about; then the oldest are dropped.
     #[serde(deserialize_with = "text")]
     pub history_bytes: ByteSize,
+    /// Tempo's, and not used.
+    pub path: Unused,
+    /// Tempo's, and not used.
+    pub wal: Unused,
+    /// Tempo's, and not used.
+    pub remote_write_flush_deadline: Unused,
 }
 
 /// A server that takes Prometheus' remote write.
@@ -55,6 +61,16 @@ pub struct RemoteWriteConfig {
     pub protobuf_message: ProtobufMessage,
     /// Which series it gets, and with which labels.
     pub write_relabel_configs: Vec<RelabelConfig>,
+    /// Tempo's, and not used.
+    pub name: Unused,
+    /// Tempo's, and not used.
+    pub queue_config: Unused,
+    /// Tempo's, and not used.
+    pub metadata_config: Unused,
+    /// Tempo's, and not used.
+    pub enable_http2: Unused,
+    /// Tempo's, and not used.
+    pub round_robin_dns: Unused,
 }
 
 /// A server that takes OTLP's metrics.
@@ -209,6 +225,9 @@ impl Default for GeneratorStorage {
             remote_write_queue_bytes: ByteSize(256 * MIB),
             history: Duration::from_hours(24),
             history_bytes: ByteSize(64 * MIB),
+            path: Unused,
+            wal: Unused,
+            remote_write_flush_deadline: Unused,
         }
     }
 }
@@ -225,6 +244,11 @@ impl Default for RemoteWriteConfig {
             remote_timeout: Duration::from_secs(30),
             protobuf_message: ProtobufMessage::Auto,
             write_relabel_configs: Vec::new(),
+            name: Unused,
+            queue_config: Unused,
+            metadata_config: Unused,
+            enable_http2: Unused,
+            round_robin_dns: Unused,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::value::{Value, text};
-use super::{GeneratorStorage, TenantGenerator};
+use super::{FilterPolicy, GeneratorStorage, TenantGenerator, Unused};
 
 /// Metrics that are made of spans, and where they go.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -34,10 +34,34 @@ pub struct GeneratorConfig {
     /// Label of exemplars that holds the trace id.
     #[serde(deserialize_with = "text")]
     pub trace_id_label_name: String,
+    /// Whether no samples are taken. Spans are counted all the same.
+    pub disable_collection: bool,
     /// Where series go.
     pub storage: GeneratorStorage,
     /// What is different for some tenants, by name. Read again when the file changes.
     pub tenants: BTreeMap<String, TenantGenerator>,
+    /// Tempo's, and not used.
+    pub ring: Unused,
+    /// Tempo's, and not used.
+    pub ring_mode: Unused,
+    /// Tempo's, and not used.
+    pub override_ring_key: Unused,
+    /// Tempo's, and not used.
+    pub instance_id: Unused,
+    /// Tempo's, and not used.
+    pub codec: Unused,
+    /// Tempo's, and not used.
+    pub ingest_concurrency: Unused,
+    /// Tempo's, and not used.
+    pub traces_storage: Unused,
+    /// Tempo's, and not used.
+    pub traces_query_storage: Unused,
+    /// Tempo's, and not used.
+    pub query_timeout: Unused,
+    /// Tempo's, and not used.
+    pub metrics_ingestion_time_range_slack: Unused,
+    /// Tempo's, and not used.
+    pub native_histogram_min_reset_duration: Unused,
 }
 
 /// A kind of metrics, or a part of one.
@@ -102,6 +126,8 @@ pub struct ProcessorConfig {
     pub service_graphs: ServiceGraphsConfig,
     /// Hosts that send spans.
     pub host_info: HostInfoConfig,
+    /// Tempo's, and not used.
+    pub local_blocks: Unused,
 }
 
 /// Hosts that send spans.
@@ -140,6 +166,8 @@ pub struct SpanMetricsConfig {
     pub span_multiplier_key: String,
     /// Whether the sampling threshold in the trace state says that too, and first.
     pub enable_tracestate_span_multiplier: bool,
+    /// Tempo's, and not used.
+    pub max_spans_per_series_per_interval: Unused,
 }
 
 /// Requests from service to service.
@@ -173,6 +201,8 @@ pub struct ServiceGraphsConfig {
     pub span_multiplier_key: String,
     /// Whether the sampling threshold in the trace state says that too, and first.
     pub enable_tracestate_span_multiplier: bool,
+    /// Tempo's, and not used.
+    pub workers: Unused,
 }
 
 /// Upper bounds of buckets, rising.
@@ -245,66 +275,6 @@ pub struct DimensionMapping {
     pub join: String,
 }
 
-/// Which spans count: those that match `include`, in all policies that have it, or `include_any` in one of them; but not those
-/// that match `exclude`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct FilterPolicy {
-    /// What must match.
-    pub include: Option<PolicyMatch>,
-    /// What need not match more than this.
-    pub include_any: Option<PolicyMatch>,
-    /// What is left out.
-    pub exclude: Option<PolicyMatch>,
-}
-
-/// Attributes to match, all of them.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyMatch {
-    /// How values are compared.
-    pub match_type: MatchType,
-    /// What is compared.
-    pub attributes: Vec<PolicyAttribute>,
-}
-
-/// How values are compared.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub enum MatchType {
-    /// They are the same.
-    Strict,
-    /// The text has a part that the expression matches.
-    Regex,
-}
-
-/// An attribute and its value.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyAttribute {
-    /// `kind`, `status`, `name`, or an attribute with its scope such as `resource.service.name` and `span.http.method`.
-    pub key: String,
-    /// Value, or regular expression.
-    pub value: PolicyValue,
-}
-
-/// A value as YAML has it.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
-pub enum PolicyValue {
-    /// `true` or `false`.
-    Bool(bool),
-    /// A whole number.
-    Int(i64),
-    /// Another number.
-    Double(f64),
-    /// A text.
-    Text(String),
-}
-
-/// There is no way to write one that is not a number.
-impl Eq for PolicyValue {}
-
 /// Which kind of histograms is made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum HistogramKind {
@@ -351,8 +321,20 @@ impl Default for GeneratorConfig {
             span_name_sanitization: SpanNameSanitization::Disabled,
             limiter_type: LimiterType::Series,
             trace_id_label_name: "traceID".to_owned(),
+            disable_collection: false,
             storage: GeneratorStorage::default(),
             tenants: BTreeMap::new(),
+            ring: Unused,
+            ring_mode: Unused,
+            override_ring_key: Unused,
+            instance_id: Unused,
+            codec: Unused,
+            ingest_concurrency: Unused,
+            traces_storage: Unused,
+            traces_query_storage: Unused,
+            query_timeout: Unused,
+            metrics_ingestion_time_range_slack: Unused,
+            native_histogram_min_reset_duration: Unused,
         }
     }
 }
@@ -395,6 +377,7 @@ impl Default for SpanMetricsConfig {
             filter_policies: Vec::new(),
             span_multiplier_key: String::new(),
             enable_tracestate_span_multiplier: false,
+            max_spans_per_series_per_interval: Unused,
         }
     }
 }
@@ -416,6 +399,7 @@ impl Default for ServiceGraphsConfig {
             enable_messaging_system_latency_histogram: false,
             span_multiplier_key: String::new(),
             enable_tracestate_span_multiplier: false,
+            workers: Unused,
         }
     }
 }

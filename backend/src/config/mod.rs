@@ -1,11 +1,14 @@
 //! What the backend is told to do: flags before environment variables before a YAML file before defaults.
 //!
-//! An unknown key, a wrong type or a bad value is an error that names where it stands and what is expected there.
+//! An unknown key, a wrong type or a bad value is an error that names where it stands and what is expected there; a key of
+//! Tempo's that means nothing here is a warning.
 
 mod access;
 mod error;
 mod export;
 mod file;
+mod filter_policy;
+mod foreign;
 mod generator;
 mod overrides;
 mod show;
@@ -27,16 +30,20 @@ pub use export::{
     RemoteWriteConfig, SecretText, TlsConfig,
 };
 pub(crate) use file::read;
+pub use filter_policy::{FilterPolicy, MatchType, PolicyAttribute, PolicyMatch, PolicyValue};
+pub use foreign::Unused;
+pub(crate) use foreign::unused_of_tenant;
 pub use generator::{
-    BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
-    IntrinsicDimensions, LimiterType, MatchType, PolicyAttribute, PolicyMatch, PolicyValue, ProcessorConfig,
-    ProcessorName, RegistryConfig, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
+    BucketFactor, Buckets, DimensionMapping, GeneratorConfig, HistogramKind, HostInfoConfig, IntrinsicDimensions,
+    LimiterType, ProcessorConfig, ProcessorName, RegistryConfig, ServiceGraphsConfig, SpanMetricsConfig,
+    SpanNameSanitization,
 };
 pub use overrides::{OverridesConfig, UserConfigurableOverrides};
 pub(crate) use show::hide;
 pub use show::{Given, Shown};
 pub use storage::{PathStyle, S3Config, Secret, StorageBackend, StorageConfig};
 pub use tenant_generator::{TenantGenerator, TenantHostInfo, TenantProcessors, TenantServiceGraphs, TenantSpanMetrics};
+pub(crate) use value::duration;
 pub use value::{ByteSize, LogLevel};
 use value::{Value, optional_text, text};
 

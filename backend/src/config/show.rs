@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::SETTINGS;
+use super::{SETTINGS, foreign};
 
 /// Every key with its default.
 const DEFAULTS: &str = include_str!("../../../deploy/backend.yaml");
@@ -54,6 +54,11 @@ impl Given {
     pub(crate) fn metrics_generator(&self) -> Value {
         let defaults: Value = serde_saphyr::from_str(DEFAULTS).unwrap_or_default();
         merged(&defaults, &self.0).get("metrics_generator").cloned().unwrap_or_default()
+    }
+
+    /// What a file says that is Tempo's and means nothing here, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.get("metrics_generator").map(foreign::warnings).unwrap_or_default()
     }
 
     /// As YAML, without secrets.

@@ -1,6 +1,7 @@
 //! What of the generator of metrics is different for some tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -8,6 +9,7 @@ use super::value::optional_text;
 use super::{
     BucketFactor, Buckets, DimensionMapping, FilterPolicy, GeneratorConfig, HistogramKind, HostInfoConfig,
     IntrinsicDimensions, ProcessorName, SecretText, ServiceGraphsConfig, SpanMetricsConfig, SpanNameSanitization,
+    Unused,
 };
 
 /// The generator's settings of one tenant. What is not said is as for all.
@@ -22,6 +24,14 @@ pub struct TenantGenerator {
     pub max_active_entities: Option<u32>,
     /// Different values of a label of the tenant.
     pub max_cardinality_per_label: Option<u32>,
+    /// Time between two samples of a series of the tenant.
+    #[serde(deserialize_with = "optional_text")]
+    pub collection_interval: Option<Duration>,
+    /// Whether no samples are taken of the tenant's series. Its spans are counted all the same.
+    pub disable_collection: Option<bool>,
+    /// Label of exemplars that holds the trace id.
+    #[serde(deserialize_with = "optional_text")]
+    pub trace_id_label_name: Option<String>,
     /// Sent with every request of remote write that has series of the tenant; these win over a server's `headers`.
     pub remote_write_headers: BTreeMap<String, SecretText>,
     /// Whether names of spans that have ids in them become patterns.
@@ -36,6 +46,14 @@ pub struct TenantGenerator {
     pub native_histogram_max_bucket_number: Option<u32>,
     /// How each of the processors works.
     pub processor: TenantProcessors,
+    /// Tempo's, and not used.
+    pub ring_size: Unused,
+    /// Tempo's, and not used.
+    pub forwarder: Unused,
+    /// Tempo's, and not used.
+    pub ingestion_time_range_slack: Unused,
+    /// Tempo's, and not used.
+    pub native_histogram_min_reset_duration: Unused,
 }
 
 /// How each of the processors works.
@@ -48,6 +66,8 @@ pub struct TenantProcessors {
     pub service_graphs: TenantServiceGraphs,
     /// Hosts that send spans.
     pub host_info: TenantHostInfo,
+    /// Tempo's, and not used.
+    pub local_blocks: Unused,
 }
 
 /// Makes a struct whose fields are all optional, and puts what is said over the settings of all.
@@ -84,6 +104,7 @@ over! {
         filter_policies: Vec<FilterPolicy>,
         span_multiplier_key: String,
         enable_tracestate_span_multiplier: bool,
+        max_spans_per_series_per_interval: Unused,
     }
 }
 
@@ -100,6 +121,7 @@ over! {
         enable_messaging_system_latency_histogram: bool,
         span_multiplier_key: String,
         enable_tracestate_span_multiplier: bool,
+        workers: Unused,
     }
 }
 
@@ -120,6 +142,10 @@ impl TenantGenerator {
         if let Some(processors) = processors {
             config.processors.clone_from(processors);
         }
+        if let Some(label) = &self.trace_id_label_name {
+            config.trace_id_label_name.clone_from(label);
+        }
+        config.disable_collection = self.disable_collection.unwrap_or(base.disable_collection);
         let registry = &mut config.registry;
         for (limit, own) in [
             (&mut registry.max_active_series, self.max_active_series),
@@ -128,6 +154,7 @@ impl TenantGenerator {
         ] {
             *limit = own.unwrap_or(*limit);
         }
+        registry.collection_interval = self.collection_interval.unwrap_or(base.registry.collection_interval);
         let (factor, max) = (self.native_histogram_bucket_factor, self.native_histogram_max_bucket_number);
         config.native_histogram_bucket_factor = factor.unwrap_or(base.native_histogram_bucket_factor);
         config.native_histogram_max_bucket_number = max.unwrap_or(base.native_histogram_max_bucket_number);

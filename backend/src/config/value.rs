@@ -27,6 +27,11 @@ pub(super) fn optional_text<'de, D: Deserializer<'de>, T: Value>(deserializer: D
     text(deserializer).map(Some)
 }
 
+/// A time in the notation of the file.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    Duration::from_text(text)
+}
+
 /// A number of bytes, at least one.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ByteSize(pub u64);

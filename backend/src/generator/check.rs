@@ -43,6 +43,12 @@ pub enum SettingError {
         /// What stands there.
         found: String,
     },
+    /// The name cannot be that of a label.
+    #[error("metrics_generator.trace_id_label_name: expected the name of a label, found `{found}`")]
+    LabelName {
+        /// What stands there.
+        found: String,
+    },
     /// What is different for a tenant.
     #[error("metrics_generator.tenants.{tenant}")]
     Tenant {
@@ -96,10 +102,21 @@ fn check_processors(config: &GeneratorConfig) -> Result<(), SettingError> {
         }
     }
     check_mappings(span_metrics)?;
-    let name = &config.processor.host_info.metric_name;
-    let letter = |letter: char| letter.is_ascii_alphabetic() || letter == '_' || letter == ':';
-    let is_name = name.starts_with(letter) && name.chars().all(|each| letter(each) || each.is_ascii_digit());
-    if is_name { Ok(()) } else { Err(SettingError::MetricName { found: name.clone() }) }
+    let label = &config.trace_id_label_name;
+    if !is_name(label, |letter| letter == '_') {
+        return Err(SettingError::LabelName { found: label.clone() });
+    }
+    let metric = &config.processor.host_info.metric_name;
+    if !is_name(metric, |letter| matches!(letter, '_' | ':')) {
+        return Err(SettingError::MetricName { found: metric.clone() });
+    }
+    Ok(())
+}
+
+/// Whether it is made of letters, digits, but for the first place, and `others`.
+fn is_name(name: &str, others: impl Fn(char) -> bool) -> bool {
+    let letter = |letter: char| letter.is_ascii_alphabetic() || others(letter);
+    name.starts_with(letter) && name.chars().all(|each| letter(each) || each.is_ascii_digit())
 }
 
 fn check_mappings(config: &SpanMetricsConfig) -> Result<(), SettingError> {

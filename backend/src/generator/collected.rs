@@ -13,11 +13,9 @@ use crate::promql::{History, STALE};
 pub struct Collected {
     /// The moment, milliseconds since the epoch.
     pub(super) time_ms: u64,
-    /// The moment of the one before.
-    pub(super) previous_ms: u64,
     /// Which requests of the log are in it.
     pub(super) applied: Applied,
-    pub(super) tenants: Vec<TenantSnapshot>,
+    pub(super) tenants: Vec<Arc<TenantSnapshot>>,
 }
 
 /// Numbers of requests in the log.
@@ -32,7 +30,8 @@ pub(super) struct Applied {
 impl Collected {
     /// Gives exemplars the ids of the traces in which their spans are now: `home` says it of a tenant's trace.
     pub(super) fn move_exemplars(&mut self, home: impl Fn(&str, [u8; 16]) -> [u8; 16]) {
-        for TenantSnapshot { tenant, families, .. } in &mut self.tenants {
+        for snapshot in &mut self.tenants {
+            let TenantSnapshot { tenant, families, .. } = Arc::make_mut(snapshot);
             let series = families.iter_mut().flat_map(|family| &mut family.series);
             let histograms = series.flat_map(|snapshot| snapshot.series.histograms.iter_mut().flatten());
             for (_, exemplar) in histograms.flat_map(|histogram| &mut histogram.exemplars) {
@@ -42,10 +41,26 @@ impl Collected {
     }
 }
 
+/// Whether samples are taken of a tenant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Turn {
+    Now,
+    /// It is not its time yet.
+    Later,
+    /// None are wanted.
+    Never,
+}
+
 /// What was counted of a tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TenantSnapshot {
     pub(super) tenant: Arc<str>,
+    /// Whether this gives samples.
+    pub(super) turn: Turn,
+    /// The moment of the samples before, milliseconds since the epoch.
+    pub(super) previous_ms: u64,
+    /// Label of exemplars that holds the trace id.
+    pub(super) trace_id_label: Arc<str>,
     /// Names and values.
     pub(super) external_labels: Vec<(String, String)>,
     pub(super) families: Vec<FamilySnapshot>,
@@ -103,11 +118,11 @@ pub(super) enum PointKind {
 }
 
 impl Point<'_> {
-    /// When it was zero, if this is the first sample since then.
-    pub(super) fn begins(&self, collected: &Collected) -> Option<u64> {
-        // The moment after the last collection, at which there was nothing of it yet.
-        let begin = collected.previous_ms + 1;
-        let begins = self.state == SeriesState::New && self.kind != PointKind::Info && begin < collected.time_ms;
+    /// When it was zero, if this is the first sample since then; `time_ms` is when that is.
+    pub(super) fn begins(&self, tenant: &TenantSnapshot, time_ms: u64) -> Option<u64> {
+        // The moment after the samples before, at which there was nothing of it yet.
+        let begin = tenant.previous_ms + 1;
+        let begins = self.state == SeriesState::New && self.kind != PointKind::Info && begin < time_ms;
         begins.then_some(begin)
     }
 }
@@ -139,6 +154,11 @@ impl Applied {
 }
 
 impl Collected {
+    /// The tenants of which there are samples.
+    pub(super) fn sampled(&self) -> impl Iterator<Item = &Arc<TenantSnapshot>> {
+        self.tenants.iter().filter(|tenant| tenant.turn == Turn::Now)
+    }
+
     /// How many series it has, as Prometheus counts them.
     pub fn series(&self) -> usize {
         let mut series = 0;
@@ -150,12 +170,12 @@ impl Collected {
 impl Collected {
     /// Adds all samples to those that can be queried.
     pub(super) fn remember(&self, history: &History) {
-        for tenant in &self.tenants {
+        for tenant in self.sampled() {
             let mut adding = history.add(&tenant.tenant, self.time_ms);
             tenant.points(|point| {
                 let PointValue::Float(value) = point.value else { return };
                 let value = if point.state == SeriesState::Gone { STALE } else { value };
-                adding.sample(point.labels, value, point.begins(self));
+                adding.sample(point.labels, value, point.begins(tenant, self.time_ms));
             });
         }
     }

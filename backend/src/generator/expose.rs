@@ -11,11 +11,12 @@ use super::histogram::{Exemplar, Histogram};
 ///
 /// One that is new is shown as zero, until the next collection: who fetches it sees from where it counts. Native histograms
 /// cannot be written as text; their classic form stands for them.
-pub(super) fn expose(tenant: Option<&TenantSnapshot>, trace_id_label: &str) -> String {
+pub(super) fn expose(tenant: Option<&TenantSnapshot>) -> String {
     let mut text = String::new();
-    for family in tenant.iter().flat_map(|tenant| &tenant.families) {
-        let external: &[(String, String)] = tenant.map_or(&[], |tenant| &tenant.external_labels);
-        write_family(family, external, trace_id_label, &mut text);
+    if let Some(TenantSnapshot { families, external_labels, trace_id_label, .. }) = tenant {
+        for family in families {
+            write_family(family, external_labels, trace_id_label, &mut text);
+        }
     }
     text.push_str("# EOF\n");
     text

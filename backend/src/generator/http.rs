@@ -1,6 +1,7 @@
 //! `/metrics/generated`: what was counted, for a server that fetches it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -9,22 +10,34 @@ use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
-use super::collected::Collected;
+use super::collected::{Collected, TenantSnapshot, Turn};
 use super::expose::expose;
 use crate::telemetry::CONTENT_TYPE as OPEN_METRICS;
 use crate::tenant::{TENANT_HEADER, Tenancy};
 
-/// The newest collection.
+/// The newest samples of each tenant.
 #[derive(Clone, Debug, Default)]
-pub struct Latest(Arc<Mutex<Option<Arc<Collected>>>>);
+pub struct Latest(Arc<Mutex<BTreeMap<Arc<str>, Arc<TenantSnapshot>>>>);
 
 impl Latest {
-    pub(super) fn set(&self, collected: Arc<Collected>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(collected);
+    /// Of tenants whose time it is not yet those of before stay.
+    pub(super) fn set(&self, collected: &Collected) {
+        let mut latest = self.lock();
+        for snapshot in &collected.tenants {
+            match snapshot.turn {
+                Turn::Now => _ = latest.insert(Arc::clone(&snapshot.tenant), Arc::clone(snapshot)),
+                Turn::Later => {}
+                Turn::Never => _ = latest.remove(&snapshot.tenant),
+            }
+        }
     }
 
-    fn get(&self) -> Option<Arc<Collected>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn get(&self, tenant: &str) -> Option<Arc<TenantSnapshot>> {
+        self.lock().get(tenant).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<TenantSnapshot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -32,27 +45,22 @@ impl Latest {
 struct Shown {
     latest: Latest,
     tenancy: Tenancy,
-    trace_id_label: Arc<str>,
 }
 
 /// The route.
-pub fn router(latest: Latest, tenancy: Tenancy, trace_id_label: &str) -> Router {
-    let shown = Shown { latest, tenancy, trace_id_label: trace_id_label.into() };
-    Router::new().route("/metrics/generated", get(generated)).with_state(shown)
+pub fn router(latest: Latest, tenancy: Tenancy) -> Router {
+    Router::new().route("/metrics/generated", get(generated)).with_state(Shown { latest, tenancy })
 }
 
 async fn generated(State(shown): State<Shown>, headers: HeaderMap) -> Response {
-    let Shown { latest, tenancy, trace_id_label } = shown;
+    let Shown { latest, tenancy } = shown;
     let tenant = match tenancy.tenant(headers.get(TENANT_HEADER).map(http::HeaderValue::as_bytes)) {
         Ok(tenant) => tenant,
         Err(error) => return (StatusCode::UNAUTHORIZED, error.to_string()).into_response(),
     };
-    let latest = latest.get();
+    let found = latest.get(&tenant);
     // Megabytes of text hold nobody up.
-    let text = tokio::task::spawn_blocking(move || {
-        let found = latest.as_ref().and_then(|latest| latest.tenants.iter().find(|found| found.tenant == tenant));
-        expose(found, &trace_id_label)
-    });
+    let text = tokio::task::spawn_blocking(move || expose(found.as_deref()));
     match text.await {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

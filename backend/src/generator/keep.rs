@@ -14,6 +14,7 @@ use super::Generator;
 use super::export::Queue;
 use super::http::Latest;
 use super::state;
+use super::tenant::Whose;
 use crate::live::{LiveSet, TraceId};
 use crate::promql::{History, HistoryFolder};
 
@@ -29,7 +30,7 @@ pub struct KeeperConfig {
     pub live: Arc<LiveSet>,
     /// File that what was counted is written to.
     pub state: PathBuf,
-    /// Time between two collections.
+    /// Time between two collections, at most.
     pub interval: Duration,
     /// Those who are sent to.
     pub queues: Vec<Arc<Queue>>,
@@ -63,18 +64,18 @@ impl Saved {
 }
 
 impl Keeper {
-    /// Collects at once, and then at every interval.
+    /// Collects at once, and then whenever it is a tenant's time, and at every interval.
     pub fn start(config: KeeperConfig) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let saved = Saved::default();
         let mut worker = Worker { history_saved_ns: (config.clock)(), config, saved: saved.clone() };
         // Before the first span is counted: what a crash leaves in the log is then known to be new.
-        worker.collect();
+        worker.collect(Whose::All);
         let work = move || {
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(worker.config.interval) {
-                worker.collect();
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(worker.wait()) {
+                worker.collect(Whose::Due);
             }
-            worker.collect();
+            worker.collect(Whose::All);
             worker.save_history();
         };
         let thread = thread::Builder::new().name("generator".to_owned()).spawn(work)?;
@@ -103,8 +104,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn collect(&mut self) {
-        self.collect_once();
+    /// Until it is some tenant's time.
+    fn wait(&self) -> Duration {
+        let KeeperConfig { generator, interval, clock, .. } = &self.config;
+        generator.next_collection(clock() / 1_000_000).map_or(*interval, |next| next.min(*interval))
+    }
+
+    fn collect(&mut self, whose: Whose) {
+        self.collect_once(whose);
         let now_ns = (self.config.clock)();
         if now_ns.saturating_sub(self.history_saved_ns) >= HISTORY_INTERVAL_NS {
             self.history_saved_ns = now_ns;
@@ -121,9 +128,9 @@ impl Worker {
         }
     }
 
-    fn collect_once(&self) {
+    fn collect_once(&self, whose: Whose) {
         let KeeperConfig { generator, live, state, queues, latest, history, clock, .. } = &self.config;
-        let mut collected = generator.collect(clock() / 1_000_000);
+        let mut collected = generator.collect_of(whose, clock() / 1_000_000);
         collected.move_exemplars(|tenant, trace_id| live.home(tenant, &TraceId(trace_id)).0);
         let collected = Arc::new(collected);
         // First what was counted, then the queues: after a crash in between, a few samples are missing. The other way
@@ -144,6 +151,6 @@ impl Worker {
             }
         }
         collected.remember(history);
-        latest.set(collected);
+        latest.set(&collected);
     }
 }

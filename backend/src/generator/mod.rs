@@ -34,6 +34,8 @@ mod tests;
 #[cfg(test)]
 mod tests_across_nodes;
 #[cfg(test)]
+mod tests_collection;
+#[cfg(test)]
 mod tests_filters;
 #[cfg(test)]
 mod tests_limits;
@@ -42,6 +44,7 @@ mod tests_tenants;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
@@ -50,7 +53,7 @@ use crate::live::Trace;
 use crate::telemetry::{GeneratorMetrics, TenantLabels};
 use collected::{Applied, TenantSnapshot};
 use plan::Plans;
-use tenant::Tenant;
+use tenant::{Collection, Tenant, Whose};
 
 pub use check::{SettingError, check, check_tenant, check_tenants};
 pub use collected::Collected;
@@ -119,38 +122,54 @@ impl Generator {
     /// since the epoch.
     pub fn count(&self, tenant: &str, traces: &[Trace], received_ns: u64, sequence: u64) {
         let mut counted = self.counted();
-        let Counted { plans, tenants, applied, .. } = &mut *counted;
+        let Counted { plans, tenants, applied, collected_ms } = &mut *counted;
         if !applied.add(sequence) {
             return;
         }
         let tenant = match tenants.get_mut(tenant) {
             Some(tenant) => tenant,
-            None => tenants.entry(tenant.into()).or_insert_with(|| Tenant::new(Arc::clone(plans.of(tenant)))),
+            None => {
+                tenants.entry(tenant.into()).or_insert_with(|| Tenant::new(Arc::clone(plans.of(tenant)), *collected_ms))
+            }
         };
         tenant.count(traces, received_ns / 1_000_000);
     }
 
-    /// What was counted up to now, milliseconds since the epoch.
+    /// What was counted up to now, milliseconds since the epoch, with samples of all tenants that want them.
     pub fn collect(&self, now_ms: u64) -> Collected {
+        self.collect_of(Whose::All, now_ms)
+    }
+
+    /// The same with samples of some.
+    fn collect_of(&self, whose: Whose, now_ms: u64) -> Collected {
         let mut counted = self.counted();
         // No two samples of a series have the same time, whatever the clock does.
         let time_ms = now_ms.max(counted.collected_ms + 2);
-        let previous_ms = std::mem::replace(&mut counted.collected_ms, time_ms);
+        counted.collected_ms = time_ms;
         let Counted { plans, tenants, applied, .. } = &mut *counted;
         let oldest_ms = now_ms.saturating_sub(plans.stale_ms);
         let applied = applied.clone();
         let tenants = tenants.iter_mut().map(|(name, tenant)| {
-            let families = tenant.collect((previous_ms, now_ms), oldest_ms);
+            let turn = tenant.turn(whose, now_ms);
+            let Collection { previous_ms, families } = tenant.collect(turn, (time_ms, now_ms), oldest_ms);
             let graphs = tenant.service_graphs.as_ref();
             let edges = graphs.iter().flat_map(|graphs| graphs.edges.iter());
             let edges = edges.map(|(until_ms, key, edge)| (until_ms, *key, edge.clone())).collect();
             tell::tell(&self.metrics, name, tenant, now_ms);
             let external_labels = plans.external_labels(name);
-            TenantSnapshot { tenant: Arc::clone(name), external_labels, families, edges }
+            let (tenant, trace_id_label) = (Arc::clone(name), tenant.trace_id_label());
+            Arc::new(TenantSnapshot { tenant, turn, previous_ms, trace_id_label, external_labels, families, edges })
         });
         let tenants = tenants.collect();
         self.metrics.collections.inc();
-        Collected { time_ms, previous_ms, applied, tenants }
+        Collected { time_ms, applied, tenants }
+    }
+
+    /// How long it is until the next tenant's time; none if there is no tenant with samples.
+    fn next_collection(&self, now_ms: u64) -> Option<Duration> {
+        let counted = self.counted();
+        let next_ms = counted.tenants.values().filter_map(Tenant::next_ms).min()?;
+        Some(Duration::from_millis(next_ms.saturating_sub(now_ms)))
     }
 
     /// Every request with a lower number is counted.

@@ -22,6 +22,10 @@ pub(super) struct Plan {
     pub(super) service_graphs: Option<ServiceGraphsPlan>,
     pub(super) host_info: Option<HostInfoPlan>,
     pub(super) limits: Limits,
+    /// Time between two samples; none if there are to be none.
+    pub(super) interval_ms: Option<u64>,
+    /// Label of exemplars that holds the trace id.
+    pub(super) trace_id_label: Arc<str>,
 }
 
 /// The plans of all tenants.
@@ -51,6 +55,8 @@ impl Plan {
             service_graphs: of_graphs.transpose()?,
             host_info: processors.contains(&ProcessorName::HostInfo).then(|| HostInfoPlan::new(config)),
             limits: Limits { series, entities, label_values, window_ms },
+            interval_ms: (!config.disable_collection).then(|| millis(registry.collection_interval)),
+            trace_id_label: config.trace_id_label_name.as_str().into(),
         })
     }
 }

@@ -289,7 +289,8 @@ impl SpanMetrics {
                 *calls += times;
             }
             if let Some(size) = plan.sizes.and_then(|place| series.counters.get_mut(place)) {
-                *size += seen.span.as_bytes().len() as f64 * times;
+                // Bytes that came: of spans that were not kept there are none.
+                *size += seen.span.as_bytes().len() as f64;
             }
             if plan.latency {
                 series.observe(&shape, LATENCY, seen.seconds(), times, &seen.trace.0);

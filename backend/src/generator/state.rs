@@ -92,6 +92,9 @@ struct SavedSeries {
     updated_ms: u64,
     #[prost(uint64, tag = "5")]
     created_ms: u64,
+    /// No samples of it were taken yet.
+    #[prost(bool, tag = "6")]
+    is_new: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -188,9 +191,10 @@ impl Generator {
         };
         let saved = decode(&bytes)?;
         let mut counted = self.counted();
+        let collected_ms = counted.collected_ms.max(saved.collected_ms);
         let mut tenants = HashMap::default();
         for SavedTenant { name, families, edges } in saved.tenants {
-            let mut tenant = Tenant::new(Arc::clone(counted.plans.of(&name)));
+            let mut tenant = Tenant::new(Arc::clone(counted.plans.of(&name)), collected_ms);
             tenant.restore(&families);
             if let Some(graphs) = &mut tenant.service_graphs {
                 let mut waiting = Edges::default();
@@ -202,7 +206,6 @@ impl Generator {
             tenants.insert(Arc::from(name), tenant);
         }
         let applied = Applied { below: saved.below, also: saved.also.into_iter().collect() };
-        let collected_ms = counted.collected_ms.max(saved.collected_ms);
         (counted.tenants, counted.applied, counted.collected_ms) = (tenants, applied, collected_ms);
         Ok(true)
     }
@@ -292,11 +295,12 @@ impl SavedSeries {
             histograms: histograms.collect(),
             updated_ms: series.updated_ms,
             created_ms: series.created_ms,
+            is_new: !series.collected,
         }
     }
 
     fn series(&self, buckets: usize) -> Series {
-        let mut series = Series { collected: true, ..Series::default() };
+        let mut series = Series { collected: !self.is_new, ..Series::default() };
         (series.updated_ms, series.created_ms) = (self.updated_ms, self.created_ms);
         for (counter, saved) in series.counters.iter_mut().zip(&self.counters) {
             *counter = *saved;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::attributes::of_resource;
-use super::collected::{FamilySnapshot, SeriesSnapshot, SeriesState};
+use super::collected::{FamilySnapshot, SeriesSnapshot, SeriesState, Turn};
 use super::family::Family;
 use super::host_info::HostInfoPlan;
 use super::plan::Plan;
@@ -27,6 +27,8 @@ pub(super) struct Tenant {
     hosts: Option<Family>,
     /// Series of before the settings changed, which end with the next collection.
     retired: Vec<FamilySnapshot>,
+    /// When samples were last taken, milliseconds since the epoch.
+    sampled_ms: u64,
     received: Received,
     /// Kept for its memory.
     key: Vec<u8>,
@@ -72,14 +74,31 @@ struct OfResource<'a> {
     service: Option<Arc<str>>,
 }
 
+/// Of whom samples are taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Whose {
+    All,
+    /// Of those whose time it is.
+    Due,
+}
+
+/// What was counted, and when samples were taken before.
+#[derive(Debug)]
+pub(super) struct Collection {
+    pub(super) previous_ms: u64,
+    pub(super) families: Vec<FamilySnapshot>,
+}
+
 impl Tenant {
-    pub(super) fn new(plan: Arc<Plan>) -> Self {
+    /// Nothing is counted yet; samples are as of others taken at `sampled_ms`.
+    pub(super) fn new(plan: Arc<Plan>, sampled_ms: u64) -> Self {
         Self {
             room: Room::new(plan.limits),
             span_metrics: plan.span_metrics.as_ref().map(SpanMetrics::new),
             service_graphs: plan.service_graphs.as_ref().map(ServiceGraphs::new),
             hosts: plan.host_info.as_ref().map(HostInfoPlan::family),
             retired: Vec::new(),
+            sampled_ms,
             received: Received::default(),
             key: Vec::new(),
             plan,
@@ -88,7 +107,7 @@ impl Tenant {
 
     /// Counts in another way from now on. Series that are called and counted as before go on, the others end.
     pub(super) fn replan(&mut self, plan: Arc<Plan>) {
-        let mut before = std::mem::replace(self, Self::new(plan));
+        let mut before = std::mem::replace(self, Self::new(plan, self.sampled_ms));
         let entities = before.room.entities.active;
         self.room = before.room.with_limits(self.plan.limits);
         self.received = before.received;
@@ -192,34 +211,64 @@ impl Tenant {
         }
     }
 
-    /// What was counted so far. Series in which nothing was counted since `oldest_ms` end.
-    /// Those that are new were zero at `previous_ms`.
-    pub(super) fn collect(&mut self, (previous_ms, now_ms): (u64, u64), oldest_ms: u64) -> Vec<FamilySnapshot> {
+    /// Whether samples are taken now.
+    pub(super) fn turn(&self, whose: Whose, now_ms: u64) -> Turn {
+        match self.plan.interval_ms {
+            None => Turn::Never,
+            // Those whose time it is within a moment are taken together.
+            Some(interval) if whose == Whose::Due && now_ms + interval / 10 < self.sampled_ms + interval => Turn::Later,
+            Some(_) => Turn::Now,
+        }
+    }
+
+    /// When samples are taken again, milliseconds since the epoch; none if they never are.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        Some(self.sampled_ms + self.plan.interval_ms?)
+    }
+
+    pub(super) fn trace_id_label(&self) -> Arc<str> {
+        Arc::clone(&self.plan.trace_id_label)
+    }
+
+    /// What was counted so far. With samples, which are of `time_ms`, series in which nothing was counted since `oldest_ms`
+    /// end, and those that are new were zero when samples were taken before.
+    pub(super) fn collect(&mut self, turn: Turn, (time_ms, now_ms): (u64, u64), oldest_ms: u64) -> Collection {
+        let previous_ms = self.sampled_ms;
+        if turn != Turn::Later {
+            self.sampled_ms = time_ms;
+        }
         if let (Some(plan), Some(graphs)) = (&self.plan.service_graphs, &mut self.service_graphs) {
             graphs.expire_all(plan, now_ms, &mut self.room, &mut self.key);
         }
         let Self { room, span_metrics, service_graphs, hosts, retired, .. } = self;
         let families = families(span_metrics, service_graphs, hosts).map(|family| {
             let mut series = Vec::with_capacity(family.len());
-            family.end_stale(oldest_ms, room, |key, gone| {
-                if gone.collected {
-                    series.push(SeriesSnapshot { key, series: gone, state: SeriesState::Gone });
-                }
-            });
+            // Else their end would be told to nobody.
+            if turn != Turn::Later {
+                family.end_stale(oldest_ms, room, |key, gone| {
+                    if gone.collected {
+                        series.push(SeriesSnapshot { key, series: gone, state: SeriesState::Gone });
+                    }
+                });
+            }
             family.each(|key, live| {
                 let state = if live.collected { SeriesState::Steady } else { SeriesState::New };
                 if state == SeriesState::New {
                     live.created_ms = previous_ms;
                 }
-                live.collected = true;
+                live.collected |= turn == Turn::Now;
                 series.push(SeriesSnapshot { key: Arc::clone(key), series: live.clone(), state });
-                live.histograms.iter_mut().flatten().for_each(|histogram| histogram.forget_exemplars());
+                if turn == Turn::Now {
+                    live.histograms.iter_mut().flatten().for_each(|histogram| histogram.forget_exemplars());
+                }
             });
             FamilySnapshot { shape: Arc::clone(&family.shape), series }
         });
         let mut families: Vec<_> = families.collect();
-        families.append(retired);
-        families
+        if turn != Turn::Later {
+            families.append(retired);
+        }
+        Collection { previous_ms, families }
     }
 
     /// Goes on with what was counted before a restart. Families that are called otherwise now begin anew.

@@ -181,7 +181,7 @@ fn who_calls_whom_is_always_one_and_ends() {
     let expected = "traces_service_graph_connection_info{client=user, connection_type=virtual_node, server=shop} 1";
     let collected = generator.collect(NOW_MS + 1_000);
     assert_eq!(shown(&collected, ""), expected);
-    let text = expose::expose(collected.tenants.first(), "traceID");
+    let text = expose::expose(collected.tenants.first().map(AsRef::as_ref));
     assert!(
         text.contains("# TYPE traces_service_graph_connection_info gauge\n") && text.contains("server=\"shop\"} 1\n"),
         "{text}"

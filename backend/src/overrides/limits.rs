@@ -1,13 +1,14 @@
 //! What tenants may say: Tempo's user-configurable overrides, of which only what Coati honours is taken.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::MAX_BYTES;
-use crate::config::{ProcessorName, TenantGenerator, TenantProcessors};
+use crate::config::{self, ProcessorName, TenantGenerator, TenantProcessors};
 
 /// Why what a tenant says is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +41,34 @@ struct Limits {
 #[serde(default, deny_unknown_fields)]
 struct GeneratorLimits {
     processors: Option<BTreeSet<ProcessorName>>,
+    collection_interval: Option<Interval>,
+    disable_collection: Option<bool>,
+    trace_id_label_name: Option<String>,
     generate_native_histograms: Option<String>,
     native_histogram_bucket_factor: Option<f64>,
     native_histogram_max_bucket_number: Option<u32>,
     span_name_sanitization: Option<String>,
     processor: TenantProcessors,
 }
+
+/// Time between two samples. Those of a tenant who asks for too many would wake all others.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Interval;
+
+impl TryFrom<String> for Interval {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let interval = config::duration(&text);
+        let may_be = interval.is_some_and(|interval| (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval));
+        if may_be { Ok(Self) } else { Err(format!("expected a time from 15s to 5m, found `{text}`")) }
+    }
+}
+
+/// Tempo's bounds.
+const MIN_INTERVAL: Duration = Duration::from_secs(15);
+const MAX_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Reads JSON of any kind.
 pub(super) fn read(body: &[u8]) -> Result<Value, LimitsError> {
@@ -57,7 +80,11 @@ pub(super) fn read(body: &[u8]) -> Result<Value, LimitsError> {
 
 /// Fails if there is something that is not honoured.
 pub(super) fn check(limits: &Value) -> Result<(), LimitsError> {
-    typed::<Limits>(limits.clone()).map(drop)
+    typed::<Limits>(limits.clone())?;
+    let unused = limits.get("metrics_generator").and_then(config::unused_of_tenant);
+    unused.map_or(Ok(()), |(field, why)| {
+        Err(LimitsError::Field { field: format!("metrics_generator.{field}"), message: format!("not used: {why}") })
+    })
 }
 
 /// The same as settings.

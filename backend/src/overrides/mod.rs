@@ -29,8 +29,10 @@ pub const NO_VERSION: u64 = 0;
 pub const MAX_BYTES: usize = 64 << 10;
 
 /// What of `metrics_generator` tenants may set.
-const OF_TENANTS: [&str; 6] = [
+const OF_TENANTS: [&str; 8] = [
     "processors",
+    "disable_collection",
+    "trace_id_label_name",
     "generate_native_histograms",
     "native_histogram_bucket_factor",
     "native_histogram_max_bucket_number",

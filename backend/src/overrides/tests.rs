@@ -158,7 +158,11 @@ fn all_that_counts_for_a_tenant_is_shown() {
 )]
 #[case::interval(
     r#"{"metrics_generator":{"collection_interval":"5s"}}"#,
-    "metrics_generator.collection_interval: unknown field"
+    "metrics_generator.collection_interval: expected a time from 15s to 5m, found `5s`"
+)]
+#[case::not_used(
+    r#"{"metrics_generator":{"processor":{"service_graphs":{"workers":2}}}}"#,
+    "metrics_generator.processor.service_graphs.workers: not used: requests are counted as they come"
 )]
 #[case::deep(
     r#"{"metrics_generator":{"processor":{"span_metrics":{"dimension":[]}}}}"#,

@@ -110,12 +110,12 @@ impl Metering {
         folder: &Path,
         metrics: &GeneratorMetrics,
     ) -> Result<Self, ServerError> {
-        let GeneratorConfig { registry, storage, trace_id_label_name: label, .. } = &config.metrics_generator;
+        let GeneratorConfig { registry, storage, .. } = &config.metrics_generator;
         let queues_folder = folder.join(QUEUES);
         let (mut queues, mut senders) = (Vec::new(), Vec::new());
         for server in &storage.remote_write {
             let max_bytes = storage.remote_write_queue_bytes.0;
-            let queue = Queue::remote_write(&queues_folder, server, label, max_bytes, metrics.clone());
+            let queue = Queue::remote_write(&queues_folder, server, max_bytes, metrics.clone());
             let queue = Arc::new(queue.map_err(ServerError::Export)?);
             let tells_tenant = config.multitenancy && storage.remote_write_add_org_id_header;
             let sender = Sender::remote_write(Arc::clone(&queue), server, tells_tenant, generator.headers());

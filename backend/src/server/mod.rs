@@ -160,13 +160,12 @@ impl Server {
             .map(|generator| Arc::new(Overrides::new(config, Arc::clone(generator), metrics.generator.clone())));
         let api = api.with_overrides(overrides.clone());
         let latest = Latest::default();
-        let label = &config.metrics_generator.trace_id_label_name;
         let (history, history_folder) = {
             let (config, folder) = (config.clone(), data_dir.generator());
             blocking("reading samples", move || generator::history(&config, &folder)).await?
         };
         let router = api::router(api)
-            .merge(generator_router(latest.clone(), tenancy.clone(), label))
+            .merge(generator_router(latest.clone(), tenancy.clone()))
             .merge(promql::router(Arc::clone(&history), tenancy.clone()));
         listeners.spawn(serve_http(&api_door, api_listener, router, stopped.clone()));
 

@@ -45,6 +45,7 @@ pub(super) async fn watch(file: PathBuf, overrides: Arc<Overrides>, metrics: Gen
 
 fn reload(file: &Path, overrides: &Overrides) -> Result<(), String> {
     let config = config::read(file).map_err(|error| chain(&error))?;
+    config.given.warnings().iter().for_each(|warning| warn!("{warning}"));
     overrides.set_file(&config).map_err(|error| chain(&error))
 }
 

@@ -16,6 +16,7 @@ mod store;
 
 pub use access::{AccessLabels, AccessMetrics};
 pub use blocks::{BackendLabels, BlocksMetrics};
+pub use coati_common::error::chain;
 pub use compaction::{CompactionMetrics, LevelLabels};
 pub use generator::{
     EdgeLabels, EndpointLabels, GeneratorMetrics, LabelLabels, LimitedMetrics, LossLabels, ProcessorLabels,
@@ -28,18 +29,3 @@ pub use metrics::{
 pub use ready::Readiness;
 pub use requests::{QueryLabels, RequestLabels, route_label};
 pub use store::{BackendRequestLabels, OperationLabels, StoreLabels, StoreMetrics};
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors show their cause themselves.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -123,6 +123,15 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut nvmlD
     unsafe { give(to, result) }
 }
 
+/// Whole devices are numbered as they are listed.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> nvmlReturn_t {
+    let number = handle(device);
+    let result = state().now(number).map(|_| number.saturating_sub(1) as c_uint);
+    // SAFETY: as the caller promises.
+    unsafe { give(minor, result) }
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
     let text = state().now(handle(device)).map(|(device, _)| device.name.clone());

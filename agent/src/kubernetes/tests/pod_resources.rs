@@ -15,8 +15,12 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
-use crate::kubernetes::pod_resources::{
-    ContainerDevices, ContainerResources, GpuUser, ListRequest, ListResponse, PodResources, gpu_users, list,
+use crate::kubernetes::{
+    pod_resources::{
+        ClaimResource, ContainerDevices, ContainerResources, DynamicResource, GpuUser, ListRequest, ListResponse,
+        PodResources, gpu_users, list,
+    },
+    testing::cluster,
 };
 
 /// `ids` stand apart by spaces.
@@ -25,8 +29,33 @@ fn pod(name: &str, container: &str, resource: &str, ids: &str) -> PodResources {
         resource_name: resource.to_owned(),
         device_ids: ids.split(' ').map(str::to_owned).collect(),
     }];
-    let containers = vec![ContainerResources { name: container.to_owned(), devices }];
+    let containers = vec![ContainerResources { name: container.to_owned(), devices, dynamic_resources: Vec::new() }];
     PodResources { name: name.to_owned(), namespace: "ml".to_owned(), containers }
+}
+
+/// With devices of a claim.
+fn claiming(name: &str, driver: &str, devices: &[&str]) -> PodResources {
+    let claim_resources = devices
+        .iter()
+        .map(|device| ClaimResource { driver_name: driver.to_owned(), device_name: (*device).to_owned() })
+        .collect();
+    let dynamic_resources = vec![DynamicResource { claim_resources }];
+    let containers = vec![ContainerResources { name: "main".to_owned(), devices: Vec::new(), dynamic_resources }];
+    PodResources { name: name.to_owned(), namespace: "ml".to_owned(), containers }
+}
+
+/// The user of the GPU with minor number 1.
+#[rstest]
+#[case::whole(vec![claiming("ollama", "gpu.nvidia.com", &["gpu-0", "gpu-1"])], Some("ollama"))]
+#[case::shared(vec![claiming("a", "gpu.nvidia.com", &["gpu-1"]), claiming("b", "gpu.nvidia.com", &["gpu-1"])], None)]
+#[case::part(vec![claiming("a", "gpu.nvidia.com", &["gpu-1-mig-9-4-4"])], None)]
+#[case::another_driver(vec![claiming("a", "nic.example", &["gpu-1"])], None)]
+fn a_claim_has_gpus_by_their_numbers(#[case] pod_resources: Vec<PodResources>, #[case] expected: Option<&str>) {
+    let kubernetes = cluster(&[], &[]);
+    kubernetes.shared.set_gpu_users(gpu_users(ListResponse { pod_resources }));
+    let user = |minor| kubernetes.gpu_user("GPU-a", minor).map(|user| user.pod.to_string());
+    assert_eq!(user(Some(1)).as_deref(), expected);
+    assert_eq!((user(None), user(Some(11))), (None, None));
 }
 
 /// The user of `GPU-a`, as `POD/CONTAINER`.

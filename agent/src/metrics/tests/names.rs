@@ -48,6 +48,50 @@ const BEYLA: &[(&str, &str, Shape, &str)] = &[
     ("gen_ai.server.time_per_output_token", "s", Shape::Histogram, "gen_ai_server_time_per_output_token_seconds"),
 ];
 
+/// What else Beyla exports of requests, processes and services. `docs/migrate.md` says of each why it is not here.
+const NOT_HERE: [&str; 28] = [
+    "survey_info",
+    "beyla_build_info",
+    "beyla_avoided_services",
+    "gen_ai_client_operation_duration_seconds",
+    "db_client_operation_duration_seconds",
+    "db_server_operation_duration_seconds",
+    "messaging_client_operation_duration_seconds",
+    "messaging_publish_duration_seconds",
+    "messaging_process_duration_seconds",
+    "dns_lookup_duration_seconds",
+    "gpu_cuda_kernel_launch_calls_total",
+    "gpu_cuda_graph_launch_calls_total",
+    "gpu_cuda_kernel_grid_size",
+    "gpu_cuda_kernel_block_size",
+    "gpu_cuda_memory_allocations_bytes_total",
+    "gpu_cuda_memory_copies_bytes",
+    "beyla_network_flow_bytes_total",
+    "beyla_network_flow_packets_total",
+    "beyla_network_inter_zone_bytes_total",
+    "beyla_stat_tcp_rtt_seconds",
+    "beyla_stat_tcp_failed_connections_total",
+    "beyla_stat_tcp_retransmits_total",
+    "beyla_stat_tcp_io_bytes_total",
+    "process_network_io_bytes_total",
+    "go_…",
+    "jvm_memory_…",
+    "nodejs_eventloop_…",
+    "beyla_instrumented_processes",
+];
+
+#[test]
+fn of_what_is_not_here_the_reason_is_said() {
+    let page = include_str!("../../../../docs/migrate.md");
+    let ours: Vec<_> = all().iter().map(exposed).collect();
+    for name in NOT_HERE {
+        assert!(!ours.iter().any(|ours| ours == name), "{name} is here");
+        // A row of the table: the names, and what is to be said of them.
+        let is_row = |line: &&str| line.starts_with('|') && line.contains(&format!("`{name}`"));
+        assert!(page.lines().any(|line| is_row(&line)), "docs/migrate.md does not name {name}");
+    }
+}
+
 fn exposed(metric: &Metric) -> String {
     let suffix = if metric.shape == Shape::Counter { "_total" } else { "" };
     format!("{}{suffix}", metric.prometheus)

@@ -131,7 +131,21 @@ fn the_page_is_also_there_in_the_older_format() {
 )]
 #[case::older("text/plain;version=0.0.4;q=1,*/*;q=0.1", Format::Prometheus)]
 fn the_format_is_what_is_asked_for(#[case] accept: &str, #[case] format: Format) {
-    assert_eq!(Format::of(accept), format);
+    assert_eq!(Format::of(accept, false), format);
+    assert_eq!(Format::of(accept, true), format);
+}
+
+const MESSAGES: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+
+/// Prometheus asks for messages first where it takes native histograms, else at times behind text.
+#[rstest]
+#[case::first("", ";q=0.8", Format::Protobuf)]
+#[case::first_by_weight(";q=0.6", ";version=1.0.0;q=0.5", Format::Protobuf)]
+#[case::behind(";q=0.4", ";version=1.0.0;q=0.5", Format::OpenMetrics)]
+fn messages_are_for_who_asks_for_them_first(#[case] messages: &str, #[case] text: &str, #[case] format: Format) {
+    let accept = format!("{MESSAGES}{messages},application/openmetrics-text{text},text/plain;version=0.0.4;q=0.2");
+    assert_eq!(Format::of(&accept, true), format);
+    assert_eq!(Format::of(&accept, false), Format::OpenMetrics, "text shows all that there is");
 }
 
 proptest! {

@@ -82,7 +82,7 @@ impl Encoding {
             for (place, name) in shape.counters.iter().enumerate() {
                 for snapshot in &family.series {
                     let value = snapshot.series.counters.get(place).copied().unwrap_or_default();
-                    let times = Times::of(collected, snapshot, shape.info);
+                    let times = Times::of((collected, tenant), snapshot, shape.info);
                     batch.number(
                         name,
                         shape.info,
@@ -98,7 +98,7 @@ impl Encoding {
                     let Some(histogram) = snapshot.series.histograms.get(place).and_then(Option::as_deref) else {
                         continue;
                     };
-                    let times = Times::of(collected, snapshot, false);
+                    let times = Times::of((collected, tenant), snapshot, false);
                     let attributes = attributes(shape, snapshot, &external);
                     let exemplars = if self.exemplars { exemplars(histogram, times.now) } else { Vec::new() };
                     // One name cannot stand for both.
@@ -124,9 +124,9 @@ impl Encoding {
 }
 
 impl Times {
-    fn of(collected: &Collected, snapshot: &SeriesSnapshot, info: bool) -> Self {
+    fn of((collected, tenant): (&Collected, &TenantSnapshot), snapshot: &SeriesSnapshot, info: bool) -> Self {
         let nanos = |millis: u64| millis.saturating_mul(1_000_000);
-        let begin = collected.previous_ms + 1;
+        let begin = tenant.previous_ms + 1;
         let begins = snapshot.state == SeriesState::New && !info && begin < collected.time_ms;
         Self {
             start: if info { 0 } else { nanos(snapshot.series.created_ms) },

@@ -57,11 +57,10 @@ impl Queue {
     pub fn remote_write(
         folder: &Path,
         config: &RemoteWriteConfig,
-        trace_id_label: &str,
         max_bytes: u64,
         metrics: GeneratorMetrics,
     ) -> Result<Self, ExportError> {
-        let encoding = Encoding::RemoteWrite(remote_write::Encoding::new(config, trace_id_label)?);
+        let encoding = Encoding::RemoteWrite(remote_write::Encoding::new(config)?);
         Self::open(&folder.join(Self::remote_write_name(config)), encoding, &config.url, max_bytes, metrics)
     }
 
@@ -123,7 +122,7 @@ impl Queue {
     /// Lets what was counted wait. On disk when this returns.
     pub fn push(&self, collected: &Collected) -> Result<(), ExportError> {
         let mut pushed = false;
-        for tenant in &collected.tenants {
+        for tenant in collected.sampled() {
             for request in self.encoding.requests(collected, tenant) {
                 let super::Request { samples, format, body } = request;
                 let (tenant, time_ms) = (tenant.tenant.to_string(), collected.time_ms);

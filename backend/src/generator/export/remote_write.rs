@@ -29,16 +29,15 @@ const VERSION_2: (&str, &str) = ("application/x-protobuf;proto=io.prometheus.wri
 pub(super) struct Encoding {
     exemplars: bool,
     native: bool,
-    trace_id_label: String,
     relabeling: Relabeling,
 }
 
 impl Encoding {
-    pub(super) fn new(config: &RemoteWriteConfig, trace_id_label: &str) -> Result<Self, ExportError> {
+    pub(super) fn new(config: &RemoteWriteConfig) -> Result<Self, ExportError> {
         let relabeling = Relabeling::new(&config.write_relabel_configs)
             .map_err(|(place, error)| super::setting(&format!("write_relabel_configs[{place}]"), error))?;
         let (exemplars, native) = (config.send_exemplars, config.send_native_histograms);
-        Ok(Self { exemplars, native, trace_id_label: trace_id_label.to_owned(), relabeling })
+        Ok(Self { exemplars, native, relabeling })
     }
 
     /// The requests for what was counted of a tenant.
@@ -50,11 +49,11 @@ impl Encoding {
                 return;
             }
             let written = if self.relabeling.is_empty() {
-                self.write(collected, point, point.labels.iter().copied(), &mut message)
+                self.write((collected, tenant), point, point.labels.iter().copied(), &mut message)
             } else {
                 let Some(labels) = self.relabeling.apply(point.labels) else { return };
                 let labels = labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-                self.write(collected, point, labels, &mut message)
+                self.write((collected, tenant), point, labels, &mut message)
             };
             samples += written;
             series += 1;
@@ -70,17 +69,17 @@ impl Encoding {
     /// Writes a series; returns how many samples it has.
     fn write<'l>(
         &self,
-        collected: &Collected,
+        (collected, tenant): (&Collected, &TenantSnapshot),
         point: &Point<'_>,
         labels: impl Iterator<Item = (&'l str, &'l str)>,
         message: &mut RequestWriter,
     ) -> u32 {
         let time = collected.time_ms;
         let gone = point.state == SeriesState::Gone;
-        let begin = point.begins(collected);
+        let begin = point.begins(tenant, time);
         let trace_id = point.exemplar.map(|exemplar| shown_trace_id(&exemplar.trace_id)).unwrap_or_default();
         let wanted = point.exemplar.filter(|_| self.exemplars && !gone);
-        let exemplar = wanted.map(|exemplar| (self.trace_id_label.as_str(), trace_id.as_str(), exemplar.value, time));
+        let exemplar = wanted.map(|exemplar| (&*tenant.trace_id_label, trace_id.as_str(), exemplar.value, time));
         let of = SeriesOf { kind: point.kind, help: point.help, created_ms: point.created_ms, exemplar };
         match point.value {
             PointValue::Native { histogram, sum } if !gone => {

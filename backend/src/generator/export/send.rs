@@ -50,7 +50,7 @@ pub(super) enum Outcome {
 
 /// Fails if the settings, or files that they name, cannot be used.
 pub(in crate::generator) fn check_remote_write(config: &RemoteWriteConfig) -> Result<(), ExportError> {
-    remote_write::Encoding::new(config, "")?;
+    remote_write::Encoding::new(config)?;
     remote_write::Server::new(config, false, TenantHeaders::default()).map(drop)
 }
 

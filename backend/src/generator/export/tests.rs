@@ -102,7 +102,7 @@ pub(super) fn config(yaml: &str) -> RemoteWriteConfig {
 }
 
 pub(super) fn queue(folder: &std::path::Path, config: &RemoteWriteConfig, max_bytes: u64) -> Queue {
-    Queue::remote_write(folder, config, "traceID", max_bytes, GeneratorMetrics::default()).unwrap()
+    Queue::remote_write(folder, config, max_bytes, GeneratorMetrics::default()).unwrap()
 }
 
 /// What a server of remote write 1.0 gets.
@@ -190,9 +190,7 @@ fn a_native_histogram_is_one_series() {
     assert_eq!(spans, [(-79, 1), (78, 2), (14, 1)]);
     assert_eq!(histogram.deltas, [1, 1, -1, 0]);
     let without = config("send_native_histograms: false\nsend_exemplars: false");
-    let queue =
-        Queue::remote_write(&folder.path().join("b"), &without, "traceID", 1 << 20, GeneratorMetrics::default())
-            .unwrap();
+    let queue = Queue::remote_write(&folder.path().join("b"), &without, 1 << 20, GeneratorMetrics::default()).unwrap();
     queue.push(&counting(&yaml, [of("shop", vec![span(2, 1, 0, 1, &[])])]).collect(NOW_MS + 15_000)).unwrap();
     assert_eq!(waiting(&queue).len(), 2);
 }
@@ -376,7 +374,7 @@ fn bad_settings_are_named(#[case] yaml: &str, #[case] expected: &str) {
     let yaml = if yaml.starts_with("url") { yaml.to_owned() } else { format!("url: http://127.0.0.1:9/w\n{yaml}") };
     let config: RemoteWriteConfig = serde_saphyr::from_str(&yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let sender = Queue::remote_write(folder.path(), &config, "traceID", 1, GeneratorMetrics::default())
+    let sender = Queue::remote_write(folder.path(), &config, 1, GeneratorMetrics::default())
         .and_then(|queue| Sender::remote_write(Arc::new(queue), &config, false, TenantHeaders::default()));
     let error = sender.unwrap_err();
     assert!(error.to_string().contains(expected), "{error}");
