@@ -12,6 +12,7 @@ use coati_common::{
 use super::{
     Event, Failure, Method, Origin, Role, Upgrade,
     body::Moved,
+    http1::RequestHead,
     http2::{Http2, StreamEnd},
     open::{Ending, Moment, Open, Out},
     progress,
@@ -44,6 +45,8 @@ pub(super) struct Connection {
     closing: Option<(u64, Failure)>,
     /// Requests without a complete response, in the order in which they will be answered.
     pending: VecDeque<Box<Open>>,
+    /// The head of the newest request whose head was read.
+    last_head: Option<Arc<RequestHead>>,
     /// Bytes of the kernel's newest exchange that were handed out, by direction.
     request_seen: u64,
     response_seen: u64,
@@ -230,6 +233,10 @@ impl Connection {
         if let Some(http2) = &mut self.http2 {
             http2.settle_silent(now_ns, out);
         }
+        // There may be very many connections that are kept and not used.
+        if now_ns.saturating_sub(self.last_ns) >= SETTLE_NS {
+            self.last_head = None;
+        }
         let is_over =
             |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;
         if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
@@ -330,7 +337,7 @@ impl Connection {
                 }
                 continue;
             }
-            let outcome = open.request.take(&mut moved);
+            let outcome = open.request.take(&mut moved, &mut self.last_head);
             open.request_last_ns = open.request_last_ns.max(at_ns);
             match outcome {
                 Ok(()) => open.announce(out),
