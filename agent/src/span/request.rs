@@ -177,7 +177,7 @@ impl RequestSpan<'_> {
             trace_id: self.ids.trace_id.to_vec(),
             span_id: self.ids.span_id.to_vec(),
             parent_span_id: self.ids.parent_span_id.map(|id| id.to_vec()).unwrap_or_default(),
-            trace_state: self.ids.trace_state.clone(),
+            trace_state: self.ids.trace_state.clone().into_owned(),
             ..Span::default()
         };
         FinishedSpan { process: Arc::clone(self.process), span }
