@@ -43,6 +43,9 @@ mod wire {
     pub(super) const LENGTH: u32 = 2;
 }
 
+/// What stands in front of the flags: 16 << 3 | 5 as a number of two bytes, and four follow.
+const FLAGS: [u8; 2] = [0x85, 1];
+
 /// Bytes in front of a field with a number below 16, as all of these have.
 const FIELD: usize = 1;
 /// Adds the span of a request, `opentelemetry.proto.trace.v1.Span`, with the attributes that `filter` leaves; without one all.
@@ -73,8 +76,15 @@ pub(super) fn add_request(span: &RequestSpan<'_>, filter: Option<&mut AttributeF
             }
         }
     }
-    let rest = Span { events: span.events(), status: span.status(), flags: span.flags(), ..Span::default() };
-    rest.encode_raw(bytes);
+    let (events, status, flags) = (span.events(), span.status(), span.flags());
+    if events.is_empty() && status.is_none() {
+        if flags != 0 {
+            bytes.extend_from_slice(&FLAGS);
+            bytes.extend_from_slice(&flags.to_le_bytes());
+        }
+    } else {
+        Span { events, status, flags, ..Span::default() }.encode_raw(bytes);
+    }
 }
 
 /// Adds a span.
@@ -174,7 +184,18 @@ struct Attributes<'a>(&'a mut Vec<u8>);
 
 impl Sink for Attributes<'_> {
     fn text(&mut self, key: &'static str, text: &str) {
-        self.joined(key, &[text]);
+        let value_len = FIELD + 1 + text.len();
+        let all = FIELD + 1 + key.len() + FIELD + 1 + value_len;
+        if all >= LONG {
+            return self.joined(key, &[text]);
+        }
+        // As it nearly always is: each length is one byte.
+        let Self(bytes) = self;
+        let tag = |tag: u32| (tag << 3 | wire::LENGTH) as u8;
+        bytes.extend_from_slice(&[tag(tag::ATTRIBUTES), all as u8, tag(tag::KEY), key.len() as u8]);
+        bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(&[tag(tag::VALUE), value_len as u8, tag(tag::TEXT), text.len() as u8]);
+        bytes.extend_from_slice(text.as_bytes());
     }
 
     fn joined(&mut self, key: &'static str, parts: &[&str]) {

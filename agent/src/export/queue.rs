@@ -41,9 +41,9 @@ pub(crate) struct EncodedSpans {
 }
 
 impl EncodedSpans {
-    /// None yet.
-    pub(super) const fn new(under: Under) -> Self {
-        Self { under, count: 0, fields: Vec::new() }
+    /// None yet, and room for so many bytes.
+    pub(super) fn new(under: Under, bytes: usize) -> Self {
+        Self { under, count: 0, fields: Vec::with_capacity(bytes) }
     }
 
     /// Adds an encoded span.
@@ -132,6 +132,8 @@ pub struct SpanQueue {
     gathered: Vec<EncodedSpans>,
     /// The span that is being written; kept for its memory.
     span: Vec<u8>,
+    /// Bytes of those that went last: as many are likely to come together again.
+    usual_bytes: usize,
     /// Each span counts once for each of them.
     endpoints: u64,
     telemetry: Telemetry,
@@ -157,6 +159,7 @@ pub(crate) fn bounded(spans: usize, batch: usize, endpoints: u64, telemetry: Tel
         together: batch.max(1),
         gathered: Vec::new(),
         span: Vec::new(),
+        usual_bytes: 0,
         endpoints,
         telemetry,
     };
@@ -191,7 +194,7 @@ impl SpanQueue {
             }
             return;
         }
-        let mut spans = EncodedSpans::new(Under::Process(Arc::clone(process)));
+        let mut spans = EncodedSpans::new(Under::Process(Arc::clone(process)), self.usual_bytes);
         spans.add(&self.span);
         self.gathered.push(spans);
         if together == 1 || self.gathered.len() >= GATHERED {
@@ -201,7 +204,9 @@ impl SpanQueue {
 
     /// Lets the spans go that were put into the queue. To be called after each few of them.
     pub fn flush(&mut self) {
-        for spans in self.gathered.drain(..) {
+        for mut spans in self.gathered.drain(..) {
+            self.usual_bytes = spans.fields.len();
+            spans.fields.shrink_to_fit();
             send(&self.sender, spans, self.endpoints, &self.telemetry);
         }
         self.waiting.tell();

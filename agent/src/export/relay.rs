@@ -102,7 +102,7 @@ impl RelayQueue {
             if let Some(spans) = together.last_mut().filter(is_same) {
                 spans.add(&bytes);
             } else {
-                let mut spans = EncodedSpans::new(Under::Relayed(under));
+                let mut spans = EncodedSpans::new(Under::Relayed(under), bytes.len());
                 spans.add(&bytes);
                 together.push(spans);
             }

@@ -57,7 +57,7 @@ pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {
 }
 
 pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpans {
-    let mut spans = queue::EncodedSpans::new(queue::Under::Process(finished.process));
+    let mut spans = queue::EncodedSpans::new(queue::Under::Process(finished.process), 0);
     spans.add(&finished.span.encode_to_vec());
     spans
 }

@@ -15,9 +15,14 @@ pub(super) struct Authority<'a> {
 
 impl<'a> Authority<'a> {
     /// Splits `text`. User information is dropped: it may be a password. So is the scheme that clients of etcd send with it.
-    pub(super) fn parse(text: &'a str) -> Self {
-        let text = text.split_once("://").map_or(text, |(_, authority)| authority);
-        let text = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    pub(super) fn parse(mut text: &'a str) -> Self {
+        // Both are seldom there, and to look for a byte costs a tenth of looking for a text.
+        if text.as_bytes().contains(&b'/') {
+            text = text.split_once("://").map_or(text, |(_, authority)| authority);
+        }
+        if text.as_bytes().contains(&b'@') {
+            text = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        }
         if let Some((name, rest)) = text.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
             return Self { text, name, port: rest.strip_prefix(':').and_then(parse_port) };
         }

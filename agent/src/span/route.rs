@@ -170,7 +170,11 @@ impl Routes {
     }
 
     fn heuristic(&mut self, service: &str, role: Role, path: &str, is_known: bool, route: &mut String) -> Option<()> {
-        let [server, client] = self.service(service)?.roots;
+        let known = self.services.get(service).map(|service| service.roots);
+        let [server, client] = match known {
+            Some(roots) => roots,
+            None => self.service(service)?.roots,
+        };
         let mut node = if role == Role::Server { server } else { client };
         let start = route.len();
         for (place, segment) in path.split('/').enumerate() {

@@ -186,10 +186,11 @@ impl Stitcher {
     pub fn ended(&mut self, exchange: &Exchange) -> Ids {
         let origin = &exchange.origin;
         let open = self.close(origin, exchange.response.is_some());
-        match open.and_then(|open| open.ids) {
-            Some(ids) => ids,
-            None => self.by_header(origin, &exchange.request).unwrap_or_else(|| self.root(origin)),
+        if let Some(ids) = open.and_then(|open| open.ids) {
+            return ids;
         }
+        let header = traceparent(&exchange.request);
+        self.by_header(origin, &exchange.request, header).unwrap_or_else(|| self.root(origin))
     }
 
     /// An exchange is lost.
@@ -240,7 +241,7 @@ impl Stitcher {
             self.counters.by_header += u64::from(header.is_some());
             return ids;
         }
-        if let Some(ids) = self.by_header(origin, head) {
+        if let Some(ids) = self.by_header(origin, head, header) {
             return ids;
         }
         let Some(key) = origin.key else { return self.root(origin) };
@@ -288,7 +289,8 @@ impl Stitcher {
     }
 
     fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
-        let mut ids = if let Some(ids) = self.by_header(origin, head) {
+        let header = traceparent(head);
+        let mut ids = if let Some(ids) = self.by_header(origin, head, header) {
             ids
         } else {
             let known = origin.served.map(|parent| self.by_program(origin, parent));
@@ -300,8 +302,7 @@ impl Stitcher {
             let is_ambiguous = self.clients.get(&key).is_some_and(|other| !other.is_claimed);
             let is_claimed = is_ambiguous || self.pair_late(key, origin.begin_ns, &mut ids);
             if self.clients.len() < self.config.max_open {
-                let client =
-                    ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header: traceparent(head), is_claimed };
+                let client = ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header, is_claimed };
                 self.clients.insert(key, client);
             } else {
                 self.counters.untracked += 1;
@@ -405,8 +406,8 @@ impl Stitcher {
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 
-    fn by_header(&mut self, origin: &Origin, head: &RequestHead) -> Option<Ids> {
-        let header = traceparent(head)?;
+    fn by_header(&mut self, origin: &Origin, head: &RequestHead, header: Option<TraceParent>) -> Option<Ids> {
+        let header = header?;
         self.counters.by_header += 1;
         Some(Ids {
             trace_id: header.trace_id,
