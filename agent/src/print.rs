@@ -57,7 +57,7 @@ struct Line<'a>(&'a FinishedSpan);
 impl fmt::Display for Line<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FinishedSpan { process, span, .. } = self.0;
-        let all: Vec<KeyValue> = self.0.attributes().collect();
+        let all = &span.attributes[..];
         let milliseconds = span.start_time_unix_nano / 1_000_000;
         let (seconds, millisecond) = (milliseconds / 1000, milliseconds % 1000);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -68,12 +68,12 @@ impl fmt::Display for Line<'_> {
             SpanKind::Internal | SpanKind::Unspecified => "·",
         };
         write!(formatter, "{hour:02}:{minute:02}:{second:02}.{millisecond:03} {arrow} {}", process.service_name)?;
-        write!(formatter, " {}", text(&all, names::HTTP_REQUEST_METHOD).unwrap_or("-"))?;
-        let target = text(&all, names::HTTP_ROUTE).or_else(|| text(&all, names::URL_PATH));
+        write!(formatter, " {}", text(all, names::HTTP_REQUEST_METHOD).unwrap_or("-"))?;
+        let target = text(all, names::HTTP_ROUTE).or_else(|| text(all, names::URL_PATH));
         // A client has no route of its own, but it knows whom it asks.
-        let target = target.or_else(|| text(&all, names::URL_FULL).map(without_scheme_and_query));
+        let target = target.or_else(|| text(all, names::URL_FULL).map(without_scheme_and_query));
         write!(formatter, " {}", target.unwrap_or("-"))?;
-        match attribute(&all, names::HTTP_RESPONSE_STATUS_CODE) {
+        match attribute(all, names::HTTP_RESPONSE_STATUS_CODE) {
             Some(Value::IntValue(status)) => write!(formatter, " {status}")?,
             _ => write!(formatter, " -")?,
         }
@@ -82,10 +82,10 @@ impl fmt::Display for Line<'_> {
         }
         let nanoseconds = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
         write!(formatter, " {:.1?}", Duration::from_nanos(nanoseconds))?;
-        if let Some(Value::BoolValue(true)) = attribute(&all, names::COATI_SPAN_PARTIAL) {
+        if let Some(Value::BoolValue(true)) = attribute(all, names::COATI_SPAN_PARTIAL) {
             write!(formatter, " so far")?;
         }
-        if let Some(Value::DoubleValue(first)) = attribute(&all, names::COATI_TIME_TO_FIRST_BYTE)
+        if let Some(Value::DoubleValue(first)) = attribute(all, names::COATI_TIME_TO_FIRST_BYTE)
             && let Ok(first) = Duration::try_from_secs_f64(*first)
         {
             write!(formatter, " (first byte {first:.1?})")?;
@@ -109,7 +109,7 @@ fn object(finished: &FinishedSpan) -> serde_json::Value {
         "span_id": Hexadecimal(&span.span_id).to_string(),
         "start_unix_nano": span.start_time_unix_nano,
         "end_unix_nano": span.end_time_unix_nano,
-        "attributes": attributes(&finished.attributes().collect::<Vec<_>>()),
+        "attributes": attributes(&span.attributes),
         "resource": attributes(&process.resource.attributes),
     });
     if let Some(object) = object.as_object_mut() {
@@ -199,7 +199,7 @@ mod tests {
             attributes,
             ..Span::default()
         };
-        FinishedSpan::plain(Arc::new(process), span)
+        FinishedSpan { process: Arc::new(process), span }
     }
 
     fn whole() -> Vec<KeyValue> {

@@ -1,6 +1,7 @@
 //! Where a message body ends, although most of its bytes are only counted.
 
-use super::http1::{Framing, RequestHead, ResponseHead};
+use super::framing::Framing;
+use super::http1::{RequestHead, ResponseHead};
 use super::method::Method;
 
 /// The bytes that one system call moved, as far as they are known: a known start, a number of unknown bytes, and the

@@ -1,5 +1,6 @@
 //! The exchanges of one connection: hands every byte to the message that it belongs to.
 
+mod silence;
 mod switched;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -12,6 +13,7 @@ use coati_common::{
 use super::{
     Event, Failure, Method, Origin, Role, Upgrade,
     body::Moved,
+    http1::RequestHead,
     http2::{Http2, StreamEnd},
     open::{Ending, Moment, Open, Out},
     progress,
@@ -22,13 +24,6 @@ use super::{
 const PIPELINE_LIMIT: usize = 64;
 /// A connection's state in the kernel is read only after so long a silence: it is not written in one piece.
 const QUIET_NS: u64 = 20_000_000;
-/// How long a closed connection waits for the records of calls that were interrupted by the close.
-const CLOSE_NS: u64 = 100_000_000;
-/// Silence after which a response that has probably ended is taken for complete.
-const SETTLE_NS: u64 = 1_000_000_000;
-/// Silence after which a response is given up of which nothing tells the end. While it is open it makes the calls of its
-/// process ambiguous, so this is short.
-const END_UNKNOWN_NS: u64 = 3_000_000_000;
 
 /// A connection whose exchanges are followed.
 #[derive(Debug, Default)]
@@ -44,6 +39,8 @@ pub(super) struct Connection {
     closing: Option<(u64, Failure)>,
     /// Requests without a complete response, in the order in which they will be answered.
     pending: VecDeque<Box<Open>>,
+    /// The head of the newest request whose head was read.
+    last_head: Option<Arc<RequestHead>>,
     /// Bytes of the kernel's newest exchange that were handed out, by direction.
     request_seen: u64,
     response_seen: u64,
@@ -222,31 +219,6 @@ impl Connection {
         }
     }
 
-    /// Ends what only the time that has passed tells to be over.
-    pub(super) fn settle_silent(&mut self, now_ns: u64, out: &mut Out<'_>) {
-        if self.closing.is_some_and(|(time_ns, _)| now_ns.saturating_sub(time_ns) >= CLOSE_NS) {
-            self.close_pending(out);
-        }
-        if let Some(http2) = &mut self.http2 {
-            http2.settle_silent(now_ns, out);
-        }
-        let is_over =
-            |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;
-        if let Some(front) = self.pending.pop_front_if(|front| is_over(front)) {
-            front.finish(Ending::Framing, out);
-        }
-        // A download of which the kernel only counts the bytes is not silent.
-        let heard_ns = self.last_ns;
-        let is_given_up = |front: &Open| {
-            front.response.is_end_unknown() && now_ns.saturating_sub(heard_ns.max(front.last_ns)) >= END_UNKNOWN_NS
-        };
-        if let Some(front) = self.pending.pop_front_if(|front| is_given_up(front)) {
-            front.finish(Ending::Unknown, out);
-            // The answers to those behind it may have been among its bytes.
-            self.drop_pipelined(out);
-        }
-    }
-
     /// Ends what is open without knowing how it went on.
     pub(super) fn abandon(&mut self, out: &mut Out<'_>) {
         self.close_pending(out);
@@ -330,7 +302,7 @@ impl Connection {
                 }
                 continue;
             }
-            let outcome = open.request.take(&mut moved);
+            let outcome = open.request.take(&mut moved, &mut self.last_head);
             open.request_last_ns = open.request_last_ns.max(at_ns);
             match outcome {
                 Ok(()) => open.announce(out),

@@ -285,7 +285,7 @@ pub struct Exchange {
     /// Name of the Unix socket that the server listens on, an abstract one with `@` before it; `None` if it has none.
     pub unix_path: Option<Arc<str>>,
     /// Head of the request.
-    pub request: RequestHead,
+    pub request: Arc<RequestHead>,
     /// Head of the final response; `None` if there was none, or it is not known (then [`Self::incomplete`] says so).
     pub response: Option<ResponseHead>,
     /// Last byte of the response; without one the end of the connection.

@@ -12,9 +12,11 @@ use std::{
 use httparse::{Header, ParserConfig, Request, Response, Status};
 
 use super::{
+    framing::Framing,
     method::{Method, Version},
     target::Target,
 };
+use crate::inference::{Kind, recognise};
 
 /// Longest head that is put together, bytes. The kernel copies far less; this only bounds memory.
 pub(super) const HEAD_LIMIT: usize = 16 * 1024;
@@ -67,42 +69,6 @@ pub(super) fn headers(lines: &str) -> impl Iterator<Item = (&str, &str)> {
         let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
         is_name.then(|| (name, value.trim()))
     })
-}
-
-/// What a head says about the length of its message's body.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Framing {
-    /// `Content-Length`.
-    pub content_length: Option<u64>,
-    /// The last transfer coding is `chunked`.
-    pub chunked: bool,
-    /// `Content-Length` or `Transfer-Encoding` make no sense: where the body ends cannot be known.
-    pub contradictory: bool,
-}
-
-impl Framing {
-    fn content_length(&mut self, value: &[u8]) {
-        // A list of equal numbers is one number (RFC 9112 §6.3); this also covers a repeated header.
-        for item in value.split(|byte| *byte == b',') {
-            let length = std::str::from_utf8(item.trim_ascii()).ok().and_then(parse_digits);
-            match (length, self.content_length) {
-                (None, _) => self.contradictory = true,
-                (Some(new), Some(old)) if new != old => self.contradictory = true,
-                (Some(new), _) => self.content_length = Some(new),
-            }
-        }
-    }
-
-    fn transfer_encoding(&mut self, value: &[u8]) {
-        let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        self.chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        self.contradictory |= !self.chunked;
-    }
-}
-
-/// `str::parse` would also take a sign.
-fn parse_digits(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// A part of a head, as offsets into its bytes.
@@ -161,9 +127,18 @@ pub struct RequestHead {
     pub framing: Framing,
     /// The end of the head was not captured: headers may be missing, and where the body starts is unknown.
     pub cut: bool,
+    /// What it asks of a model, if it may.
+    pub model: Option<Kind>,
+    /// The text is the bytes as they were sent.
+    pub(super) is_verbatim: bool,
 }
 
 impl RequestHead {
+    /// Whether these bytes begin with the same head, to the last byte: then reading them would give this one again.
+    pub(super) fn begins(&self, bytes: &[u8]) -> bool {
+        self.is_verbatim && !self.cut && bytes.starts_with(self.text.as_bytes())
+    }
+
     /// The same for the same bytes.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -248,8 +223,11 @@ impl RequestHead {
     fn new(bytes: &[u8], size: usize, request: &Request<'_, '_>) -> Self {
         let method_text = request.method.unwrap_or_default();
         let target = Target::parse(request.path.unwrap_or_default(), method_text, |part| Field::of(bytes, part));
+        let bytes_of_head = bytes.get(..size).unwrap_or(bytes);
+        let text = text(bytes_of_head);
         let mut head = Self {
-            text: text(bytes.get(..size).unwrap_or(bytes)),
+            is_verbatim: text.as_bytes() == bytes_of_head,
+            text,
             // Empty lines may come first.
             headers_from: usize::from(Field::of(bytes, method_text.as_bytes()).start),
             method_text: Field::of(bytes, method_text.as_bytes()),
@@ -263,10 +241,12 @@ impl RequestHead {
             version: request.version.map(Version::from_minor),
             framing: Framing::default(),
             cut: false,
+            model: None,
         };
         for Header { name, value } in request.headers.iter() {
             head.header(name, value, Field::of(bytes, value));
         }
+        head.model = recognise(&head);
         head
     }
 
@@ -318,6 +298,9 @@ impl Head for RequestHead {
         if matches!(outcome, Err(httparse::Error::Token)) && std::str::from_utf8(bytes).is_err() {
             // Servers take any byte in a target, the parser only UTF-8.
             outcome = parse_request::<MANY_HEADERS>(text(bytes).as_bytes());
+            if let Ok(Some(head)) = &mut outcome {
+                head.is_verbatim = false;
+            }
         }
         outcome.map_err(|source| HeadError::Malformed { len: bytes.len(), source })
     }

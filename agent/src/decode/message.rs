@@ -1,5 +1,7 @@
 //! A request or a response while its bytes move.
 
+use std::sync::Arc;
+
 use coati_common::limits::HEAD_BYTES;
 
 use super::{
@@ -7,7 +9,6 @@ use super::{
     http1::{HEAD_LIMIT, Head, HeadError, RequestHead, ResponseHead},
     method::Method,
 };
-use crate::inference::recognise;
 
 /// Keeps the start of a body: known bytes, as long as none before them is missing.
 fn keep(kept: &mut Vec<u8>, moved: &Moved<'_>) {
@@ -78,7 +79,7 @@ impl Default for Stage {
 /// A request whose bytes move.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RequestStream {
-    pub(super) head: Option<RequestHead>,
+    pub(super) head: Option<Arc<RequestHead>>,
     stage: Stage,
     tail: Tail,
     /// Bytes so far, head included.
@@ -88,13 +89,20 @@ pub(super) struct RequestStream {
 }
 
 impl RequestStream {
-    /// Takes the bytes of `moved` that belong to the request; what is left belongs to another one.
-    pub(super) fn take(&mut self, moved: &mut Moved<'_>) -> Result<(), HeadError> {
+    /// Takes the bytes of `moved` that belong to the request; what is left belongs to another one. `last` is the head of the
+    /// request before on this connection: most that keep a connection send the same again, and that is not read twice.
+    pub(super) fn take(&mut self, moved: &mut Moved<'_>, last: &mut Option<Arc<RequestHead>>) -> Result<(), HeadError> {
         let before = moved.len();
-        if let Stage::Head(buffer) = &mut self.stage
-            && let Some(head) = buffer.take::<RequestHead>(moved, false)?
-        {
-            self.set_head(head);
+        if let Stage::Head(buffer) = &mut self.stage {
+            let known = last.as_ref().filter(|last| buffer.0.is_empty() && last.begins(moved.known()));
+            if let Some(head) = known.map(Arc::clone) {
+                moved.skip_known(head.size());
+                self.set_head(head);
+            } else if let Some(head) = buffer.take::<RequestHead>(moved, false)? {
+                let head = Arc::new(head);
+                *last = Some(Arc::clone(&head));
+                self.set_head(head);
+            }
         }
         if let Stage::Body(body) = &mut self.stage {
             if let Some(kept) = &mut self.kept {
@@ -110,14 +118,14 @@ impl RequestStream {
     pub(super) fn cut(&mut self) -> Result<(), HeadError> {
         if let Stage::Head(buffer) = &mut self.stage {
             let head = buffer.cut(false)?;
-            self.set_head(head);
+            self.set_head(Arc::new(head));
         }
         Ok(())
     }
 
-    fn set_head(&mut self, head: RequestHead) {
+    fn set_head(&mut self, head: Arc<RequestHead>) {
         self.stage = Stage::Body(Body::of_request(&head));
-        self.kept = recognise(&head).map(|_| Vec::new());
+        self.kept = head.model.map(|_| Vec::new());
         self.head = Some(head);
     }
 

@@ -11,6 +11,7 @@ mod connection;
 mod counters;
 mod exchange;
 mod export;
+mod framing;
 mod http1;
 mod http2;
 mod message;
@@ -31,7 +32,8 @@ pub use exchange::{
     Bodies, Exchange, ExchangeId, Failure, Grpc, Incomplete, Key, Origin, Progress, Role, WebSocket, WebSocketSide,
     Within,
 };
-pub use http1::{Framing, Head, HeadError, RequestHead, ResponseHead, Upgrade};
+pub use framing::Framing;
+pub use http1::{Head, HeadError, RequestHead, ResponseHead, Upgrade};
 #[doc(hidden)]
 pub use http2::fuzz::fuzz_http2;
 pub use http2::hpack::{HeaderDecoder, HeaderField, HpackError};

@@ -8,11 +8,10 @@ use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, trace::v1::Sc
 use prost::{
     Message as _,
     bytes::Bytes,
-    encoding::{WireType, encode_key, encode_varint, key_len},
-    length_delimiter_len,
+    encoding::{WireType, encode_key, encode_varint},
 };
 
-use super::queue::{EncodedSpan, Spans, Under};
+use super::queue::{EncodedSpans, Next, Spans, Under};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -41,27 +40,30 @@ pub(super) struct Batch {
 struct Group {
     /// Also keeps its address from being used again.
     under: Under,
-    /// The spans, encoded: copied once, into the request.
+    /// The spans, encoded, as they came out of the queue: copied once, into the request.
     spans: Vec<Vec<u8>>,
-    /// Bytes of all of them as fields of `ScopeSpans`.
+    /// Bytes of all of them.
     bytes: usize,
 }
 
 impl Batch {
-    /// Adds spans that wait, until it is full or none is left.
-    pub(super) fn fill(&mut self, spans: &mut Spans, limits: &Limits) {
-        while !self.is_full(limits)
-            && let Some(span) = spans.next()
-        {
-            self.add(span);
+    /// Adds spans that wait. False if it is full, or would be with those that wait.
+    pub(super) fn fill(&mut self, spans: &mut Spans, limits: &Limits) -> bool {
+        while !self.is_full(limits) {
+            match spans.next_if(|spans| self.spans + spans.count <= limits.spans) {
+                Next::Spans(spans) => self.add(spans),
+                Next::TooMany => return false,
+                Next::None => return true,
+            }
         }
+        false
     }
 
-    /// Adds a span.
-    pub(super) fn add(&mut self, span: EncodedSpan) {
-        let EncodedSpan { under, bytes } = span;
-        self.spans += 1;
-        self.bytes += bytes.len();
+    /// Adds spans.
+    pub(super) fn add(&mut self, spans: EncodedSpans) {
+        let EncodedSpans { under, count, fields } = spans;
+        self.spans += count;
+        self.bytes += fields.len();
         let address = match &under {
             Under::Process(process) => Arc::as_ptr(process).addr(),
             Under::Relayed(relayed) => Arc::as_ptr(relayed).addr(),
@@ -71,8 +73,8 @@ impl Batch {
             self.groups.len() - 1
         });
         if let Some(group) = self.groups.get_mut(group) {
-            group.bytes += key_len(tag::SPANS) + length_delimiter_len(bytes.len()) + bytes.len();
-            group.spans.push(bytes);
+            group.bytes += fields.len();
+            group.spans.push(fields);
         }
     }
 
@@ -105,8 +107,8 @@ impl Batch {
             begin_field(&mut request, tag::RESOURCE_SPANS, resource.len() + scope.len() + bytes);
             request.extend_from_slice(&resource);
             request.extend_from_slice(&scope);
-            for span in spans {
-                field(&mut request, tag::SPANS, &span);
+            for spans in spans {
+                request.extend_from_slice(&spans);
             }
         }
         request.into()
@@ -118,7 +120,6 @@ mod tag {
     pub(super) const RESOURCE_SPANS: u32 = 1;
     pub(super) const RESOURCE: u32 = 1;
     pub(super) const SCOPE_SPANS: u32 = 2;
-    pub(super) const SPANS: u32 = 2;
 }
 
 /// Appends a field that is a message.
@@ -146,7 +147,13 @@ mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
     use super::*;
-    use crate::export::tests::{encoded, process, span};
+    use crate::{
+        export::{
+            queue::bounded,
+            tests::{encoded, process, span},
+        },
+        telemetry::Telemetry,
+    };
 
     const LIMITS: Limits = Limits { spans: 3, bytes: 10_000, delay: Duration::ZERO };
 
@@ -178,6 +185,26 @@ mod tests {
         batch.add(encoded(span(&process(1, "sh"), 1)));
         batch.add(encoded(span(&process(1, "nginx"), 2)));
         assert_eq!(ExportTraceServiceRequest::decode(batch.encode()).unwrap().resource_spans.len(), 2);
+    }
+
+    /// Spans come out of the queue two at a time here, and three fit.
+    #[tokio::test]
+    async fn what_does_not_fit_is_for_the_next() {
+        let shop = process(1, "shop");
+        let (mut queue, mut spans) = bounded(10, 2, 1, Telemetry::default());
+        for number in 1..=5 {
+            queue.push(span(&shop, number));
+        }
+        queue.flush();
+        let mut sizes = Vec::new();
+        for _ in 0..2 {
+            let mut batch = Batch::default();
+            batch.add(spans.wait().await.unwrap());
+            let has_room = batch.fill(&mut spans, &LIMITS);
+            sizes.push((batch.len(), has_room));
+        }
+        assert_eq!(sizes, [(2, false), (3, false)]);
+        assert!(matches!(spans.next_if(|_| true), Next::None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-use crate::span::{RequestAttributes, RequestValue};
+use crate::span::{AttributeFilter, Kept, RequestSpan, Sink};
 
 /// Numbers of the fields of `opentelemetry/proto/trace/v1/trace.proto` and `…/common/v1/common.proto`.
 mod tag {
@@ -31,6 +31,9 @@ mod tag {
     pub(super) const BOOL: u32 = 2;
     pub(super) const INT: u32 = 3;
     pub(super) const DOUBLE: u32 = 4;
+
+    /// Of `ScopeSpans`.
+    pub(super) const SPANS: u32 = 2;
 }
 
 /// How what follows is written: the lowest bits in front of a field.
@@ -40,15 +43,52 @@ mod wire {
     pub(super) const LENGTH: u32 = 2;
 }
 
+/// What stands in front of the flags: 16 << 3 | 5 as a number of two bytes, and four follow.
+const FLAGS: [u8; 2] = [0x85, 1];
+
 /// Bytes in front of a field with a number below 16, as all of these have.
 const FIELD: usize = 1;
-/// What a span takes beside its texts and attributes: ids, times and flags.
-const SPAN: usize = 80;
-/// What an attribute takes beside its texts, if they are short: kinds of fields, and lengths.
-const ATTRIBUTE: usize = 10;
+/// Adds the span of a request, `opentelemetry.proto.trace.v1.Span`, with the attributes that `filter` leaves; without one all.
+pub(super) fn add_request(span: &RequestSpan<'_>, filter: Option<&mut AttributeFilter>, bytes: &mut Vec<u8>) {
+    let ids = &span.ids;
+    let parent = ids.parent_span_id.as_ref().map(<[u8; 8]>::as_slice).unwrap_or_default();
+    let head = Head {
+        trace_id: &ids.trace_id,
+        span_id: &ids.span_id,
+        trace_state: &ids.trace_state,
+        parent,
+        name: span.name(),
+        kind: span.kind().into(),
+        times: span.unix_ns(),
+    };
+    head.add(bytes);
+    match filter {
+        None => {
+            span.attributes(&mut Attributes(bytes));
+            for header in span.headers() {
+                add_attribute(header, bytes);
+            }
+        }
+        Some(filter) => {
+            span.attributes(&mut Kept(&mut Attributes(bytes), filter));
+            for header in span.headers().iter().filter(|header| filter.keeps(&header.key)) {
+                add_attribute(header, bytes);
+            }
+        }
+    }
+    let (events, status, flags) = (span.events(), span.status(), span.flags());
+    if events.is_empty() && status.is_none() {
+        if flags != 0 {
+            bytes.extend_from_slice(&FLAGS);
+            bytes.extend_from_slice(&flags.to_le_bytes());
+        }
+    } else {
+        Span { events, status, flags, ..Span::default() }.encode_raw(bytes);
+    }
+}
 
-/// `opentelemetry.proto.trace.v1.Span`, encoded; the attributes of the request come first.
-pub(super) fn encode(request: &RequestAttributes, mut span: Span) -> Vec<u8> {
+/// Adds a span.
+pub(super) fn add_span(mut span: Span, bytes: &mut Vec<u8>) {
     let attributes = std::mem::take(&mut span.attributes);
     let name = std::mem::take(&mut span.name);
     let trace_state = std::mem::take(&mut span.trace_state);
@@ -56,45 +96,63 @@ pub(super) fn encode(request: &RequestAttributes, mut span: Span) -> Vec<u8> {
     let parent = std::mem::take(&mut span.parent_span_id);
     let kind = std::mem::take(&mut span.kind);
     let times = [std::mem::take(&mut span.start_time_unix_nano), std::mem::take(&mut span.end_time_unix_nano)];
-
-    // About as much as it takes: it waits in the queue.
-    let of_request = |(key, value): (&str, &RequestValue)| {
-        let len = if let RequestValue::Text(text) = value { text.len() } else { size_of::<f64>() };
-        ATTRIBUTE + key.len() + len
+    let head = Head {
+        trace_id: &trace_id,
+        span_id: &span_id,
+        trace_state: &trace_state,
+        parent: &parent,
+        name: &name,
+        kind,
+        times,
     };
-    let len: usize = attributes.iter().map(|it| ATTRIBUTE + it.key.len() + value_len(it)).sum();
-    let len = len + request.iter().map(of_request).sum::<usize>();
-    let mut bytes = Vec::with_capacity(SPAN + name.len() + trace_state.len() + len);
-    for (tag, field) in [
-        (tag::TRACE_ID, &*trace_id),
-        (tag::SPAN_ID, &*span_id),
-        (tag::TRACE_STATE, trace_state.as_bytes()),
-        (tag::PARENT_SPAN_ID, &*parent),
-        (tag::NAME, name.as_bytes()),
-    ] {
-        if !field.is_empty() {
-            add_bytes(tag, field, &mut bytes);
-        }
-    }
-    if kind != 0 {
-        add_key(tag::KIND, wire::VARINT, &mut bytes);
-        add_varint(i64::from(kind) as u64, &mut bytes);
-    }
-    for (tag, time) in [tag::START, tag::END].into_iter().zip(times) {
-        if time != 0 {
-            add_key(tag, wire::EIGHT_BYTES, &mut bytes);
-            bytes.extend_from_slice(&time.to_le_bytes());
-        }
-    }
-    for (key, value) in request.iter() {
-        add_of_request(key, value, &mut bytes);
-    }
-    for attribute in attributes {
-        add_attribute(attribute, &mut bytes);
+    head.add(bytes);
+    for attribute in &attributes {
+        add_attribute(attribute, bytes);
     }
     // What is left: mostly only the flags, which have the highest number.
-    span.encode_raw(&mut bytes);
-    bytes
+    span.encode_raw(bytes);
+}
+
+/// What comes before the attributes.
+struct Head<'a> {
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    trace_state: &'a str,
+    parent: &'a [u8],
+    name: &'a str,
+    kind: i32,
+    times: [u64; 2],
+}
+
+impl Head<'_> {
+    fn add(&self, bytes: &mut Vec<u8>) {
+        for (tag, field) in [
+            (tag::TRACE_ID, self.trace_id),
+            (tag::SPAN_ID, self.span_id),
+            (tag::TRACE_STATE, self.trace_state.as_bytes()),
+            (tag::PARENT_SPAN_ID, self.parent),
+            (tag::NAME, self.name.as_bytes()),
+        ] {
+            if !field.is_empty() {
+                add_bytes(tag, field, bytes);
+            }
+        }
+        if self.kind != 0 {
+            add_key(tag::KIND, wire::VARINT, bytes);
+            add_varint(i64::from(self.kind) as u64, bytes);
+        }
+        for (tag, time) in [tag::START, tag::END].into_iter().zip(self.times) {
+            if time != 0 {
+                add_key(tag, wire::EIGHT_BYTES, bytes);
+                bytes.extend_from_slice(&time.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Adds a span that is encoded, as one of `ScopeSpans`.
+pub(super) fn add_to_scope(span: &[u8], bytes: &mut Vec<u8>) {
+    add_bytes(tag::SPANS, span, bytes);
 }
 
 /// From here on a length takes more than a byte.
@@ -121,43 +179,58 @@ fn begin_attribute(key: &str, kind: u8, len: usize, bytes: &mut Vec<u8>) {
     bytes.push(kind);
 }
 
-/// Adds an attribute of a request, whose key is not empty.
-fn add_of_request(key: &str, value: &RequestValue, bytes: &mut Vec<u8>) {
-    match value {
-        RequestValue::Text(text) => {
-            let kind = (tag::TEXT << 3 | wire::LENGTH) as u8;
-            begin_attribute(key, kind, varint_len(text.len()) + text.len(), bytes);
-            add_varint(text.len() as u64, bytes);
-            bytes.extend_from_slice(text.as_bytes());
+/// Adds the attributes of a request. Their keys are not empty.
+struct Attributes<'a>(&'a mut Vec<u8>);
+
+impl Sink for Attributes<'_> {
+    fn text(&mut self, key: &'static str, text: &str) {
+        let value_len = FIELD + 1 + text.len();
+        let all = FIELD + 1 + key.len() + FIELD + 1 + value_len;
+        if all >= LONG {
+            return self.joined(key, &[text]);
         }
-        RequestValue::Int(number) => {
-            let len = varint_len(usize::try_from(*number).unwrap_or(usize::MAX));
-            begin_attribute(key, (tag::INT << 3 | wire::VARINT) as u8, len, bytes);
-            add_varint(*number as u64, bytes);
+        // As it nearly always is: each length is one byte.
+        let Self(bytes) = self;
+        let tag = |tag: u32| (tag << 3 | wire::LENGTH) as u8;
+        bytes.extend_from_slice(&[tag(tag::ATTRIBUTES), all as u8, tag(tag::KEY), key.len() as u8]);
+        bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(&[tag(tag::VALUE), value_len as u8, tag(tag::TEXT), text.len() as u8]);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn joined(&mut self, key: &'static str, parts: &[&str]) {
+        let Self(bytes) = self;
+        let len = parts.iter().map(|part| part.len()).sum();
+        begin_attribute(key, (tag::TEXT << 3 | wire::LENGTH) as u8, varint_len(len) + len, bytes);
+        add_varint(len as u64, bytes);
+        for part in parts {
+            bytes.extend_from_slice(part.as_bytes());
         }
-        RequestValue::Double(number) => {
-            let number = number.to_le_bytes();
-            begin_attribute(key, (tag::DOUBLE << 3 | wire::EIGHT_BYTES) as u8, number.len(), bytes);
-            bytes.extend_from_slice(&number);
-        }
+    }
+
+    fn int(&mut self, key: &'static str, number: i64) {
+        let Self(bytes) = self;
+        let len = varint_len(usize::try_from(number).unwrap_or(usize::MAX));
+        begin_attribute(key, (tag::INT << 3 | wire::VARINT) as u8, len, bytes);
+        add_varint(number as u64, bytes);
+    }
+
+    fn double(&mut self, key: &'static str, number: f64) {
+        let Self(bytes) = self;
+        let number = number.to_le_bytes();
+        begin_attribute(key, (tag::DOUBLE << 3 | wire::EIGHT_BYTES) as u8, number.len(), bytes);
+        bytes.extend_from_slice(&number);
     }
 }
 
-fn value_len(attribute: &KeyValue) -> usize {
-    match &attribute.value {
-        Some(AnyValue { value: Some(Value::StringValue(text)) }) => text.len(),
-        _ => size_of::<f64>(),
-    }
-}
-
-fn add_attribute(attribute: KeyValue, bytes: &mut Vec<u8>) {
+fn add_attribute(attribute: &KeyValue, bytes: &mut Vec<u8>) {
     let len = match &attribute.value {
         Some(AnyValue { value: Some(value) }) if attribute.key_strindex == 0 => simple_len(value),
         _ => None,
     };
     let (Some(value_len), Some(AnyValue { value: Some(value) })) = (len, &attribute.value) else {
         // Seldom, and of many parts.
-        let rest = Span { attributes: vec![attribute], ..Span::default() };
+        let rest = Span { attributes: vec![attribute.clone()], ..Span::default() };
         return rest.encode_raw(bytes);
     };
     let key = attribute.key.as_bytes();
@@ -304,38 +377,57 @@ mod tests {
         #[test]
         fn it_is_what_prost_reads(span in span()) {
             let len = span.encoded_len();
-            let bytes = encode(&RequestAttributes::default(), span.clone());
+            let mut bytes = Vec::new();
+            add_span(span.clone(), &mut bytes);
             prop_assert_eq!(bytes.len(), len);
             prop_assert_eq!(Span::decode(&*bytes).unwrap(), span);
         }
 
-        /// Of a request too, whose attributes come before the others.
+        /// The attributes of a request too.
         #[test]
-        fn requests_are_what_prost_reads(
-            mut span in span(),
-            texts in vec((0..KEYS.len(), ".{0,40}|[a-z]{60,300}"), 0..9),
-            numbers in vec((0..KEYS.len(), any::<i64>()), 0..4),
-            small in vec((0..KEYS.len(), 0_u64..70_000), 0..4),
-            nanoseconds in vec((0..KEYS.len(), any::<u64>()), 0..4),
-        ) {
-            let mut request = RequestAttributes::default();
-            for (key, text) in texts {
-                request.text(KEYS[key], text);
+        fn requests_are_what_prost_reads(told in vec(told(), 0..12)) {
+            let (mut bytes, mut expected) = (Vec::new(), crate::span::Attributes(Vec::new()));
+            for told in &told {
+                told.to(&mut Attributes(&mut bytes));
+                told.to(&mut expected);
             }
-            for (key, number) in numbers {
-                request.int(KEYS[key], number);
-            }
-            for (key, number) in small {
-                request.count(KEYS[key], number);
-            }
-            for (key, ns) in nanoseconds {
-                request.seconds(KEYS[key], ns);
-            }
-            let bytes = encode(&request, span.clone());
-            span.attributes = request.otlp().chain(span.attributes).collect();
+            let span = Span { attributes: expected.0, ..Span::default() };
             prop_assert_eq!(bytes.len(), span.encoded_len());
             prop_assert_eq!(Span::decode(&*bytes).unwrap(), span);
         }
+    }
+
+    /// An attribute of a request, with its key's place in `KEYS`.
+    #[derive(Clone, Debug)]
+    enum Told {
+        Text(usize, String),
+        Joined(usize, String, String),
+        Int(usize, i64),
+        Count(usize, u64),
+        Seconds(usize, u64),
+    }
+
+    impl Told {
+        fn to(&self, sink: &mut impl Sink) {
+            match self {
+                Self::Text(key, text) => sink.text(KEYS[*key], text),
+                Self::Joined(key, one, other) => sink.joined(KEYS[*key], &[one, "", other]),
+                Self::Int(key, number) => sink.int(KEYS[*key], *number),
+                Self::Count(key, number) => sink.count(KEYS[*key], *number),
+                Self::Seconds(key, ns) => sink.seconds(KEYS[*key], *ns),
+            }
+        }
+    }
+
+    fn told() -> impl Strategy<Value = Told> {
+        let key = || 0..KEYS.len();
+        prop_oneof![
+            (key(), ".{0,40}|[a-z]{60,300}").prop_map(|(key, text)| Told::Text(key, text)),
+            (key(), ".{0,40}", "[a-z]{0,90}").prop_map(|(key, one, other)| Told::Joined(key, one, other)),
+            (key(), any::<i64>()).prop_map(|(key, number)| Told::Int(key, number)),
+            (key(), 0_u64..70_000).prop_map(|(key, number)| Told::Count(key, number)),
+            (key(), any::<u64>()).prop_map(|(key, ns)| Told::Seconds(key, ns)),
+        ]
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn cost_of_the_disk() {
                 end_time_unix_nano: fastrand::u64(..),
                 ..Span::default()
             };
-            batch.add(tests::encoded(crate::span::FinishedSpan::plain(Arc::clone(&shop), span)));
+            batch.add(tests::encoded(crate::span::FinishedSpan { process: Arc::clone(&shop), span }));
         }
         batch
     };

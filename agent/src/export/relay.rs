@@ -8,9 +8,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
-use super::queue::{EncodedSpan, Under};
+use super::queue::{EncodedSpans, Under, Waiting, send};
 use crate::telemetry::Telemetry;
 
 /// What an SDK has sent spans under, encoded.
@@ -64,8 +64,10 @@ impl Room {
 /// Where spans of SDKs are put. It does not keep the queue open.
 #[derive(Clone, Debug)]
 pub struct RelayQueue {
-    sender: mpsc::WeakSender<EncodedSpan>,
-    many: Arc<Notify>,
+    sender: mpsc::WeakUnboundedSender<EncodedSpans>,
+    waiting: Arc<Waiting>,
+    /// Spans that go together at most.
+    together: usize,
     endpoints: u64,
     room: Room,
     telemetry: Telemetry,
@@ -73,35 +75,42 @@ pub struct RelayQueue {
 
 impl RelayQueue {
     pub(super) const fn new(
-        sender: mpsc::WeakSender<EncodedSpan>,
-        many: Arc<Notify>,
+        sender: mpsc::WeakUnboundedSender<EncodedSpans>,
+        waiting: Arc<Waiting>,
+        together: usize,
         endpoints: u64,
         room: Room,
         telemetry: Telemetry,
     ) -> Self {
-        Self { sender, many, endpoints, room, telemetry }
+        Self { sender, waiting, together, endpoints, room, telemetry }
     }
 
     /// Puts all of these spans into the queue, or none.
     pub fn push(&self, spans: Vec<RelayedSpan>) -> Result<(), RelayError> {
-        let sender = self.sender.upgrade().ok_or(RelayError::Closed)?;
-        let (count, limit) = (spans.len(), sender.max_capacity() / 2);
+        let sender = self.sender.upgrade().filter(|sender| !sender.is_closed()).ok_or(RelayError::Closed)?;
+        let (count, limit) = (spans.len(), self.waiting.limit() / 2);
         if count > limit {
             return Err(RelayError::NeverFits { spans: count, limit });
         }
-        let queued = sender.max_capacity() - sender.capacity();
-        if self.room.waiting() + (queued + count) as u64 > limit as u64 {
+        if self.room.waiting() + (self.waiting.spans() + count) as u64 > limit as u64 || !self.waiting.reserve(count) {
             return Err(RelayError::Full);
         }
-        let places = sender.try_reserve_many(count).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(()) => RelayError::Full,
-            mpsc::error::TrySendError::Closed(()) => RelayError::Closed,
-        })?;
         self.telemetry.queue_length.inc_by(i64::try_from(count as u64 * self.endpoints).unwrap_or(i64::MAX));
-        for (place, RelayedSpan { under, bytes }) in places.zip(spans) {
-            place.send(EncodedSpan { under: Under::Relayed(under), bytes });
+        let mut together: Vec<EncodedSpans> = Vec::new();
+        for RelayedSpan { under, bytes } in spans {
+            let is_same = |it: &&mut EncodedSpans| it.under.is_relayed(&under) && !it.is_full(self.together);
+            if let Some(spans) = together.last_mut().filter(is_same) {
+                spans.add(&bytes);
+            } else {
+                let mut spans = EncodedSpans::new(Under::Relayed(under), bytes.len());
+                spans.add(&bytes);
+                together.push(spans);
+            }
         }
-        self.many.notify_one();
+        for spans in together {
+            send(&sender, spans, self.endpoints, &self.telemetry);
+        }
+        self.waiting.hurry();
         Ok(())
     }
 }

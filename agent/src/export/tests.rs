@@ -53,11 +53,13 @@ pub(super) fn process(tgid: u32, name: &str) -> Arc<Process> {
 
 pub(super) fn span(process: &Arc<Process>, number: u32) -> FinishedSpan {
     let span = Span { name: number.to_string(), trace_id: vec![1; 16], span_id: vec![2; 8], ..Span::default() };
-    FinishedSpan::plain(Arc::clone(process), span)
+    FinishedSpan { process: Arc::clone(process), span }
 }
 
-pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpan {
-    queue::EncodedSpan { under: queue::Under::Process(finished.process), bytes: finished.span.encode_to_vec() }
+pub(super) fn encoded(finished: FinishedSpan) -> queue::EncodedSpans {
+    let mut spans = queue::EncodedSpans::new(queue::Under::Process(finished.process), 0);
+    spans.add(&finished.span.encode_to_vec());
+    spans
 }
 
 /// What a server is to do with the next request; when the script is over it accepts.
@@ -202,7 +204,7 @@ pub(super) fn with(mut settings: Settings, change: impl FnOnce(&mut EndpointSett
 
 /// An exporter at work, with its destination.
 pub(super) struct Bench {
-    queue: Option<SpanQueue>,
+    queue: Mutex<Option<SpanQueue>>,
     /// The way of spans that SDKs have made.
     pub(super) relay: RelayQueue,
     pub(super) telemetry: Telemetry,
@@ -216,19 +218,28 @@ impl Bench {
         let (queue, exporter) = exporter(settings, &telemetry, || 0.0).unwrap();
         let (deadline, watched) = watch::channel(None);
         let relay = queue.relay(exporter.room());
-        Self { queue: Some(queue), relay, telemetry, exporter: tokio::spawn(exporter.run(watched)), deadline }
+        Self {
+            queue: Mutex::new(Some(queue)),
+            relay,
+            telemetry,
+            exporter: tokio::spawn(exporter.run(watched)),
+            deadline,
+        }
     }
 
     pub(super) fn push(&self, numbers: impl IntoIterator<Item = u32>) {
         let shop = process(1, "shop");
+        let mut queue = self.queue.lock().unwrap();
+        let queue = queue.as_mut().unwrap();
         for number in numbers {
-            self.queue.as_ref().unwrap().push(span(&shop, number));
+            queue.push(span(&shop, number));
         }
+        queue.flush();
     }
 
     /// Ends as the agent does.
-    pub(super) async fn finish(mut self, within: Duration) -> Telemetry {
-        drop(self.queue.take());
+    pub(super) async fn finish(self, within: Duration) -> Telemetry {
+        drop(self.queue.lock().unwrap().take());
         self.deadline.send(Some(Instant::now() + within)).unwrap();
         timeout(within + Duration::from_secs(5), self.exporter).await.unwrap().unwrap();
         self.telemetry

@@ -12,7 +12,7 @@ use super::{
     Encoded, Room,
     batch::{Batch, Limits},
     outlet::Outlet,
-    queue::Spans,
+    queue::{Next, Spans},
 };
 use crate::telemetry::{DropCause, Telemetry};
 
@@ -92,13 +92,12 @@ impl Batcher {
         }
     }
 
-    /// Waits for a span, and a little for others. False when the queue is dropped and empty.
+    /// Waits for spans, and a little for others. False when the queue is dropped and empty.
     async fn next_batch(&mut self) -> bool {
-        let Some(span) = self.spans.wait().await else { return false };
+        let Some(spans) = self.spans.wait().await else { return false };
         let end = Instant::now() + self.limits.delay;
-        self.batch.add(span);
-        self.batch.fill(&mut self.spans, &self.limits);
-        if !self.batch.is_full(&self.limits) {
+        self.batch.add(spans);
+        if self.batch.fill(&mut self.spans, &self.limits) {
             self.spans.gather(end).await;
             self.batch.fill(&mut self.spans, &self.limits);
         }
@@ -121,8 +120,8 @@ impl Batcher {
         let endpoints = self.outlets.len() as u64;
         self.spans.close();
         let mut left = self.batch.len() as u64 * endpoints;
-        while self.spans.next().is_some() {
-            left += endpoints;
+        while let Next::Spans(spans) = self.spans.next_if(|_| true) {
+            left += spans.count as u64 * endpoints;
         }
         if let Some((request, had)) = &self.handing_over {
             left += request.spans * endpoints.saturating_sub(*had as u64);

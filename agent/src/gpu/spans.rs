@@ -144,6 +144,11 @@ impl GpuSpans {
         true
     }
 
+    /// Whether a span of the process, with this id, has anything to wait for: else [`Self::take`] gives it back as it is.
+    pub fn concerns(&self, tgid: u32, span_id: [u8; 8]) -> bool {
+        self.called.contains_key(&span_id[..]) || !self.processes_of(tgid).is_empty()
+    }
+
     /// Takes a finished span, and gives it back if it has nothing to wait for.
     pub fn take(&mut self, span: FinishedSpan, finished: Finished) -> Option<FinishedSpan> {
         let Finished { tgid, interval, is_model, .. } = finished;

@@ -86,7 +86,7 @@ impl Inference {
     /// What `exchange` was, if it was inference, done by or asked for by `process`.
     pub fn of(exchange: &Exchange, process: &Process, config: InferenceConfig) -> Option<Self> {
         config.enabled.then_some(())?;
-        let kind = recognise(&exchange.request)?;
+        let kind = exchange.request.model?;
         let bodies = exchange.bodies.as_deref()?;
         let facts = Facts::read(bodies);
         if kind.operation != Operation::Predict && !facts.is_inference() {
@@ -215,7 +215,7 @@ impl Inference {
                 end_time_unix_nano: clock.unix_ns(phase.end_ns),
                 ..Span::default()
             };
-            FinishedSpan::plain(of.process.clone(), span)
+            FinishedSpan { process: of.process.clone(), span }
         };
         phases.map(span).collect()
     }

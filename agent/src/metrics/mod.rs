@@ -1,7 +1,7 @@
 //! Metrics of the services of the node, under the names that Beyla has.
 //!
 //! ```text
-//! finished span ─► Request ─► label set of each kind ─► Series ─┐
+//! span ─► Request ─► label set of each kind ─► Series ─┐
 //! /proc ─────────► ProcessSamples ─────────────────────────────┴─► Points ─► /metrics, OTLP
 //! ```
 //!
@@ -59,14 +59,13 @@ use crate::{
     decode::Role,
     discover::{Host, ProcTree, Process},
     inference::Inference,
-    span::FinishedSpan,
 };
 use graph::Edge;
 use labels::{Http, OfSpan, Rpc};
 use models::Models;
 use names::Kind;
 use processes::ProcessUsage;
-use request::Request;
+pub(crate) use request::Request;
 use series::{At, Store};
 use service::{Known, Services};
 
@@ -145,50 +144,56 @@ impl RequestMetrics {
         self.wants_peers.load(Ordering::Relaxed)
     }
 
-    /// Counts a request at its end, `now_ns` by the clock of the records. `is_kept` says that its span can be found, `peer` is
-    /// the process at the other end if it is observed too.
-    pub fn count(&self, finished: &FinishedSpan, now_ns: u64, is_kept: bool, peer: Option<&Arc<Process>>) {
+    /// Counts a request of `process` at its end, `now_ns` by the clock of the records. `is_kept` says that its span can be found,
+    /// `peer` is the process at the other end if it is observed too.
+    pub(crate) fn count(
+        &self,
+        request: &Request<'_>,
+        process: &Arc<Process>,
+        now_ns: u64,
+        is_kept: bool,
+        peer: Option<&Arc<Process>>,
+    ) {
         if !self.is_on() {
             return;
         }
-        let Some(request) = Request::of(finished) else { return };
         // A duration that is not known is not invented: the span says so, and this counter.
         if !request.is_end_known {
             self.skipped("end_unknown").inc();
             return;
         }
         let mut inner = self.lock();
-        let features = finished.process.exports.features(inner.settings.features);
+        let features = process.exports.features(inner.settings.features);
         if features == Features::NONE {
             return;
         }
-        let own = inner.services.of(&finished.process);
+        let own = inner.services.of(process);
         let peer = peer.map(|process| inner.services.of(process));
-        let exemplar = if is_kept && inner.settings.exemplars { request.exemplar() } else { None };
-        let at = At { now_ns, begin_unix_ns: request.begin_unix_ns(), exemplar };
-        if inner.count(features, &request, &own, peer.as_ref(), &at) {
+        let exemplar = (is_kept && inner.settings.exemplars).then(|| request.exemplar());
+        let at = At { now_ns, begin_unix_ns: request.begin_unix_ns, exemplar };
+        if inner.count(features, request, &own, peer.as_ref(), &at) {
             self.overflow.inc();
         }
     }
 
-    /// Counts a request to a model, seen at its server or at its client; `finished` is its span.
-    pub fn count_inference(
+    /// Counts a request to a model, seen at its server or at its client.
+    pub(crate) fn count_inference(
         &self,
         inference: &Inference,
         role: Role,
-        finished: &FinishedSpan,
+        request: &Request<'_>,
+        process: &Arc<Process>,
         now_ns: u64,
         is_kept: bool,
     ) {
-        if !finished.process.exports.metrics {
+        if !process.exports.metrics {
             return;
         }
-        let Some(request) = Request::of(finished) else { return };
         let mut inner = self.lock();
-        let exemplar = if is_kept && inner.settings.exemplars { request.exemplar() } else { None };
-        let at = At { now_ns, begin_unix_ns: request.begin_unix_ns(), exemplar };
+        let exemplar = (is_kept && inner.settings.exemplars).then(|| request.exemplar());
+        let at = At { now_ns, begin_unix_ns: request.begin_unix_ns, exemplar };
         let Inner { settings, services, models, store, .. } = &mut *inner;
-        let own = services.of(&finished.process);
+        let own = services.of(process);
         if !models.count(inference, role, &own, &at, store, settings) {
             self.overflow.inc();
         }

@@ -1,20 +1,15 @@
-//! What metrics need to know of a request, read out of its span in one pass.
-
-use coati_common::wellknown::span as key;
-use opentelemetry_proto::tonic::{
-    common::v1::any_value::Value,
-    trace::v1::{Span, span::SpanKind, status::StatusCode},
-};
+//! What metrics need to know of a request.
 
 use super::histogram::Exemplar;
 use crate::{
-    decode::Role,
-    span::{FinishedSpan, RequestValue},
+    decode::{Incomplete, Role},
+    span::RequestSpan,
+    stitch::Ids,
 };
 
 /// A request at one of its ends. What is not known is empty.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Request<'a> {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Request<'a> {
     pub(super) role: Role,
     pub(super) span_name: &'a str,
     pub(super) is_error: bool,
@@ -38,117 +33,59 @@ pub(super) struct Request<'a> {
     pub(super) answered_bytes: Option<i64>,
     /// False if it is not known when it was over.
     pub(super) is_end_known: bool,
-    span: &'a Span,
+    pub(super) trace_id: [u8; 16],
+    pub(super) span_id: [u8; 8],
+    pub(super) begin_unix_ns: u64,
+    pub(super) end_unix_ns: u64,
 }
 
 impl<'a> Request<'a> {
-    /// `None` if the span is no request.
-    pub(super) fn of(finished: &'a FinishedSpan) -> Option<Self> {
-        let span = &finished.span;
-        let role = match SpanKind::try_from(span.kind) {
-            Ok(SpanKind::Server) => Role::Server,
-            Ok(SpanKind::Client) => Role::Client,
-            _ => return None,
-        };
-        let mut request = Self {
+    /// What `span` says, as far as metrics are made of it.
+    pub(crate) fn of(span: &'a RequestSpan<'_>) -> Self {
+        let exchange = span.exchange();
+        let role = exchange.origin.role;
+        let (rpc_service, rpc_method) = span.call().unwrap_or_default();
+        let [begin_unix_ns, end_unix_ns] = span.unix_ns();
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        // A client says both in its URL only.
+        let is_placed = role == Role::Server || span.has_url();
+        let Ids { trace_id, span_id, .. } = span.ids;
+        Self {
             role,
-            span_name: &span.name,
-            is_error: span.status.as_ref().is_some_and(|status| status.code == StatusCode::Error as i32),
-            method: "",
-            scheme: "",
-            route: "",
-            status: None,
-            server_address: "",
-            server_port: None,
-            path: "",
-            client_address: "",
-            rpc_system: "",
-            rpc_service: "",
-            rpc_method: "",
-            rpc_status: None,
-            peer_name: "",
-            peer_namespace: "",
-            asked_bytes: None,
-            answered_bytes: None,
-            is_end_known: true,
-            span,
-        };
-        for (key, value) in finished.request.iter() {
-            match value {
-                RequestValue::Text(text) => request.text(key, text),
-                RequestValue::Int(number) => request.number(key, *number),
-                RequestValue::Double(_) => {}
-            }
+            span_name: span.name(),
+            is_error: span.is_error(),
+            method: exchange.request.method.as_str(),
+            scheme: if is_placed { span.scheme() } else { "" },
+            route: span.route().filter(|_| role == Role::Server).unwrap_or_default(),
+            status: exchange.response.as_ref().map(|response| response.status.into()),
+            server_address: span.server_address().unwrap_or_default(),
+            server_port: span.server_port().map(Into::into),
+            path: span.path().filter(|_| is_placed).unwrap_or_default(),
+            client_address: span.remote().filter(|_| role == Role::Server).unwrap_or_default(),
+            rpc_system: if exchange.grpc.is_some() { "grpc" } else { "" },
+            rpc_service,
+            rpc_method,
+            rpc_status: exchange.grpc.and_then(|call| call.status).map(Into::into),
+            peer_name: span.peer().map(|peer| &*peer.name).unwrap_or_default(),
+            peer_namespace: span.peer().map(|peer| &*peer.namespace).unwrap_or_default(),
+            asked_bytes: exchange.request_body_bytes.map(bytes),
+            answered_bytes: exchange.response_body_bytes.map(bytes),
+            is_end_known: !matches!(exchange.incomplete, Some(Incomplete::End | Incomplete::Response)),
+            trace_id,
+            span_id,
+            begin_unix_ns,
+            end_unix_ns,
         }
-        for attribute in &span.attributes {
-            match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
-                Some(Value::StringValue(text)) => request.text(&attribute.key, text),
-                Some(Value::IntValue(number)) => request.number(&attribute.key, *number),
-                _ => {}
-            }
-        }
-        Some(request)
-    }
-
-    fn text(&mut self, key: &str, text: &'a str) {
-        let place = match key {
-            key::HTTP_REQUEST_METHOD => &mut self.method,
-            key::URL_SCHEME => &mut self.scheme,
-            key::HTTP_ROUTE => &mut self.route,
-            key::SERVER_ADDRESS => &mut self.server_address,
-            key::URL_PATH => &mut self.path,
-            key::CLIENT_ADDRESS => &mut self.client_address,
-            key::SERVICE_PEER_NAME => &mut self.peer_name,
-            key::SERVICE_PEER_NAMESPACE => &mut self.peer_namespace,
-            key::RPC_SYSTEM => &mut self.rpc_system,
-            key::RPC_SERVICE => &mut self.rpc_service,
-            key::RPC_METHOD => &mut self.rpc_method,
-            // Clients have it in the whole URL only.
-            key::URL_FULL => {
-                let (scheme, rest) = text.split_once("://").unwrap_or_default();
-                self.scheme = scheme;
-                let path = rest.find('/').and_then(|start| rest.get(start..)).unwrap_or_default();
-                self.path = path.split(['?', '#']).next().unwrap_or_default();
-                return;
-            }
-            key::COATI_INCOMPLETE => {
-                self.is_end_known = !matches!(text, "end" | "response");
-                return;
-            }
-            _ => return,
-        };
-        *place = text;
-    }
-
-    fn number(&mut self, key: &str, number: i64) {
-        let place = match key {
-            key::HTTP_RESPONSE_STATUS_CODE => &mut self.status,
-            key::SERVER_PORT => &mut self.server_port,
-            key::RPC_GRPC_STATUS_CODE => &mut self.rpc_status,
-            key::HTTP_REQUEST_BODY_SIZE => &mut self.asked_bytes,
-            key::HTTP_RESPONSE_BODY_SIZE => &mut self.answered_bytes,
-            _ => return,
-        };
-        *place = Some(number);
     }
 
     /// How long it took.
     pub(super) fn seconds(&self) -> f64 {
-        self.span.end_time_unix_nano.saturating_sub(self.span.start_time_unix_nano) as f64 / 1e9
-    }
-
-    /// When it began, nanoseconds since the epoch.
-    pub(super) const fn begin_unix_ns(&self) -> u64 {
-        self.span.start_time_unix_nano
+        self.end_unix_ns.saturating_sub(self.begin_unix_ns) as f64 / 1e9
     }
 
     /// It as the one that stands for others that took about as long.
-    pub(super) fn exemplar(&self) -> Option<Exemplar> {
-        Some(Exemplar {
-            trace_id: self.span.trace_id.as_slice().try_into().ok()?,
-            span_id: self.span.span_id.as_slice().try_into().ok()?,
-            value: self.seconds(),
-            unix_ns: self.span.end_time_unix_nano,
-        })
+    pub(super) fn exemplar(&self) -> Exemplar {
+        let Self { trace_id, span_id, .. } = *self;
+        Exemplar { trace_id, span_id, value: self.seconds(), unix_ns: self.end_unix_ns }
     }
 }

@@ -11,10 +11,10 @@ use crate::{
     discover::{Process, Processes},
     export::SpanQueue,
     gpu::{Finished, GpuSpans, Interval},
-    inference::{Inference, InferenceConfig, recognise},
-    metrics::Peers,
+    inference::{Inference, InferenceConfig},
+    metrics::{Peers, Request},
     print::Printer,
-    span::{Clock, FinishedSpan, IgnoreMode, SpanBuilder, Verdict},
+    span::{AttributeFilter, Clock, FinishedSpan, IgnoreMode, RequestSpan, SpanBuilder, Verdict},
     stitch::{Ids, Stitcher},
     telemetry::{DropCause, Telemetry},
 };
@@ -140,7 +140,7 @@ impl Exchanges {
         match event {
             // Its span comes from the SDK, and wants samples as well.
             Event::Began(origin, head) if is_self_traced => {
-                self.gpu.began(origin, self.inference.enabled && recognise(head).is_some());
+                self.gpu.began(origin, self.inference.enabled && head.model.is_some());
             }
             // Nobody will see a span of it, so it may be no parent of others'. What its SDK puts into headers still is.
             Event::Opened(_) | Event::Answered(..) | Event::Upgraded(_) | Event::Running(_) if is_self_traced => {}
@@ -148,7 +148,7 @@ impl Exchanges {
             Event::Opened(origin) => self.stitcher.opened(origin),
             Event::Began(origin, head) => {
                 self.stitcher.began(origin, head);
-                self.gpu.began(origin, self.inference.enabled && recognise(head).is_some());
+                self.gpu.began(origin, self.inference.enabled && head.model.is_some());
             }
             Event::Answered(origin, first_ns) => self.stitcher.answered(origin, first_ns),
             Event::Upgraded(origin) => self.stitcher.upgraded(origin),
@@ -189,18 +189,23 @@ impl Exchanges {
         // What is only measured is in no trace.
         let ids = kept.unwrap_or(Ids::NONE);
         let clock = shown.unwrap_or_else(|| self.spans.clock());
-        let mut span = self.spans.build(exchange, ids, &process, clock);
+        let span = self.spans.describe(exchange, ids, &process, clock);
         if is_measured {
             let peer = peer.map(|tgid| self.processes.get(tgid, exchange.end_ns));
-            let requests = &self.out.telemetry.requests;
-            requests.count(&span, exchange.end_ns, is_kept, peer.as_ref());
+            let (requests, request) = (&self.out.telemetry.requests, Request::of(&span));
+            requests.count(&request, &process, exchange.end_ns, is_kept, peer.as_ref());
             if let Some(inference) = &inference {
-                requests.count_inference(inference, origin.role, &span, exchange.end_ns, is_kept);
+                requests.count_inference(inference, origin.role, &request, &process, exchange.end_ns, is_kept);
             }
         }
         if !is_kept {
             return;
         }
+        // Nearly all: nobody wants to see it, or to add something.
+        if inference.is_none() && self.out.printer.is_none() && !self.gpu.concerns(origin.tgid, span.ids.span_id) {
+            return self.out.push_request(&span, self.spans.filter());
+        }
+        let mut span = span.finished();
         if let Some(inference) = &inference {
             inference.describe(&mut span.span);
             for phase in inference.phases(&span, clock) {
@@ -213,7 +218,7 @@ impl Exchanges {
             interval,
             output_tokens: inference.and_then(|it| it.output_tokens()),
             is_served: origin.role == Role::Server,
-            is_model: self.inference.enabled && recognise(&exchange.request).is_some(),
+            is_model: self.inference.enabled && exchange.request.model.is_some(),
             is_counted,
         };
         if let Some(span) = self.gpu.take(span, finished) {
@@ -239,7 +244,7 @@ impl Exchanges {
             // It may be later: it takes longer then, and others less room.
             None => return,
         };
-        let mut span = self.spans.build(exchange, ids, &process, clock);
+        let mut span = self.spans.describe(exchange, ids, &process, clock).finished();
         if let Some(inference) = Inference::of(exchange, &process, self.inference) {
             inference.describe(&mut span.span);
         }
@@ -287,7 +292,9 @@ impl Exchanges {
         gpu.tick(now_ns, spans.clock(), processes, &mut |span| out.push(spans.select(span)));
     }
 
-    pub(super) fn flush_printer(&mut self) {
+    /// Lets go what was printed and put into the queue. To be called when the records at hand are taken.
+    pub(super) fn flush(&mut self) {
+        self.out.queue.flush();
         let result = self.out.printer.as_mut().map_or(Ok(()), Printer::flush);
         self.out.give_up_printing_on(result);
     }
@@ -297,6 +304,11 @@ impl Out {
     fn push(&mut self, span: FinishedSpan) {
         self.telemetry.spans.inc();
         self.send(span);
+    }
+
+    fn push_request(&mut self, span: &RequestSpan<'_>, filter: Option<&mut AttributeFilter>) {
+        self.telemetry.spans.inc();
+        self.queue.push_request(span, filter);
     }
 
     fn push_partial(&mut self, span: FinishedSpan) {

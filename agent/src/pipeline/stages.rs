@@ -169,7 +169,7 @@ impl Stages {
             }
         }
         self.skip_unselected(source);
-        self.exchanges.flush_printer();
+        self.exchanges.flush();
         Ok(())
     }
 
@@ -217,7 +217,7 @@ impl Stages {
         decoder.tick(now_ns, &mut |event| exchanges.event(event));
         exchanges.read_cuda(now_ns, source);
         exchanges.release(now_ns);
-        exchanges.flush_printer();
+        exchanges.flush();
         self.count();
         if now_ns.saturating_sub(self.ticked_slowly_ns) >= SLOW_TICK_NS {
             self.ticked_slowly_ns = now_ns;
@@ -277,7 +277,7 @@ impl Stages {
         exchanges.read_cuda(self.ticked_ns, source);
         // No sample will come any more.
         exchanges.release(u64::MAX);
-        exchanges.flush_printer();
+        exchanges.flush();
         self.count();
         self.count_kernel(source)
     }

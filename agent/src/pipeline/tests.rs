@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    trace::v1::{Span, span::SpanKind},
+    trace::v1::{ScopeSpans, span::SpanKind},
 };
 use prost::Message as _;
 use rstest::rstest;
@@ -34,7 +34,7 @@ use crate::{
     ebpf::{Attachment, ProbePoint, UprobeError},
     export::{
         self,
-        queue::{EncodedSpan, Spans, Under},
+        queue::{Next, Spans, Under},
     },
     metrics::MetricsSettings,
     print::Format,
@@ -161,13 +161,17 @@ fn both_ends() -> (Wire, Wire) {
     (client, server)
 }
 
-fn next(received: &mut Spans) -> Option<FinishedSpan> {
-    let EncodedSpan { under: Under::Process(process), bytes } = received.next()? else { panic!("a relayed span") };
-    Some(FinishedSpan::plain(process, Span::decode(&bytes[..]).unwrap()))
+/// The spans that come out of the queue together.
+fn next(received: &mut Spans) -> Vec<FinishedSpan> {
+    let Next::Spans(spans) = received.next_if(|_| true) else { return Vec::new() };
+    let Under::Process(process) = spans.under else { panic!("relayed spans") };
+    let found = ScopeSpans::decode(&spans.fields[..]).unwrap().spans;
+    assert_eq!(found.len(), spans.count);
+    found.into_iter().map(|span| FinishedSpan { process: Arc::clone(&process), span }).collect()
 }
 
 fn spans(mut received: Spans) -> Vec<FinishedSpan> {
-    std::iter::from_fn(|| next(&mut received)).collect()
+    std::iter::from_fn(|| Some(next(&mut received)).filter(|spans| !spans.is_empty())).flatten().collect()
 }
 
 /// Runs a script to its end.
@@ -420,10 +424,10 @@ fn a_response_that_is_only_counted_ends_when_the_kernel_has_counted_it() {
     let mut stages = Node::new().stages(queue, &telemetry, Selection::default());
     let mut script = Script::default();
     stages.take(&mut server.records, &mut script).unwrap();
-    assert!(next(&mut received).is_none(), "the records do not tell the end");
+    assert!(next(&mut received).is_empty(), "the records do not tell the end");
     script.connections.insert(2 << 8, server.state);
     stages.tick(server.time_ns + 1000 * MS, Clock::new(0, 0), &mut script).unwrap();
-    let span = next(&mut received).unwrap().span;
+    let span = next(&mut received).remove(0).span;
     assert_eq!(span.end_time_unix_nano - 1_000_000_000, server.state.totals.response_last_ns);
 }
 

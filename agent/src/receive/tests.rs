@@ -24,7 +24,7 @@ use crate::{
     discover::{ProcTree, Selection},
     export::{
         Room, SpanQueue,
-        queue::{self, Spans, Under},
+        queue::{self, Next, Spans, Under},
     },
     telemetry::Telemetry,
 };
@@ -76,13 +76,15 @@ impl Bench {
     /// What is in the queue, as it would be sent.
     fn queued(&mut self) -> Vec<(Resource, Vec<Span>)> {
         let mut queued = Vec::new();
-        while let Some(span) = self.spans.next() {
-            let Under::Relayed(under) = span.under else { panic!("a span of the node's own") };
+        while let Next::Spans(spans) = self.spans.next_if(|_| true) {
+            let Under::Relayed(under) = spans.under else { panic!("a span of the node's own") };
             let of = ResourceSpans::decode(&under.resource[..]).unwrap();
             let scope = ScopeSpans::decode(&under.scope[..]).unwrap();
             assert_eq!((of.schema_url.as_str(), scope.schema_url.as_str()), ("s1", "s2"));
             assert_eq!(scope.scope.unwrap().name, "lib");
-            queued.push((of.resource.unwrap(), vec![Span::decode(&span.bytes[..]).unwrap()]));
+            let resource = of.resource.unwrap();
+            let of_spans = ScopeSpans::decode(&spans.fields[..]).unwrap().spans;
+            queued.extend(of_spans.into_iter().map(|span| (resource.clone(), vec![span])));
         }
         queued
     }

@@ -1,83 +1,340 @@
-//! Attributes of a request, in little memory.
+//! The span of a request that is over, told but not made.
 //!
-//! Nearly every span has some sixteen of them. Their keys never change, and half of their values never do, so only the others
-//! are texts of their own: most of what a span costs would be to allocate the same words again.
+//! Nearly every span becomes bytes and nothing else, and has some sixteen attributes: to allocate the same words again would be
+//! most of what it costs. So all is borrowed from the exchange, and who wants the attributes is given them one after the other.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use coati_common::wellknown::span as key;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::{
+    common::v1::KeyValue,
+    trace::v1::{Span, SpanFlags, Status, span::Event, span::SpanKind},
+};
 
-use crate::decode::{Role, WebSocket};
+use super::{
+    Attributes, Clock, FinishedSpan,
+    address::{AddressText, Authority},
+    error::Error,
+};
+use crate::{
+    decode::{Exchange, Method, Origin, Progress, Role, WebSocket},
+    discover::Process,
+    kubernetes::Peer,
+    stitch::Ids,
+};
 
-/// The value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum RequestValue {
-    Text(Cow<'static, str>),
-    Int(i64),
-    Double(f64),
+/// Attributes that a request has, as a rule: most have sixteen.
+const ATTRIBUTES: usize = 18;
+
+/// Takes attributes, one after the other.
+pub(crate) trait Sink {
+    fn text(&mut self, key: &'static str, text: &str);
+
+    /// A text that is these parts.
+    fn joined(&mut self, key: &'static str, parts: &[&str]);
+
+    fn int(&mut self, key: &'static str, number: i64);
+
+    fn double(&mut self, key: &'static str, number: f64);
+
+    fn count(&mut self, key: &'static str, count: u64) {
+        self.int(key, i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    fn seconds(&mut self, key: &'static str, ns: u64) {
+        self.double(key, ns as f64 / 1e9);
+    }
 }
 
-/// The attributes of a request, in their order; a key comes once.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RequestAttributes(Vec<(&'static str, RequestValue)>);
+/// What the span of a request says. What is not known is absent.
+#[derive(Debug)]
+pub struct RequestSpan<'a> {
+    pub(super) exchange: &'a Exchange,
+    /// Whose resource it is sent under.
+    pub(crate) process: &'a Arc<Process>,
+    /// Its place in a trace.
+    pub(crate) ids: Ids,
+    pub(super) clock: Clock,
+    /// Its name. What is behind `route_at` is the route.
+    pub(super) name: String,
+    pub(super) route_at: Option<usize>,
+    pub(super) path: Option<&'a str>,
+    pub(super) query: Option<Cow<'a, str>>,
+    pub(super) scheme: Cow<'a, str>,
+    pub(super) host: Option<Authority<'a>>,
+    pub(super) server_address: Option<Cow<'a, str>>,
+    pub(super) server_port: Option<u16>,
+    /// Address of the other end.
+    pub(super) remote: Option<AddressText>,
+    /// What Kubernetes calls the other end.
+    pub(super) peer: Option<Peer>,
+    /// Service and method of a call of gRPC.
+    pub(super) call: Option<(&'a str, &'a str)>,
+    pub(super) error: Option<Error>,
+    /// The headers that are shown.
+    pub(super) headers: Vec<KeyValue>,
+}
 
-impl RequestAttributes {
-    /// None yet, and room for so many.
-    pub(super) fn with_capacity(attributes: usize) -> Self {
-        Self(Vec::with_capacity(attributes))
+impl RequestSpan<'_> {
+    /// What happened on the wire.
+    pub(crate) const fn exchange(&self) -> &Exchange {
+        self.exchange
     }
 
-    pub(crate) fn text(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
-        self.0.push((key, RequestValue::Text(value.into())));
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
-    pub(crate) fn int(&mut self, key: &'static str, value: impl Into<i64>) {
-        self.0.push((key, RequestValue::Int(value.into())));
+    pub(crate) fn route(&self) -> Option<&str> {
+        self.name.get(self.route_at?..)
     }
 
-    pub(crate) fn count(&mut self, key: &'static str, value: u64) {
-        self.int(key, i64::try_from(value).unwrap_or(i64::MAX));
+    pub(crate) const fn path(&self) -> Option<&str> {
+        self.path
     }
 
-    pub(crate) fn seconds(&mut self, key: &'static str, ns: u64) {
-        self.0.push((key, RequestValue::Double(ns as f64 / 1e9)));
+    pub(crate) fn scheme(&self) -> &str {
+        &self.scheme
     }
 
-    pub(super) fn websocket(&mut self, websocket: &WebSocket, role: Role) {
-        let WebSocket { requests, responses, close_code } = *websocket;
-        let (sent, received) = if role == Role::Client { (requests, responses) } else { (responses, requests) };
-        if let Some(messages) = sent.messages {
-            self.count(key::COATI_WEBSOCKET_MESSAGES_SENT, messages);
+    pub(crate) fn server_address(&self) -> Option<&str> {
+        self.server_address.as_deref()
+    }
+
+    pub(crate) const fn server_port(&self) -> Option<u16> {
+        self.server_port
+    }
+
+    /// Address of the other end.
+    pub(crate) fn remote(&self) -> Option<&str> {
+        self.remote.as_ref().map(AddressText::as_str)
+    }
+
+    /// What Kubernetes calls the other end.
+    pub(crate) const fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// Service and method of a call of gRPC.
+    pub(crate) const fn call(&self) -> Option<(&str, &str)> {
+        self.call
+    }
+
+    /// Whether a client says its URL: who asks for a tunnel has none, and of HTTP/2 it may not be known.
+    pub(crate) fn has_url(&self) -> bool {
+        let request = &self.exchange.request;
+        request.method != Method::Connect && !request.is_target_unknown()
+    }
+
+    pub(crate) const fn is_error(&self) -> bool {
+        self.error.is_some()
+    }
+
+    pub(crate) const fn kind(&self) -> SpanKind {
+        match self.exchange.origin.role {
+            Role::Server => SpanKind::Server,
+            Role::Client => SpanKind::Client,
         }
-        if let Some(messages) = received.messages {
-            self.count(key::COATI_WEBSOCKET_MESSAGES_RECEIVED, messages);
+    }
+
+    /// Begin and end, nanoseconds since the epoch.
+    pub(crate) fn unix_ns(&self) -> [u64; 2] {
+        [self.exchange.origin.begin_ns, self.exchange.end_ns].map(|ns| self.clock.unix_ns(ns))
+    }
+
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.error.map(Error::status)
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.exchange.progress.iter().map(|it| progress(it, self.clock)).collect()
+    }
+
+    /// The headers that are shown: attributes behind the others.
+    pub(crate) fn headers(&self) -> &[KeyValue] {
+        &self.headers
+    }
+
+    pub(crate) fn flags(&self) -> u32 {
+        flags(&self.ids)
+    }
+
+    /// The span as something that can be kept and changed.
+    pub fn finished(&self) -> FinishedSpan {
+        let mut attributes = Attributes(Vec::with_capacity(ATTRIBUTES + self.headers.len()));
+        self.attributes(&mut attributes);
+        attributes.0.extend_from_slice(&self.headers);
+        let [start_time_unix_nano, end_time_unix_nano] = self.unix_ns();
+        let span = Span {
+            name: self.name.clone(),
+            kind: self.kind().into(),
+            start_time_unix_nano,
+            end_time_unix_nano,
+            attributes: attributes.0,
+            events: self.events(),
+            status: self.status(),
+            flags: self.flags(),
+            trace_id: self.ids.trace_id.to_vec(),
+            span_id: self.ids.span_id.to_vec(),
+            parent_span_id: self.ids.parent_span_id.map(|id| id.to_vec()).unwrap_or_default(),
+            trace_state: self.ids.trace_state.clone().into_owned(),
+            ..Span::default()
+        };
+        FinishedSpan { process: Arc::clone(self.process), span }
+    }
+
+    /// Gives the attributes to `sink`, all but the headers that are shown. A key comes once.
+    pub(crate) fn attributes(&self, sink: &mut impl Sink) {
+        let Exchange { origin, request, response, .. } = self.exchange;
+        if let Some(call) = self.exchange.grpc {
+            sink.text(key::RPC_SYSTEM, "grpc");
+            if let Some((service, method)) = self.call {
+                sink.text(key::RPC_SERVICE, service);
+                sink.text(key::RPC_METHOD, method);
+            }
+            if let Some(status) = call.status {
+                sink.int(key::RPC_GRPC_STATUS_CODE, status.into());
+            }
         }
-        self.count(key::COATI_WEBSOCKET_BYTES_SENT, sent.bytes);
-        self.count(key::COATI_WEBSOCKET_BYTES_RECEIVED, received.bytes);
-        if let Some(code) = close_code {
-            self.int(key::COATI_WEBSOCKET_CLOSE_CODE, code);
+        sink.text(key::HTTP_REQUEST_METHOD, request.method.as_str());
+        if request.method == Method::Other {
+            sink.text(key::HTTP_REQUEST_METHOD_ORIGINAL, request.method_text());
+        }
+        match origin.role {
+            Role::Server => self.of_server(sink),
+            Role::Client => self.of_client(sink),
+        }
+        if origin.is_unix {
+            sink.text(key::NETWORK_TRANSPORT, "unix");
+        }
+        if let Some(address) = self.server_address() {
+            sink.text(key::SERVER_ADDRESS, address);
+        }
+        if let Some(port) = self.server_port {
+            sink.int(key::SERVER_PORT, port.into());
+        }
+        if let Some(peer) = &self.peer {
+            sink.text(key::SERVICE_PEER_NAME, &peer.name);
+            sink.text(key::SERVICE_PEER_NAMESPACE, &peer.namespace);
+        }
+        if let Some(version) = request.version {
+            sink.text(key::NETWORK_PROTOCOL_VERSION, version.as_str());
+        }
+        if let Some(user_agent) = request.user_agent() {
+            sink.text(key::USER_AGENT_ORIGINAL, user_agent);
+        }
+        if let Some(bytes) = self.exchange.request_body_bytes {
+            sink.count(key::HTTP_REQUEST_BODY_SIZE, bytes);
+        }
+        if let Some(response) = response {
+            sink.int(key::HTTP_RESPONSE_STATUS_CODE, response.status.into());
+        }
+        if let Some(bytes) = self.exchange.response_body_bytes {
+            sink.count(key::HTTP_RESPONSE_BODY_SIZE, bytes);
+        }
+        if let Some(error) = self.error {
+            sink.text(key::ERROR_TYPE, &error.text());
+        }
+        if let Some(first_ns) = self.exchange.response_first_ns {
+            sink.seconds(key::COATI_TIME_TO_FIRST_BYTE, first_ns.saturating_sub(origin.begin_ns));
+            sink.seconds(key::COATI_RESPONSE_DURATION, self.exchange.end_ns.saturating_sub(first_ns));
+            sink.int(key::COATI_RESPONSE_CHUNKS, self.exchange.response_chunks.into());
+        }
+        if let Some(websocket) = &self.exchange.websocket {
+            of_websocket(websocket, origin.role, sink);
+        }
+        if let Some(incomplete) = self.exchange.incomplete {
+            sink.text(key::COATI_INCOMPLETE, incomplete.as_str());
         }
     }
 
-    /// Leaves only those whose keys are wanted.
-    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&str) -> bool) {
-        self.0.retain(|(key, _)| keeps(key));
+    fn of_server(&self, sink: &mut impl Sink) {
+        if let Some(path) = self.path {
+            sink.text(key::URL_PATH, path);
+        }
+        if let Some(query) = &self.query {
+            sink.text(key::URL_QUERY, query);
+        }
+        sink.text(key::URL_SCHEME, &self.scheme);
+        if let Some(route) = self.route() {
+            sink.text(key::HTTP_ROUTE, route);
+        }
+        if let Some(remote) = self.remote() {
+            sink.text(key::CLIENT_ADDRESS, remote);
+            sink.int(key::CLIENT_PORT, self.exchange.origin.remote.port().into());
+        }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &RequestValue)> {
-        self.0.iter().map(|(key, value)| (*key, value))
+    fn of_client(&self, sink: &mut impl Sink) {
+        let Exchange { origin, unix_path, .. } = self.exchange;
+        if self.has_url() {
+            self.url(sink);
+        }
+        if let Some(remote) = self.remote() {
+            sink.text(key::NETWORK_PEER_ADDRESS, remote);
+            sink.int(key::NETWORK_PEER_PORT, origin.remote.port().into());
+        } else if let Some(path) = unix_path {
+            sink.text(key::NETWORK_PEER_ADDRESS, path);
+        }
     }
 
-    /// The same as OTLP has them.
-    pub(crate) fn otlp(&self) -> impl Iterator<Item = KeyValue> {
-        self.iter().map(|(key, value)| {
-            let value = match value {
-                RequestValue::Text(text) => any_value::Value::StringValue(text.clone().into_owned()),
-                RequestValue::Int(number) => any_value::Value::IntValue(*number),
-                RequestValue::Double(number) => any_value::Value::DoubleValue(*number),
-            };
-            KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
-        })
+    /// The absolute URL that a client asked for, without credentials.
+    fn url(&self, sink: &mut impl Sink) {
+        let origin = &self.exchange.origin;
+        let host: Cow<'_, str> = match self.host {
+            Some(host) => host.text.into(),
+            None if origin.has_addresses() => origin.remote.to_string().into(),
+            None => "".into(),
+        };
+        let path = self.path.unwrap_or_default();
+        match &self.query {
+            Some(query) => sink.joined(key::URL_FULL, &[&self.scheme, "://", &host, path, "?", query]),
+            None => sink.joined(key::URL_FULL, &[&self.scheme, "://", &host, path]),
+        }
     }
+}
+
+fn of_websocket(websocket: &WebSocket, role: Role, sink: &mut impl Sink) {
+    let WebSocket { requests, responses, close_code } = *websocket;
+    let (sent, received) = if role == Role::Client { (requests, responses) } else { (responses, requests) };
+    if let Some(messages) = sent.messages {
+        sink.count(key::COATI_WEBSOCKET_MESSAGES_SENT, messages);
+    }
+    if let Some(messages) = received.messages {
+        sink.count(key::COATI_WEBSOCKET_MESSAGES_RECEIVED, messages);
+    }
+    sink.count(key::COATI_WEBSOCKET_BYTES_SENT, sent.bytes);
+    sink.count(key::COATI_WEBSOCKET_BYTES_RECEIVED, received.bytes);
+    if let Some(code) = close_code {
+        sink.int(key::COATI_WEBSOCKET_CLOSE_CODE, code.into());
+    }
+}
+
+/// The trace flags, and whether the parent is of another process.
+pub(super) fn flags(ids: &Ids) -> u32 {
+    let remote = match ids.is_parent_remote {
+        Some(true) => SpanFlags::ContextHasIsRemoteMask as u32 | SpanFlags::ContextIsRemoteMask as u32,
+        Some(false) => SpanFlags::ContextHasIsRemoteMask as u32,
+        None => 0,
+    };
+    u32::from(ids.flags) | remote
+}
+
+/// How far a long response had come.
+fn progress(progress: &Progress, clock: Clock) -> Event {
+    let mut attributes = Attributes(Vec::with_capacity(3));
+    attributes.count(key::COATI_PROGRESS_REQUEST_BYTES, progress.request_bytes);
+    attributes.count(key::COATI_PROGRESS_RESPONSE_BYTES, progress.response_bytes);
+    attributes.int(key::COATI_PROGRESS_CHUNKS, progress.chunks);
+    Event {
+        time_unix_nano: clock.unix_ns(progress.time_ns),
+        name: "progress".to_owned(),
+        attributes: attributes.0,
+        dropped_attributes_count: 0,
+    }
+}
+
+/// The scheme of a request that does not say.
+pub(super) const fn default_scheme(origin: &Origin) -> &'static str {
+    if origin.is_tls { "https" } else { "http" }
 }

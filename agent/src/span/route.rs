@@ -150,26 +150,33 @@ impl Routes {
         self.ignored.iter().any(|pattern| pattern.fits(path)).then_some(self.config.ignore_mode)
     }
 
-    /// The route of `path`, in which `service` is asked or asks. New words are learned only from paths that are known to
-    /// exist; other ones have no route then.
-    pub fn route(&mut self, service: &str, role: Role, path: &str, is_known: bool) -> Option<String> {
-        let relative = path.strip_prefix('/')?;
+    /// Adds the route of `path`, in which `service` is asked or asks, to `route`. New words are learned only from paths that are
+    /// known to exist; other ones have no route then, and what is in `route` is of no use.
+    pub fn route(&mut self, service: &str, role: Role, path: &str, is_known: bool, route: &mut String) -> bool {
+        let Some(relative) = path.strip_prefix('/') else { return false };
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(relative)) {
-            return Some(pattern.text.clone());
+            route.push_str(&pattern.text);
+            return true;
         }
         match self.config.unmatched {
-            Unmatched::Heuristic => self.heuristic(service, role, relative, is_known),
-            Unmatched::Wildcard => Some(ANY.to_owned()),
-            Unmatched::Path => self.whole(service, path),
-            Unmatched::Unset => None,
+            Unmatched::Heuristic => self.heuristic(service, role, relative, is_known, route).is_some(),
+            Unmatched::Wildcard => {
+                route.push_str(ANY);
+                true
+            }
+            Unmatched::Path => self.whole(service, path, route).is_some(),
+            Unmatched::Unset => false,
         }
     }
 
-    fn heuristic(&mut self, service: &str, role: Role, path: &str, is_known: bool) -> Option<String> {
-        let [server, client] = self.service(service)?.roots;
+    fn heuristic(&mut self, service: &str, role: Role, path: &str, is_known: bool, route: &mut String) -> Option<()> {
+        let known = self.services.get(service).map(|service| service.roots);
+        let [server, client] = match known {
+            Some(roots) => roots,
+            None => self.service(service)?.roots,
+        };
         let mut node = if role == Role::Server { server } else { client };
-        // Room for an id in the place of a short one, as a rule.
-        let mut route = String::with_capacity(path.len() + 2 * self.config.wildcard.len());
+        let start = route.len();
         for (place, segment) in path.split('/').enumerate() {
             route.push('/');
             if place == MAX_SEGMENTS {
@@ -193,25 +200,29 @@ impl Routes {
         if !end.is_route {
             let service = self.services.get_mut(service)?;
             if service.routes >= self.config.max_per_service {
-                return Some(ANY.to_owned());
+                route.truncate(start);
+                route.push_str(ANY);
+                return Some(());
             }
             service.routes += 1;
             end.is_route = true;
         }
-        Some(route)
+        Some(())
     }
 
     /// The path as its own route.
-    fn whole(&mut self, service: &str, path: &str) -> Option<String> {
+    fn whole(&mut self, service: &str, path: &str, route: &mut String) -> Option<()> {
         let max = self.config.max_per_service;
         let service = self.service(service)?;
         if !service.paths.contains(path) {
             if service.paths.len() >= max {
-                return Some(ANY.to_owned());
+                route.push_str(ANY);
+                return Some(());
             }
             service.paths.insert(path.into());
         }
-        Some(path.to_owned())
+        route.push_str(path);
+        Some(())
     }
 
     fn service(&mut self, name: &str) -> Option<&mut Service> {

@@ -183,7 +183,7 @@ mod tests {
             trace_id: u128::from(low).to_be_bytes(),
             span_id: [1; 8],
             parent_span_id: continued.map(|_| [2; 8]),
-            trace_state: String::new(),
+            trace_state: "".into(),
             flags: continued.unwrap_or(1),
             is_parent_remote: None,
             is_continued: continued.is_some(),

@@ -2,7 +2,7 @@
 
 use foldhash::HashMap;
 
-use super::FinishedSpan;
+use super::{FinishedSpan, Sink};
 use crate::discover::Pattern;
 
 /// Keys whose answer is remembered.
@@ -17,7 +17,7 @@ pub struct AttributeConfig {
     pub exclude: Vec<Pattern>,
 }
 
-/// Takes attributes off spans.
+/// Says which attributes stay, and takes the others off spans.
 #[derive(Debug, Default)]
 pub struct AttributeFilter {
     config: AttributeConfig,
@@ -33,11 +33,11 @@ impl AttributeFilter {
 
     /// Takes off what does not stay. Events and the resource are left as they are.
     pub fn apply(&mut self, span: &mut FinishedSpan) {
-        span.request.retain(|key| self.keeps(key));
         span.span.attributes.retain(|attribute| self.keeps(&attribute.key));
     }
 
-    fn keeps(&mut self, key: &str) -> bool {
+    /// Whether attributes with this key stay.
+    pub(crate) fn keeps(&mut self, key: &str) -> bool {
         if let Some(keeps) = self.known.get(key) {
             return *keeps;
         }
@@ -46,6 +46,36 @@ impl AttributeFilter {
             self.known.insert(key.into(), keeps);
         }
         keeps
+    }
+}
+
+/// Passes on the attributes that stay.
+#[derive(Debug)]
+pub(crate) struct Kept<'a, S>(pub(crate) &'a mut S, pub(crate) &'a mut AttributeFilter);
+
+impl<S: Sink> Sink for Kept<'_, S> {
+    fn text(&mut self, key: &'static str, text: &str) {
+        if self.1.keeps(key) {
+            self.0.text(key, text);
+        }
+    }
+
+    fn joined(&mut self, key: &'static str, parts: &[&str]) {
+        if self.1.keeps(key) {
+            self.0.joined(key, parts);
+        }
+    }
+
+    fn int(&mut self, key: &'static str, number: i64) {
+        if self.1.keeps(key) {
+            self.0.int(key, number);
+        }
+    }
+
+    fn double(&mut self, key: &'static str, number: f64) {
+        if self.1.keeps(key) {
+            self.0.double(key, number);
+        }
     }
 }
 
@@ -77,7 +107,7 @@ mod tests {
             sampler: None,
             exports: Exports::default(),
         };
-        FinishedSpan::plain(Arc::new(process), span)
+        FinishedSpan { process: Arc::new(process), span }
     }
 
     #[rstest]
@@ -91,13 +121,12 @@ mod tests {
         let config = AttributeConfig { include: patterns(include), exclude: patterns(exclude) };
         let attribute = |key: &str| KeyValue { key: key.to_owned(), ..KeyValue::default() };
         for _ in 0..2 {
-            let attributes = ["url.query", "http.route"].map(attribute).to_vec();
+            let attributes = ["url.path", "url.query", "http.route"].map(attribute).to_vec();
             let mut span = finished(Span { attributes, ..Span::default() });
-            span.request.text("url.path", "/");
             if let Some(filter) = &mut AttributeFilter::new(&config) {
                 filter.apply(&mut span);
             }
-            let keys: Vec<_> = span.attributes().map(|attribute| attribute.key).collect();
+            let keys: Vec<_> = span.span.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
             assert_eq!(keys, expected);
         }
     }

@@ -3,7 +3,11 @@ mod http2;
 use coati_common::event::begin_flags;
 use coati_tests::kubernetes::{pod, service};
 use insta::assert_snapshot;
-use opentelemetry_proto::tonic::{resource::v1::Resource, trace::v1::status::StatusCode};
+use opentelemetry_proto::tonic::{
+    resource::v1::Resource,
+    trace::v1::{ScopeSpans, span::SpanKind, status::StatusCode},
+};
+use prost::Message as _;
 use rstest::rstest;
 
 use super::*;
@@ -14,7 +18,10 @@ use crate::{
         testing::{MS, Wire},
     },
     discover::Exports,
+    export::queue::{self, Next},
     kubernetes::testing::cluster,
+    metrics::{Request, tests::read},
+    telemetry::Telemetry,
 };
 
 /// The wall clock when the kernel's shows 0: the start of 2026.
@@ -57,8 +64,7 @@ fn build(config: SpanConfig, kubernetes: Option<Kubernetes>, records: &[Record])
     let mut spans = Vec::new();
     let mut emit = |event: Event<'_>| {
         if let Event::Ended(exchange) = event {
-            let finished = builder.build(exchange, ids(), &process, clock);
-            spans.push(Span { attributes: finished.attributes().collect(), ..finished.span });
+            spans.push(made(&mut builder, exchange, &process));
         }
     };
     for record in records {
@@ -66,6 +72,20 @@ fn build(config: SpanConfig, kubernetes: Option<Kubernetes>, records: &[Record])
     }
     decoder.finish(&mut emit);
     spans
+}
+
+/// The span of an exchange, of which metrics are told the same, and which is sent as it is.
+fn made(builder: &mut SpanBuilder, exchange: &Exchange, process: &Arc<Process>) -> Span {
+    let clock = builder.clock();
+    let told = builder.describe(exchange, ids(), process, clock);
+    let span = told.finished().span;
+    assert_eq!(Request::of(&told), read(&span, &span.attributes));
+    let (mut queue, mut spans) = queue::bounded(1, 1, 1, Telemetry::default());
+    queue.push_request(&told, builder.filter());
+    let Next::Spans(sent) = spans.next_if(|_| true) else { panic!("{told:?}") };
+    let [sent] = ScopeSpans::decode(&sent.fields[..]).unwrap().spans.try_into().unwrap();
+    assert_eq!(sent, builder.select(told.finished()).span);
+    span
 }
 
 fn span(wire: &Wire) -> Span {
@@ -431,7 +451,7 @@ fn status(#[case] code: u16, #[case] at_server: Option<&str>, #[case] at_client:
 #[case::other_process(Some(true), 0x301)]
 #[case::unknown(None, 0x1)]
 fn remote_flag(#[case] is_parent_remote: Option<bool>, #[case] expected: u32) {
-    assert_eq!(flags(&Ids { is_parent_remote, ..ids() }), expected);
+    assert_eq!(request::flags(&Ids { is_parent_remote, ..ids() }), expected);
 }
 
 #[test]
@@ -449,7 +469,7 @@ fn a_configuration_can_change_and_routes_stay() {
         ..SpanConfig::default()
     };
     let mut builder = SpanBuilder::new(config(1), Clock::new(0, EPOCH_NS));
-    let route = |builder: &mut SpanBuilder, path| builder.routes.route("shop", Role::Server, path, true).unwrap();
+    let route = |builder: &mut SpanBuilder, path| builder.routes.of("shop", Role::Server, path, true).unwrap();
     assert_eq!(route(&mut builder, "/a"), "/a");
     builder.set_config(SpanConfig { redact_query: true, ..config(1) });
     assert_eq!(route(&mut builder, "/b"), "/{id}", "the word is still known");

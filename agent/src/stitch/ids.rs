@@ -1,5 +1,7 @@
 //! Where trace and span ids come from.
 
+use std::borrow::Cow;
+
 use coati_common::stitch::{self, mix};
 
 use crate::decode::Key;
@@ -14,7 +16,7 @@ pub struct Ids {
     /// The span's parent; `None` makes it a root.
     pub parent_span_id: Option<[u8; 8]>,
     /// `tracestate` of the request that was continued.
-    pub trace_state: String,
+    pub trace_state: Cow<'static, str>,
     /// W3C trace flags of the request that was continued, else `sampled`.
     pub flags: u8,
     /// Whether the parent is a span of another process, where that is known.
@@ -29,7 +31,7 @@ impl Ids {
         trace_id: [0; 16],
         span_id: [0; 8],
         parent_span_id: None,
-        trace_state: String::new(),
+        trace_state: Cow::Borrowed(""),
         flags: 0,
         is_parent_remote: None,
         is_continued: false,

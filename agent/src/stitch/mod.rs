@@ -186,10 +186,11 @@ impl Stitcher {
     pub fn ended(&mut self, exchange: &Exchange) -> Ids {
         let origin = &exchange.origin;
         let open = self.close(origin, exchange.response.is_some());
-        match open.and_then(|open| open.ids) {
-            Some(ids) => ids,
-            None => self.by_header(origin, &exchange.request).unwrap_or_else(|| self.root(origin)),
+        if let Some(ids) = open.and_then(|open| open.ids) {
+            return ids;
         }
+        let header = traceparent(&exchange.request);
+        self.by_header(origin, &exchange.request, header).unwrap_or_else(|| self.root(origin))
     }
 
     /// An exchange is lost.
@@ -240,7 +241,7 @@ impl Stitcher {
             self.counters.by_header += u64::from(header.is_some());
             return ids;
         }
-        if let Some(ids) = self.by_header(origin, head) {
+        if let Some(ids) = self.by_header(origin, head, header) {
             return ids;
         }
         let Some(key) = origin.key else { return self.root(origin) };
@@ -280,7 +281,7 @@ impl Stitcher {
             trace_id: provisional_trace_id(caller),
             span_id: self.random.span_id(),
             parent_span_id: Some(caller),
-            trace_state: PROVISIONAL_MEMBER.to_owned(),
+            trace_state: PROVISIONAL_MEMBER.into(),
             flags: SAMPLED,
             is_parent_remote: Some(true),
             is_continued: false,
@@ -288,7 +289,8 @@ impl Stitcher {
     }
 
     fn decide_client(&mut self, origin: &Origin, head: &RequestHead) -> Ids {
-        let mut ids = if let Some(ids) = self.by_header(origin, head) {
+        let header = traceparent(head);
+        let mut ids = if let Some(ids) = self.by_header(origin, head, header) {
             ids
         } else {
             let known = origin.served.map(|parent| self.by_program(origin, parent));
@@ -300,8 +302,7 @@ impl Stitcher {
             let is_ambiguous = self.clients.get(&key).is_some_and(|other| !other.is_claimed);
             let is_claimed = is_ambiguous || self.pair_late(key, origin.begin_ns, &mut ids);
             if self.clients.len() < self.config.max_open {
-                let client =
-                    ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header: traceparent(head), is_claimed };
+                let client = ClientEnd { ids: ids.clone(), begin_ns: origin.begin_ns, header, is_claimed };
                 self.clients.insert(key, client);
             } else {
                 self.counters.untracked += 1;
@@ -405,14 +406,14 @@ impl Stitcher {
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
     }
 
-    fn by_header(&mut self, origin: &Origin, head: &RequestHead) -> Option<Ids> {
-        let header = traceparent(head)?;
+    fn by_header(&mut self, origin: &Origin, head: &RequestHead, header: Option<TraceParent>) -> Option<Ids> {
+        let header = header?;
         self.counters.by_header += 1;
         Some(Ids {
             trace_id: header.trace_id,
             span_id: self.span_id(origin),
             parent_span_id: Some(header.parent_id),
-            trace_state: head.tracestate(),
+            trace_state: head.tracestate().into(),
             flags: header.flags,
             // Whether a client's header comes from its own process or was passed on is not known.
             is_parent_remote: (origin.role == Role::Server).then_some(true),
@@ -426,7 +427,7 @@ impl Stitcher {
             trace_id: self.random.trace_id(),
             span_id: self.span_id(origin),
             parent_span_id: None,
-            trace_state: String::new(),
+            trace_state: "".into(),
             flags: SAMPLED,
             is_parent_remote: None,
             is_continued: false,

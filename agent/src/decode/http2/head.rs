@@ -4,12 +4,14 @@ use bytes::Bytes;
 
 use super::{
     super::{
-        http1::{Field, Framing, RequestHead, ResponseHead, text},
+        framing::Framing,
+        http1::{Field, RequestHead, ResponseHead, text},
         method::{Method, Version},
         target::Target,
     },
     hpack::HeaderField,
 };
+use crate::inference::recognise;
 
 /// Bytes of a request's fields that are kept.
 const TEXT_LIMIT: usize = 16 * 1024;
@@ -152,7 +154,7 @@ impl Fields {
         if keeps_headers {
             text.text.push_str(&self.lines());
         }
-        Some(RequestHead {
+        let mut head = RequestHead {
             headers_from,
             method: Method::from_text(&method_text),
             method_text: method,
@@ -166,7 +168,11 @@ impl Fields {
             framing: Framing::default(),
             cut,
             text: text.text.into(),
-        })
+            model: None,
+            is_verbatim: false,
+        };
+        head.model = recognise(&head);
+        Some(head)
     }
 
     /// The head of a response, with its headers if they are wanted; `None` if its status is not known.

@@ -80,7 +80,7 @@ impl Http2 {
         streams.newest = 1;
         let RequestStream { head, bytes, .. } = &mut open.request;
         let head = head.take()?;
-        let body = bytes.saturating_sub(super::http1::Head::size(&head) as u64);
+        let body = bytes.saturating_sub(super::http1::Head::size(&*head) as u64);
         streams.open.insert(
             1,
             Box::new(Stream::new(open.origin, open.unix_path.clone(), head, Some(body), open.request_last_ns, false)),
@@ -285,7 +285,8 @@ impl Streams {
         }
         let origin = self.origin.stream(id, header.at, at.first_ns, at.by);
         (out.emit)(super::Event::Began(&origin, &head));
-        let mut stream = Stream::new(origin, self.unix_path.clone(), head, Some(0), at.last_ns, fields.is_grpc());
+        let mut stream =
+            Stream::new(origin, self.unix_path.clone(), Arc::new(head), Some(0), at.last_ns, fields.is_grpc());
         stream.request_data(0, at);
         self.open.insert(id, Box::new(stream));
     }

@@ -38,7 +38,7 @@ pub(in crate::decode) enum StreamEnd {
 pub(super) struct Stream {
     pub(super) origin: Origin,
     unix_path: Option<Arc<str>>,
-    request: RequestHead,
+    request: Arc<RequestHead>,
     response: Option<ResponseHead>,
     /// Content of DATA frames; `None` once some may have been missed.
     request_bytes: Option<u64>,
@@ -64,7 +64,7 @@ impl Stream {
     pub(super) fn new(
         origin: Origin,
         unix_path: Option<Arc<str>>,
-        request: RequestHead,
+        request: Arc<RequestHead>,
         request_bytes: Option<u64>,
         request_last_ns: u64,
         is_grpc: bool,

@@ -1,5 +1,6 @@
 //! What exchanges become, from records like the kernel's.
 
+mod heads;
 mod loss;
 mod properties;
 mod streams;

@@ -65,7 +65,7 @@ impl Bench {
         let interval = Interval { start_ns: start_ms * MS, end_ns: end_ms * MS };
         let finished =
             Finished { tgid, interval, output_tokens: Some(10), is_served: true, is_model: false, is_counted: false };
-        self.spans.take(FinishedSpan::plain(Arc::new(process), span), finished).is_some()
+        self.spans.take(FinishedSpan { process: Arc::new(process), span }, finished).is_some()
     }
 
     /// What is let go at a time: the first byte of the span's id, and how many attributes it has.

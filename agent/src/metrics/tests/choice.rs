@@ -4,10 +4,7 @@ use super::*;
 use crate::{
     decode::Role,
     discover::Pattern,
-    metrics::{
-        labels::{Http, OfSpan, Rpc},
-        request::Request,
-    },
+    metrics::labels::{Http, OfSpan, Rpc},
 };
 
 fn patterns(texts: &[&str]) -> Vec<Pattern> {
@@ -22,7 +19,7 @@ fn rule(metrics: &str, include: Option<&[&str]>, exclude: &[&str]) -> LabelRule 
 fn page(settings: MetricsSettings, spans: &[FinishedSpan]) -> String {
     let metrics = RequestMetrics::new(settings);
     for span in spans {
-        metrics.count(span, 1, true, None);
+        metrics.count_span(span, 1, true, None);
     }
     let mut page = String::new();
     metrics.write(Format::Prometheus, &mut page).unwrap();
@@ -88,7 +85,7 @@ fn every_label_can_be_chosen() {
         names
     }
     let finished = span("shop", SpanKind::Server, 1, &GET);
-    let request = Request::of(&finished).unwrap();
+    let request = read(&finished.span, &finished.span.attributes);
     let inferences = crate::inference::tests::counted();
     let inference = &inferences[0];
     let of_model = crate::inference::OfModel { inference, model: "m", error: None, tokens: None };
@@ -128,7 +125,7 @@ fn a_rule_says_which_metrics_there_are(#[case] exports: Exports, #[case] applica
 fn other_labels_begin_anew_and_other_features_do_not() {
     let metrics = RequestMetrics::new(MetricsSettings::default());
     let shown = || {
-        metrics.count(&span("shop", SpanKind::Server, 1, &GET), 1, true, None);
+        metrics.count_span(&span("shop", SpanKind::Server, 1, &GET), 1, true, None);
         let mut page = String::new();
         metrics.write(Format::Prometheus, &mut page).unwrap();
         page.lines()

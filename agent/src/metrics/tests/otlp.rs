@@ -144,7 +144,7 @@ async fn sums_are_what_was_counted(
     let mut export = export(&endpoint, protocol, temporality, &metrics);
     for (round, requests) in [3, 2].into_iter().enumerate() {
         for request in 0..requests {
-            metrics.count(&span("shop", SpanKind::Server, 30 + request, &GET), 1, true, None);
+            metrics.count_span(&span("shop", SpanKind::Server, 30 + request, &GET), 1, true, None);
         }
         export.send(1000 + round as u64).await;
     }
@@ -166,7 +166,7 @@ async fn a_point_says_what_the_page_says() {
     let (endpoint, mut received) = receive("grpc", 0).await;
     let metrics = RequestMetrics::default();
     for (service, milliseconds) in [("shop", 30), ("shop", 60), ("cart", 1)] {
-        metrics.count(&span(service, SpanKind::Server, milliseconds, &GET), 1, true, None);
+        metrics.count_span(&span(service, SpanKind::Server, milliseconds, &GET), 1, true, None);
     }
     export(&endpoint, "grpc", "cumulative", &metrics).send(7).await;
     let request = received.recv().await.unwrap();
@@ -209,7 +209,7 @@ async fn the_last_counts_are_sent_at_the_end() {
     let export = export(&endpoint, "grpc", "cumulative", &metrics);
     let (end, ends) = tokio::sync::oneshot::channel();
     let running = tokio::spawn(export.run(ends));
-    metrics.count(&span("shop", SpanKind::Server, 1, &GET), 1, true, None);
+    metrics.count_span(&span("shop", SpanKind::Server, 1, &GET), 1, true, None);
     // The interval is a minute: what arrives is what the end sends.
     end.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();

@@ -21,8 +21,8 @@ fn spans_are_counted_as_tempo_does() {
     let metrics = with(&[Feature::ApplicationSpan]);
     let mut finished = span("shop", SpanKind::Server, 30, &GET);
     finished.span.name = "GET /api/{id}".to_owned();
-    metrics.count(&finished, 1, true, None);
-    metrics.count(&failed(finished), 1, true, None);
+    metrics.count_span(&finished, 1, true, None);
+    metrics.count_span(&failed(finished), 1, true, None);
     let labels = "service_name=\"shop\",k8s_namespace_name=\"home\",job=\"shop\",telemetry_sdk_language=\"go\",source=\"coati-agent\",\
                   span_name=\"GET /api/{id}\",span_kind=\"SPAN_KIND_SERVER\",status_code=\"STATUS_CODE_";
     assert_eq!(
@@ -46,7 +46,7 @@ fn spans_are_counted_as_tempo_does() {
 #[case::application(&[Feature::Application], &["http_server_request_duration_seconds_count", "http_server_response_body_size_bytes_count"])]
 fn a_feature_is_its_metrics_and_no_others(#[case] features: &[Feature], #[case] expected: &[&str]) {
     let metrics = with(features);
-    metrics.count(&span("shop", SpanKind::Server, 30, &GET), 1, true, None);
+    metrics.count_span(&span("shop", SpanKind::Server, 30, &GET), 1, true, None);
     let text = text(&metrics);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let mut names: Vec<_> = samples.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
@@ -83,7 +83,7 @@ fn who_calls_whom(
     let metrics = with(&[Feature::ApplicationServiceGraph]);
     let (client, server) = edge.split_once('>').unwrap();
     let peer = peer.map(|name| span(name, SpanKind::Server, 1, &[]).process);
-    metrics.count(&failed(span("shop", kind, 30, attributes)), 1, true, peer.as_ref());
+    metrics.count_span(&failed(span("shop", kind, 30, attributes)), 1, true, peer.as_ref());
     let durations = lines(&metrics, &format!("traces_service_graph_request_{end}_seconds_count"));
     let [duration] = &durations[..] else { panic!("{durations:?}") };
     assert!(
@@ -101,14 +101,14 @@ fn who_calls_whom(
 fn who_calls_itself_is_in_no_graph() {
     let metrics = with(&[Feature::ApplicationServiceGraph]);
     let finished = span("shop", SpanKind::Server, 1, &[]);
-    metrics.count(&finished, 1, true, Some(&finished.process));
+    metrics.count_span(&finished, 1, true, Some(&finished.process));
     assert_eq!(lines(&metrics, "traces_service_graph"), [""; 0]);
 }
 
 #[test]
 fn the_page_is_also_there_in_the_older_format() {
     let metrics = RequestMetrics::default();
-    metrics.count(&span("shop", SpanKind::Server, 30, &GET), 1, true, None);
+    metrics.count_span(&span("shop", SpanKind::Server, 30, &GET), 1, true, None);
     let mut page = String::new();
     metrics.write(Format::Prometheus, &mut page).unwrap();
     assert!(!page.contains(" # {") && !page.contains("# UNIT"), "{page}");
@@ -159,7 +159,7 @@ proptest! {
         let metrics = RequestMetrics::new(MetricsSettings { features, max_series, ..MetricsSettings::default() });
         for (service, route, is_kept) in &requests {
             let attributes = [(key::HTTP_ROUTE, &*format!("/{route}"))];
-            metrics.count(&span(&format!("s{service}"), SpanKind::Server, 1, &attributes), 1, *is_kept, None);
+            metrics.count_span(&span(&format!("s{service}"), SpanKind::Server, 1, &attributes), 1, *is_kept, None);
         }
         let sum = |name: &str| {
             let points = metrics.points();

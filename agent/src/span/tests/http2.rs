@@ -92,7 +92,7 @@ fn progress_is_an_event() {
     exchange.progress.push(Progress { time_ns: 10_000 * MS, request_bytes: 1, response_bytes: 2, chunks: 3 });
     let process = process();
     let clock = Clock::new(0, EPOCH_NS);
-    let span = SpanBuilder::new(SpanConfig::default(), clock).build(&exchange, ids(), &process, clock).span;
+    let span = made(&mut SpanBuilder::new(SpanConfig::default(), clock), &exchange, &process);
     let [event] = span.events.as_slice() else { panic!("{:?}", span.events) };
     assert_eq!((event.name.as_str(), event.time_unix_nano), ("progress", EPOCH_NS + 10_000 * MS));
     let keys: Vec<_> = event.attributes.iter().map(|it| it.key.as_str()).collect();

@@ -11,7 +11,7 @@ fn from_afar(connection: u64, tgid: u32, ms: u64) -> Wire {
 /// Fails unless the span is below `caller`, in a trace that is not known.
 fn assert_provisional(ids: &Ids, caller: [u8; 8]) {
     assert_eq!((ids.trace_id, ids.parent_span_id), (provisional_trace_id(caller), Some(caller)));
-    assert_eq!((ids.trace_state.as_str(), ids.flags, ids.is_parent_remote), ("coati=p", SAMPLED, Some(true)));
+    assert_eq!((&*ids.trace_state, ids.flags, ids.is_parent_remote), ("coati=p", SAMPLED, Some(true)));
 }
 
 /// What an agent elsewhere gives to the client of the exchange at the positions where a [`Wire`] begins.
