@@ -132,9 +132,9 @@ fn context(caller: Caller) -> Option<u64> {
     if user::<u64>(context.wrapping_add(TYPE))? != interpreter.context_type {
         return None;
     }
-    // Each thread has one that nobody has entered, once it has set a variable, as greenlets have; but those of gevent are given a copy.
+    // Each thread has one that nobody has entered, once it has set a variable; and greenlets take turns with theirs.
     let is_entered = user::<u32>(context.wrapping_add(ENTERED))? != 0;
-    Some(if is_entered || CONTEXTS.get_ptr(id(caller, context)).is_some() { context } else { OUTSIDE })
+    Some(if is_entered { context } else { OUTSIDE })
 }
 
 /// Where the interpreter keeps its state of the current thread, which it knows by the address that the thread has for its

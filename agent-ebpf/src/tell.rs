@@ -331,7 +331,8 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
     }
     let is_asked = direction == direction::REQUEST && connection.role == role::CLIENT;
     // Records of frames do not say that it is told by an answer.
-    let is_told = is_asked && find_served(slot, python::python_context(), connection.connection, 0) != node::AFTER_ANSWER;
+    let is_told =
+        is_asked && find_served(slot, python::python_context(), connection.connection, 0) != node::AFTER_ANSWER;
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
     begin_data(head, caller, connection, moved, direction);

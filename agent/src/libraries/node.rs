@@ -41,7 +41,8 @@ fn async_id(code: &[u8]) -> Option<u32> {
             return None;
         }
         let is_load = [Code::Movsd_xmm_xmmm64, Code::VEX_Vmovsd_xmm_m64].contains(&instruction.code());
-        let is_of_object = ![Register::RIP, Register::RSP, Register::RBP, Register::None].contains(&instruction.memory_base())
+        let is_of_object = ![Register::RIP, Register::RSP, Register::RBP, Register::None]
+            .contains(&instruction.memory_base())
             && instruction.memory_index() == Register::None;
         let place = instruction.memory_displacement64();
         if is_load && is_of_object && FIELDS.contains(&place) && place % 8 == 0 {
@@ -90,7 +91,8 @@ mod tests {
     /// In its executable, or in Debian's library.
     #[test]
     fn a_real_node_is_understood() {
-        let paths = ["/usr/bin/node", "/usr/lib/x86_64-linux-gnu/libnode.so.108", "/usr/lib/x86_64-linux-gnu/libnode.so.115"];
+        let paths =
+            ["/usr/bin/node", "/usr/lib/x86_64-linux-gnu/libnode.so.108", "/usr/lib/x86_64-linux-gnu/libnode.so.115"];
         let found = paths.iter().filter_map(|path| File::open(path).ok()).find_map(|file| {
             let functions = Functions::of(&file)?;
             probes(&file, &functions)

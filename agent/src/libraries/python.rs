@@ -173,9 +173,13 @@ mod tests {
         for python in std::iter::once("/usr/bin/python3".into()).chain(others).filter(|path| path.exists()) {
             let output = |arguments: &[&str]| {
                 let output = std::process::Command::new(&python).args(arguments).output().unwrap();
-                (String::from_utf8_lossy(&output.stdout).trim().to_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+                (
+                    String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+                    String::from_utf8_lossy(&output.stderr).into_owned(),
+                )
             };
-            let (minor, _) = output(&["-c", "import sys; print(sys.version_info[1] if sys.version_info[0] == 3 else 0)"]);
+            let (minor, _) =
+                output(&["-c", "import sys; print(sys.version_info[1] if sys.version_info[0] == 3 else 0)"]);
             let Some(fields) = fields(minor.parse().unwrap()) else { continue };
             let Fields { main, threads, next, thread, context } = fields;
             let fields = [main, threads, next, thread, context].map(|field| field.to_string());

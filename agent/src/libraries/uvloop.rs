@@ -19,8 +19,7 @@ const FUNCTIONS: [(&str, LoopCall); 3] = [
 /// `None` if one of them is missing: what is known of half a loop would be wrong.
 pub(super) fn points(functions: &Functions<'_, File>) -> Option<Vec<ProbePoint>> {
     let places = functions.local(FUNCTIONS.map(|(name, _)| name));
-    let point = |((_, call), place): ((&str, LoopCall), Option<u64>)| {
-        Some(ProbePoint { call: call.into(), offset: place? })
-    };
+    let point =
+        |((_, call), place): ((&str, LoopCall), Option<u64>)| Some(ProbePoint { call: call.into(), offset: place? });
     FUNCTIONS.into_iter().zip(places).map(point).collect()
 }
