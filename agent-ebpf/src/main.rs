@@ -40,6 +40,7 @@ mod strand;
 mod tail;
 mod tell;
 mod tls;
+mod uvloop;
 
 /// The helpers that read kernel memory are lent to programs under the GPL only.
 #[unsafe(link_section = "license")]

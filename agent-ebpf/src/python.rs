@@ -15,6 +15,7 @@ use crate::exchange::Caller;
 use crate::globals;
 use crate::kread::{Typed, user};
 use crate::maps::NO_PREALLOC;
+use crate::node;
 use crate::scratch::Slot;
 
 /// Processes that run Python.
@@ -170,11 +171,21 @@ fn state(caller: Caller, interpreter: &Interpreter) -> Option<u64> {
 #[inline(never)]
 pub extern "C" fn find_served_in(slot: u64, context: u64) -> u64 {
     let Some(served) = Slot::numbered(slot).served() else { return 0 };
-    if let Some(found) = CONTEXTS.get_ptr(id(Caller::any(), context)) {
-        // SAFETY: as above.
-        *served = unsafe { &*found }.works_for();
+    let found = served_in(Caller::any(), context);
+    if found.connection != 0 {
+        *served = found;
     }
     1
+}
+
+/// The request that the context works for; zeros if there is none.
+#[inline(always)]
+pub fn served_in(caller: Caller, context: u64) -> Served {
+    match CONTEXTS.get_ptr(id(caller, context)) {
+        // SAFETY: as above.
+        Some(context) => unsafe { &*context }.works_for(),
+        None => Served::NONE,
+    }
 }
 
 /// In the context this request was read. Exported for the same reason.
@@ -223,13 +234,22 @@ pub fn copied(caller: Caller, copy: u64) -> Option<()> {
         let [parent, _] = known.up;
         new.up = [known.id, parent];
     }
+    // Under uvloop the context in which a request is called back is that of all connections of a server.
+    let called_back = node::called_back(caller);
+    if called_back.connection != 0 {
+        new.served = called_back;
+    }
     // Another one may have been there.
     CONTEXTS.insert(id(caller, copy), new, 0).ok()
 }
 
-/// An empty context was made: it works for nothing.
+/// An empty context was made: it works for nothing, unless that is done while a request is called back.
 #[inline(always)]
 pub fn made(caller: Caller, context: u64) -> Option<()> {
+    let served = node::called_back(caller);
+    if served.connection != 0 {
+        return CONTEXTS.insert(id(caller, context), Context { served, ..Context::new() }, 0).ok();
+    }
     CONTEXTS.remove(id(caller, context)).ok()
 }
 

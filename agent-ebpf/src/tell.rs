@@ -18,6 +18,7 @@ use crate::python;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
 use crate::tail;
+use crate::uvloop;
 
 /// What one call moved.
 #[derive(Clone, Copy)]
@@ -101,9 +102,16 @@ fn of(slot: Slot) -> Option<(&'static Moved, &'static mut Connection, Meaning)> 
 #[inline(always)]
 fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
-    let is_served = meaning.direction() == direction::REQUEST && connection.role == role::SERVER;
-    if is_served && connection.phase != phase::UPGRADED {
-        node::node_receives(slot.number(), connection.connection, connection.exchange.into());
+    let is_request = meaning.direction() == direction::REQUEST;
+    let is_served = is_request && connection.role == role::SERVER;
+    if connection.phase != phase::UPGRADED {
+        if is_served {
+            node::node_receives(slot.number(), connection.connection, connection.exchange.into());
+        } else if is_request {
+            node::node_sends_more(connection.connection);
+        } else if connection.role == role::CLIENT {
+            node::node_is_answered(slot.number(), connection.connection, connection.exchange.into());
+        }
     }
     let tells = connection.tells(meaning);
     if !tells && meaning.direction() == direction::REQUEST {
@@ -213,10 +221,13 @@ pub extern "C" fn begin_served(slot: u64) -> u64 {
     if python::is_context(context) {
         head.flags |= begin_flags::CONTEXT;
     } else if context == python::OUTSIDE {
-        head.flags |= begin_flags::THREAD;
+        // uvloop reads and sends outside of the contexts in which it calls back and is asked to.
+        head.flags |= if node::is_loop(Caller::any()) { begin_flags::CONTEXT } else { begin_flags::THREAD };
     }
     if head.role == role::CLIENT {
-        find_served(slot, context);
+        if find_served(slot, context, head.connection, head.exchange) == node::AFTER_ANSWER {
+            head.flags |= begin_flags::AFTER_ANSWER;
+        }
         head.served = slot.served().map_or(Served::NONE, |served| *served);
     } else if head.header.kind == Kind::Begin as u32 {
         serves(head.connection, head.exchange, context);
@@ -263,16 +274,24 @@ fn serves(connection: u64, exchange: u32, context: u64) {
 }
 
 /// Leaves the request that a client's is made for in the slot, as far as the event loop tells, the goroutine, or the context of
-/// Python.
+/// Python. Gives [`node::AFTER_ANSWER`] if it is that of a call whose answer is called back.
 #[inline(always)]
-fn find_served(slot: Slot, context: u64) {
-    if event_loop::find_turn(slot.number()) != 0 || node::find_callback(slot.number()) != 0 {
-        return;
+fn find_served(slot: Slot, context: u64, connection: u64, exchange: u32) -> u64 {
+    if event_loop::find_turn(slot.number()) != 0 {
+        return 0;
+    }
+    let found = node::find_callback(slot.number(), connection, exchange.into());
+    if found != 0 {
+        return found;
+    }
+    if context == python::OUTSIDE && uvloop::find_queued(slot.number()) != 0 {
+        return 0;
     }
     goroutine::find_served(slot.number());
     if python::is_context(context) {
         python::find_served_in(slot.number(), context);
     }
+    0
 }
 
 /// Tells the name of the Unix socket at `sk`. Uses the slot's record, and leaves its payload alone.
@@ -311,16 +330,16 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
         emit::lost(Loss::PayloadUnreadable);
     }
     let is_asked = direction == direction::REQUEST && connection.role == role::CLIENT;
-    if is_asked {
-        find_served(slot, python::python_context());
-    }
+    // Records of frames do not say that it is told by an answer.
+    let is_told =
+        is_asked && find_served(slot, python::python_context(), connection.connection, 0) != node::AFTER_ANSWER;
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
     begin_data(head, caller, connection, moved, direction);
     head.payload_len = len as u16;
     head.flags = flags;
     head.last = mark;
-    head.served = if is_asked { slot.served().map_or(Served::NONE, |served| *served) } else { Served::NONE };
+    head.served = if is_told { slot.served().map_or(Served::NONE, |served| *served) } else { Served::NONE };
     emit::record(record, len, Loss::RingFullData);
     Some(())
 }

@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http2", http2),
     ("inference", inference),
     ("nginx_code", nginx_code),
+    ("node_code", node_code),
     ("record", record),
     ("traceparent", traceparent),
     ("websocket", websocket),
@@ -146,6 +147,11 @@ pub fn http2(bytes: &[u8]) {
 /// The code of nginx's function that says where a request has its HTTP/2 stream.
 pub fn nginx_code(bytes: &[u8]) {
     crate::libraries::fuzz_nginx_code(bytes);
+}
+
+/// The code of Node.js's function that says where an object has its async id.
+pub fn node_code(bytes: &[u8]) {
+    crate::libraries::fuzz_node_code(bytes);
 }
 
 /// A record of the kernel programs.

@@ -135,6 +135,9 @@ pub mod begin_flags {
     pub const THREAD: u8 = 8;
     /// The thread runs Python, in a context.
     pub const CONTEXT: u8 = 16;
+    /// The request that it is made for is told by the answer to another one that was made for that: what waits for the same answer
+    /// goes on at the same time.
+    pub const AFTER_ANSWER: u8 = 32;
 }
 
 /// A new exchange: the connection was idle or answering, and bytes that begin with an HTTP method moved.

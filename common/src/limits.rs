@@ -42,6 +42,8 @@ pub const EVENT_LOOPS: u32 = 4096;
 /// Connections that were made in callbacks, and on which nothing was sent yet, of which it is remembered for which request.
 pub const MADE: u32 = 4096;
 
+/// Calls of Node.js of which it is remembered for which request they were made, until they are answered.
+pub const ASKED: u32 = 16_384;
 /// Processes that run Python of which it is told where the interpreter keeps its threads' states.
 pub const PYTHON_PROCESSES: u32 = 4096;
 

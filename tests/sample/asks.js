@@ -19,13 +19,37 @@ function get(path, agent, done) {
   asked.on('error', (error) => done(`error: ${error.message}`));
 }
 
+const ask = (path, agent) => new Promise((resolve) => { get(path, agent, resolve); });
+const text = async (path) => (await fetch(new URL(path, back))).text();
+
+// All that come while it is under way share one call.
+let token;
+function shared(path) {
+  token ??= ask(path, agent).finally(() => { token = undefined; });
+  return token;
+}
+
 const ways = {
   agent: (path, done) => get(path, agent, done),
   secure: (path, done) => get(path, agent, done),
   few: (path, done) => get(path, few, done),
-  fetch: async (path, done) => done(await (await fetch(new URL(path, back))).text()),
+  fetch: async (path, done) => done(await text(path)),
   immediate: (path, done) => setImmediate(() => get(path, agent, done)),
   twice: (path, done) => get(path, agent, () => get(path, agent, done)),
+  awaits: async (path, done) => {
+    await ask(path, agent);
+    await ask(path, agent);
+    done(await ask(path, agent));
+  },
+  fetches: async (path, done) => {
+    await text(path);
+    await text(path);
+    done(await text(path));
+  },
+  shared: async (path, done) => {
+    await shared(path);
+    done(await ask(path, agent));
+  },
 };
 
 function answer(request, response) {

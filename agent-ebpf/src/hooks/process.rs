@@ -28,6 +28,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     tls::process_gone(tgid);
     goroutine::process_gone(tgid);
     event_loop::process_gone(tgid);
+    node::process_gone(tgid);
     python::process_gone(tgid);
     // The thread may have had another number: it is the process's first one now.
     thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
@@ -60,6 +61,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
         tls::process_gone(tgid);
         goroutine::process_gone(tgid);
         event_loop::process_gone(tgid);
+        node::process_gone(tgid);
         python::process_gone(tgid);
         emit::plain(&Exit { header: header(Kind::Exit), tgid, reserved: 0 }, Loss::RingFullProcess);
     }

@@ -50,6 +50,9 @@ pub trait Source {
     /// The process runs nginx, and this is where a request has its HTTP/2 stream; 0 if that is not known.
     fn watch_nginx(&mut self, tgid: u32, stream: u32);
 
+    /// The process runs Node.js, and this is where its objects have their async ids; 0 if that is not known.
+    fn watch_node(&mut self, tgid: u32, async_id: u32);
+
     /// The process runs Python, and this is where it keeps what its threads do.
     fn watch_python(&mut self, tgid: u32, interpreter: Interpreter);
 

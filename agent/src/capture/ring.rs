@@ -169,6 +169,10 @@ impl Source for Capture {
         self.programs.maps.watch_nginx(tgid, stream);
     }
 
+    fn watch_node(&mut self, tgid: u32, async_id: u32) {
+        self.programs.maps.watch_node(tgid, async_id);
+    }
+
     fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {
         self.programs.maps.watch_python(tgid, interpreter);
     }

@@ -78,6 +78,8 @@ pub struct Origin {
     pub begin_ns: u64,
     /// Of a client's: the server's that it is made for, where the kernel knows.
     pub served: Option<ExchangeId>,
+    /// That is told by the answer to another call that was made for it.
+    pub is_after_answer: bool,
     /// What the thread that moved the request's first bytes was doing then.
     pub within: Within,
 }
@@ -117,6 +119,7 @@ impl Origin {
             is_tls: flags & begin_flags::TLS != 0,
             is_unix,
             served: served(begin.served),
+            is_after_answer: flags & begin_flags::AFTER_ANSWER != 0,
             within: if flags & begin_flags::CONTEXT != 0 {
                 Within::Context
             } else if flags & begin_flags::THREAD != 0 {
@@ -137,6 +140,7 @@ impl Origin {
     pub(super) fn stream(mut self, stream: u32, at: u64, begin_ns: u64, by: By) -> Self {
         (self.id.place, self.begin_ns) = (stream, begin_ns);
         (self.tgid, self.tid, self.served, self.within) = (by.tgid, by.tid, by.served, Within::Unknown);
+        self.is_after_answer = false;
         self.move_on(at);
         self.set_request(stream.into());
         self
@@ -162,6 +166,8 @@ impl Origin {
     /// The request that follows this one, `request_bytes` long, before this one was answered.
     pub(super) fn pipelined(mut self, number: u32, place: u32, request_bytes: u64, begin_ns: u64) -> Self {
         (self.id.number, self.id.place, self.begin_ns) = (number, place, begin_ns);
+        // Known of the first alone.
+        (self.served, self.is_after_answer) = (None, false);
         self.move_on(request_bytes);
         self
     }

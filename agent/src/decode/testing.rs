@@ -31,6 +31,8 @@ pub(crate) struct Wire {
     pub(crate) thread: Option<u32>,
     /// It does so in a context.
     pub(crate) in_context: bool,
+    /// What is told is for that request because a call for it was answered.
+    pub(crate) is_after_answer: bool,
     /// Bytes of frames that are copied in one call.
     pub(crate) frames_room: usize,
     pub(crate) local: ([u8; 16], u16),
@@ -58,6 +60,7 @@ impl Wire {
             served: Served::NONE,
             thread: None,
             in_context: false,
+            is_after_answer: false,
             frames_room: usize::MAX,
             local: (mapped([10, 0, 0, 2]), 8080),
             remote: (mapped([10, 0, 0, 1]), 40_000),
@@ -255,7 +258,8 @@ impl Wire {
             flags: if self.positions_known { begin_flags::POSITIONS } else { 0 }
                 | if self.unix.is_some() { begin_flags::UNIX } else { 0 }
                 | if self.thread.is_some() { begin_flags::THREAD } else { 0 }
-                | if self.in_context { begin_flags::CONTEXT } else { 0 },
+                | if self.in_context { begin_flags::CONTEXT } else { 0 }
+                | if self.is_after_answer { begin_flags::AFTER_ANSWER } else { 0 },
             payload_len: payload.len() as u16,
             len,
             last,

@@ -23,7 +23,7 @@ use crate::kernel::offsets::{OffsetError, Offsets};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/coati.bpf"));
 
 /// Maps that are of no use without the probes for TLS libraries, Go, event loops and Python.
-const OF_TLS: [&str; 17] = [
+const OF_TLS: [&str; 20] = [
     "SESSIONS",
     "SOCKETS",
     "THREADS",
@@ -37,6 +37,9 @@ const OF_TLS: [&str; 17] = [
     "NGINX_PROCESSES",
     "CALLBACKS",
     "CONNECTED",
+    "ASKED",
+    "NODE_PROCESSES",
+    "QUEUED",
     "PYTHON_PROCESSES",
     "PYTHON_THREADS",
     "CONTEXTS",

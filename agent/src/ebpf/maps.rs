@@ -99,6 +99,7 @@ pub struct Maps {
     go_sends: HashMap<MapData, Goroutine, [u8; SEND_BYTES]>,
     go_processes: HashMap<MapData, u32, Fields>,
     nginx_processes: HashMap<MapData, u32, u32>,
+    node_processes: HashMap<MapData, u32, u32>,
     python_processes: HashMap<MapData, u32, Python>,
     cuda: HashMap<MapData, u32, Cuda>,
     skipped: HashMap<MapData, u32, u8>,
@@ -116,6 +117,7 @@ impl Maps {
             go_sends: take(ebpf, "GO_SENDS")?,
             go_processes: take(ebpf, "GO_PROCESSES")?,
             nginx_processes: take(ebpf, "NGINX_PROCESSES")?,
+            node_processes: take(ebpf, "NODE_PROCESSES")?,
             python_processes: take(ebpf, "PYTHON_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             skipped: take(ebpf, "SKIPPED")?,
@@ -173,6 +175,11 @@ impl Maps {
     pub fn watch_nginx(&mut self, tgid: u32, stream: u32) {
         // As above, of requests that come by HTTP/2.
         let _full = self.nginx_processes.insert(tgid, stream, 0);
+    }
+
+    /// The process runs Node.js, and this is where its objects have their async ids; 0 if that is not known. The same.
+    pub fn watch_node(&mut self, tgid: u32, async_id: u32) {
+        let _full = self.node_processes.insert(tgid, async_id, 0);
     }
 
     /// The process runs Python, and this is where it keeps what its threads do. The same.

@@ -267,7 +267,7 @@ const GO: [&str; 12] = [
 ];
 
 /// The programs for functions of programs with event loops.
-const LOOPS: [&str; 3] = ["nginx_send", "node_has_read", "node_read"];
+const LOOPS: [&str; 5] = ["nginx_send", "node_has_read", "node_read", "uvloop_read", "uvloop_write"];
 
 /// The programs for contexts of Python.
 const PYTHON: [&str; 2] = ["python_context_copied", "python_context_made"];

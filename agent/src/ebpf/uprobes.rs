@@ -146,6 +146,10 @@ pub enum LoopCall {
     NginxSend,
     /// Node.js calls back what it has received.
     NodeRead,
+    /// uvloop does.
+    UvloopRead,
+    /// uvloop is given something to send.
+    UvloopWrite,
 }
 
 impl LoopCall {
@@ -153,6 +157,8 @@ impl LoopCall {
         match self {
             Self::NginxSend => &["nginx_send"],
             Self::NodeRead => &["node_has_read", "node_read"],
+            Self::UvloopRead => &["node_has_read", "uvloop_read"],
+            Self::UvloopWrite => &["uvloop_write"],
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     maps::Mapped,
     nginx, node,
     python::{self, Python},
+    uvloop,
 };
 use crate::{
     discover::elf::{Functions, Toolchain, toolchain},
@@ -112,12 +113,14 @@ pub(super) enum Kind {
     Cuda,
     /// CPython as a library.
     Python,
+    /// uvloop, an event loop of Python.
+    Uvloop,
 }
 
 impl Kind {
     /// Whether it depends on what its processes do what it is probed for.
     pub(super) const fn depends_on_habits(self) -> bool {
-        matches!(self, Self::Executable | Self::Python)
+        matches!(self, Self::Executable | Self::Python | Self::Uvloop)
     }
 
     const fn is_wanted(self, wanted: Wanted) -> bool {
@@ -126,7 +129,7 @@ impl Kind {
             Self::Node => wanted.loops,
             Self::Executable => wanted.tls || wanted.asking(),
             Self::Cuda => wanted.cuda,
-            Self::Python => wanted.python,
+            Self::Python | Self::Uvloop => wanted.python,
         }
     }
 }
@@ -147,6 +150,8 @@ pub(super) enum Runtime {
     Go(Layout),
     /// It is nginx, and a request has its HTTP/2 stream there; 0 if that is not known.
     Nginx { stream: u32 },
+    /// It is Node.js, and an object has its async id there; 0 if that is not known.
+    Node { async_id: u32 },
     /// It is CPython.
     Python(Python),
 }
@@ -202,6 +207,8 @@ fn shared(path: &str) -> Option<Kind> {
         Some(Kind::Cuda)
     } else if is_library && is_python(name) {
         Some(Kind::Python)
+    } else if is_library && name.starts_with("loop.") && path.ends_with(&format!("/uvloop/{name}")) {
+        Some(Kind::Uvloop)
     } else {
         None
     }
@@ -235,9 +242,11 @@ impl<'a> Library<'a> {
             Kind::Cuda => cuda_points(&self.functions.exported(CUDA.map(|(_, name)| name)))?,
             Kind::OpenSsl => points(self.functions.exported(OPENSSL)).ok_or(Unusable::NoFunctions)?,
             Kind::GnuTls => points(self.functions.exported(GNUTLS)).ok_or(Unusable::NoFunctions)?,
-            Kind::Node => node::point(&self.functions).map(|point| vec![point]).ok_or(Unusable::NoFunctions)?,
+            Kind::Node => return node::probes(self.file, &self.functions).ok_or(Unusable::NoFunctions),
             // What it has is not asked for, or not known.
             Kind::Python => return Ok(self.of_python(habits, wanted).unwrap_or_default()),
+            Kind::Uvloop if !habits.is_crowded => return Ok(Probes::default()),
+            Kind::Uvloop => uvloop::points(&self.functions).ok_or(Unusable::NoFunctions)?,
             Kind::Executable => return self.of_executable(habits, is_first, wanted),
         };
         Ok(Probes { points, runtime: None })
@@ -262,8 +271,9 @@ impl<'a> Library<'a> {
             probes.points.extend(python.points);
             probes.runtime = python.runtime;
         }
-        if asks {
-            probes.points.extend(node::point(&self.functions));
+        if asks && let Some(node) = node::probes(self.file, &self.functions) {
+            probes.points.extend(node.points);
+            probes.runtime = probes.runtime.or(node.runtime);
         }
         if wanted.tls {
             let exported = points(self.functions.exported(OPENSSL));
@@ -326,6 +336,8 @@ mod tests {
     #[case::python("/usr/local/lib/libpython3.12.so.1.0", Some(Kind::Python))]
     #[case::python_of_old("/usr/lib/libpython3.7m.so.1.0", Some(Kind::Python))]
     #[case::python_without_its_version("/usr/lib/libpython3.so", None)]
+    #[case::uvloop("/app/site-packages/uvloop/loop.cpython-312-x86_64-linux-gnu.so", Some(Kind::Uvloop))]
+    #[case::another_loop("/app/site-packages/game/loop.cpython-312-x86_64-linux-gnu.so", None)]
     #[case::other("/usr/lib/libc.so.6", None)]
     #[case::no_library("/usr/bin/libssl.txt", None)]
     fn libraries_are_known_by_their_names(#[case] path: &str, #[case] expected: Option<Kind>) {

@@ -13,6 +13,7 @@ mod maps;
 mod nginx;
 mod node;
 mod python;
+mod uvloop;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -28,6 +29,7 @@ use library::{Kind, Library, Probes, Runtime};
 pub use library::{Unusable, Wanted};
 use maps::{FileId, Mapped};
 pub(crate) use nginx::fuzz as fuzz_nginx_code;
+pub(crate) use node::fuzz as fuzz_node_code;
 
 use crate::{
     capture::Source,
@@ -57,7 +59,7 @@ pub struct LibraryCounters {
 impl LibraryCounters {
     const fn of(&mut self, kind: Kind) -> &mut FileCounters {
         match kind {
-            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable | Kind::Python => &mut self.tls,
+            Kind::OpenSsl | Kind::GnuTls | Kind::Node | Kind::Executable | Kind::Python | Kind::Uvloop => &mut self.tls,
             Kind::Cuda => &mut self.cuda,
         }
     }
@@ -477,6 +479,7 @@ fn watch(source: &mut dyn Source, tgid: u32, mapped: &Mapped, runtime: Option<Ru
     match runtime {
         Some(Runtime::Go(layout)) => source.watch_goroutines(tgid, layout),
         Some(Runtime::Nginx { stream }) => source.watch_nginx(tgid, stream),
+        Some(Runtime::Node { async_id }) => source.watch_node(tgid, async_id),
         Some(Runtime::Python(python)) => {
             if let Some(interpreter) = python.interpreter(mapped) {
                 source.watch_python(tgid, interpreter);

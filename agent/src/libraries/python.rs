@@ -38,7 +38,7 @@ struct Fields {
 }
 
 /// The fields in CPython 3.`minor`; `None` if they are not known. Read from the headers of each of these versions (of 3.13 of
-/// three releases).
+/// three releases), and seen to be right in a process of each (see the tests).
 const fn fields(minor: u32) -> Option<Fields> {
     let (main, threads, thread, context) = match minor {
         7 => (32, 8, 176, 256),
@@ -161,6 +161,51 @@ mod tests {
         let interpreter = python.interpreter(&mapped).unwrap();
         let base = 0x7f55_1202_2000 - 0x23000;
         assert_eq!((interpreter.main, interpreter.context_type), (base + 0x64_3340 + 48, base + 0x56_7b60));
+    }
+
+    /// Each Python that is here says where these fields are in its own memory: Debian's, and those of pyenv.
+    #[test]
+    fn fields_are_where_real_interpreters_have_them() {
+        let home = std::env::var("HOME").unwrap_or_default();
+        let others = std::fs::read_dir(format!("{home}/.pyenv/versions")).into_iter().flatten().flatten();
+        let others = others.map(|version| version.path().join("bin/python"));
+        let mut checked = 0;
+        for python in std::iter::once("/usr/bin/python3".into()).chain(others).filter(|path| path.exists()) {
+            let output = |arguments: &[&str]| {
+                let output = std::process::Command::new(&python).args(arguments).output().unwrap();
+                (
+                    String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+                    String::from_utf8_lossy(&output.stderr).into_owned(),
+                )
+            };
+            let (minor, _) =
+                output(&["-c", "import sys; print(sys.version_info[1] if sys.version_info[0] == 3 else 0)"]);
+            let Some(fields) = fields(minor.parse().unwrap()) else { continue };
+            let Fields { main, threads, next, thread, context } = fields;
+            let fields = [main, threads, next, thread, context].map(|field| field.to_string());
+            let [main, threads, next, thread, context] = fields.each_ref().map(String::as_str);
+            let (told, error) = output(&["-c", include_str!("fields.py"), main, threads, next, thread, context]);
+            assert_eq!(told, "right", "{}: {error}", python.display());
+            checked += 1;
+        }
+        if checked == 0 {
+            println!("SKIPPED: no Python; not covered: where real interpreters have their fields");
+        }
+    }
+
+    #[rstest]
+    #[case::too_old(6, None)]
+    #[case::oldest(7, Some([32, 8, 8, 176, 256]))]
+    #[case::old(8, Some([40, 8, 8, 176, 240]))]
+    #[case::the_same(10, Some([40, 8, 8, 176, 240]))]
+    #[case::of_debian_12(11, Some([48, 16, 8, 152, 224]))]
+    #[case::of_ubuntu_24_04(12, Some([48, 72, 8, 136, 208]))]
+    #[case::of_debian_13(13, Some([640, 7344, 8, 152, 208]))]
+    #[case::newest(14, Some([816, 7344, 8, 152, 208]))]
+    #[case::unknown(15, None)]
+    fn each_version_has_its_fields(#[case] minor: u32, #[case] expected: Option<[u32; 5]>) {
+        let found = fields(minor).map(|it| [it.main, it.threads, it.next, it.thread, it.context]);
+        assert_eq!(found, expected);
     }
 
     /// Debian's, in an executable that exports all of it and has no other names.

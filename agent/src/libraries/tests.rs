@@ -25,6 +25,7 @@ struct Kernel {
     refuses: bool,
     layouts: Vec<(u32, Layout)>,
     nginx: Vec<(u32, u32)>,
+    node: Vec<(u32, u32)>,
     interpreters: Vec<(u32, Interpreter)>,
 }
 
@@ -62,6 +63,10 @@ impl Source for Kernel {
 
     fn watch_nginx(&mut self, tgid: u32, stream: u32) {
         self.nginx.push((tgid, stream));
+    }
+
+    fn watch_node(&mut self, tgid: u32, async_id: u32) {
+        self.node.push((tgid, async_id));
     }
 
     fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {

@@ -152,6 +152,7 @@ mod tests {
             is_unix: false,
             begin_ns: 0,
             served: None,
+            is_after_answer: false,
             within: Within::Unknown,
         }
     }

@@ -64,7 +64,7 @@ pub struct StitchCounters {
     pub provisional: u64,
     /// Roots.
     pub roots: u64,
-    /// Of the roots: client exchanges of a process with several open server exchanges.
+    /// Of the roots: client exchanges of a process with several open server exchanges, any of which may have made them.
     pub ambiguous: u64,
     /// Exchanges beyond [`StitchConfig::max_open`].
     pub untracked: u64,
@@ -85,6 +85,10 @@ struct Open {
     /// The thread that has read it, and what that was doing.
     tid: u32,
     within: Within,
+    /// Of a client's: the server's that it is made for, by what the program says, certain or not.
+    served: Option<ExchangeId>,
+    /// Of a server's: how many of these are open.
+    calls: u32,
 }
 
 /// The client's end of an exchange whose other end may be on this node.
@@ -140,9 +144,12 @@ impl Stitcher {
             self.untracked_servers += u64::from(origin.role == Role::Server);
             return;
         }
-        let Origin { begin_ns, tid, within, .. } = *origin;
-        let open = Open { begin_ns, answered_ns: None, ids: None, has_children: false, tid, within };
+        let Origin { begin_ns, tid, within, served, .. } = *origin;
+        let open = Open { begin_ns, answered_ns: None, ids: None, has_children: false, tid, within, served, calls: 0 };
         self.open.insert(origin.id, open);
+        if let Some(server) = served.and_then(|served| self.open.get_mut(&served)) {
+            server.calls += 1;
+        }
         if origin.role == Role::Server {
             self.servers.entry(origin.tgid).or_default().push(origin.id);
         }
@@ -351,11 +358,23 @@ impl Stitcher {
         if request.place == 0 && self.open.contains_key(&ExchangeId { place: 1, ..request }) {
             return None;
         }
+        if origin.is_after_answer && self.may_go_on(origin, request) {
+            self.counters.ambiguous += 1;
+            return None;
+        }
         let server = self.open.get_mut(&request)?;
         let parent = server.ids.as_ref()?;
         server.has_children = true;
         self.counters.by_program += 1;
         Some(Ids { span_id, parent_span_id: Some(parent.span_id), is_parent_remote: Some(false), ..parent.clone() })
+    }
+
+    /// Whether what makes the call may be another of the thread's requests than `request`, of which a call was answered just now: one
+    /// that waits for no call of its own may have waited for the same answer.
+    fn may_go_on(&self, origin: &Origin, request: ExchangeId) -> bool {
+        let others = self.servers.get(&origin.tgid).into_iter().flatten().filter(|id| **id != request);
+        let mut others = others.filter_map(|id| self.open.get(id)).filter(|open| open.tid == origin.tid);
+        self.untracked_servers > 0 || others.any(|open| open.calls == 0 && open.answered_ns.is_none())
     }
 
     /// The place below the only server exchange that was read by the thread that makes the call and is open, where threads of the
@@ -444,6 +463,9 @@ impl Stitcher {
     /// Forgets an exchange.
     fn close(&mut self, origin: &Origin, is_answered: bool) -> Option<Open> {
         let open = self.open.remove(&origin.id);
+        if let Some(server) = open.as_ref().and_then(|open| self.open.get_mut(&open.served?)) {
+            server.calls = server.calls.saturating_sub(1);
+        }
         match origin.role {
             Role::Server => self.close_server(origin, open.is_some()),
             Role::Client => self.close_client(origin, is_answered),

@@ -199,8 +199,11 @@ impl<'a, F: ReadAt> Functions<'a, F> {
     fn places_of_names<const N: usize>(&self, offset: u64, size: u64, names: [&str; N]) -> Option<[Vec<u32>; N]> {
         let mut places = [const { Vec::new() }; N];
         let longest = names.iter().map(|name| name.len() + 1).max()?;
+        // Mostly one: all functions of a library begin alike.
+        let mut first: Vec<u8> = names.iter().filter_map(|name| name.bytes().next()).collect();
+        first.dedup();
         let mut take = |at, piece: &[u8]| {
-            for (start, _) in piece.iter().enumerate().filter(|(_, byte)| **byte == b'S') {
+            for (start, _) in piece.iter().enumerate().filter(|(_, byte)| first.contains(byte)) {
                 let Some(string) = piece.get(start..) else { continue };
                 for (name, places) in names.iter().zip(&mut places) {
                     let is_it = string.starts_with(name.as_bytes()) && string.get(name.len()) == Some(&0);
