@@ -11,6 +11,7 @@ mod agent;
 mod chain;
 mod crowd;
 mod guest;
+mod programs;
 mod tls;
 
 #[derive(Debug, Args)]
