@@ -6,6 +6,7 @@ use coati_common::event::{Connection, Served, phase, role};
 use coati_common::limits::{CHUNK_RECORDS, EVENT_LOOPS};
 
 use crate::exchange::{self, Caller};
+use crate::globals::Mark;
 use crate::kread::user;
 use crate::maps::NO_PREALLOC;
 use crate::scratch::Slot;
@@ -27,6 +28,9 @@ struct Turn {
 /// The threads of event loops, by `pid_tgid`.
 #[map]
 static TURNS: HashMap<u64, Turn> = HashMap::with_max_entries(EVENT_LOOPS, NO_PREALLOC);
+
+/// Set when there is the first.
+static IS_HERE: Mark = Mark::new();
 
 /// Processes that run nginx, and where a request has the address of its HTTP/2 stream there (`ngx_http_request_t.stream`); 0 if
 /// that is not known.
@@ -59,7 +63,14 @@ pub fn nginx_sends(caller: Caller, writer: u64) -> Option<()> {
     let socket = socket(upstream)?.address;
     let served = nginx_serves(caller, request).unwrap_or(Served::NONE);
     let turn = Turn { socket, inode: sock::inode(socket), reserved: 0, served };
+    IS_HERE.set();
     TURNS.insert(caller.pid_tgid(), turn, 0).ok()
+}
+
+/// Whether any thread has ever had a turn.
+#[inline(always)]
+pub fn is_here() -> bool {
+    IS_HERE.is_set()
 }
 
 /// What nginx's request at `request` is to us, if that is known.

@@ -8,20 +8,21 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::maps::HashMap;
 use aya_log_ebpf::debug;
-use coati_common::event::end_reason::{CLOSED, RESET};
-use coati_common::event::{Connection, End, Kind, connection_flags, role};
+use coati_common::event::{Connection, connection_flags, role};
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
+use coati_common::process;
 use coati_common::sniff::Sniff;
 
+use crate::closing::end_of_another;
 use crate::emit;
+use crate::filter::Filter;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CALLS, CONNECTIONS, SKIPPED};
+use crate::maps::{CALLS, CONNECTIONS, PROCESSES};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
-use crate::tail;
-use crate::tell::{tell, tell_eof};
+use crate::tell::{self, tell_eof};
 use crate::tls;
 
 /// A call that sends takes longer only if it waits for room; then its last byte goes when it returns, not when it
@@ -60,6 +61,7 @@ pub struct Call {
 
 /// The calling thread.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct Caller {
     pid_tgid: u64,
 }
@@ -93,21 +95,44 @@ impl Caller {
         self.pid_tgid as u32
     }
 
-    /// Asked only of what is not followed, and when an exchange is about to begin: every other call does without the look-up.
+    /// What is known of its process: of [`process`].
+    ///
+    /// Asked only where nothing is followed, and when an exchange begins: every other call does without the look-up.
     #[inline(always)]
-    fn is_skipped(self) -> bool {
-        SKIPPED.get_ptr(self.tgid()).is_some()
+    pub fn process(self) -> u8 {
+        // SAFETY: as in `followed`.
+        PROCESSES.get_ptr(self.tgid()).map_or(0, |known| unsafe { *known })
     }
 }
 
-/// The followed connection at `socket`.
+/// The followed connection at `key`: the address of a socket, of which the filter may say that there is none, or the number of a
+/// TLS session.
 #[inline(always)]
-pub fn followed(socket: u64) -> Option<&'static mut Connection> {
-    let connection = CONNECTIONS.get_ptr_mut(socket)?;
+pub fn followed(key: u64) -> Option<&'static mut Connection> {
+    if is_socket(key) && !Filter::Followed.may_have(key) {
+        return None;
+    }
+    let connection = CONNECTIONS.get_ptr_mut(key)?;
     // SAFETY: a value of the map lives at least as long as the program runs. Another CPU may write to it at the same
     // time, if two threads use one connection at once: the fields of the two directions are distinct, each is written
     // whole, and the others tell at worst a count that is out by one call.
     Some(unsafe { &mut *connection })
+}
+
+/// Whether a key is the address of a socket. The number of a session begins with that of a processor.
+#[inline(always)]
+const fn is_socket(key: u64) -> bool {
+    key.cast_signed() < 0
+}
+
+/// Follows the connection at `key` no longer.
+#[inline(always)]
+pub fn forget(key: u64) -> Option<()> {
+    CONNECTIONS.remove(key).ok()?;
+    if is_socket(key) {
+        Filter::Followed.remove(key);
+    }
+    Some(())
 }
 
 /// The followed connection on `socket`, whose kind is known then.
@@ -128,40 +153,31 @@ fn current(slot: Slot, socket: &mut Socket) -> Option<&'static mut Connection> {
     Some(connection)
 }
 
-/// The connection at `key` is over, at a time that is not known.
-///
-/// Exported, so that the verifier checks it once; and its record lies in the slot, so that it does not count as stack of
-/// every hook.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn end_of_another(slot: u64, key: u64) -> u64 {
-    let (Some(connection), Some(record)) = (followed(key), Slot::numbered(slot).record::<End>()) else { return 0 };
-    if connection.finish() {
-        record.head = end(connection, CLOSED);
-        emit::plain(&record.head, Loss::RingFullEnd);
-    }
-    let _gone_is_fine = CONNECTIONS.remove(key);
-    1
-}
-
-/// Begins to follow the connection on `socket`.
+/// Begins to follow the connection on `socket`, of a process of which this is known.
 #[inline(always)]
-fn follow(slot: Slot, socket: Socket, role: u8) -> Option<&'static mut Connection> {
+fn follow(slot: Slot, socket: Socket, role: u8, process: u8) -> Option<&'static mut Connection> {
     // Not on the stack: it is a quarter of that, and Linux 6.1 counts the functions that are called with it.
     let connection = slot.connection()?;
     *connection = Connection::idle(emit::new_connection(), role);
+    connection.process = process;
     if socket.is_unix() {
         connection.flags = connection_flags::UNIX;
         connection.inode = sock::inode(socket.address);
     }
+    if is_socket(socket.key) {
+        Filter::Followed.add(socket.key);
+    }
     if CONNECTIONS.insert(socket.key, &*connection, NEW).is_err() {
+        if is_socket(socket.key) {
+            Filter::Followed.remove(socket.key);
+        }
         emit::lost(Loss::ConnectionsFull);
         return None;
     }
     followed(socket.key)
 }
 
-/// What bytes are that begin at `source`, and whose connection they move on.
+/// What bytes are that begin at a [`Source`], and whose connection they move on.
 enum Found {
     /// Nothing that is followed.
     Nothing,
@@ -171,20 +187,39 @@ enum Found {
     Bytes(&'static mut Connection, Meaning),
 }
 
+/// What is known of a call before its bytes are looked at.
+struct Known {
+    /// The connection, if it is followed.
+    connection: Option<&'static mut Connection>,
+    /// Of its process, if the connection is not followed; of [`process`].
+    process: u8,
+}
+
+/// What is known of a call by `caller` on `socket`; `None` if it does not matter, whatever its bytes are. Most calls of a node
+/// go no further, so nothing is read here that is not needed for that.
+#[inline(always)]
+fn known(slot: Slot, caller: Caller, socket: &mut Socket) -> Option<Known> {
+    if let Some(connection) = current(slot, socket) {
+        return Some(Known { connection: Some(connection), process: 0 });
+    }
+    let process = caller.process();
+    if process & process::SKIPPED != 0 || !socket.identify() {
+        return None;
+    }
+    Some(Known { connection: None, process })
+}
+
 /// Looks at the first of `len` bytes that move on `socket`. Where a connection begins to be followed by them, this end
 /// is a `new_role`.
 #[inline(always)]
-fn find(slot: Slot, caller: Caller, socket: &mut Socket, source: &Source, len: u64, new_role: u8) -> Found {
-    let Some(connection) = current(slot, socket) else {
-        if caller.is_skipped() || !socket.identify() {
-            return Found::Nothing;
-        }
+fn find(slot: Slot, caller: Caller, known: Known, socket: Socket, source: &Source, len: u64, new_role: u8) -> Found {
+    let Some(connection) = known.connection else {
         let Some(sniff) = source.sniff(len) else { return Found::Unreadable };
         let Some(meaning) = Meaning::first(&sniff) else {
             if socket.is_tcp()
                 && let Some(record) = sniff.tls_record()
             {
-                tls::record(caller, *socket, record, source, len, new_role == role::CLIENT);
+                tls::record(caller, socket, record, source, len, new_role == role::CLIENT);
             }
             return Found::Nothing;
         };
@@ -192,7 +227,7 @@ fn find(slot: Slot, caller: Caller, socket: &mut Socket, source: &Source, len: u
         if !socket.is_tls() && tls::is_in_call(caller) {
             return Found::Nothing;
         }
-        return match follow(slot, *socket, new_role) {
+        return match follow(slot, socket, new_role, known.process) {
             Some(connection) => Found::Bytes(connection, meaning),
             None => Found::Nothing,
         };
@@ -201,35 +236,51 @@ fn find(slot: Slot, caller: Caller, socket: &mut Socket, source: &Source, len: u
     let sniff = if connection.must_sniff(towards) { source.sniff(len) } else { Some(Sniff::default()) };
     let Some(sniff) = sniff else { return Found::Unreadable };
     let meaning = connection.meaning(towards, &sniff);
-    if meaning.begins() && caller.is_skipped() {
-        return Found::Nothing;
+    if meaning.begins() {
+        let process = caller.process();
+        if process & process::SKIPPED != 0 {
+            return Found::Nothing;
+        }
+        connection.process = process;
     }
     Found::Bytes(connection, meaning)
 }
 
-/// A thread has entered a call that sends from `source` through `socket`.
+/// A thread has entered a call that sends through `socket`, from where `source` says.
 #[inline(always)]
-pub fn send(slot: Slot, caller: Caller, socket: Socket, source: Source) -> Option<()> {
-    send_by(slot, caller, socket, source, &CALLS, &caller.pid_tgid())
+pub fn send(slot: Slot, caller: Caller, socket: Socket, source: impl FnOnce() -> Option<Source>) -> Option<()> {
+    let is_new = send_by(slot, caller, socket, source, &CALLS, &caller.pid_tgid())?;
+    if is_new {
+        Filter::Sending.add(caller.tid().into());
+    }
+    Some(())
 }
 
-/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`.
+/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`. False if the return of the one before
+/// it was not seen.
 #[inline(always)]
 pub fn send_by<K>(
     slot: Slot,
     caller: Caller,
     socket: Socket,
-    source: Source,
+    source: impl FnOnce() -> Option<Source>,
     calls: &HashMap<K, Call>,
     key: &K,
-) -> Option<()> {
+) -> Option<bool> {
     let mut socket = socket;
-    let (connection, meaning) = match find(slot, caller, &mut socket, &source, u64::MAX, role::CLIENT) {
+    let known = known(slot, caller, &mut socket)?;
+    let source = source()?;
+    let (connection, meaning) = match find(slot, caller, known, socket, &source, u64::MAX, role::CLIENT) {
         Found::Nothing => return None,
         Found::Unreadable => (None, 0),
         Found::Bytes(connection, meaning) => (Some(connection), meaning as u32),
     };
     let call = call_of(slot, calls, key)?;
+    let is_new = call.is_under_way == 0;
+    if !is_new {
+        // The kernel left out our program when that returned.
+        emit::lost(Loss::ReturnMissed);
+    }
     call.is_under_way = 1;
     call.socket = socket;
     call.time_ns = now();
@@ -244,7 +295,7 @@ pub fn send_by<K>(
         call.before = *connection;
         connection.enter(meaning, call.time_ns);
     }
-    Some(())
+    Some(is_new)
 }
 
 /// The place for the call with this key, which is entered; `None`, and counted, if there is no room.
@@ -264,30 +315,34 @@ fn call_of<K>(slot: Slot, calls: &HashMap<K, Call>, key: &K) -> Option<&'static 
         }
     };
     // SAFETY: as in `followed`; the entry belongs to this thread.
-    let call = unsafe { &mut *call };
-    if call.is_under_way != 0 {
-        // The kernel left out our program when that returned.
-        emit::lost(Loss::ReturnMissed);
-    }
-    Some(call)
+    Some(unsafe { &mut *call })
 }
 
 /// The call that this thread was in returned `result`. What kind of stream it was on, one of [`stream`], is known to each hook.
 #[inline(always)]
 pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, kind: u32) -> Option<()> {
-    sent_by(ctx, slot, result, &CALLS, &Caller::any().pid_tgid(), kind)
+    let caller = Caller::any();
+    if !Filter::Sending.may_have(caller.tid().into()) {
+        return None;
+    }
+    let call = under_way(&CALLS, &caller.pid_tgid())?;
+    Filter::Sending.remove(caller.tid().into());
+    returned(ctx, slot, caller, call, result, kind);
+    Some(())
 }
 
-/// The same of the call with this key, one of `calls`.
+/// The same of the call on a TLS session with this key, one of `calls`; it is forgotten.
 #[inline(always)]
-pub fn sent_by<C: EbpfContext, K>(
-    ctx: &C,
-    slot: Slot,
-    result: i64,
-    calls: &HashMap<K, Call>,
-    key: &K,
-    kind: u32,
-) -> Option<()> {
+pub fn sent_by<C: EbpfContext, K>(ctx: &C, slot: Slot, result: i64, calls: &HashMap<K, Call>, key: &K) -> Option<()> {
+    let call = under_way(calls, key)?;
+    returned(ctx, slot, Caller::any(), call, result, stream::TLS);
+    // Threads are few, and end; what else has calls does not tell.
+    calls.remove(key).ok()
+}
+
+/// The call with this key that is under way, which it is no longer.
+#[inline(always)]
+fn under_way<K>(calls: &HashMap<K, Call>, key: &K) -> Option<&'static mut Call> {
     let call = calls.get_ptr_mut(key)?;
     // SAFETY: as in `followed`; the entry belongs to this thread.
     let call = unsafe { &mut *call };
@@ -295,13 +350,16 @@ pub fn sent_by<C: EbpfContext, K>(
         return None;
     }
     call.is_under_way = 0;
+    Some(call)
+}
+
+#[inline(always)]
+fn returned<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, result: i64, kind: u32) {
     if result > 0 {
-        finish(ctx, slot, Caller::any(), call, result as u64, kind);
+        finish(ctx, slot, caller, call, result as u64, kind);
     } else {
         take_back(call);
     }
-    // Threads are few, and end; what else has calls does not tell.
-    if kind == stream::TLS { calls.remove(key).ok() } else { Some(()) }
 }
 
 #[inline(always)]
@@ -316,7 +374,8 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     };
     if call.meaning == 0 {
         // The kernel has read the bytes in the meantime, so now they are there.
-        match find(slot, caller, &mut socket, &call.source, len, role::CLIENT) {
+        let known = known(slot, caller, &mut socket)?;
+        match find(slot, caller, known, socket, &call.source, len, role::CLIENT) {
             Found::Nothing => return None,
             Found::Unreadable => {
                 emit::lost(Loss::PayloadUnreadable);
@@ -332,7 +391,6 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     let meaning = Meaning::from_u32(call.meaning)?;
     let exchange = call.before.exchange + u32::from(meaning.begins());
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
-    let mut is_gone = false;
     let connection = match followed(key).filter(is_same) {
         Some(connection) => connection,
         // Closed while the call ran, or another thread is with the next request: the bytes were taken all the same.
@@ -340,7 +398,6 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
             let connection = slot.connection()?;
             *connection = call.before;
             connection.enter(meaning, call.time_ns);
-            is_gone = true;
             connection
         }
     };
@@ -348,7 +405,11 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     let last_ns = if end_ns - call.time_ns > BLOCKED_NS { end_ns } else { call.time_ns };
     connection.count(meaning, len, call.time_ns, last_ns);
     log_begin(ctx, caller, connection, meaning, len);
+    if !tell::concerns(connection, meaning) {
+        return None;
+    }
     let moved = slot.moved()?;
+    moved.caller = caller;
     moved.socket = socket;
     moved.source = call.source;
     moved.previous = call.before.totals;
@@ -358,8 +419,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
     moved.client_position = call.positions.send;
     moved.server_position = call.positions.receive;
     moved.positions_known = call.positions.known;
-    moved.is_gone = u32::from(is_gone);
-    tell(slot, connection, meaning);
+    tell::tell(slot, connection, meaning);
     Some(())
 }
 
@@ -374,27 +434,29 @@ fn take_back(call: &Call) {
         return;
     }
     if call.before.exchange == 0 {
-        let _gone_is_fine = CONNECTIONS.remove(call.socket.key);
+        let _gone_is_fine = forget(call.socket.key);
     } else {
         *connection = call.before;
     }
 }
 
-/// A call that receives from `socket` into `source` returned `len`.
+/// A call that receives from `socket` returned `len`; the bytes are where `source` says.
 #[inline(always)]
 pub fn received<C: EbpfContext>(
     ctx: &C,
     slot: Slot,
     caller: Caller,
     socket: Socket,
-    source: Source,
+    source: impl FnOnce() -> Option<Source>,
     len: u64,
 ) -> Option<()> {
     if len == 0 {
         return tell_eof(slot, caller, socket.key, followed(socket.key)?);
     }
     let mut socket = socket;
-    let (connection, meaning) = match find(slot, caller, &mut socket, &source, len, role::SERVER) {
+    let known = known(slot, caller, &mut socket)?;
+    let source = source()?;
+    let (connection, meaning) = match find(slot, caller, known, socket, &source, len, role::SERVER) {
         Found::Nothing => return None,
         Found::Unreadable => {
             emit::lost(Loss::PayloadUnreadable);
@@ -410,7 +472,11 @@ pub fn received<C: EbpfContext>(
     let Positions { send, receive, known } =
         if meaning.begins() { socket.positions_before(len) } else { Positions::UNKNOWN };
     log_begin(ctx, caller, connection, meaning, len);
+    if !tell::concerns(connection, meaning) {
+        return None;
+    }
     let moved = slot.moved()?;
+    moved.caller = caller;
     moved.socket = socket;
     moved.source = source;
     moved.previous = previous;
@@ -420,8 +486,7 @@ pub fn received<C: EbpfContext>(
     moved.client_position = receive;
     moved.server_position = send;
     moved.positions_known = known;
-    moved.is_gone = 0;
-    tell(slot, connection, meaning);
+    tell::tell(slot, connection, meaning);
     Some(())
 }
 
@@ -441,78 +506,6 @@ pub fn on(socket: u64) -> Option<(u64, &'static mut Connection)> {
     }
     let key = tls::key_of(socket)?;
     Some((key, followed(key)?))
-}
-
-/// This end of the connection at `socket` was closed: nothing of a server's response is to come. A client may still
-/// receive its answer.
-#[inline(always)]
-pub fn closed_here(socket: u64) -> Option<()> {
-    let (key, connection) = on(socket)?;
-    if connection.role == role::SERVER {
-        tell_end(key, connection, CLOSED);
-    }
-    Some(())
-}
-
-/// The connection at `socket` is over, in order or by a reset.
-#[inline(always)]
-pub fn disconnected(socket: u64, by_reset: bool) -> Option<()> {
-    let (key, connection) = on(socket)?;
-    // What has arrived can still be read, or may be with the TLS library: then the response ends with the socket.
-    if connection.role == role::CLIENT && (key != socket || sock::has_unread(socket)) {
-        if by_reset {
-            connection.flags |= connection_flags::RESET;
-        }
-        return None;
-    }
-    tell_end(key, connection, if by_reset { RESET } else { CLOSED });
-    CONNECTIONS.remove(key).ok()
-}
-
-/// The socket at `socket` is gone, or will be used for another connection.
-#[inline(always)]
-pub fn gone(socket: u64) -> Option<()> {
-    if let Some((key, _)) = on(socket) {
-        session_gone(key);
-    }
-    tls::socket_gone(socket)
-}
-
-/// The only descriptor of the socket is being closed. The end of a TCP connection is told of elsewhere.
-#[inline(always)]
-pub fn closing(socket: Socket) -> Option<()> {
-    let is_unix = followed(socket.key)?.flags & connection_flags::UNIX != 0;
-    if is_unix { session_gone(socket.key) } else { None }
-}
-
-/// The connection with a key is over.
-#[inline(always)]
-pub fn session_gone(key: u64) -> Option<()> {
-    let connection = followed(key)?;
-    tell_end(key, connection, if connection.flags & connection_flags::RESET != 0 { RESET } else { CLOSED });
-    CONNECTIONS.remove(key).ok()
-}
-
-#[inline(always)]
-fn tell_end(key: u64, connection: &mut Connection, reason: u32) {
-    if !connection.finish() {
-        return;
-    }
-    tail::over(key, connection, now());
-    // On the stack: this may run in an interrupt in the middle of another program (see `scratch`).
-    let record = end(connection, reason);
-    emit::plain(&record, Loss::RingFullEnd);
-}
-
-#[inline(always)]
-fn end(connection: &Connection, reason: u32) -> End {
-    End {
-        header: emit::header(Kind::End, now()),
-        connection: connection.connection,
-        exchange: connection.exchange,
-        reason,
-        totals: connection.totals,
-    }
 }
 
 /// The time, nanoseconds of `CLOCK_MONOTONIC`.

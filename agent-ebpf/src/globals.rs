@@ -1,7 +1,9 @@
 //! Read-only values that the loader sets before it loads the programs.
 //!
 //! To the verifier they are constants: code behind a flag that is off, or behind an offset that this kernel does not
-//! have, is dropped.
+//! have, is dropped. And [`Mark`]s, which the programs set themselves.
+
+use core::cell::UnsafeCell;
 
 use aya_ebpf::Global;
 
@@ -29,6 +31,8 @@ offsets! {
     FDTABLE_FD,
     /// `file.f_inode`
     FILE_INODE,
+    /// `file.f_op`
+    FILE_OPERATIONS,
     /// `file.private_data`
     FILE_PRIVATE_DATA,
     /// `file.f_count`, or what has taken its place
@@ -145,4 +149,50 @@ pub static DEBUG: Global<u8> = Global::new(0);
 #[inline(always)]
 pub fn debug() -> bool {
     DEBUG.load() != 0
+}
+
+/// That something was seen: set once by whichever program sees it first, and asked before what needs a look-up in a map.
+#[repr(transparent)]
+pub struct Mark(Learned);
+
+impl Mark {
+    pub const fn new() -> Self {
+        Self(Learned::new())
+    }
+
+    #[inline(always)]
+    pub fn set(&self) {
+        self.0.store(1);
+    }
+
+    #[inline(always)]
+    pub fn is_set(&self) -> bool {
+        self.0.load() != 0
+    }
+}
+
+/// A number that the programs find out.
+#[repr(transparent)]
+pub struct Learned(UnsafeCell<u64>);
+
+// SAFETY: it is written and read whole, and nothing else depends on the order.
+unsafe impl Sync for Learned {}
+
+impl Learned {
+    /// Not known yet: 0.
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    #[inline(always)]
+    pub fn store(&self, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(value) }
+    }
+
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { self.0.get().read_volatile() }
+    }
 }

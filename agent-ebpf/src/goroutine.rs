@@ -17,7 +17,7 @@ use crate::scratch::Slot;
 use crate::sock::Socket;
 use crate::{strand, tls};
 
-/// Processes written in Go.
+/// Processes written in Go; they are marked in [`crate::maps::PROCESSES`], too.
 #[map]
 static GO_PROCESSES: HashMap<u32, Layout> = HashMap::with_max_entries(limits::GO_PROCESSES, NO_PREALLOC);
 
@@ -75,11 +75,20 @@ pub extern "C" fn find_served(slot: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn serves(connection: u64, exchange: u64) -> u64 {
-    if let Some((_, goroutine)) = number(Caller::any(), strand::goroutine_address()) {
-        let served = Served { connection, exchange: exchange as u32, place: 0 };
-        let _old_ones_make_room = WORK.insert(goroutine, served, 0);
+    let Some((_, goroutine)) = number(Caller::any(), strand::goroutine_address()) else { return 0 };
+    if let Some(known) = WORK.get_ptr_mut(goroutine) {
+        // SAFETY: as above.
+        let known = unsafe { &mut *known };
+        // It has read the one before as well, mostly. A new entry costs more than all else here; but what another thread may
+        // read meanwhile can only be changed in one piece.
+        if known.connection == connection && known.place == 0 {
+            known.exchange = exchange as u32;
+            return 1;
+        }
     }
-    0
+    let served = Served { connection, exchange: exchange as u32, place: 0 };
+    let _old_ones_make_room = WORK.insert(goroutine, served, 0);
+    1
 }
 
 /// The goroutine at `g` asks for something: what it works for now, it works for until it reads a request itself. Its creator may

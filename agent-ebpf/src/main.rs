@@ -9,10 +9,12 @@
 // One instruction and the hiding of one value from the optimiser; see `emit` and `kread`.
 #![feature(asm_experimental_arch)]
 
+mod closing;
 mod cuda;
 mod emit;
 mod event_loop;
 mod exchange;
+mod filter;
 mod frames;
 mod globals;
 mod goroutine;

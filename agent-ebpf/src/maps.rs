@@ -28,9 +28,9 @@ pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, 
 #[map]
 pub static RECEIVES: HashMap<u64, Receive> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
-/// Processes that are not watched.
+/// What is known of processes: of [`coati_common::process`].
 #[map]
-pub static SKIPPED: HashMap<u32, u8> = HashMap::with_max_entries(limits::SKIPPED, NO_PREALLOC);
+pub static PROCESSES: HashMap<u32, u8> = HashMap::with_max_entries(limits::PROCESSES, NO_PREALLOC);
 
 /// What was lost, by cause: index is a [`Loss`].
 #[map]

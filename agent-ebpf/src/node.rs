@@ -7,6 +7,7 @@ use coati_common::event::Served;
 use coati_common::limits::{ASKED as CALLS, EVENT_LOOPS, MADE};
 
 use crate::exchange::Caller;
+use crate::globals::Mark;
 use crate::iov::kind;
 use crate::kread::user;
 use crate::maps::NO_PREALLOC;
@@ -50,6 +51,9 @@ struct Callback {
 #[map]
 static CALLBACKS: HashMap<u64, Callback> = HashMap::with_max_entries(EVENT_LOOPS, NO_PREALLOC);
 
+/// Set when there is the first.
+static IS_HERE: Mark = Mark::new();
+
 /// The requests in whose callbacks TCP connections were made, by the address of their `struct sock`, until something is sent on them.
 #[map]
 static CONNECTED: LruHashMap<u64, Work> = LruHashMap::with_max_entries(MADE, 0);
@@ -87,6 +91,12 @@ fn callback(pid_tgid: u64) -> Option<&'static mut Callback> {
     CALLBACKS.get_ptr_mut(pid_tgid).map(|callback| unsafe { &mut *callback })
 }
 
+/// Whether any thread has ever run such a loop.
+#[inline(always)]
+pub fn is_here() -> bool {
+    IS_HERE.is_set()
+}
+
 /// The thread begins to call back the `len` bytes that it has received into the `uv_buf_t` at `buffer`. Of Node.js, the `stream`
 /// that does is known, else it is 0.
 #[inline(always)]
@@ -103,6 +113,7 @@ pub fn begins(caller: Caller, stream: u64, len: u64, buffer: u64) -> Option<()> 
     };
     let key = caller.pid_tgid();
     if CALLBACKS.get_ptr(key).is_none() {
+        IS_HERE.set();
         CALLBACKS.insert(key, IDLE, 0).ok()?;
     }
     let callback = callback(key)?;

@@ -8,6 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use coati_common::event::Served;
 use coati_common::limits;
+use coati_common::process;
 use coati_common::python::{ContextId, Interpreter};
 
 use crate::emit;
@@ -18,7 +19,7 @@ use crate::maps::NO_PREALLOC;
 use crate::node;
 use crate::scratch::Slot;
 
-/// Processes that run Python.
+/// Processes that run Python; they are marked in [`crate::maps::PROCESSES`], too.
 #[map]
 static PYTHON_PROCESSES: HashMap<u32, Interpreter> = HashMap::with_max_entries(limits::PYTHON_PROCESSES, NO_PREALLOC);
 
@@ -95,7 +96,7 @@ fn read_below(id: u64, served: Served) {
     }
 }
 
-/// What [`python_context`] gives if it is not known in what the thread runs, or if it does not run Python.
+/// What [`context_in`] gives if it is not known in what the thread runs, or if it does not run Python.
 const UNKNOWN: u64 = 0;
 /// If it runs Python outside of all contexts.
 pub const OUTSIDE: u64 = 1;
@@ -105,6 +106,13 @@ const TYPE: u64 = 8;
 const ENTERED: u64 = 40;
 /// Threads' states that are looked through for that of a thread. New ones come first.
 const STATES: u32 = 256;
+
+/// The context in which the current thread runs Python, which is one of the process of which this is known: its address, [`OUTSIDE`]
+/// or [`UNKNOWN`].
+#[inline(always)]
+pub fn context_in(process: u8) -> u64 {
+    if process & process::PYTHON != 0 { python_context() } else { UNKNOWN }
+}
 
 /// The context in which the current thread runs Python: its address, [`OUTSIDE`] or [`UNKNOWN`].
 ///

@@ -6,10 +6,11 @@ use coati_common::event::{
 };
 use coati_common::follow::Meaning;
 use coati_common::loss::Loss;
+use coati_common::process;
 
 use crate::emit;
 use crate::event_loop;
-use crate::exchange::{Caller, followed, now};
+use crate::exchange::{Caller, now};
 use crate::frames::{self, Told};
 use crate::goroutine;
 use crate::iov::Source;
@@ -24,6 +25,7 @@ use crate::uvloop;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Moved {
+    pub caller: Caller,
     pub socket: Socket,
     pub source: Source,
     /// What was counted before.
@@ -35,76 +37,78 @@ pub struct Moved {
     pub client_position: u32,
     pub server_position: u32,
     pub positions_known: u32,
-    /// 1 if the connection is the slot's: its entry is gone.
-    pub is_gone: u32,
-    pub reserved: u32,
+}
+
+/// Whether anything is to be done about bytes that were counted on `connection`: not about the body of a request.
+#[inline(always)]
+pub fn concerns(connection: &Connection, meaning: Meaning) -> bool {
+    !matches!(meaning, Meaning::Request)
+        || connection.phase == phase::HTTP2
+        || connection.tells(meaning)
+        || node::is_here()
 }
 
 /// Writes the record that user space gets of what the slot's call has moved on `connection`, if it gets one.
 ///
-/// What writes it is exported, and has a number for its argument only, so that the verifier checks it once, and not for each
-/// of the ways that lead here; and there are several, because
+/// What writes it is exported, and has a number and what can be checked by its type for arguments, so that the verifier checks it
+/// once, and not for each of the ways that lead here; and there are several, because
 /// those that are in each other have 512 bytes of stack together (`check_max_stack_depth`, kernel/bpf/verifier.c).
 #[inline(always)]
-pub fn tell(slot: Slot, connection: &Connection, meaning: Meaning) {
+pub fn tell(slot: Slot, connection: &mut Connection, meaning: Meaning) {
+    let slot = slot.number();
     if meaning.begins() {
-        if begin_moved(slot.number()) != 0 {
-            begin_served(slot.number());
-            begin_placed(slot.number());
+        if begin_moved(slot, connection) != 0 {
+            begin_served(slot, connection.process.into());
+            begin_placed(slot);
         }
     } else if connection.phase == phase::HTTP2 {
-        frames_moved(slot.number());
+        frames_moved(slot, connection);
     } else {
-        data_moved(slot.number());
+        data_moved(slot, connection);
     }
 }
 
 /// A request has begun: makes its record, but for where it was sent and what for.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn begin_moved(slot: u64) -> u64 {
+pub extern "C" fn begin_moved(slot: u64, connection: *mut Connection) -> u64 {
     let slot = Slot::numbered(slot);
-    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
-    u64::from(tell_begin(slot, Caller::any(), connection, moved, meaning).is_some())
+    let Some((moved, connection, meaning)) = of(slot, connection) else { return 0 };
+    u64::from(tell_begin(slot, connection, moved, meaning).is_some())
 }
 
 /// Frames of HTTP/2.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn frames_moved(slot: u64) -> u64 {
+pub extern "C" fn frames_moved(slot: u64, connection: *mut Connection) -> u64 {
     let slot = Slot::numbered(slot);
-    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
-    u64::from(tell_frames(slot, Caller::any(), connection, moved, meaning).is_some())
+    let Some((moved, connection, meaning)) = of(slot, connection) else { return 0 };
+    u64::from(tell_frames(slot, connection, moved, meaning).is_some())
 }
 
 /// Bytes of HTTP/1 and of what it was upgraded to.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn data_moved(slot: u64) -> u64 {
+pub extern "C" fn data_moved(slot: u64, connection: *mut Connection) -> u64 {
     let slot = Slot::numbered(slot);
-    let Some((moved, connection, meaning)) = of(slot) else { return 0 };
-    u64::from(tell_data(slot, Caller::any(), connection, moved, meaning).is_some())
+    let Some((moved, connection, meaning)) = of(slot, connection) else { return 0 };
+    u64::from(tell_data(slot, connection, moved, meaning).is_some())
 }
 
 #[inline(always)]
-fn of(slot: Slot) -> Option<(&'static Moved, &'static mut Connection, Meaning)> {
+fn of(slot: Slot, connection: *mut Connection) -> Option<(&'static Moved, &'static mut Connection, Meaning)> {
     let moved = slot.moved()?;
-    let meaning = Meaning::from_u32(moved.meaning)?;
-    let connection = if moved.is_gone == 0 { followed(moved.socket.key) } else { slot.connection() };
-    let Some(connection) = connection else {
-        // Closed by another thread just now.
-        emit::lost(Loss::ReturnMissed);
-        return None;
-    };
-    Some((moved, connection, meaning))
+    // SAFETY: as in `exchange::followed`; the verifier checks that every caller has one to give.
+    let connection = unsafe { connection.as_mut() }?;
+    Some((moved, connection, Meaning::from_u32(moved.meaning)?))
 }
 
 #[inline(always)]
-fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+fn tell_data(slot: Slot, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
     let is_request = meaning.direction() == direction::REQUEST;
     let is_served = is_request && connection.role == role::SERVER;
-    if connection.phase != phase::UPGRADED {
+    if connection.phase != phase::UPGRADED && node::is_here() {
         if is_served {
             node::node_receives(slot.number(), connection.connection, connection.exchange.into());
         } else if is_request {
@@ -137,11 +141,11 @@ fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Mo
     }
     if is_served {
         // Go's server reads the first byte in a goroutine of its own.
-        serves(connection.connection, connection.exchange, python::python_context());
+        serves(connection.connection, connection.exchange, connection.process, python::context_in(connection.process));
     }
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
-    begin_data(head, caller, connection, moved, meaning.direction());
+    begin_data(head, connection, moved, meaning.direction());
     head.payload_len = copied.len as u16;
     head.flags = flags;
     head.last = copied.last;
@@ -152,19 +156,19 @@ fn tell_data(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Mo
 
 /// Fills in what every such record has. In place: on the stack it would be most of that.
 #[inline(always)]
-fn begin_data(head: &mut Data, caller: Caller, connection: &Connection, moved: &Moved, direction: u8) {
+fn begin_data(head: &mut Data, connection: &Connection, moved: &Moved, direction: u8) {
     head.header = emit::header(Kind::Data, moved.time_ns);
     head.connection = connection.connection;
     head.exchange = connection.exchange;
-    head.tgid = caller.tgid();
-    head.tid = caller.tid();
+    head.tgid = moved.caller.tgid();
+    head.tid = moved.caller.tid();
     head.direction = direction;
     head.len = moved.len;
     head.totals = connection.totals;
 }
 
 #[inline(always)]
-fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+fn tell_begin(slot: Slot, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
     let is_http2 = connection.phase == phase::HTTP2;
     let (len, readable, last) = if is_http2 {
@@ -191,8 +195,8 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
     head.connection = connection.connection;
     head.socket = moved.socket.key;
     head.exchange = connection.exchange;
-    head.tgid = caller.tgid();
-    head.tid = caller.tid();
+    head.tgid = moved.caller.tgid();
+    head.tid = moved.caller.tid();
     head.client_position = moved.client_position;
     head.server_position = moved.server_position;
     head.role = connection.role;
@@ -211,13 +215,14 @@ fn tell_begin(slot: Slot, caller: Caller, connection: &mut Connection, moved: &M
 }
 
 /// Adds what a client's request is made for to the record of [`begin_moved`]; who has read a server's works for it from now on.
+/// What is known of the process is given too.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn begin_served(slot: u64) -> u64 {
-    let slot = Slot::numbered(slot);
+pub extern "C" fn begin_served(slot: u64, process: u64) -> u64 {
+    let (slot, process) = (Slot::numbered(slot), process as u8);
     let Some(record) = slot.record::<Begin>() else { return 0 };
     let head = &mut record.head;
-    let context = python::python_context();
+    let context = python::context_in(process);
     if python::is_context(context) {
         head.flags |= begin_flags::CONTEXT;
     } else if context == python::OUTSIDE {
@@ -225,13 +230,15 @@ pub extern "C" fn begin_served(slot: u64) -> u64 {
         head.flags |= if node::is_loop(Caller::any()) { begin_flags::CONTEXT } else { begin_flags::THREAD };
     }
     if head.role == role::CLIENT {
-        if find_served(slot, context, head.connection, head.exchange) == node::AFTER_ANSWER {
+        if find_served(slot, process, context, head.connection, head.exchange) == node::AFTER_ANSWER {
             head.flags |= begin_flags::AFTER_ANSWER;
         }
         head.served = slot.served().map_or(Served::NONE, |served| *served);
     } else if head.header.kind == Kind::Begin as u32 {
-        serves(head.connection, head.exchange, context);
-        node::node_receives(slot.number(), head.connection, head.exchange.into());
+        serves(head.connection, head.exchange, process, context);
+        if node::is_here() {
+            node::node_receives(slot.number(), head.connection, head.exchange.into());
+        }
     }
     1
 }
@@ -265,10 +272,10 @@ pub extern "C" fn begin_placed(slot: u64) -> u64 {
 
 /// Whoever has read of this server's request works for it: the goroutine, or the context of Python.
 #[inline(always)]
-fn serves(connection: u64, exchange: u32, context: u64) {
+fn serves(connection: u64, exchange: u32, process: u8, context: u64) {
     if python::is_context(context) {
         python::serves_in(context, connection, exchange.into());
-    } else {
+    } else if process & process::GO != 0 {
         goroutine::serves(connection, exchange.into());
     }
 }
@@ -276,18 +283,24 @@ fn serves(connection: u64, exchange: u32, context: u64) {
 /// Leaves the request that a client's is made for in the slot, as far as the event loop tells, the goroutine, or the context of
 /// Python. Gives [`node::AFTER_ANSWER`] if it is that of a call whose answer is called back.
 #[inline(always)]
-fn find_served(slot: Slot, context: u64, connection: u64, exchange: u32) -> u64 {
-    if event_loop::find_turn(slot.number()) != 0 {
+fn find_served(slot: Slot, process: u8, context: u64, connection: u64, exchange: u32) -> u64 {
+    if event_loop::is_here() && event_loop::find_turn(slot.number()) != 0 {
         return 0;
     }
-    let found = node::find_callback(slot.number(), connection, exchange.into());
-    if found != 0 {
-        return found;
+    if node::is_here() {
+        let found = node::find_callback(slot.number(), connection, exchange.into());
+        if found != 0 {
+            return found;
+        }
     }
     if context == python::OUTSIDE && uvloop::find_queued(slot.number()) != 0 {
         return 0;
     }
-    goroutine::find_served(slot.number());
+    if process & process::GO != 0 {
+        goroutine::find_served(slot.number());
+    } else if let Some(served) = slot.served() {
+        *served = Served::NONE;
+    }
     if python::is_context(context) {
         python::find_served_in(slot.number(), context);
     }
@@ -312,7 +325,7 @@ pub extern "C" fn tell_unix(slot: u64, sk: u64, connection: u64, time_ns: u64) -
 
 /// Writes the record of a call that moved HTTP/2 frames, unless it moved only a part of a DATA frame's content.
 #[inline(always)]
-fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
+fn tell_frames(slot: Slot, connection: &mut Connection, moved: &Moved, meaning: Meaning) -> Option<()> {
     let source = &moved.source;
     let [requests, responses] = &mut connection.frames;
     let direction = meaning.direction();
@@ -330,12 +343,15 @@ fn tell_frames(slot: Slot, caller: Caller, connection: &mut Connection, moved: &
         emit::lost(Loss::PayloadUnreadable);
     }
     let is_asked = direction == direction::REQUEST && connection.role == role::CLIENT;
-    // Records of frames do not say that it is told by an answer.
-    let is_told =
-        is_asked && find_served(slot, python::python_context(), connection.connection, 0) != node::AFTER_ANSWER;
+    let is_told = is_asked && {
+        // More may be known now than when the connection began. Records of frames do not say that it is told by an answer.
+        let process = moved.caller.process();
+        let context = python::context_in(process);
+        find_served(slot, process, context, connection.connection, 0) != node::AFTER_ANSWER
+    };
     let record = slot.record::<Data>()?;
     let head = &mut record.head;
-    begin_data(head, caller, connection, moved, direction);
+    begin_data(head, connection, moved, direction);
     head.payload_len = len as u16;
     head.flags = flags;
     head.last = mark;

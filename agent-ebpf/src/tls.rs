@@ -24,7 +24,7 @@ use crate::exchange::{self, Caller, now};
 use crate::iov::{self, Source};
 use crate::kread::user;
 use crate::scratch::Slot;
-use crate::sock::{self, Socket, stream};
+use crate::sock::{self, Socket};
 use crate::strand::{self, ByThread, Strand};
 
 /// What is known of where the record lies that a call is about.
@@ -133,9 +133,9 @@ pub fn enter<S: Strand>(strand: &S, caller: Caller, call: &Entered, kind: u32) -
     let session = session(&id, &source, call.size)?;
     let slot = Slot::borrow()?;
     let socket = Socket::tls(session.key, known(session.socket));
-    let result = exchange::send_by(slot, caller, socket, source, S::sends(), strand.key());
+    let result = exchange::send_by(slot, caller, socket, || Some(source), S::sends(), strand.key());
     slot.give_back();
-    result
+    result.map(drop)
 }
 
 /// The call of the library that the thread was in and that has returned, if it is the outermost one.
@@ -192,7 +192,7 @@ pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, resu
     }
     session.retries = u32::from(moved <= 0);
     let slot = Slot::borrow()?;
-    let result = exchange::sent_by(ctx, slot, moved, S::sends(), strand.key(), stream::TLS);
+    let result = exchange::sent_by(ctx, slot, moved, S::sends(), strand.key());
     slot.give_back();
     result
 }
@@ -239,7 +239,7 @@ pub fn received<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, 
     socket.position = position;
     socket.is_placed = u32::from(place == place::KNOWN);
     let slot = Slot::borrow()?;
-    let result = exchange::received(ctx, slot, caller, socket, source, len);
+    let result = exchange::received(ctx, slot, caller, socket, || Some(source), len);
     slot.give_back();
     result
 }

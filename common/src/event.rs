@@ -356,8 +356,8 @@ pub struct Connection {
     pub phase: u8,
     /// Of [`connection_flags`].
     pub flags: u8,
-    /// Reserved, 0.
-    pub reserved: u8,
+    /// What was known of the process when the current exchange began, of [`crate::process`].
+    pub process: u8,
     /// Of a Unix socket its inode number, else 0.
     pub inode: u32,
     /// The last bytes of the response so far.

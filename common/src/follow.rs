@@ -103,7 +103,7 @@ impl Connection {
             role,
             phase: phase::RESPONSE,
             flags: 0,
-            reserved: 0,
+            process: 0,
             inode: 0,
             response_tail: [0; 8],
             frames: [Frames::UNKNOWN; 2],

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod loss;
 #[cfg(feature = "otlp-json")]
 pub mod otlp_json;
+pub mod process;
 pub mod prometheus;
 pub mod python;
 pub mod sniff;

@@ -71,8 +71,8 @@ pub const UNIX_PATH_BYTES: usize = 112;
 /// Long responses to `POST` of which the kernel keeps the end at once.
 pub const TAILS: u32 = 512;
 
-/// Processes that can be exempt from being watched at once.
-pub const SKIPPED: u32 = 1024;
+/// Processes of which something is known: that they are exempt from being watched, or what they run.
+pub const PROCESSES: u32 = 8192;
 
 /// Processes whose calls of CUDA are counted at once.
 pub const CUDA_PROCESSES: u32 = 1024;

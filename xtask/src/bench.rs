@@ -12,6 +12,7 @@ mod chain;
 mod crowd;
 mod guest;
 mod outage;
+mod programs;
 mod tls;
 
 #[derive(Debug, Args)]

@@ -65,7 +65,7 @@ impl Receive {
 pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let source = Source::ahead(ctx.arg(1)?);
+        let source = || Some(Source::ahead(ctx.arg(1)?));
         exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source)
     })();
     0
@@ -76,7 +76,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), Source::NONE)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), || Some(Source::NONE))
     })();
     0
 }
@@ -131,7 +131,8 @@ pub fn kretprobe_receive(ctx: RetProbeContext) -> u32 {
         if result < 0 {
             return None;
         }
-        let source = if message == 0 { Source::NONE } else { received(Slot::EXCLUSIVE, message, flags, result as u64) };
+        let source =
+            || Some(if message == 0 { Source::NONE } else { received(Slot::EXCLUSIVE, message, flags, result as u64) });
         exchange::received(&ctx, Slot::EXCLUSIVE, caller, Socket::tcp(socket), source, result as u64)
     })();
     0

@@ -6,13 +6,14 @@ use aya_ebpf::programs::RawTracePointContext;
 use coati_common::event::{Exec, Exit, Header, Kind};
 use coati_common::limits::PATH_BYTES;
 use coati_common::loss::Loss;
+use coati_common::process;
 
 use crate::emit;
 use crate::event_loop;
 use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
-use crate::maps::{CALLS, RECEIVES, SKIPPED};
+use crate::maps::{CALLS, PROCESSES, RECEIVES};
 use crate::node;
 use crate::python;
 use crate::strand;
@@ -30,10 +31,15 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     event_loop::process_gone(tgid);
     node::process_gone(tgid);
     python::process_gone(tgid);
+    if let Some(known) = PROCESSES.get_ptr_mut(tgid) {
+        // What the new program is, the agent tells.
+        // SAFETY: as in `exchange::followed`.
+        unsafe { *known &= process::SKIPPED };
+    }
     // The thread may have had another number: it is the process's first one now.
     thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
-        let _full_is_noticed_as_own_spans = SKIPPED.insert(tgid, 1, 0);
+        let _full_is_noticed_as_own_spans = PROCESSES.insert(tgid, process::SKIPPED, 0);
     }
     let mut record = Exec { header: header(Kind::Exec), tgid, path_len: 0, path: [0; PATH_BYTES] };
     if globals::BINPRM_FILENAME.load() != globals::ABSENT
@@ -57,7 +63,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     thread_gone(pid_tgid);
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
-        let _none_is_usual = SKIPPED.remove(tgid);
+        let _none_is_usual = PROCESSES.remove(tgid);
         tls::process_gone(tgid);
         goroutine::process_gone(tgid);
         event_loop::process_gone(tgid);

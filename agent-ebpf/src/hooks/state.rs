@@ -7,7 +7,7 @@
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 
-use crate::exchange;
+use crate::closing;
 use crate::node;
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -23,12 +23,12 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     let (socket, old, new): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let _nothing_to_do = match new {
         // A connection that was not being closed on either side, or not on this one, ends by a reset only.
-        TCP_CLOSE => exchange::disconnected(socket, matches!(old, TCP_ESTABLISHED | TCP_CLOSE_WAIT)),
-        TCP_FIN_WAIT1 | TCP_LAST_ACK => exchange::closed_here(socket),
+        TCP_CLOSE => closing::disconnected(socket, matches!(old, TCP_ESTABLISHED | TCP_CLOSE_WAIT)),
+        TCP_FIN_WAIT1 | TCP_LAST_ACK => closing::closed_here(socket),
         // A socket that is used for one connection after the other.
         TCP_SYN_SENT => {
             let _most_are_of_no_request = node::connects(socket);
-            exchange::gone(socket)
+            closing::gone(socket)
         }
         _ => None,
     };
@@ -38,6 +38,6 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
 /// `tcp_destroy_sock(sk)`
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn socket_gone(ctx: RawTracePointContext) -> i32 {
-    let _nothing_to_do = exchange::gone(ctx.arg(0));
+    let _nothing_to_do = closing::gone(ctx.arg(0));
     0
 }

@@ -8,6 +8,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
+use crate::closing;
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
@@ -111,7 +112,7 @@ pub fn exit_splice(ctx: TracePointContext) -> u32 {
 pub fn enter_close(ctx: TracePointContext) -> u32 {
     let _nothing_to_do = (|| {
         Caller::watched()?;
-        exchange::closing(Socket::of_only_descriptor(field(&ctx, 0))?)
+        closing::last_descriptor(Socket::of_only_descriptor(field(&ctx, 0))?)
     })();
     0
 }
@@ -120,8 +121,7 @@ pub fn enter_close(ctx: TracePointContext) -> u32 {
 fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext) -> Option<Source>) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let source = source(ctx)?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, source)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, || source(ctx))
     })();
     0
 }
@@ -135,13 +135,12 @@ fn exit(ctx: &TracePointContext, source: impl Fn(&Arguments) -> Option<Source>) 
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let arguments = Arguments::of_current();
-        let source = source(&arguments)?;
         // Nothing came because nothing was asked for.
-        if result == 0 && source.count == 0 {
+        if result == 0 && source(&arguments)?.count == 0 {
             return None;
         }
         let socket = Socket::of_descriptor(arguments.get(0))?;
-        exchange::received(ctx, Slot::EXCLUSIVE, caller, socket, source, result as u64)
+        exchange::received(ctx, Slot::EXCLUSIVE, caller, socket, || source(&arguments), result as u64)
     })();
     0
 }

@@ -40,7 +40,7 @@ pub fn result(ctx: &FExitContext) -> i64 {
 pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let source = Source::ahead(argument(&ctx, 1));
+        let source = || Some(Source::ahead(argument(&ctx, 1)));
         exchange::send(Slot::SENDMSG_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), source)
     })();
     0
@@ -58,7 +58,7 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
 pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::SENDPAGE_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), Source::NONE)
+        exchange::send(Slot::SENDPAGE_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), || Some(Source::NONE))
     })();
     0
 }
@@ -84,7 +84,7 @@ pub fn fexit_tcp_recvmsg(ctx: FExitContext) -> i32 {
         if flags & NOT_THE_STREAM != 0 || argument(&ctx, 2) == 0 {
             return None;
         }
-        let source = received(Slot::RECVMSG_EXIT, argument(&ctx, 1), flags, result as u64);
+        let source = || Some(received(Slot::RECVMSG_EXIT, argument(&ctx, 1), flags, result as u64));
         exchange::received(&ctx, Slot::RECVMSG_EXIT, caller, Socket::tcp(argument(&ctx, 0)), source, result as u64)
     })();
     0
@@ -103,7 +103,7 @@ pub fn fexit_tcp_splice_read(ctx: FExitContext) -> i32 {
             return None;
         }
         let socket = Socket::tcp_of(argument(&ctx, 0))?;
-        exchange::received(&ctx, Slot::SPLICE_READ_EXIT, caller, socket, Source::NONE, result as u64)
+        exchange::received(&ctx, Slot::SPLICE_READ_EXIT, caller, socket, || Some(Source::NONE), result as u64)
     })();
     0
 }

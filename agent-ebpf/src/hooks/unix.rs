@@ -6,6 +6,7 @@ use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeCont
 
 use super::kprobes::Receive;
 use super::trampolines::{argument, result};
+use crate::closing;
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::iov::Source;
 use crate::scratch::Slot;
@@ -16,7 +17,7 @@ use crate::sock::{Socket, stream};
 pub fn fentry_unix_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let source = Source::ahead(argument(&ctx, 1));
+        let source = || Some(Source::ahead(argument(&ctx, 1)));
         exchange::send(Slot::UNIX_SENDMSG_ENTRY, caller, Socket::unix_of(argument(&ctx, 0))?, source)
     })();
     0
@@ -35,8 +36,8 @@ pub fn fentry_unix_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let slot = Slot::borrow()?;
-        let result =
-            Socket::unix_of(argument(&ctx, 0)).and_then(|socket| exchange::send(slot, caller, socket, Source::NONE));
+        let result = Socket::unix_of(argument(&ctx, 0))
+            .and_then(|socket| exchange::send(slot, caller, socket, || Some(Source::NONE)));
         slot.give_back();
         result
     })();
@@ -68,7 +69,7 @@ pub fn fexit_unix_recvmsg(ctx: FExitContext) -> i32 {
         if argument(&ctx, 3) & NOT_THE_STREAM != 0 || argument(&ctx, 2) == 0 {
             return None;
         }
-        let source = Source::behind(Slot::UNIX_RECVMSG_EXIT, argument(&ctx, 1), result as u64);
+        let source = || Some(Source::behind(Slot::UNIX_RECVMSG_EXIT, argument(&ctx, 1), result as u64));
         let socket = Socket::unix_of(argument(&ctx, 0))?;
         exchange::received(&ctx, Slot::UNIX_RECVMSG_EXIT, caller, socket, source, result as u64)
     })();
@@ -86,7 +87,7 @@ pub fn fexit_unix_splice_read(ctx: FExitContext) -> i32 {
         let caller = Caller::watched()?;
         let slot = Slot::borrow()?;
         let result = Socket::unix_of(argument(&ctx, 0))
-            .and_then(|socket| exchange::received(&ctx, slot, caller, socket, Source::NONE, result as u64));
+            .and_then(|socket| exchange::received(&ctx, slot, caller, socket, || Some(Source::NONE), result as u64));
         slot.give_back();
         result
     })();
@@ -96,7 +97,7 @@ pub fn fexit_unix_splice_read(ctx: FExitContext) -> i32 {
 /// `unix_release(sock)`: no tracepoint tells the end of a Unix socket.
 #[fentry]
 pub fn fentry_unix_release(ctx: FEntryContext) -> i32 {
-    let _nothing_to_do = (|| exchange::closing(Socket::unix_of(argument(&ctx, 0))?))();
+    let _nothing_to_do = (|| closing::last_descriptor(Socket::unix_of(argument(&ctx, 0))?))();
     0
 }
 
@@ -105,7 +106,7 @@ pub fn fentry_unix_release(ctx: FEntryContext) -> i32 {
 pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let source = Source::ahead(ctx.arg(1)?);
+        let source = || Some(Source::ahead(ctx.arg(1)?));
         exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, source)
     })();
     0
@@ -116,7 +117,7 @@ pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_unix_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, Source::NONE)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, || Some(Source::NONE))
     })();
     0
 }
@@ -170,7 +171,8 @@ pub fn kretprobe_unix_receive(ctx: RetProbeContext) -> u32 {
         if result < 0 {
             return None;
         }
-        let source = if message == 0 { Source::NONE } else { Source::behind(Slot::EXCLUSIVE, message, result as u64) };
+        let source =
+            || Some(if message == 0 { Source::NONE } else { Source::behind(Slot::EXCLUSIVE, message, result as u64) });
         exchange::received(&ctx, Slot::EXCLUSIVE, caller, Socket::unix(socket), source, result as u64)
     })();
     0
@@ -179,6 +181,6 @@ pub fn kretprobe_unix_receive(ctx: RetProbeContext) -> u32 {
 /// `unix_release(sock)`
 #[kprobe]
 pub fn kprobe_unix_release(ctx: ProbeContext) -> u32 {
-    let _nothing_to_do = (|| exchange::closing(Socket::unix_of(ctx.arg(0)?)?))();
+    let _nothing_to_do = (|| closing::last_descriptor(Socket::unix_of(ctx.arg(0)?)?))();
     0
 }

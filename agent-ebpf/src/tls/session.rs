@@ -8,8 +8,9 @@ use coati_common::loss::Loss;
 use coati_common::tls::{Session, SessionId};
 
 use super::place;
+use crate::closing;
 use crate::emit;
-use crate::exchange::{self, Caller};
+use crate::exchange::Caller;
 use crate::iov::Source;
 use crate::maps::NO_PREALLOC;
 
@@ -53,7 +54,7 @@ pub fn socket_gone(socket: u64) -> Option<()> {
 pub fn free(caller: Caller, object: u64) -> Option<()> {
     let id = caller.session(object);
     let session = *followed(&id)?;
-    exchange::session_gone(session.key);
+    closing::session_gone(session.key);
     if SOCKETS.get_ptr(session.socket).is_some() {
         let _gone_is_fine = SOCKETS.remove(session.socket);
     }

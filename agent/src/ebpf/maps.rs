@@ -7,6 +7,7 @@ use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
 use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
 use coati_common::loss::Loss;
+use coati_common::process;
 use coati_common::python::Interpreter;
 use coati_common::tls::{Session, SessionId};
 
@@ -102,7 +103,7 @@ pub struct Maps {
     node_processes: HashMap<MapData, u32, u32>,
     python_processes: HashMap<MapData, u32, Python>,
     cuda: HashMap<MapData, u32, Cuda>,
-    skipped: HashMap<MapData, u32, u8>,
+    processes: HashMap<MapData, u32, u8>,
     losses: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -120,7 +121,7 @@ impl Maps {
             node_processes: take(ebpf, "NODE_PROCESSES")?,
             python_processes: take(ebpf, "PYTHON_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
-            skipped: take(ebpf, "SKIPPED")?,
+            processes: take(ebpf, "PROCESSES")?,
             losses: take(ebpf, "LOSSES")?,
             counters: take(ebpf, "COUNTERS")?,
         })
@@ -168,6 +169,7 @@ impl Maps {
     pub fn watch_goroutines(&mut self, tgid: u32, layout: Layout) {
         // With more processes than there is room for, the calls of some have no parent.
         let _full = self.go_processes.insert(tgid, Fields(layout), 0);
+        let _full = self.mark(tgid, process::GO);
     }
 
     /// The process runs nginx, and this is where a request has its HTTP/2 stream; 0 if that is not known. The programs forget it
@@ -185,6 +187,7 @@ impl Maps {
     /// The process runs Python, and this is where it keeps what its threads do. The same.
     pub fn watch_python(&mut self, tgid: u32, interpreter: Interpreter) {
         let _full = self.python_processes.insert(tgid, Python(interpreter), 0);
+        let _full = self.mark(tgid, process::PYTHON);
     }
 
     /// What the processes have called of CUDA that have called it.
@@ -213,12 +216,29 @@ impl Maps {
 
     /// Stops watching a process.
     pub fn skip(&mut self, tgid: u32) -> Result<(), MapsError> {
-        self.skipped.insert(tgid, 1, 0).map_err(|source| MapsError::Refused { name: "SKIPPED", source })
+        self.mark(tgid, process::SKIPPED)
     }
 
     /// Watches a process again; nothing happens if it is watched.
     pub fn unskip(&mut self, tgid: u32) {
-        let _none_is_usual = self.skipped.remove(&tgid);
+        let known = self.known_of(tgid);
+        let _none_is_usual = match known & !process::SKIPPED {
+            // Nothing to change is usual, too.
+            rest if rest == known => Ok(()),
+            0 => self.processes.remove(&tgid),
+            rest => self.processes.insert(tgid, rest, 0),
+        };
+    }
+
+    /// What is known of a process, of [`process`].
+    fn known_of(&self, tgid: u32) -> u8 {
+        self.processes.get(&tgid, 0).unwrap_or_default()
+    }
+
+    /// Notes one thing more. The programs write there only when a process begins to run another program, or ends.
+    fn mark(&mut self, tgid: u32, mark: u8) -> Result<(), MapsError> {
+        let known = self.known_of(tgid) | mark;
+        self.processes.insert(tgid, known, 0).map_err(|source| MapsError::Refused { name: "PROCESSES", source })
     }
 
     /// What was lost, in the order of [`Loss::ALL`].

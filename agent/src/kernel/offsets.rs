@@ -94,12 +94,13 @@ const PYTHON: &str = "which thread of Python makes a system call: calls of its p
 const IPV6: &str = "IPv6 addresses";
 
 /// Every field, as it is spelt in kernels since 5.15.
-const FIELDS: [Field; 29] = [
+const FIELDS: [Field; 30] = [
     needed("TASK_FILES", "task_struct", "files"),
     needed("FILES_FDT", "files_struct", "fdt"),
     needed("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
     needed("FDTABLE_FD", "fdtable", "fd"),
     needed("FILE_INODE", "file", "f_inode"),
+    needed("FILE_OPERATIONS", "file", "f_op"),
     needed("FILE_PRIVATE_DATA", "file", "private_data"),
     needed("INODE_MODE", "inode", "i_mode"),
     needed("SOCK_TYPE", "sock", "sk_type"),

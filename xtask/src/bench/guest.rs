@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use coati_tests::agent::Agent;
 use coati_tests::backend::Backend;
 use coati_tests::guest::{self, Files, Processors};
@@ -19,6 +19,7 @@ use coati_tests::sample::{Sample, Server};
 use coati_tests::tools::target;
 
 use super::agent::{cpu_seconds, measure};
+use super::programs::{self, programs};
 use crate::setup;
 use crate::table::columns;
 
@@ -33,9 +34,10 @@ pub(crate) struct Options {
     /// Requests of each run, at 1,000 a second.
     #[arg(long, default_value_t = 3000)]
     requests: usize,
-    /// Shows where the agent spends its time, by functions, instead of how much it is: by `perf`, whose samples cost something.
-    #[arg(long)]
-    profile: bool,
+    /// Shows where the agent spends its time, or its kernel programs do, by functions, instead of how much it is: by `perf`,
+    /// whose samples cost something.
+    #[arg(long, value_name = "OF")]
+    profile: Option<Profiled>,
     /// Folder of agent and backend, if they are not to be built.
     #[arg(long)]
     binaries: Option<PathBuf>,
@@ -44,15 +46,22 @@ pub(crate) struct Options {
     inside: bool,
 }
 
+/// What is profiled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Profiled {
+    Agent,
+    Probes,
+}
+
 /// Interpreting a run takes a minute or two when there is a processor for it.
 const PATIENCE: Duration = Duration::from_mins(30);
 
 /// How long the server may take until it listens.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
-const PERF: &str = "/usr/bin/perf";
+pub(super) const PERF: &str = "/usr/bin/perf";
 /// Instructions from one sample to the next.
-const SAMPLE_EVERY: &str = "10000";
+pub(super) const SAMPLE_EVERY: &str = "10000";
 /// Functions with a smaller share, percent, are not shown.
 const SHOWN_FROM: &str = "0.3";
 
@@ -72,7 +81,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Sample::start_only(&target().join("bench/guest"), &[Server::Go])?;
     for hooks in &options.hooks {
         let Options { kernel, requests, .. } = options;
-        let profile = if options.profile { "--profile" } else { "" };
+        let profile = match options.profile {
+            Some(Profiled::Agent) => "--profile agent",
+            Some(Profiled::Probes) => "--profile probes",
+            None => "",
+        };
         let script = format!(
             "mkdir /tmp/bench\nmount -t tracefs tracefs /sys/kernel/tracing\n\
              /bin/xtask bench guest --inside --kernel {kernel} --hooks {hooks} --requests {requests} {profile}\n"
@@ -81,7 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         files.program("bin/xtask", &std::env::current_exe()?)?;
         files.program("bin/coati-backend", &binaries.join("coati-backend"))?;
         files.program_with_symbols("bin/coati-agent", &binaries.join("coati-agent"))?;
-        if options.profile {
+        if options.profile.is_some() {
             files.program(PERF.trim_start_matches('/'), Path::new(PERF))?;
         }
         files.program("bin/stock", &target().join("sample/stock"))?;
@@ -108,36 +121,51 @@ fn inside(options: &Options) -> Result<()> {
     let without = load(&plan)?;
     let alone = (cpu_seconds(server.id())? - before) / options.requests as f64 * 1e9;
 
-    let only_server = folder.join("server.yaml");
-    fs::write(&only_server, "discovery:\n  include:\n    - exe_path: stock\n")?;
-    let only_server = only_server.to_string_lossy();
+    // Of no process, of the server only, of all.
+    let selections = [
+        ("neither end", Some("exe_path: no-such-program")),
+        ("the server", Some("exe_path: stock")),
+        ("both ends", None),
+    ];
     let mut rows = vec![row("no agent", [const { String::new() }; 4], &without)];
-    for (name, arguments) in [("server only", &["--config", &only_server][..]), ("both ends", &[])] {
-        let arguments = [arguments, &["--hooks", hooks]].concat();
+    let mut by_program = String::new();
+    for (name, selection) in selections {
+        let mut arguments = vec!["--hooks", hooks];
+        let file = folder.join("selection.yaml");
+        let path = file.to_string_lossy();
+        if let Some(selection) = selection {
+            fs::write(&file, format!("discovery:\n  include:\n    - {selection}\n"))?;
+            arguments.extend(["--config", &path]);
+        }
         let mut agent = Agent::start_from(Path::new("/bin"), folder, &endpoint, &arguments)?;
         // Processes that no rule selects are known by their first requests.
         load(&Plan { requests: options.requests / 10, ..plan.clone() })?;
-        if options.profile {
-            profile(&agent, &plan)?;
-            agent.stop()?;
-            continue;
+        match options.profile {
+            Some(Profiled::Agent) => profile(&agent, &plan)?,
+            Some(Profiled::Probes) => programs::profile(&plan)?,
+            None => {
+                let before = programs(agent.process.id())?;
+                let (with, cost) = measure(&plan, &agent)?;
+                let after = programs(agent.process.id())?;
+                let figures = [
+                    format!("{:.0} ({:.0} lost)", cost.captured, cost.lost),
+                    // A microsecond of this guest is a thousand instructions.
+                    format!("{:.1}", cost.agent_us),
+                    format!("{:.1}", cost.probes_us),
+                    format!("{:.1} / {:.1}", cost.resident_mb, cost.peak_mb),
+                ];
+                rows.push(row(name, figures, &with));
+                let table = programs::table(&before, &after, options.requests);
+                by_program.push_str(&format!("\nwatched: {name}\n{table}"));
+            }
         }
-        let (with, cost) = measure(&plan, &agent)?;
-        let figures = [
-            format!("{:.0} ({:.0} lost)", cost.captured, cost.lost),
-            // A microsecond of this guest is a thousand instructions.
-            format!("{:.1}", cost.agent_us),
-            format!("{:.1}", cost.probes_us),
-            format!("{:.1} / {:.1}", cost.resident_mb, cost.peak_mb),
-        ];
-        rows.push(row(name, figures, &with));
         agent.stop()?;
     }
     println!("{} requests at 1,000/s on {} connections, hooks: {hooks}", options.requests, plan.connections);
     println!("the server itself: {:.1} thousand instructions a request", alone / 1000.0);
     let heads =
         ["watched", "exchanges", "agent, 1000 instr./request", "probes", "RSS now / peak, MB", "p50, µs", "p99, µs"];
-    print!("{}", columns(&heads, &rows));
+    print!("{}{by_program}", columns(&heads, &rows));
     Ok(())
 }
 
