@@ -209,6 +209,8 @@ impl Source for Nothing {
 
     fn watch_nginx(&mut self, _: u32, _: u32) {}
 
+    fn watch_node(&mut self, _: u32, _: u32) {}
+
     fn watch_python(&mut self, _: u32, _: Interpreter) {}
 
     fn forget_tls(&mut self, _: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
