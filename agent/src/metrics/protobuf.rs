@@ -375,7 +375,9 @@ mod tests {
         #[test]
         fn native_buckets_are_prometheus(values in proptest::collection::vec(1e-7..1e5_f64, 1..60)) {
             let mut histogram = Histogram::new(Bounds::from(SECONDS), Aggregation::Exponential);
-            values.iter().for_each(|value| histogram.observe(*value, None));
+            for value in &values {
+                histogram.observe(*value, None);
+            }
             let buckets = buckets(&histogram);
             prop_assert!(buckets.schema <= MAX_SCHEMA && buckets.spans.len() == 1);
             let base = 2_f64.powf(2_f64.powi(-buckets.schema));

@@ -223,8 +223,8 @@ tenants:
     fn every_key_of_tempos_is_taken_and_those_that_mean_nothing_are_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let lines: Vec<_> = TEMPO.lines().collect();
-        let text: String = lines.iter().map(|line| format!("  {}\n", line.trim_start_matches('*'))).collect();
-        std::fs::write(file.path(), format!("metrics_generator:\n{text}")).unwrap();
+        let text: Vec<_> = lines.iter().map(|line| format!("  {}\n", line.trim_start_matches('*'))).collect();
+        std::fs::write(file.path(), format!("metrics_generator:\n{}", text.concat())).unwrap();
         let config = read(file.path()).unwrap_or_else(|error| panic!("{error}"));
         let warnings = config.given.warnings();
         let unused: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix('*')?.trim().split_once(':')).collect();
