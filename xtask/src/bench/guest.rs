@@ -156,7 +156,10 @@ fn inside(options: &Options) -> Result<()> {
                 ];
                 rows.push(row(name, figures, &with));
                 let table = programs::table(&before, &after, options.requests);
-                by_program.push_str(&format!("\nwatched: {name}\n{table}"));
+                by_program += "\nwatched: ";
+                by_program += name;
+                by_program += "\n";
+                by_program += &table;
             }
         }
         agent.stop()?;
