@@ -103,6 +103,8 @@ impl Source for Script {
 
     fn watch_nginx(&mut self, _: u32, _: u32) {}
 
+    fn watch_node(&mut self, _: u32, _: u32) {}
+
     fn watch_python(&mut self, _: u32, _: coati_common::python::Interpreter) {}
 
     fn forget_tls(&mut self, gone: &HashSet<u32>) -> Result<Vec<Connection>, CaptureError> {
