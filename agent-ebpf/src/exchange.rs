@@ -5,7 +5,7 @@
 //! when it returns ([`received`]).
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::maps::HashMap;
 use aya_log_ebpf::debug;
 use coati_common::event::{Connection, connection_flags, role};
@@ -14,12 +14,13 @@ use coati_common::loss::Loss;
 use coati_common::process;
 use coati_common::sniff::Sniff;
 
+pub use crate::caller::Caller;
 use crate::closing::end_of_another;
 use crate::emit;
 use crate::filter::Filter;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CALLS, CONNECTIONS, PROCESSES};
+use crate::maps::{CALLS, CONNECTIONS};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tell::{self, tell_eof};
@@ -57,52 +58,6 @@ pub struct Call {
     pub meaning: u32,
     /// Where the streams stood.
     pub positions: Positions,
-}
-
-/// The calling thread.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct Caller {
-    pid_tgid: u64,
-}
-
-impl Caller {
-    /// The current thread, if its process may be watched.
-    #[inline(always)]
-    pub fn watched() -> Option<Self> {
-        let caller = Self::any();
-        (caller.tgid() != globals::OWN_TGID.load()).then_some(caller)
-    }
-
-    /// The current thread, whatever it is.
-    #[inline(always)]
-    pub fn any() -> Self {
-        Self { pid_tgid: bpf_get_current_pid_tgid() }
-    }
-
-    #[inline(always)]
-    pub const fn pid_tgid(self) -> u64 {
-        self.pid_tgid
-    }
-
-    #[inline(always)]
-    pub const fn tgid(self) -> u32 {
-        (self.pid_tgid >> 32) as u32
-    }
-
-    #[inline(always)]
-    pub const fn tid(self) -> u32 {
-        self.pid_tgid as u32
-    }
-
-    /// What is known of its process: of [`process`].
-    ///
-    /// Asked only where nothing is followed, and when an exchange begins: every other call does without the look-up.
-    #[inline(always)]
-    pub fn process(self) -> u8 {
-        // SAFETY: as in `followed`.
-        PROCESSES.get_ptr(self.tgid()).map_or(0, |known| unsafe { *known })
-    }
 }
 
 /// The followed connection at `key`: the address of a socket, of which the filter may say that there is none, or the number of a
