@@ -2,7 +2,8 @@
 //! series.
 //!
 //! `cargo bench -p coati-backend --bench generator`, or `cargo xtask bench generator`. `COATI_BENCH_TRACES` says how many
-//! traces of the corpus are counted (20,000).
+//! traces of the corpus are counted (20,000), `COATI_BENCH_ROUND` how many requests are in memory before they are (10); of 1,000 the
+//! first have left the processor's caches by then.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
@@ -25,8 +26,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TENANT: &str = "single-tenant";
 
-/// Requests that are prepared before they are counted.
-const ROUND: usize = 1_000;
+/// Requests that are prepared before they are counted: about as many as wait for one sync of the log.
+const ROUND: u64 = 10;
 
 fn main() -> Result<()> {
     coati_backend::server::take_small_pages();
@@ -56,8 +57,10 @@ fn corpus(traces: u64, config: &GeneratorConfig) -> Result<(u64, Duration, usize
     let generator = Generator::new(config, "host", GeneratorMetrics::default(), 0)?;
     let (mut spans, mut time, mut sequence) = (0, Duration::ZERO, 0);
     let mut requests = Corpus::new(1, traces);
+    let round = number("COATI_BENCH_ROUND", ROUND)?;
     loop {
-        let round: Vec<Vec<Trace>> = requests.by_ref().take(ROUND).map(|request| group_message(&request)).collect();
+        let round: Vec<Vec<Trace>> =
+            requests.by_ref().take(round as usize).map(|request| group_message(&request)).collect();
         if round.is_empty() {
             break;
         }

@@ -3,30 +3,31 @@
 //! and on all of them at once, and of the stages alone.
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
-//! that its time is not counted. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
+//! that its time is not counted; at the end the same requests are handed over in memory, without sockets, with metrics of spans and
+//! without. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
 //! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8). With `COATI_BENCH_ONLY=stages` the whole way is left out, with
-//! `receiving` all but a server that only reads requests, which is what gRPC costs anyway.
+//! `direct` all but the requests in memory, with `receiving` all but a server that only reads requests, which is what gRPC
+//! costs anyway.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
+mod direct;
 mod measure;
 
 use std::convert::Infallible;
 use std::env;
 use std::hint::black_box;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use coati_backend::block::{BlockId, NewBlock, write_block};
 use coati_backend::catalog::{IndexLimits, MemoryCatalog, TagIndex};
-use coati_backend::config::Config;
 use coati_backend::live::{Limits, LiveSet};
 use coati_backend::receive::{Format, Prepared, prepare};
 use coati_backend::server::{self, Server};
@@ -87,6 +88,9 @@ fn main() -> Result<()> {
     if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "stages") {
         return print_stages(traces, spans);
     }
+    if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "direct") {
+        return print_direct(traces, senders, &decode);
+    }
     line("receiving alone", receive_only(traces)?);
     if env::var("COATI_BENCH_ONLY").is_ok_and(|only| only == "receiving") {
         return Ok(());
@@ -101,7 +105,25 @@ fn main() -> Result<()> {
     println!("{:<24} {:>8.1} bytes per span", "blocks as cut", whole.store_bytes as f64 / spans as f64);
     println!("{:<24} {:>8} MiB", "resident, peak", whole.peak_mib);
     println!("{:<24} {:>8.2} s", "ready after clean stop", whole.start.as_secs_f64());
-    print_stages(traces, spans)
+    print_stages(traces, spans)?;
+    print_direct(traces, senders, &decode)
+}
+
+/// The bar is from the bytes to the finished block: sockets and metrics of spans are not in it.
+fn print_direct(traces: u64, senders: u64, decode: &Decoded) -> Result<()> {
+    let line = |what: &str, cpu: Duration| println!("{what:<24} {:>8.2} µs CPU per span", micros(cpu, decode.spans));
+    let requests: Arc<[Bytes]> = Corpus::new(SEED, traces).map(|request| request.encode_to_vec().into()).collect();
+    for (with_metrics, what) in [(false, "without sockets"), (true, "… with metrics of spans")] {
+        let direct = direct::run(&requests, senders, with_metrics)?;
+        line(what, direct.cpu);
+        println!("{:<24} {:>8.2}", "ratio", direct.cpu.as_secs_f64() / decode.cpu.as_secs_f64());
+        line("  until acknowledged", direct.cpu_to_acknowledgement);
+        println!("{:<24} {:>8.0} spans per second", "acknowledged", decode.spans as f64 / direct.wall.as_secs_f64());
+        for (name, cpu) in direct.threads.iter().filter(|(_, cpu)| micros(**cpu, decode.spans) >= 0.01) {
+            line(&format!("  thread {name}"), *cpu);
+        }
+    }
+    Ok(())
 }
 
 fn print_stages(traces: u64, spans: u64) -> Result<()> {
@@ -315,19 +337,14 @@ struct Whole {
 
 fn whole_path(traces: u64) -> Result<Whole> {
     let dir = folder()?;
-    let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    (config.listen.api, config.listen.otlp_grpc, config.listen.otlp_http) = (any_port, any_port, any_port);
+    let config = direct::config(dir.path());
     let runtime = server::runtime()?;
     let server = runtime.block_on(Server::start(&config))?;
     let (before, started) = (cpu_time(), Instant::now());
     let mut sender = sender(server.addresses().otlp_grpc, traces)?;
     ensure!(sender.wait()?.success(), "the sender failed");
     let (cpu_to_acknowledgement, wall) = (cpu_time().saturating_sub(before), started.elapsed());
-    while metric(server.addresses().api, "tempo_live_store_live_traces")? > 0 {
-        ensure!(started.elapsed() < wall + Duration::from_mins(2), "traces stay in memory");
-        thread::sleep(Duration::from_millis(500));
-    }
+    direct::wait_for_blocks(server.addresses().api)?;
     let cpu = cpu_time().saturating_sub(before);
     let peak_mib = peak_mib()?;
     let store_bytes = bytes_under(&dir.path().join("store/blocks"))?;
@@ -337,16 +354,6 @@ fn whole_path(traces: u64) -> Result<Whole> {
     let start = started.elapsed();
     runtime.block_on(server.stop());
     Ok(Whole { cpu, cpu_to_acknowledgement, wall, store_bytes, peak_mib, start })
-}
-
-/// A number of the backend's `/metrics` that has no labels.
-fn metric(address: SocketAddr, name: &str) -> Result<u64> {
-    let mut connection = TcpStream::connect(address)?;
-    write!(connection, "GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
 }
 
 async fn send(url: String, traces: u64, senders: u64) -> Result<()> {

@@ -2,8 +2,11 @@
 
 #![allow(dead_code, reason = "every benchmark uses its own part")]
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +42,32 @@ pub(crate) fn cpu_of_thread<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 /// Processor time of this process so far, all threads, user and system.
 pub(crate) fn cpu_time() -> Duration {
     time_of(ClockId::ProcessCPUTime)
+}
+
+/// Processor time of each thread of this process so far, by its name; of those that have ended it is missing.
+pub(crate) fn cpu_of_threads() -> Result<BTreeMap<String, Duration>> {
+    let mut threads = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/task")? {
+        let path = entry?.path();
+        // It may end in between.
+        let (Ok(name), Ok(times)) = (fs::read_to_string(path.join("comm")), fs::read_to_string(path.join("schedstat")))
+        else {
+            continue;
+        };
+        let nanos = times.split_whitespace().next().with_context(|| times.clone())?.parse()?;
+        *threads.entry(name.trim().to_owned()).or_default() += Duration::from_nanos(nanos);
+    }
+    Ok(threads)
+}
+
+/// A number of the `/metrics` of a backend that has no labels.
+pub(crate) fn metric(address: SocketAddr, name: &str) -> Result<u64> {
+    let mut connection = TcpStream::connect(address)?;
+    write!(connection, "GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
 }
 
 fn time_of(clock: ClockId) -> Duration {

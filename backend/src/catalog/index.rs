@@ -101,6 +101,11 @@ impl TagIndex {
         Observer { index: self, owner, known: self.known(), fresh: Vec::new() }
     }
 
+    /// Lets what [`Self::observe`] found be written with what others find; false if it must be recorded.
+    pub fn note(&self, tenant: &str, fresh: &[Seen]) -> bool {
+        fresh.is_empty() || self.store.note(tenant, fresh)
+    }
+
     /// Writes what [`Self::observe`] found. Blocks.
     pub fn record(&self, tenant: &str, fresh: &[Seen]) -> Result<(), CatalogError> {
         if fresh.is_empty() {

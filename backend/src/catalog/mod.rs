@@ -6,6 +6,7 @@ mod blocks;
 mod index;
 mod known;
 mod memory;
+mod noted;
 mod of_block;
 mod opening;
 mod store;
@@ -25,6 +26,12 @@ pub use watermark::Watermark;
 pub trait Catalog: Send + Sync {
     /// Remembers tags and when they were seen; what is known already gets its hours widened.
     fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError>;
+
+    /// Remembers tags as [`Self::put`] does, without the disk: who reads finds them, and they are written with the next
+    /// checkpoint at the latest. False, and nothing is done, if that cannot be: then they must be put.
+    fn note(&self, _tenant: &str, _seen: &[Seen]) -> bool {
+        false
+    }
 
     /// Names of the tags of a scope, sorted, at most `limit`; with `within`, only those seen in these hours.
     fn tag_names(

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use sled::{Db, Tree};
 use tracing::{error, info, warn};
 
+use super::noted::Noted;
 use super::store::malformed;
 use super::{CatalogError, blocks};
 use crate::telemetry::{CatalogMetrics, chain};
@@ -48,6 +49,7 @@ pub struct SledCatalog {
     trees: RwLock<Option<Trees>>,
     repair: Mutex<Repair>,
     losses: AtomicU64,
+    pub(super) noted: Noted,
     pub(super) reopen_every: Duration,
 }
 
@@ -85,7 +87,8 @@ impl SledCatalog {
             // What is closed has lost everything, as far as anybody knows.
             let losses = AtomicU64::new(trees.is_none().into());
             let (trees, repair) = (RwLock::new(trees), Mutex::default());
-            read(Self { dir: dir.to_owned(), trees, repair, losses, reopen_every: REOPEN })
+            let noted = Noted::new(metrics.failed_writes.clone());
+            read(Self { dir: dir.to_owned(), trees, repair, losses, noted, reopen_every: REOPEN })
         };
         let attempt = || hold(Some(Trees::open(dir)?));
         // sled panics on some kinds of damage.

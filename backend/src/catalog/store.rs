@@ -1,10 +1,10 @@
 //! The catalog in sled; `docs/format/catalog.md` says what is in it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use sled::{Batch, IVec, Tree};
 
+use super::noted::ByName;
 use super::opening::{SledCatalog, Trees};
 use super::values::{self, Values};
 use super::{Catalog, CatalogError, Hours, Scope, Seen, TagValue};
@@ -13,24 +13,11 @@ const KEY_CHECKPOINT: &[u8] = b"checkpoint";
 
 impl Catalog for SledCatalog {
     fn put(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError> {
-        // What came together of one name is one entry: a store has many values of few names.
-        let mut by_name: BTreeMap<Vec<u8>, (Hours, Vec<u8>)> = BTreeMap::new();
-        for Seen { scope, name, value, hours } in seen {
-            let (all_hours, values) = by_name.entry(name_key(tenant, *scope, name)).or_insert((*hours, Vec::new()));
-            *all_hours = all_hours.union(*hours);
-            if let Some(value) = value {
-                values::push(values, value, *hours);
-            }
-        }
-        self.with(|trees| {
-            for (name_key, (hours, values)) in &by_name {
-                if !values.is_empty() {
-                    trees.values.insert(trees.next_key(name_key)?, &**values).map_err(CatalogError::Store)?;
-                }
-                merge(&trees.names, name_key, *hours)?;
-            }
-            Ok(())
-        })
+        self.write_with(tenant, seen)
+    }
+
+    fn note(&self, tenant: &str, seen: &[Seen]) -> bool {
+        self.let_wait(tenant, seen)
     }
 
     fn tag_names(
@@ -40,6 +27,7 @@ impl Catalog for SledCatalog {
         within: Option<Hours>,
         limit: usize,
     ) -> Result<Vec<String>, CatalogError> {
+        self.write_noted()?;
         let prefix = scope_key(tenant, scope);
         self.with(|trees| {
             let mut names = Vec::new();
@@ -63,6 +51,7 @@ impl Catalog for SledCatalog {
         within: Option<Hours>,
         limit: usize,
     ) -> Result<Vec<TagValue>, CatalogError> {
+        self.write_noted()?;
         let prefix = name_key(tenant, scope, name);
         self.with(|trees| {
             let mut found = Values::new();
@@ -77,6 +66,7 @@ impl Catalog for SledCatalog {
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(&str, Seen)) -> Result<(), CatalogError> {
+        self.write_noted()?;
         // What was visited before a failure is visited again; who visits must not mind.
         let visit = RefCell::new(visit);
         self.with(|trees| {
@@ -109,6 +99,7 @@ impl Catalog for SledCatalog {
     }
 
     fn prune(&self, before: u32) -> Result<u64, CatalogError> {
+        self.write_noted()?;
         self.with(|trees| {
             let mut removed = 0;
             for entry in &trees.names {
@@ -134,6 +125,7 @@ impl Catalog for SledCatalog {
     }
 
     fn set_checkpoint(&self, sequence: u64) -> Result<(), CatalogError> {
+        self.write_noted()?;
         self.with(|trees| {
             // sled recovers a prefix of its history, so whoever finds this finds everything that was put before.
             trees.meta.insert(KEY_CHECKPOINT, &sequence.to_be_bytes()).map_err(CatalogError::Store)?;
@@ -178,6 +170,17 @@ impl Trees {
         }
         Ok(removed as u64)
     }
+}
+
+/// Writes what came of each name.
+pub(super) fn write(trees: &Trees, by_name: &ByName) -> Result<(), CatalogError> {
+    for (name_key, (hours, values)) in by_name {
+        if !values.is_empty() {
+            trees.values.insert(trees.next_key(name_key)?, &**values).map_err(CatalogError::Store)?;
+        }
+        merge(&trees.names, name_key, *hours)?;
+    }
+    Ok(())
 }
 
 pub(super) fn malformed(tree: &'static str, entry: &[u8]) -> CatalogError {
@@ -243,7 +246,7 @@ fn scope_key(tenant: &str, scope: Scope) -> Vec<u8> {
     key
 }
 
-fn name_key(tenant: &str, scope: Scope, name: &str) -> Vec<u8> {
+pub(super) fn name_key(tenant: &str, scope: Scope, name: &str) -> Vec<u8> {
     let mut key = scope_key(tenant, scope);
     key.extend_from_slice(&(name.len() as u16).to_be_bytes());
     key.extend_from_slice(name.as_bytes());
@@ -369,8 +372,12 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (stored, _) = open(dir.path());
             let memory = MemoryCatalog::default();
-            for (tenant, seen) in &entries {
-                stored.put(tenant, std::slice::from_ref(seen)).unwrap();
+            for (number, (tenant, seen)) in entries.iter().enumerate() {
+                if number % 3 == 0 {
+                    stored.put(tenant, std::slice::from_ref(seen)).unwrap();
+                } else {
+                    prop_assert!(stored.note(tenant, std::slice::from_ref(seen)));
+                }
                 memory.put(tenant, std::slice::from_ref(seen)).unwrap();
             }
             for (tenant, Seen { scope, name, .. }) in &entries {

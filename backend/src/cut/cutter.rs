@@ -15,7 +15,7 @@ use crate::catalog::Watermark;
 use crate::live::LiveSet;
 use crate::telemetry::{LiveMetrics, chain};
 
-/// Time between looks at the live set.
+/// Time between looks at the live set, unless it fills.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Longest wait after a failure; the first is a second, each is twice the one before.
@@ -44,6 +44,7 @@ pub struct Cutter {
     finish: Sender<()>,
     finished: Receiver<Stopped>,
     abandoned: Arc<AtomicBool>,
+    live: Arc<LiveSet>,
     thread: JoinHandle<()>,
 }
 
@@ -62,19 +63,20 @@ impl Cutter {
         let (finish, finishing) = channel();
         let (done, finished) = channel();
         let abandoned = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&abandoned);
+        let (flag, live) = (Arc::clone(&abandoned), Arc::clone(&config.live));
         let thread = Builder::new().name("cutter".to_owned()).spawn(move || {
             let stopped = config.run(&finishing, &flag);
             // Nobody waits any more if the time was up.
             let _late = done.send(stopped);
         })?;
-        Ok(Self { finish, finished, abandoned, thread })
+        Ok(Self { finish, finished, abandoned, live, thread })
     }
 
     /// Cuts everything and ends, or gives up after `patience`. Blocks.
     pub fn stop(self, patience: Duration) -> Stopped {
         // A thread that has ended does not hear it.
         let _ended = self.finish.send(());
+        self.live.bell().ring();
         let stopped = self.finished.recv_timeout(patience);
         self.abandoned.store(true, Ordering::Relaxed);
         if let Err(RecvTimeoutError::Disconnected) = stopped
@@ -88,17 +90,24 @@ impl Cutter {
 
 impl CutterConfig {
     fn run(&self, finishing: &Receiver<()>, abandoned: &AtomicBool) -> Stopped {
-        let mut failures = 0;
+        let (mut failures, mut wait) = (0, TICK);
         loop {
-            match finishing.recv_timeout(if failures == 0 { TICK } else { backoff(failures) }) {
+            // Memory that fills does not hurry what fails.
+            if failures == 0 {
+                _ = self.live.bell().wait(wait);
+                wait = Duration::ZERO;
+            }
+            match finishing.recv_timeout(wait) {
                 Ok(()) => break,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Stopped::RestInLog,
             }
             match self.cut_what_is_due((self.clock)(), abandoned) {
-                Ok(()) => failures = 0,
+                // While it was being cut memory may have filled.
+                Ok(has_cut) => (failures, wait) = (0, if has_cut { Duration::ZERO } else { TICK }),
                 Err(error) => {
                     failures += 1;
+                    wait = backoff(failures);
                     warn!(error = %chain(&error), failures, "traces stay in memory and in the log, tried again");
                 }
             }
@@ -112,11 +121,11 @@ impl CutterConfig {
         }
     }
 
-    /// Looks at the live set once.
-    pub(super) fn cut_what_is_due(&self, now_ns: u64, abandoned: &AtomicBool) -> Result<(), CutError> {
+    /// Looks at the live set once; returns whether something was cut.
+    pub(super) fn cut_what_is_due(&self, now_ns: u64, abandoned: &AtomicBool) -> Result<bool, CutError> {
         match self.policy.choose(&self.live.lives(), now_ns) {
-            Some(cutoff) => self.cut(&cutoff, abandoned),
-            None => Ok(()),
+            Some(cutoff) => self.cut(&cutoff, abandoned).map(|()| true),
+            None => Ok(false),
         }
     }
 

@@ -95,7 +95,7 @@ impl Stage {
         *self.blocks.checkpoint.lock().unwrap()
     }
 
-    fn cut(&self, now_ns: u64) -> Result<(), CutError> {
+    fn cut(&self, now_ns: u64) -> Result<bool, CutError> {
         self.config.cut_what_is_due(now_ns, &AtomicBool::new(false))
     }
 }

@@ -142,15 +142,15 @@ impl Family {
         }
     }
 
-    /// The series of a key, to count in; those of the overflow if there is no room for more.
-    pub(super) fn of(&mut self, key: &[u8], now_ms: u64, room: &mut Room) -> Option<&mut Series> {
+    /// The series of a key, to count in, and their shape; those of the overflow if there is no room for more.
+    pub(super) fn of(&mut self, key: &[u8], now_ms: u64, room: &mut Room) -> Option<(&Shape, &mut Series)> {
         let place = match self.places.get(key) {
             Some(place) => *place,
             None => self.begin(key, now_ms, room),
         };
         let series = self.series.get_mut(place)?;
         series.updated_ms = now_ms;
-        Some(series)
+        Some((&self.shape, series))
     }
 
     #[cold]
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn count(family: &mut Family, key: &str, now_ms: u64, room: &mut Room) {
-        family.of(key.as_bytes(), now_ms, room).unwrap().counters[0] += 1.0;
+        family.of(key.as_bytes(), now_ms, room).unwrap().1.counters[0] += 1.0;
     }
 
     fn counts(family: &mut Family) -> Vec<(Vec<u8>, f64)> {

@@ -48,7 +48,7 @@ impl HostInfoPlan {
         for text in [&host, source] {
             self.lengths.push(key, text);
         }
-        if let Some(series) = hosts.of(key, now_ms, room) {
+        if let Some((_, series)) = hosts.of(key, now_ms, room) {
             series.counters = [1.0, 0.0];
         }
     }

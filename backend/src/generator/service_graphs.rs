@@ -173,13 +173,14 @@ impl ServiceGraphsPlan {
     /// Name of the database that a client's span asks.
     fn database(&self, values: &[Option<ValueRef<'_>>]) -> Option<Arc<str>> {
         let name = self.database.iter().find_map(|number| found(values, *number))?;
-        let [service, server, address] = self.database_host.map(|number| found(values, number).map(text_of));
-        let port = || found(values, self.database_port).map(text_of);
-        let host = service.or(server).or_else(|| {
-            let address = address?;
-            Some(port().map_or_else(|| address.clone(), |port| format!("{address}:{port}")))
-        });
-        Some(host.unwrap_or_else(|| text_of(name)).into())
+        let [service, server, address] = self.database_host.map(|number| found(values, number));
+        let host = match (service.or(server), address, found(values, self.database_port)) {
+            (Some(host), ..) => text_of(host),
+            (None, Some(address), Some(port)) => format!("{}:{}", text_of(address), text_of(port)),
+            (None, Some(address), None) => text_of(address),
+            (None, None, _) => text_of(name),
+        };
+        Some(host.into())
     }
 
     fn fill_dimensions(&self, edge: &mut Edge, of_client: bool, seen: &Seen<'_>, values: &[Option<ValueRef<'_>>]) {
@@ -248,10 +249,10 @@ impl ServiceGraphs {
             edge.client_seconds = Some(seen.seconds());
             edge.client_end_ns = span.end_time_unix_nano;
             if edge.server.is_none() {
-                edge.peer = plan.peer(values);
-                if let Some(database) = plan.database(values) {
-                    edge.connection = Connection::Database;
-                    edge.server = Some(database);
+                match plan.database(values) {
+                    None => edge.peer = plan.peer(values),
+                    // The edge is complete, whoever else is named.
+                    Some(database) => (edge.connection, edge.server) = (Connection::Database, Some(database)),
                 }
             }
         } else {
@@ -376,14 +377,13 @@ impl ServiceGraphs {
             push(edge.virtual_node);
         }
         let ServiceGraphsParts { requests, latency, connections } = plan.parts;
-        if connections && let Some(series) = self.connections.of(key, now_ms, room) {
+        if connections && let Some((_, series)) = self.connections.of(key, now_ms, room) {
             series.counters = [1.0, 0.0];
         }
         if !requests && !latency {
             return;
         }
-        let shape = Arc::clone(&self.requests.shape);
-        let Some(series) = self.requests.of(key, now_ms, room) else { return };
+        let Some((shape, series)) = self.requests.of(key, now_ms, room) else { return };
         let times = edge.times;
         if requests && let Some(requests) = series.counters.get_mut(REQUESTS) {
             *requests += times;
@@ -398,12 +398,12 @@ impl ServiceGraphs {
         let (client, server) = (edge.client_seconds, edge.server_seconds);
         for (histogram, seconds) in [(SERVER, server.or(client)), (CLIENT, client.or(server))] {
             if let Some(seconds) = seconds {
-                series.observe(&shape, histogram, seconds, times, trace_id);
+                series.observe(shape, histogram, seconds, times, trace_id);
             }
         }
         if plan.messaging && edge.connection == Connection::Messaging {
             let seconds = edge.server_start_ns.saturating_sub(edge.client_end_ns) as f64 / 1e9;
-            series.observe(&shape, MESSAGING, seconds, times, trace_id);
+            series.observe(shape, MESSAGING, seconds, times, trace_id);
         }
     }
 }
@@ -444,8 +444,11 @@ fn is_from_afar(key: &EdgeKey) -> bool {
 
 fn edge_key(trace: &[u8; 16], span: &[u8]) -> EdgeKey {
     let mut key = [0; 24];
-    for (to, from) in key.iter_mut().zip(trace.iter().chain(span)) {
-        *to = *from;
+    let (of_trace, of_span) = key.split_at_mut(trace.len());
+    of_trace.copy_from_slice(trace);
+    match span.first_chunk::<8>() {
+        Some(span) => of_span.copy_from_slice(span),
+        None => of_span.iter_mut().zip(span).for_each(|(to, from)| *to = *from),
     }
     key
 }

@@ -283,8 +283,7 @@ impl SpanMetrics {
             }
         }
         let times = plan.multiplier.of(seen, values);
-        let shape = std::sync::Arc::clone(&spans.shape);
-        if let Some(series) = spans.of(key, seen.now_ms, room) {
+        if let Some((shape, series)) = spans.of(key, seen.now_ms, room) {
             if let Some(calls) = plan.calls.and_then(|place| series.counters.get_mut(place)) {
                 *calls += times;
             }
@@ -293,14 +292,14 @@ impl SpanMetrics {
                 *size += seen.span.as_bytes().len() as f64;
             }
             if plan.latency {
-                series.observe(&shape, LATENCY, seen.seconds(), times, &seen.trace.0);
+                series.observe(shape, LATENCY, seen.seconds(), times, &seen.trace.0);
             }
         }
         if let Some((job, instance)) = &of.target {
             // Without an attribute of its own it says nothing.
             let instance = instance.as_deref().unwrap_or_default();
             if plan.write_target(job, instance, seen.resource, key)
-                && let Some(series) = targets.of(key, seen.now_ms, room)
+                && let Some((_, series)) = targets.of(key, seen.now_ms, room)
             {
                 series.counters = [1.0, 0.0];
             }

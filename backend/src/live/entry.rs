@@ -98,8 +98,8 @@ impl Entry {
 }
 
 impl State {
-    /// Returns whether the trace is new, and the bytes that it grew by.
-    pub(super) fn append(&mut self, tenant: &str, part: Part) -> (bool, usize) {
+    /// Returns how many bytes the trace had, none if it is new, and has now.
+    pub(super) fn append(&mut self, tenant: &str, part: Part) -> (usize, usize) {
         let id = part.trace.id;
         let traces = match self.tenants.get_mut(tenant) {
             Some(traces) => traces,
@@ -111,7 +111,7 @@ impl State {
             Some(live) => live.extend(part),
             None => entry.live = Some(part),
         }
-        (before == 0, entry.bytes() - before)
+        (before, entry.bytes())
     }
 
     pub(super) fn entry(&self, tenant: &str, id: &TraceId) -> Option<&Entry> {

@@ -3,6 +3,7 @@
 //! It is bounded: when the estimate of its memory reaches the limit, requests are refused until traces were cut. What is
 //! being cut stays visible until its block is committed.
 
+mod bell;
 mod callers;
 mod cut;
 mod entry;
@@ -14,6 +15,7 @@ mod stitch;
 mod tests;
 mod trace;
 
+pub use bell::Bell;
 pub use callers::CALLERS_KNOWN_FOR;
 pub use cut::{Cut, TenantCut};
 pub use entry::Life;

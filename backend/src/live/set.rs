@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use foldhash::quality::RandomState;
 
+use super::bell::Bell;
 use super::callers::Callers;
 use super::entry::{Part, State};
 use super::stitch::may_be_linked;
@@ -58,7 +59,10 @@ pub struct LiveSet {
     pub(super) moving: RwLock<()>,
     /// Bytes that are promised to requests on their way.
     reserved: AtomicUsize,
+    /// Bytes of the largest trace that ever was here.
+    largest: AtomicUsize,
     metrics: LiveMetrics,
+    bell: Bell,
     /// Held by the cut that is under way.
     pub(super) cutting: Mutex<()>,
 }
@@ -86,6 +90,8 @@ impl LiveSet {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::default(),
             reserved: AtomicUsize::new(0),
+            largest: AtomicUsize::new(0),
+            bell: Bell::default(),
             cutting: Mutex::new(()),
         }
     }
@@ -119,9 +125,17 @@ impl LiveSet {
     }
 
     pub(super) fn append(&self, tenant: &str, part: Part) {
-        let (created, bytes) = self.shard(&part.trace.id).append(tenant, part);
-        self.metrics.bytes.inc_by(bytes as i64);
-        if created {
+        let (before, after) = self.shard(&part.trace.id).append(tenant, part);
+        let bytes = after - before;
+        if after > self.largest.load(Ordering::Relaxed) {
+            self.largest.fetch_max(after, Ordering::Relaxed);
+        }
+        let held = usize::try_from(self.metrics.bytes.inc_by(bytes as i64)).unwrap_or_default();
+        let half = self.limits.total_bytes / 2;
+        if held <= half && held.saturating_add(bytes) > half {
+            self.bell.ring();
+        }
+        if before == 0 {
             self.metrics.traces.inc();
             self.metrics.created.inc();
         }
@@ -134,8 +148,15 @@ impl LiveSet {
         Some(part)
     }
 
+    /// Whether the trace may still grow by so many bytes.
+    pub fn takes(&self, tenant: &str, id: &TraceId, bytes: usize) -> bool {
+        // As long as no trace is near the limit it does not matter how large this one is.
+        let largest = self.largest.load(Ordering::Relaxed);
+        largest.saturating_add(bytes) <= self.limits.trace_bytes || bytes <= self.room(tenant, id)
+    }
+
     /// Bytes that the trace may still grow by.
-    pub fn room(&self, tenant: &str, id: &TraceId) -> usize {
+    fn room(&self, tenant: &str, id: &TraceId) -> usize {
         let id = self.home(tenant, id);
         let held = self.shard(&id).entry(tenant, &id).map_or(0, super::entry::Entry::bytes);
         self.limits.trace_bytes.saturating_sub(held)
@@ -169,6 +190,11 @@ impl LiveSet {
             tenants.extend(shard.tenants.keys().cloned());
         }
         tenants.into_iter().collect()
+    }
+
+    /// Rings when the set becomes half full.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
     }
 
     /// Sizes and counts.

@@ -190,6 +190,21 @@ fn memory_is_promised_only_as_far_as_it_reaches() {
 }
 
 #[test]
+fn the_bell_rings_when_half_of_the_memory_is_taken() {
+    let request = group_message(&request("shop", vec![span(1, 1, 0)]));
+    let bytes: usize = request.iter().map(|trace| trace.bytes).sum();
+    let set = LiveSet::new(Limits { total_bytes: 4 * bytes, trace_bytes: usize::MAX });
+    let insert = |sequence| {
+        set.insert(TENANT, request.clone(), 0, sequence);
+        set.bell().wait(std::time::Duration::ZERO)
+    };
+    // Of what is there already only the first byte beyond the half is told.
+    assert_eq!([1, 2, 3, 4].map(insert), [false, false, true, false]);
+    set.cut(|_| true).commit();
+    assert_eq!([5, 6, 7].map(insert), [false, false, true]);
+}
+
+#[test]
 fn a_request_larger_than_the_bound_has_room_when_nothing_else_is_there() {
     let set = LiveSet::new(Limits { total_bytes: 1, trace_bytes: usize::MAX });
     let batches = group_message(&request("shop", vec![span(1, 1, 0)]));
@@ -211,12 +226,18 @@ fn tenants_do_not_see_each_other() {
 }
 
 #[test]
-fn the_room_of_a_trace_shrinks_with_what_it_holds() {
-    let set = LiveSet::new(Limits { total_bytes: usize::MAX, trace_bytes: 10_000 });
-    assert_eq!(set.room(TENANT, &id(1)), 10_000);
+fn a_trace_grows_to_its_limit_and_no_further() {
+    let bytes = group_message(&request("shop", vec![span(1, 1, 0)]))[0].bytes;
+    let set = LiveSet::new(Limits { total_bytes: usize::MAX, trace_bytes: 4 * bytes });
+    let takes = |trace| [1, 2, 3, 4].map(|times| set.takes(TENANT, &id(trace), times * bytes));
+    assert_eq!(takes(1), [true; 4]);
     insert(&set, 1, 1, 0);
-    let held = set.trace(TENANT, &id(1)).unwrap().bytes;
-    assert_eq!(set.room(TENANT, &id(1)), 10_000 - held);
+    insert(&set, 1, 1, 0);
+    assert_eq!((takes(1), takes(2)), ([true, true, false, false], [true; 4]));
+    insert(&set, 2, 1, 0);
+    assert_eq!((takes(1), takes(2)), ([true, true, false, false], [true, true, true, false]));
+    set.cut(|_| true).commit();
+    assert_eq!((takes(1), takes(2)), ([true; 4], [true; 4]));
 }
 
 #[test]

@@ -209,7 +209,7 @@ impl Ingest {
 
     /// True if the catalog has all of it. If not, the frame is indexed again at the next start.
     async fn record(&self, tenant: &Arc<str>, fresh: Vec<Seen>) -> bool {
-        if fresh.is_empty() {
+        if self.stages.tags.note(tenant, &fresh) {
             return true;
         }
         let (tags, tenant) = (Arc::clone(&self.stages.tags), Arc::clone(tenant));

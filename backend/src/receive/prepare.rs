@@ -100,7 +100,7 @@ fn decoded(body: &Bytes, format: Format) -> Result<(Vec<Trace>, Bytes, Rejection
 fn remove_too_large(traces: &mut Vec<Trace>, live: &LiveSet, tenant: &str) -> HashMap<TraceId, u64, RandomState> {
     let mut removed = HashMap::default();
     traces.retain(|trace| {
-        let fits = trace.bytes <= live.room(tenant, &trace.id);
+        let fits = live.takes(tenant, &trace.id, trace.bytes);
         if !fits {
             removed.insert(trace.id, trace.spans.len() as u64);
         }

@@ -98,6 +98,7 @@ pub struct Addresses {
 /// A running backend.
 pub struct Server {
     addresses: Addresses,
+    ingest: Arc<Ingest>,
     readiness: Readiness,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
@@ -265,7 +266,7 @@ impl Server {
         let durations = metrics.request_duration.clone();
         let grpc = GrpcReceiver::new(Arc::clone(&ingest), tenancy.clone(), durations.clone());
         listeners.spawn(serve_grpc(&grpc_door, grpc_listener, grpc, stopped.clone()));
-        let http = receive::router(ingest, tenancy, durations);
+        let http = receive::router(Arc::clone(&ingest), tenancy, durations);
         listeners.spawn(serve_http(&http_door, http_listener, http, stopped));
 
         let compactor = Compactor::new(&config.compaction, &config.retention, metrics.compaction.clone(), now_ns);
@@ -287,6 +288,7 @@ impl Server {
         let fresh = tokio::spawn(access::keep_fresh(vec![api_door, grpc_door, http_door]));
         Ok(Self {
             addresses,
+            ingest,
             readiness,
             stop,
             stopping,
@@ -305,6 +307,11 @@ impl Server {
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// What gRPC and HTTP hand requests to, for who has them in memory.
+    pub fn ingest(&self) -> &Arc<Ingest> {
+        &self.ingest
     }
 
     /// Stops: takes nothing new, ends what is in work, writes what is in memory to blocks if that does not take long,
