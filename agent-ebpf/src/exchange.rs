@@ -20,7 +20,7 @@ use crate::emit;
 use crate::filter::Filter;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CALLS, CONNECTIONS};
+use crate::maps::{CALLS, CONNECTIONS, FOLLOWING};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tell::{self, tell_eof};
@@ -111,6 +111,10 @@ fn current(slot: Slot, socket: &mut Socket) -> Option<&'static mut Connection> {
 /// Begins to follow the connection on `socket`, of a process of which this is known.
 #[inline(always)]
 fn follow(slot: Slot, socket: Socket, role: u8, process: u8) -> Option<&'static mut Connection> {
+    // SAFETY: a number of the map, read whole.
+    if FOLLOWING.get_ptr(0).is_none_or(|on| unsafe { on.read_volatile() } == 0) {
+        return None;
+    }
     // Not on the stack: it is a quarter of that, and Linux 6.1 counts the functions that are called with it.
     let connection = slot.connection()?;
     *connection = Connection::idle(emit::new_connection(), role);

@@ -1,7 +1,7 @@
 //! What the programs keep and what they share with user space.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use coati_common::event::Connection;
 use coati_common::loss::Loss;
 use coati_common::{counter, limits};
@@ -15,6 +15,10 @@ pub const NO_PREALLOC: u32 = 1;
 /// Records for user space.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
+
+/// 1 once all programs are attached: half of them would see requests without their answers, or the other way round.
+#[map]
+pub static FOLLOWING: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Connections with a recognised protocol, by the address of their `struct sock`.
 #[map]

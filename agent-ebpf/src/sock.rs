@@ -203,7 +203,8 @@ fn of_file(file: u64) -> Option<u64> {
         return None;
     }
     let address = pointer(socket, at::SOCKET_SK.load())?;
-    if of_sockets == 0 {
+    // The file of a descriptor that another thread closes may become another one while it is read.
+    if of_sockets == 0 && kind(address) != stream::ANY {
         SOCKET_OPERATIONS.store(operations);
     }
     Some(address)

@@ -44,6 +44,9 @@ pub(super) struct Connection {
     /// Bytes of the kernel's newest exchange that were handed out, by direction.
     request_seen: u64,
     response_seen: u64,
+    /// Of a client, how far it had read when its newest exchange began, if that is known, and the bytes of interim answers since.
+    read_to: Option<u32>,
+    interim: u64,
     /// Requests that followed the kernel's newest one before it was answered.
     followers: u32,
     /// Where the next request begins is not known.
@@ -82,9 +85,11 @@ impl Connection {
             // Switched by an answer whose exchange goes on as a stream.
         } else if begin.exchange == self.number.saturating_add(1) {
             self.settle(&begin.previous, out);
+            self.find_missed(begin, out);
         } else {
             self.abandon(out);
         }
+        (self.read_to, self.interim) = (read_to(begin), 0);
         self.last_ns = begin.header.time_ns;
         self.number = begin.exchange;
         self.unix_owner = (begin.flags & begin_flags::UNIX != 0).then_some(begin.tgid);
@@ -111,6 +116,15 @@ impl Connection {
         if is_body || self.open(Origin::new(begin), out) {
             let len = begin.len.max(payload.len() as u64);
             self.take_request(Moved::new(len, payload, &begin.last), begin.header.time_ns, out);
+        }
+    }
+
+    /// An answer may have come by a call that was not seen: whose, nothing tells, and each request that waits would get the next
+    /// one's. So none does.
+    fn find_missed(&mut self, begin: &Begin, out: &mut Out<'_>) {
+        let seen = begin.previous.response_bytes.wrapping_add(self.interim) as u32;
+        if self.read_to.zip(read_to(begin)).is_some_and(|(from, to)| to.wrapping_sub(from) != seen) {
+            self.abandon_http1(out);
         }
     }
 
@@ -155,6 +169,7 @@ impl Connection {
             let last_ns = time_ns.max(data.totals.response_last_ns);
             let moment = Moment { first_ns: time_ns, last_ns, calls: 1, totals: Some(&data.totals) };
             if data.flags & data_flags::INTERIM != 0 {
+                self.interim += data.len;
                 self.resynchronise(payload, out);
                 self.take_response(moved, moment, out);
             } else {
@@ -479,6 +494,13 @@ impl Connection {
             open.give_up(out);
         }
     }
+}
+
+/// How far a client had read of what it receives by TCP and as it is sent, if `begin` says it.
+fn read_to(begin: &Begin) -> Option<u32> {
+    let other = begin_flags::POSITIONS | begin_flags::TLS | begin_flags::UNIX;
+    let is_client = begin.role == event::role::CLIENT && begin.header.kind == Kind::Begin as u32;
+    (is_client && begin.flags & other == begin_flags::POSITIONS).then_some(begin.server_position)
 }
 
 /// Empty lines before a request are not part of it (RFC 9112 §2.2); gives their bytes.

@@ -191,6 +191,7 @@ impl Programs {
             maps.skip(tgid)?;
         }
         let attached = attach::attach(&mut ebpf, linked.as_ref(), features, options)?;
+        maps.follow()?;
         attached.log(&offsets.missing);
         Ok(Self { maps, attached, logger, ebpf, linked })
     }

@@ -1,6 +1,6 @@
 //! The maps that the programs and the agent share.
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use coati_common::counter;
 use coati_common::cuda::{Mark, Process, UNFINISHED};
@@ -94,6 +94,7 @@ const CUDA_READS: usize = 4;
 pub struct Maps {
     /// The ring buffer with the records.
     pub records: RingBuf<MapData>,
+    following: Array<MapData, u32>,
     connections: HashMap<MapData, u64, Value>,
     sessions: HashMap<MapData, Id, Kept>,
     goroutines: HashMap<MapData, Goroutine, [u8; CALL_BYTES]>,
@@ -112,6 +113,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
         Ok(Self {
             records: take(ebpf, "RECORDS")?,
+            following: take(ebpf, "FOLLOWING")?,
             connections: take(ebpf, "CONNECTIONS")?,
             sessions: take(ebpf, "SESSIONS")?,
             goroutines: take(ebpf, "GOROUTINES")?,
@@ -125,6 +127,11 @@ impl Maps {
             losses: take(ebpf, "LOSSES")?,
             counters: take(ebpf, "COUNTERS")?,
         })
+    }
+
+    /// All programs are there: connections begin to be followed.
+    pub(super) fn follow(&mut self) -> Result<(), MapsError> {
+        self.following.set(0, 1, 0).map_err(|source| MapsError::Refused { name: "FOLLOWING", source })
     }
 
     /// The connection at the socket address `socket`, if it is still followed.

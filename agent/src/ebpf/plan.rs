@@ -316,7 +316,7 @@ pub fn check(features: &Features) -> Result<(), PlanError> {
 /// Chooses the probes: of the best hooks that the kernel has, or of those that are `wanted`.
 ///
 /// Ends are attached before beginnings: a connection that begins to be followed is seen to close, and a send that is
-/// seen to be entered is seen to return.
+/// seen to be entered is seen to return. No order suits both ends of a connection, so none is followed before all are there.
 pub fn plan(features: &Features, wanted: Option<HookSet>) -> Result<Plan, PlanError> {
     check(features)?;
     let base = vec![

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use coati_agent::capture::Source;
 use coati_agent::kernel::features::HookSet;
@@ -242,6 +243,42 @@ fn payload_ends_with_the_budget() {
     for seen in [client, server] {
         let totals = seen.ends[0].totals;
         assert_eq!((totals.request_bytes, totals.response_bytes), (19 + 2100 + 3, 19 + 2100));
+    }
+}
+
+/// A connection that is never idle while programs are attached: of what is told of it, nothing is half.
+#[test]
+fn what_is_followed_is_seen_by_all_programs() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, mut buffer) = (listener.accept().unwrap().0, [0; 4096]);
+        while stream.read(&mut buffer).unwrap() > 0 {
+            stream.write_all(RESPONSE).unwrap();
+        }
+    });
+    let (stop, stopped) = mpsc::channel::<()>();
+    let client = thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        while stopped.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            stream.write_all(REQUEST).unwrap();
+            read_until(&mut stream, b"hello");
+        }
+    });
+    let watch = Watch::start_with("connections in use while programs are attached", |_| {});
+    thread::sleep(Duration::from_millis(50));
+    drop(stop);
+    client.join().unwrap();
+    server.join().unwrap();
+    let Some(mut watch) = watch else { return };
+    let sides = watch.wait(address.port(), |sides| sides.ended(1));
+    let (client, server) = sides.only();
+    for seen in [client, server] {
+        assert!(seen.begins.len() > 1);
+        for (begin, _) in &seen.begins[1..] {
+            let moved = (begin.previous.request_bytes, begin.previous.response_bytes);
+            assert_eq!(moved, (REQUEST.len() as u64, RESPONSE.len() as u64));
+        }
     }
 }
 

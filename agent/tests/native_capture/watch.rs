@@ -137,7 +137,8 @@ impl Watch {
             if done(&sides) {
                 return sides;
             }
-            assert!(Instant::now() < deadline, "what was told until the end: {sides:#?}");
+            let health = self.capture().health();
+            assert!(Instant::now() < deadline, "what was told until the end: {sides:#?}; {health:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use coati_common::event::{Exit, Header, Kind};
 use rstest::rstest;
 
 use super::super::testing::{MS, Run, Wire};
-use super::{CHUNKED, GET, OK5, long_head, server};
+use super::{CHUNKED, GET, OK5, client, long_head, server};
 use crate::{
     capture::Record,
     decode::{DecodeConfig, LongRunning},
@@ -23,6 +23,24 @@ fn reordered(order: &[usize], calls: impl FnOnce(&mut Wire)) -> Vec<Record> {
     let records = server(calls);
     assert_eq!(records.len(), order.len());
     order.iter().map(|at| records[*at].clone()).collect()
+}
+
+#[test]
+fn an_answer_that_was_not_seen_does_not_move_the_later_ones() {
+    let ask = |path: &str| format!("GET /{path} HTTP/1.1\r\n\r\n").into_bytes();
+    let run = Run::of(&client(|w| {
+        w.request(GET).unseen(OK5.len() as u64).request(&ask("b")).response(OK5);
+        w.request(&ask("c")).response(OK5).request(&ask("d")).response(OK5).close();
+    }));
+    assert_eq!(
+        run.lines(),
+        [
+            "GET /a 200 11..13..13 0→5 in 1",
+            "GET /b - 12..-..12 0→? in 0 incomplete=response",
+            "GET /c 200 14..15..15 0→5 in 1",
+            "GET /d 200 16..17..17 0→5 in 1",
+        ]
+    );
 }
 
 /// Where the hooks do not see the end of a Unix socket, that of its process ends what was open; what is told by then counts.
