@@ -108,11 +108,18 @@ fn current(slot: Slot, socket: &mut Socket) -> Option<&'static mut Connection> {
     Some(connection)
 }
 
+/// Not 0 once connections are followed. Exported, so that the key of the map does not lie on the stacks of those that are deepest.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_following() -> u64 {
+    // SAFETY: a number of the map, read whole.
+    FOLLOWING.get_ptr(0).map_or(0, |on| unsafe { on.read_volatile() }.into())
+}
+
 /// Begins to follow the connection on `socket`, of a process of which this is known.
 #[inline(always)]
 fn follow(slot: Slot, socket: Socket, role: u8, process: u8) -> Option<&'static mut Connection> {
-    // SAFETY: a number of the map, read whole.
-    if FOLLOWING.get_ptr(0).is_none_or(|on| unsafe { on.read_volatile() } == 0) {
+    if is_following() == 0 {
         return None;
     }
     // Not on the stack: it is a quarter of that, and Linux 6.1 counts the functions that are called with it.

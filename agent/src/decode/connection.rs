@@ -1,5 +1,6 @@
 //! The exchanges of one connection: hands every byte to the message that it belongs to.
 
+mod missed;
 mod silence;
 mod switched;
 
@@ -89,7 +90,7 @@ impl Connection {
         } else {
             self.abandon(out);
         }
-        (self.read_to, self.interim) = (read_to(begin), 0);
+        (self.read_to, self.interim) = (missed::read_to(begin), 0);
         self.last_ns = begin.header.time_ns;
         self.number = begin.exchange;
         self.unix_owner = (begin.flags & begin_flags::UNIX != 0).then_some(begin.tgid);
@@ -116,15 +117,6 @@ impl Connection {
         if is_body || self.open(Origin::new(begin), out) {
             let len = begin.len.max(payload.len() as u64);
             self.take_request(Moved::new(len, payload, &begin.last), begin.header.time_ns, out);
-        }
-    }
-
-    /// An answer may have come by a call that was not seen: whose, nothing tells, and each request that waits would get the next
-    /// one's. So none does.
-    fn find_missed(&mut self, begin: &Begin, out: &mut Out<'_>) {
-        let seen = begin.previous.response_bytes.wrapping_add(self.interim) as u32;
-        if self.read_to.zip(read_to(begin)).is_some_and(|(from, to)| to.wrapping_sub(from) != seen) {
-            self.abandon_http1(out);
         }
     }
 
@@ -494,13 +486,6 @@ impl Connection {
             open.give_up(out);
         }
     }
-}
-
-/// How far a client had read of what it receives by TCP and as it is sent, if `begin` says it.
-fn read_to(begin: &Begin) -> Option<u32> {
-    let other = begin_flags::POSITIONS | begin_flags::TLS | begin_flags::UNIX;
-    let is_client = begin.role == event::role::CLIENT && begin.header.kind == Kind::Begin as u32;
-    (is_client && begin.flags & other == begin_flags::POSITIONS).then_some(begin.server_position)
 }
 
 /// Empty lines before a request are not part of it (RFC 9112 §2.2); gives their bytes.

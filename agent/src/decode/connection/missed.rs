@@ -1,0 +1,23 @@
+//! Answers that were not seen.
+
+use coati_common::event::{self, Begin, Kind, begin_flags};
+
+use super::{Connection, Out};
+
+impl Connection {
+    /// An answer may have come by a call that was not seen: whose, nothing tells, and each request that waits would get the next
+    /// one's. So none does.
+    pub(super) fn find_missed(&mut self, begin: &Begin, out: &mut Out<'_>) {
+        let seen = begin.previous.response_bytes.wrapping_add(self.interim) as u32;
+        if self.read_to.zip(read_to(begin)).is_some_and(|(from, to)| to.wrapping_sub(from) != seen) {
+            self.abandon_http1(out);
+        }
+    }
+}
+
+/// How far a client had read of what it receives by TCP and as it is sent, if `begin` says it.
+pub(super) fn read_to(begin: &Begin) -> Option<u32> {
+    let other = begin_flags::POSITIONS | begin_flags::TLS | begin_flags::UNIX;
+    let is_client = begin.role == event::role::CLIENT && begin.header.kind == Kind::Begin as u32;
+    (is_client && begin.flags & other == begin_flags::POSITIONS).then_some(begin.server_position)
+}
