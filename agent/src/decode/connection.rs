@@ -80,17 +80,18 @@ impl Connection {
 
     /// A new exchange, later than all before.
     pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
+        let read_to = missed::read_to(begin);
         if self.websocket.is_some() {
             self.abandon_switched(out);
         } else if self.http2.is_some() {
             // Switched by an answer whose exchange goes on as a stream.
         } else if begin.exchange == self.number.saturating_add(1) {
             self.settle(&begin.previous, out);
-            self.find_missed(begin, out);
+            self.find_missed(begin, read_to, out);
         } else {
             self.abandon(out);
         }
-        (self.read_to, self.interim) = (missed::read_to(begin), 0);
+        (self.read_to, self.interim) = (read_to, 0);
         self.last_ns = begin.header.time_ns;
         self.number = begin.exchange;
         self.unix_owner = (begin.flags & begin_flags::UNIX != 0).then_some(begin.tgid);

@@ -3,6 +3,7 @@
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use rstest::rstest;
 
 use super::tests::{NOW_MS, TENANT, collected, counting, of, shown, span};
@@ -69,6 +70,7 @@ fn a_span_may_stand_for_many() {
   span_metrics: {span_multiplier_key: X-SampleRatio, enable_tracestate_span_multiplier: true}
   service_graphs: {enable_tracestate_span_multiplier: true}";
     let sampled = Span { trace_state: "ot=th:c".to_owned(), ..span(2, 1, 0, 100, &[]) };
+    let bytes = sampled.encoded_len();
     let ratio = |ratio: Value| {
         let value = Some(AnyValue { value: Some(ratio) });
         let attribute = KeyValue { key: "X-SampleRatio".to_owned(), value, ..KeyValue::default() };
@@ -97,4 +99,9 @@ fn a_span_may_stand_for_many() {
         text.contains("request_server_seconds_sum{client=user, connection_type=virtual_node, server=a} 0.4"),
         "{text}"
     );
+    // Bytes that came stand for themselves.
+    let size = format!(
+        "size_total{{service=a, span_kind=SPAN_KIND_SERVER, span_name=span 2, status_code=STATUS_CODE_UNSET}} {bytes}"
+    );
+    assert!(text.lines().any(|line| line.ends_with(&size)), "{size}: {text}");
 }

@@ -6,10 +6,10 @@ use super::{Connection, Out};
 
 impl Connection {
     /// An answer may have come by a call that was not seen: whose, nothing tells, and each request that waits would get the next
-    /// one's. So none does.
-    pub(super) fn find_missed(&mut self, begin: &Begin, out: &mut Out<'_>) {
+    /// one's. So none does. `read_to` is of `begin`.
+    pub(super) fn find_missed(&mut self, begin: &Begin, read_to: Option<u32>, out: &mut Out<'_>) {
         let seen = begin.previous.response_bytes.wrapping_add(self.interim) as u32;
-        if self.read_to.zip(read_to(begin)).is_some_and(|(from, to)| to.wrapping_sub(from) != seen) {
+        if self.read_to.zip(read_to).is_some_and(|(from, to)| to.wrapping_sub(from) != seen) {
             self.abandon_http1(out);
         }
     }
