@@ -5,20 +5,38 @@ use std::fmt::Write;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 
-use crate::otlp::{SpanRef, Text, ValueRef};
+use crate::otlp::{SpanRef, ValueRef};
 
 /// Keys of attributes that are looked for in spans; each has a number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     keys: Vec<Box<str>>,
-    /// Bit for each length of a key, to pass over most attributes at once.
-    lengths: u64,
+    /// Those that were added since it was last asked.
+    added: Asked,
+}
+
+/// Some of the wanted keys, by their lengths: bit for each, to pass over most attributes at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked(u64);
+
+impl Asked {
+    const fn of(key: &[u8]) -> Self {
+        Self(1 << (key.len() & 63))
+    }
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn may_have(self, key: &[u8]) -> bool {
+        self.0 & Self::of(key).0 != 0
+    }
 }
 
 impl Wanted {
     /// Number of a key.
     pub(super) fn add(&mut self, key: &str) -> usize {
-        self.lengths |= 1 << (key.len() & 63);
+        self.added = self.added.and(Asked::of(key.as_bytes()));
         if let Some(number) = self.keys.iter().position(|known| **known == *key) {
             return number;
         }
@@ -26,20 +44,19 @@ impl Wanted {
         self.keys.len() - 1
     }
 
-    /// How many they are.
-    pub(super) const fn len(&self) -> usize {
-        self.keys.len()
+    /// Those that were added since this was last called.
+    pub(super) fn added(&mut self) -> Asked {
+        std::mem::take(&mut self.added)
     }
 
-    /// The values that a span has of them, by number. `found` is reused.
-    pub(super) fn find<'a>(&self, span: &SpanRef<'a>, found: &mut Vec<Option<ValueRef<'a>>>) {
+    /// The values that a span has of those that are asked for, and maybe of others, by number. `found` is reused.
+    pub(super) fn find<'a>(&self, span: &SpanRef<'a>, asked: Asked, found: &mut Vec<Option<ValueRef<'a>>>) {
         found.clear();
-        if self.keys.is_empty() {
+        if asked.0 == 0 {
             return;
         }
         found.resize(self.keys.len(), None);
-        let may_be = |key: Text<'_>| self.lengths & 1 << (key.as_bytes().len() & 63) != 0;
-        for attribute in span.attributes().of_keys(may_be) {
+        for attribute in span.attributes().of_keys(|key| asked.may_have(key.as_bytes())) {
             let key = attribute.key.as_bytes();
             let number = self.keys.iter().position(|known| known.as_bytes() == key);
             // Of two with the same key the first counts.
@@ -179,10 +196,23 @@ mod tests {
         let mut wanted = Wanted::default();
         assert_eq!(["a", "b", "a", "c"].map(|key| wanted.add(key)), [0, 1, 0, 2]);
         let mut values = Vec::new();
-        wanted.find(&SpanRef::parse(&bytes), &mut values);
+        wanted.find(&SpanRef::parse(&bytes), wanted.clone().added(), &mut values);
         assert_eq!(
             [0, 1, 2, 3].map(|number| found(&values, number).map(text_of)),
             [None, Some("7".to_owned()), None, None]
         );
+        wanted.find(&SpanRef::parse(&bytes), Asked::default(), &mut values);
+        assert!(values.is_empty());
+    }
+
+    #[test]
+    fn who_asks_for_nothing_is_told_so() {
+        let mut wanted = Wanted::default();
+        wanted.add("of.one");
+        assert!(wanted.added().may_have(b"of.one"));
+        assert_eq!(wanted.added().0, 0);
+        wanted.add("of.another");
+        let asked = wanted.added();
+        assert!(asked.may_have(b"of.another") && !asked.may_have(b"of.one"));
     }
 }

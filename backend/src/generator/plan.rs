@@ -7,17 +7,25 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 
 use super::INSTANCE_LABEL;
+use super::attributes::{Asked, Wanted, found};
 use super::filter::FilterError;
 use super::host_info::HostInfoPlan;
 use super::parts::{ServiceGraphsParts, SpanMetricsParts};
 use super::room::Limits;
 use super::service_graphs::ServiceGraphsPlan;
+use super::span::Seen;
 use super::span_metrics::SpanMetricsPlan;
 use crate::config::{GeneratorConfig, LimiterType, ProcessorName, TenantGenerator};
+use crate::otlp::ValueRef;
+use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 
 /// How spans of a tenant are counted.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// Attributes of spans that something is counted by.
+    pub(super) wanted: Wanted,
+    /// Number of the one that marks a span which is not over, and what to ask for it.
+    partial: (usize, Asked),
     pub(super) span_metrics: Option<SpanMetricsPlan>,
     pub(super) service_graphs: Option<ServiceGraphsPlan>,
     pub(super) host_info: Option<HostInfoPlan>,
@@ -43,14 +51,19 @@ pub(super) struct Plans {
 impl Plan {
     fn new(config: &GeneratorConfig) -> Result<Self, FilterError> {
         let GeneratorConfig { processors, registry, limiter_type, .. } = config;
-        let of_spans = SpanMetricsParts::of(processors).map(|parts| SpanMetricsPlan::new(config, parts));
-        let of_graphs = ServiceGraphsParts::of(processors).map(|parts| ServiceGraphsPlan::new(config, parts));
+        let mut wanted = Wanted::default();
+        let partial = (wanted.add(COATI_SPAN_PARTIAL), wanted.added());
+        let of_spans = SpanMetricsParts::of(processors).map(|parts| SpanMetricsPlan::new(config, parts, &mut wanted));
+        let of_graphs =
+            ServiceGraphsParts::of(processors).map(|parts| ServiceGraphsPlan::new(config, parts, &mut wanted));
         let (series, entities) = match limiter_type {
             LimiterType::Series => (registry.max_active_series.into(), 0),
             LimiterType::Entity => (0, registry.max_active_entities.into()),
         };
         let (label_values, window_ms) = (registry.max_cardinality_per_label.into(), millis(registry.stale_duration));
         Ok(Self {
+            wanted,
+            partial,
             span_metrics: of_spans.transpose()?,
             service_graphs: of_graphs.transpose()?,
             host_info: processors.contains(&ProcessorName::HostInfo).then(|| HostInfoPlan::new(config)),
@@ -58,6 +71,20 @@ impl Plan {
             interval_ms: (!config.disable_collection).then(|| millis(registry.collection_interval)),
             trace_id_label: config.trace_id_label_name.as_str().into(),
         })
+    }
+
+    /// Which attributes of a span are looked at. Only the agent sends spans before their end.
+    pub(super) fn asked(&self, seen: &Seen<'_>) -> Asked {
+        let of_end = if seen.of_agent { self.partial.1 } else { Asked::default() };
+        let of_spans = self.span_metrics.as_ref().map(|plan| plan.asked);
+        let is_end = ServiceGraphsPlan::counts(seen.span.kind);
+        let of_graphs = self.service_graphs.as_ref().filter(|_| is_end).map(|plan| plan.asked(seen));
+        of_spans.into_iter().chain(of_graphs).fold(of_end, Asked::and)
+    }
+
+    /// Whether a span was sent before its end. `values` are what was found of what is asked for.
+    pub(super) fn is_partial(&self, seen: &Seen<'_>, values: &[Option<ValueRef<'_>>]) -> bool {
+        seen.of_agent && matches!(found(values, self.partial.0), Some(ValueRef::Bool(true)))
     }
 }
 

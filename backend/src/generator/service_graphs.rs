@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coati_common::stitch::{caller_of, provisional_trace_id};
 
-use super::attributes::{Wanted, found, label_name, of_resource, text_of};
+use super::attributes::{Asked, Wanted, found, label_name, of_resource, text_of};
 use super::edges::{Connection, Edge, EdgeKey, Edges};
 use super::family::{Family, Labels, Shape};
 use super::filter::{Filter, FilterError};
@@ -60,7 +60,7 @@ pub(super) struct ServiceGraphsPlan {
     filter: Filter,
     multiplier: Multiplier,
     lengths: Lengths,
-    wanted: Wanted,
+    asked: Asked,
     shape: Shape,
 }
 
@@ -99,9 +99,12 @@ struct Places {
 }
 
 impl ServiceGraphsPlan {
-    pub(super) fn new(generator: &GeneratorConfig, parts: ServiceGraphsParts) -> Result<Self, FilterError> {
+    pub(super) fn new(
+        generator: &GeneratorConfig,
+        parts: ServiceGraphsParts,
+        wanted: &mut Wanted,
+    ) -> Result<Self, FilterError> {
         let config = &generator.processor.service_graphs;
-        let mut wanted = Wanted::default();
         let dimensions: Vec<_> = config.dimensions.iter().map(|key| (key.clone(), wanted.add(key))).collect();
         let mut labels: Vec<Box<str>> = ["client", "server", "connection_type"].map(Into::into).to_vec();
         let prefixes: &[&str] = if config.enable_client_server_prefix { &["client_", "server_"] } else { &[""] };
@@ -138,14 +141,10 @@ impl ServiceGraphsPlan {
             database: config.database_name_attributes.iter().map(|key| wanted.add(key)).collect(),
             database_host: ["peer.service", "server.address", "network.peer.address"].map(|key| wanted.add(key)),
             database_port: wanted.add("network.peer.port"),
-            filter: Filter::new(&config.filter_policies, &mut wanted)?,
-            multiplier: Multiplier::new(
-                &config.span_multiplier_key,
-                config.enable_tracestate_span_multiplier,
-                &mut wanted,
-            ),
+            filter: Filter::new(&config.filter_policies, wanted)?,
+            multiplier: Multiplier::new(&config.span_multiplier_key, config.enable_tracestate_span_multiplier, wanted),
             lengths: Lengths::new(&generator.registry),
-            wanted,
+            asked: wanted.added(),
             shape,
         })
     }
@@ -155,15 +154,15 @@ impl ServiceGraphsPlan {
         matches!(kind, SERVER_KIND..=CONSUMER_KIND)
     }
 
-    /// Which attributes of a span are looked at; none if nothing depends on them.
-    pub(super) fn wanted(&self, seen: &Seen<'_>) -> Option<&Wanted> {
+    /// Which attributes of a span that is counted are looked at; none if nothing depends on them.
+    pub(super) fn asked(&self, seen: &Seen<'_>) -> Asked {
         let needed = matches!(seen.span.kind, CLIENT_KIND | PRODUCER_KIND)
             || seen.span.is_root()
             || seen.is_from_afar()
             || !self.dimensions.is_empty()
             || self.multiplier.wants_attributes()
             || !self.filter.is_empty();
-        needed.then_some(&self.wanted)
+        if needed { self.asked } else { Asked::default() }
     }
 
     fn peer(&self, values: &[Option<ValueRef<'_>>]) -> Option<Box<str>> {

@@ -2,7 +2,7 @@
 
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::attributes::{Wanted, found, label_name, of_resource, write_value};
+use super::attributes::{Asked, Wanted, found, label_name, of_resource, write_value};
 use super::family::{Family, Labels, Shape};
 use super::filter::{Filter, FilterError, kind_name, status_name};
 use super::key::Lengths;
@@ -13,7 +13,6 @@ use super::span::{Multiplier, Seen};
 use crate::config::{GeneratorConfig, IntrinsicDimensions, SpanNameSanitization};
 use crate::otlp::ValueRef;
 use coati_common::wellknown::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE};
-use coati_common::wellknown::span::COATI_SPAN_PARTIAL;
 
 /// Labels that dimensions must not be taken for.
 pub(super) const INTRINSIC: [&str; 7] =
@@ -41,11 +40,7 @@ pub(super) struct SpanMetricsPlan {
     calls: Option<usize>,
     sizes: Option<usize>,
     latency: bool,
-    wanted: Wanted,
-    /// How many of the wanted attributes are asked for by more than [`Self::is_partial`].
-    asked: usize,
-    /// Number of the attribute that marks a span which is not over.
-    partial: usize,
+    pub(super) asked: Asked,
     shape: Shape,
 }
 
@@ -79,9 +74,12 @@ pub(super) struct ResourceLabels {
 }
 
 impl SpanMetricsPlan {
-    pub(super) fn new(generator: &GeneratorConfig, parts: SpanMetricsParts) -> Result<Self, FilterError> {
+    pub(super) fn new(
+        generator: &GeneratorConfig,
+        parts: SpanMetricsParts,
+        wanted: &mut Wanted,
+    ) -> Result<Self, FilterError> {
         let config = &generator.processor.span_metrics;
-        let mut wanted = Wanted::default();
         let mut labels = intrinsic_labels(config.intrinsic_dimensions);
         let mut sources = Vec::new();
         for key in &config.dimensions {
@@ -116,30 +114,14 @@ impl SpanMetricsPlan {
             sanitization: generator.span_name_sanitization,
             lengths: Lengths::new(&generator.registry),
             excluded: config.target_info_excluded_dimensions.clone(),
-            filter: Filter::new(&config.filter_policies, &mut wanted)?,
-            multiplier: Multiplier::new(
-                &config.span_multiplier_key,
-                config.enable_tracestate_span_multiplier,
-                &mut wanted,
-            ),
+            filter: Filter::new(&config.filter_policies, wanted)?,
+            multiplier: Multiplier::new(&config.span_multiplier_key, config.enable_tracestate_span_multiplier, wanted),
             calls: parts.calls.then_some(0),
             sizes: parts.sizes.then_some(usize::from(parts.calls)),
             latency: parts.latency,
-            asked: wanted.len(),
-            partial: wanted.add(COATI_SPAN_PARTIAL),
-            wanted,
+            asked: wanted.added(),
             shape,
         })
-    }
-
-    /// Whether a span was sent before its end. `values` are what was found of the wanted attributes.
-    pub(super) fn is_partial(&self, values: &[Option<ValueRef<'_>>]) -> bool {
-        matches!(found(values, self.partial), Some(ValueRef::Bool(true)))
-    }
-
-    /// Which attributes of a span are looked at, if any. Only the agent sends spans before their end.
-    pub(super) fn wanted(&self, of_agent: bool) -> Option<&Wanted> {
-        (of_agent || self.asked > 0).then_some(&self.wanted)
     }
 
     pub(super) fn of_resource(&self, resource: &Resource) -> ResourceLabels {

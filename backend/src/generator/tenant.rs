@@ -183,28 +183,19 @@ impl Tenant {
                 let seen = Seen { trace: &trace.id, span: stored.view(), resource, of_agent, now_ms };
                 received.spans += 1;
                 received.bytes += stored.bytes.len() as u64;
+                plan.wanted.find(&seen.span, plan.asked(&seen), &mut values);
+                // It is counted when it is over.
+                if plan.is_partial(&seen, &values) {
+                    continue;
+                }
                 if let (Some(plan), Some(metrics), Some(labels)) = (&plan.span_metrics, &mut *span_metrics, &of.labels)
                 {
-                    values.clear();
-                    if let Some(wanted) = plan.wanted(of_agent) {
-                        wanted.find(&seen.span, &mut values);
-                    }
-                    // It is counted when it is over.
-                    if of_agent && plan.is_partial(&values) {
-                        continue;
-                    }
                     received.filtered += u64::from(!metrics.count(plan, &seen, labels, &values, room, key));
-                } else if of_agent && seen.span.is_partial() {
-                    continue;
                 }
                 if let (Some(plan), Some(graphs), Some(service)) =
                     (&plan.service_graphs, &mut *service_graphs, &of.service)
                     && ServiceGraphsPlan::counts(seen.span.kind)
                 {
-                    values.clear();
-                    if let Some(wanted) = plan.wanted(&seen) {
-                        wanted.find(&seen.span, &mut values);
-                    }
                     graphs.count(plan, &seen, service, &values, room, key);
                 }
             }

@@ -60,15 +60,38 @@ impl<'a> SpanRef<'a> {
     /// Reads an encoded `Span` that was checked.
     pub fn parse(message: &'a [u8]) -> Self {
         let mut span = Self::empty(message);
-        _ = span.fill::<true>(|_, _| Ok(()));
+        let begun = span.begin();
+        _ = span.fill::<true>(begun, |_, _| Ok(()));
         span
     }
 
     /// Reads an encoded `Span`; `check` is shown each field.
     pub(super) fn read(message: &'a [u8], check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<Self, Odd> {
         let mut span = Self::empty(message);
-        span.fill::<false>(check)?;
+        span.fill::<false>(Fields::of(message), check)?;
         Ok(span)
+    }
+
+    /// Reads the fields that nearly every sender writes first, in the order of their numbers; gives what comes behind them.
+    #[inline]
+    fn begin(&mut self) -> Fields<'a> {
+        let mut fields = Fields::of(self.message);
+        if let Some(id) = fields.short(field::TRACE_ID) {
+            self.trace_id = id;
+        }
+        if let Some(id) = fields.short(field::SPAN_ID) {
+            self.span_id = id;
+        }
+        if let Some(text) = fields.short(field::TRACE_STATE) {
+            self.trace_state = Text(text);
+        }
+        if let Some(id) = fields.short(field::PARENT_SPAN_ID) {
+            self.parent_span_id = id;
+        }
+        if let Some(text) = fields.short(field::NAME) {
+            self.name = Text(text);
+        }
+        fields
     }
 
     fn empty(message: &'a [u8]) -> Self {
@@ -95,10 +118,13 @@ impl<'a> SpanRef<'a> {
 
     /// Of attributes only the first is shown to `check` if `SKIPS` says so.
     #[inline]
-    fn fill<const SKIPS: bool>(&mut self, mut check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>) -> Result<(), Odd> {
+    fn fill<const SKIPS: bool>(
+        &mut self,
+        mut fields: Fields<'a>,
+        mut check: impl FnMut(u32, Wire<'a>) -> Result<(), Odd>,
+    ) -> Result<(), Odd> {
         let span = self;
-        let mut fields = Fields::of(span.message);
-        let mut before = span.message;
+        let mut before = fields.rest();
         while let Some((number, value)) = fields.next() {
             check(number, value)?;
             match (number, value) {

@@ -64,8 +64,10 @@ impl<'a> AttributeRef<'a> {
     /// Its key, and its value as it was sent.
     #[inline]
     fn parts(message: &'a [u8]) -> (Text<'a>, Option<&'a [u8]>) {
-        let (mut key, mut value) = (Text::default(), None);
-        for read in Fields::of(message) {
+        let mut fields = Fields::of(message);
+        let mut key = fields.short(field::attribute::KEY).map(Text).unwrap_or_default();
+        let mut value = fields.short(field::attribute::VALUE);
+        for read in fields {
             match read {
                 (field::attribute::KEY, Wire::Bytes(text)) => key = Text(text),
                 (field::attribute::VALUE, Wire::Bytes(any)) => value = Some(any),
@@ -101,9 +103,11 @@ pub struct Encoded<'a>(&'a [u8]);
 
 impl<'a> ValueRef<'a> {
     /// The value of an encoded `AnyValue`.
+    #[inline]
     pub fn parse(message: &'a [u8]) -> Self {
-        let mut value = Self::Empty;
-        for read in Fields::of(message) {
+        let mut fields = Fields::of(message);
+        let mut value = fields.short(field::any::STRING).map_or(Self::Empty, |text| Self::String(Text(text)));
+        for read in fields {
             value = match read {
                 (field::any::STRING, Wire::Bytes(text)) => Self::String(Text(text)),
                 (field::any::BOOL, Wire::Varint(truth)) => Self::Bool(truth != 0),
