@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use coati_tests::tools::tools;
 
@@ -48,22 +48,14 @@ impl Clock {
 /// Runs the checks and the tests; the runner's own closing lines come last.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut clock = Clock(Vec::new());
-    clock.step("setup", || setup::run_for(setup::Need::Test))?;
+    clock.step("setup for the build", || setup::run_for(setup::Need::Build))?;
+    // What only tests need comes over the network while the processors compile.
+    std::thread::scope(|scope| {
+        let setup = scope.spawn(|| setup::run_for(setup::Need::Test));
+        check_and_build(options, &mut clock)?;
+        clock.step("rest of the setup", || setup.join().map_err(|_| anyhow!("setup panicked"))?)
+    })?;
     if options.filter.is_none() {
-        // Those outside the workspace too.
-        clock.step("format", || {
-            ["Cargo.toml", "agent-ebpf/Cargo.toml"].iter().try_for_each(|manifest| {
-                execute(cargo().args(["fmt", "--all", "--check", "--manifest-path", manifest]))
-            })
-        })?;
-    }
-    clock.step("kernel programs", ebpf::build)?;
-    if options.filter.is_none() {
-        clock.step("lints", || {
-            let mut clippy = cargo();
-            clippy.args(["clippy", "--workspace", "--all-targets", "--quiet"]).args(FEATURES);
-            execute(clippy.args(["--", "-D", "warnings"]))
-        })?;
         clock.step("licenses, bans, sources", || {
             execute(
                 cargo()
@@ -72,11 +64,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             )
         })?;
     }
-    // The programs and their tests at once: what tests alone depend on adds features to what both do, and built apart
-    // nearly everything would be compiled twice.
-    clock.step("build", || {
-        execute(cargo().arg("build").args(LINKED).args(["--bins", "--tests", "--quiet"]).args(FEATURES))
-    })?;
     warn_of_what_is_not_covered();
 
     // The figures are printed before the last step's own closing lines, and the last step's time after them would
@@ -97,6 +84,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("tests failed");
     }
     Ok(())
+}
+
+/// The checks that need no more than the compilers, and the programs and tests.
+fn check_and_build(options: &Options, clock: &mut Clock) -> Result<()> {
+    if options.filter.is_none() {
+        // Those outside the workspace too.
+        clock.step("format", || {
+            ["Cargo.toml", "agent-ebpf/Cargo.toml"].iter().try_for_each(|manifest| {
+                execute(cargo().args(["fmt", "--all", "--check", "--manifest-path", manifest]))
+            })
+        })?;
+    }
+    clock.step("kernel programs", ebpf::build)?;
+    if options.filter.is_none() {
+        clock.step("lints", || {
+            let mut clippy = cargo();
+            clippy.args(["clippy", "--workspace", "--all-targets", "--quiet"]).args(FEATURES);
+            execute(clippy.args(["--", "-D", "warnings"]))
+        })?;
+    }
+    // The programs and their tests at once: what tests alone depend on adds features to what both do, and built apart
+    // nearly everything would be compiled twice.
+    clock.step("build", || {
+        execute(cargo().arg("build").args(LINKED).args(["--bins", "--tests", "--quiet"]).args(FEATURES))
+    })
 }
 
 /// The runner, for the tests of all packages.
