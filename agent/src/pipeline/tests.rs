@@ -2,29 +2,18 @@ mod processes;
 mod self_traced;
 
 use std::{
-    cell::Cell,
     collections::{HashMap, HashSet, VecDeque},
     fs,
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use coati_common::{
     event::{Connection, Exit, Header, Kind},
     loss::Loss,
 };
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    trace::v1::{ScopeSpans, span::SpanKind},
-};
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, span::SpanKind};
 use prost::Message as _;
 use rstest::rstest;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, async_trait};
 
 use super::*;
 use crate::{
@@ -37,13 +26,8 @@ use crate::{
         queue::{Next, Spans, Under},
     },
     metrics::MetricsSettings,
-    print::Format,
-    span::{
-        AttributeConfig, FinishedSpan, HeaderConfig, IgnoreMode, RouteConfig, Sampler, SamplerName, SamplingConfig,
-        SpanConfig,
-    },
+    span::{AttributeConfig, FinishedSpan, HeaderConfig, SpanConfig},
     stitch::StitchConfig,
-    telemetry::DropCause,
 };
 
 /// A kernel that follows a script: what each call of `drain` finds.
@@ -301,17 +285,6 @@ fn a_stream_is_sent_while_it_runs_and_when_it_is_over() {
 }
 
 #[test]
-fn a_process_that_is_not_selected_makes_no_spans_and_is_left_alone() {
-    let (client, server) = both_ends();
-    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
-    let rule = Rule { exe_path: Pattern::executable("curl"), ..Rule::default() };
-    let (spans, telemetry) = run_script(&mut script, Selection { include: vec![], exclude: vec![rule] });
-    assert_eq!(spans.iter().map(|span| span.process.tgid).collect::<Vec<_>>(), [100]);
-    assert_eq!(script.skipped, [200]);
-    assert_eq!(telemetry.spans.get(), 1);
-}
-
-#[test]
 fn another_configuration_counts_from_the_next_batch_on() {
     let request = |number, path: &str| {
         let mut server = Wire::server(number);
@@ -333,65 +306,6 @@ fn another_configuration_counts_from_the_next_batch_on() {
     assert_eq!(span.span.name, "GET /behind");
     assert!(span.span.attributes.iter().any(|attribute| attribute.key == "http.response.header.x-a"), "{span:?}");
     assert_eq!((script.skipped, telemetry.ignored_exchanges.get()), (vec![], 1));
-}
-
-/// One good and one failed request: how many spans, how many sampled out, dropped and ignored.
-#[rstest]
-#[case::nothing(SpanConfig::default(), [2, 0, 0, 0])]
-#[case::only_errors(SpanConfig { sampling: off(true), ..SpanConfig::default() }, [1, 1, 0, 0])]
-#[case::none(SpanConfig { sampling: off(false), ..SpanConfig::default() }, [0, 2, 0, 0])]
-#[case::slow_ones(
-    SpanConfig { sampling: SamplingConfig { keep_slower_than: Some(Duration::from_nanos(1)), ..off(false) }, ..SpanConfig::default() },
-    [2, 0, 0, 0]
-)]
-#[case::limited(SpanConfig { max_per_second: Some(1), ..SpanConfig::default() }, [1, 0, 1, 0])]
-#[case::ignored(
-    SpanConfig { routes: RouteConfig { ignored_patterns: vec!["/bad".into()], ..RouteConfig::default() }, ..SpanConfig::default() },
-    [1, 0, 0, 1]
-)]
-#[case::ignored_in_metrics_only(
-    SpanConfig {
-        routes: RouteConfig {
-            ignored_patterns: vec!["/*".into()], ignore_mode: IgnoreMode::Metrics, ..RouteConfig::default()
-        },
-        ..SpanConfig::default()
-    },
-    [2, 0, 0, 0]
-)]
-fn what_is_left_out_is_counted(#[case] config: SpanConfig, #[case] expected: [u64; 4]) {
-    let mut server = Wire::server(2);
-    server.request(b"GET /good HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 204 No Content\r\n\r\n");
-    server.request(b"GET /bad HTTP/1.1\r\n\r\n").response(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n");
-    let mut script = Script { drains: [vec![], server.records].into(), ..Script::default() };
-    let reload = Reload { selection: Selection::default(), excludes_self_traced: true, spans: config };
-    let (spans, telemetry) = run_reloaded(&mut script, Selection::default(), Some(reload));
-    let dropped = telemetry.spans_dropped(DropCause::RateLimit).get();
-    let ignored = telemetry.ignored_exchanges.get();
-    assert_eq!([spans.len() as u64, telemetry.spans_sampled_out.get(), dropped, ignored], expected);
-    assert_eq!((telemetry.exchanges.get(), telemetry.spans.get()), (2, expected[0]));
-}
-
-fn off(keep_errors: bool) -> SamplingConfig {
-    let sampler = Sampler { name: SamplerName::AlwaysOff, ..Sampler::default() };
-    SamplingConfig { sampler, keep_errors, keep_slower_than: None }
-}
-
-#[test]
-fn attributes_can_be_left_out() {
-    let (client, server) = both_ends();
-    let mut script = Script { drains: [vec![], Wire::merge(&[&client, &server])].into(), ..Script::default() };
-    let attributes = AttributeConfig { include: vec![Pattern::glob("http.*").unwrap()], exclude: vec![] };
-    let reload = Reload {
-        selection: Selection::default(),
-        excludes_self_traced: true,
-        spans: SpanConfig { attributes, ..SpanConfig::default() },
-    };
-    let (spans, _) = run_reloaded(&mut script, Selection::default(), Some(reload));
-    assert_eq!(spans.len(), 2);
-    for span in spans {
-        assert!(span.span.attributes.iter().all(|attribute| attribute.key.starts_with("http.")), "{span:?}");
-        assert!(!span.span.attributes.is_empty());
-    }
 }
 
 #[rstest]
@@ -431,83 +345,4 @@ fn a_response_that_is_only_counted_ends_when_the_kernel_has_counted_it() {
     stages.tick(server.time_ns + 1000 * MS, Clock::new(0, 0), &mut script).unwrap();
     let span = next(&mut received).remove(0).span;
     assert_eq!(span.end_time_unix_nano - 1_000_000_000, server.state.totals.response_last_ns);
-}
-
-/// Standard output whose reader has gone.
-struct Broken<'a>(&'a Cell<u32>);
-
-impl Write for Broken<'_> {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        self.0.set(self.0.get() + 1);
-        Err(io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn spans_are_exported_when_they_cannot_be_printed() {
-    let telemetry = Telemetry::default();
-    let (queue, received) = export::queue::bounded(100, 100, 1, telemetry.clone());
-    let writes: &'static Cell<u32> = Box::leak(Box::new(Cell::new(0)));
-    let node = Node::new();
-    let mut stages = Stages::new(
-        Decoder::new(DecodeConfig::default()),
-        Stitcher::new(StitchConfig::default(), RandomIds::new([1, 2, 3, 4])),
-        Processes::new(ProcTree::new(node.proc.path()), Selection::default()),
-        SpanBuilder::new(SpanConfig::default(), Clock::new(0, 0)),
-        GpuSpans::new(None),
-        Out { queue, printer: Some(Printer::new(Box::new(Broken(writes)), Format::Text)), telemetry },
-        0,
-    );
-    let (client, server) = both_ends();
-    stages.take(&mut Wire::merge(&[&client, &server]), &mut Script::default()).unwrap();
-    assert_eq!(spans(received).len(), 2);
-    assert_eq!(writes.get(), 1, "it was tried again");
-}
-
-#[derive(Clone, Default)]
-struct Destination(Arc<Mutex<usize>>);
-
-#[async_trait]
-impl TraceService for Destination {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let groups = request.into_inner().resource_spans;
-        *self.0.lock().unwrap() +=
-            groups.iter().flat_map(|group| &group.scope_spans).map(|scope| scope.spans.len()).sum::<usize>();
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-#[tokio::test]
-async fn records_come_out_as_otlp() {
-    let destination = Destination::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let service = TraceServiceServer::new(destination.clone());
-    let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-
-    let variable = |name: &str| (name == "COATI_AGENT_OTLP_ENDPOINT").then(|| endpoint.clone());
-    let config = Config::read(None, &variable).unwrap();
-    let telemetry = Telemetry::default();
-    let (queue, exporter) = exporter(&config.export_settings(), &telemetry, || 0.0).unwrap();
-    let mut stages = Node::new().stages(queue, &telemetry, config.selection());
-    let (_deadline, end) = watch::channel(None);
-    let exporting = tokio::spawn(exporter.run(end));
-
-    let (client, server) = both_ends();
-    let mut script = Script { drains: [Wire::merge(&[&client, &server])].into(), ..Script::default() };
-    let stop = Arc::clone(&script.stop);
-    capture(&mut script, &mut stages, &std::sync::mpsc::channel().1, &stop, |_| {}).unwrap();
-    drop(stages);
-    exporting.await.unwrap();
-    assert_eq!(*destination.0.lock().unwrap(), 2);
-    assert_eq!(telemetry.spans_exported.get(), 2);
-    assert_eq!(DropCause::ALL.map(|cause| telemetry.spans_dropped(cause).get()), [0; 6]);
 }

@@ -3,12 +3,12 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::ast::{
-    Aggregate, AggregateFunction, Attribute, BinaryOp, Field, FieldExpr, Hint, Intrinsic, Kind, Literal, MetricsExpr,
-    MetricsFunction, MetricsQuery, Query, QueryBody, ScalarExpr, ScalarFilter, Scope, SecondStage, SpansetExpr,
-    SpansetOp, Stage, Status,
+    Aggregate, AggregateFunction, BinaryOp, FieldExpr, Hint, Kind, Literal, MetricsExpr, MetricsFunction, MetricsQuery,
+    Query, QueryBody, ScalarExpr, ScalarFilter, SecondStage, SpansetExpr, SpansetOp, Stage, Status,
 };
 use super::lexer::is_attribute_char;
-use super::parser::power;
+use super::names::{Attribute, Field, Intrinsic, Scope};
+use super::operators::power;
 use super::values::{print_duration, quote};
 
 /// Writes items with something between them.

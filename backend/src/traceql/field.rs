@@ -1,9 +1,11 @@
 //! Expressions over one span: what stands between `{` and `}`.
 
-use super::ast::{Attribute, BinaryOp, Field, FieldExpr, Intrinsic, IntrinsicScope, Kind, Literal, Scope, Status};
+use super::ast::{BinaryOp, FieldExpr, Kind, Literal, Status};
 use super::error::TraceQlError;
 use super::lexer::TokenKind;
-use super::parser::{Deep, Parser, arithmetic, comparison, power};
+use super::names::{Attribute, Field, Intrinsic, IntrinsicScope, Scope};
+use super::operators::{arithmetic, comparison, power};
+use super::parser::{Deep, Parser};
 use super::suggest::nearest;
 
 /// What an operator between two fields does.

@@ -1,7 +1,7 @@
 //! Text to tokens. Words are plain identifiers here; the parser knows which of them are keywords.
 
-use super::ast::{Attribute, IntrinsicScope, Scope};
 use super::error::TraceQlError;
+use super::names::{Attribute, IntrinsicScope, Scope};
 use super::values::{parse_duration, unquote};
 
 /// Where a token begins.

@@ -1,9 +1,11 @@
 //! Tokens to tree: metrics functions and what thins their series out.
 
-use super::ast::{Field, Hint, MetricsExpr, MetricsFunction, SecondStage};
+use super::ast::{Hint, MetricsExpr, MetricsFunction, SecondStage};
 use super::error::TraceQlError;
 use super::lexer::TokenKind;
-use super::parser::{Deep, Parser, comparison, is_order};
+use super::names::Field;
+use super::operators::{comparison, is_order};
+use super::parser::{Deep, Parser};
 use super::suggest::nearest;
 
 impl Parser {

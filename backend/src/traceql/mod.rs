@@ -13,18 +13,20 @@ mod field;
 mod lenient;
 mod lexer;
 mod metrics;
+mod names;
+mod operators;
 mod parser;
 mod suggest;
 mod validate;
 mod values;
 
 pub use ast::{
-    Aggregate, AggregateFunction, Attribute, BinaryOp, Field, FieldExpr, Hint, Intrinsic, IntrinsicScope, Kind,
-    Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody, ScalarExpr, ScalarFilter, Scope,
-    SecondStage, SpansetExpr, SpansetOp, Stage, Status,
+    Aggregate, AggregateFunction, BinaryOp, FieldExpr, Hint, Kind, Literal, MetricsExpr, MetricsFunction, MetricsQuery,
+    Query, QueryBody, ScalarExpr, ScalarFilter, SecondStage, SpansetExpr, SpansetOp, Stage, Status,
 };
 pub use error::TraceQlError;
 pub use lenient::filter_of_unfinished;
+pub use names::{Attribute, Field, Intrinsic, IntrinsicScope, Scope};
 pub use validate::regex_of;
 pub use values::parse_duration;
 

@@ -5,10 +5,11 @@ use std::fmt::Display;
 use regex::{Regex, RegexBuilder};
 
 use super::ast::{
-    Aggregate, Attribute, BinaryOp, Field, FieldExpr, Intrinsic, Literal, MetricsExpr, MetricsFunction, MetricsQuery,
-    Query, QueryBody, ScalarExpr, ScalarFilter, Scope, SecondStage, SpansetExpr, Stage,
+    Aggregate, BinaryOp, FieldExpr, Literal, MetricsExpr, MetricsFunction, MetricsQuery, Query, QueryBody, ScalarExpr,
+    ScalarFilter, SecondStage, SpansetExpr, Stage,
 };
 use super::error::TraceQlError;
+use super::names::{Attribute, Field, Intrinsic, Scope};
 
 /// What is known of a value before a span is seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
