@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check and every test, in the order in which a mistake is cheapest to find.
+//! `cargo xtask test`: every check and every test, in the order in which a mistake is cheapest to find; but what is to be
+//! installed for it comes meanwhile, and what needs that comes behind the build.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -20,7 +20,7 @@ use super::*;
 fn message_of(checked: &Checked<'_>) -> ExportTraceServiceRequest {
     let scope_spans = |scope: &ScopeSpansRef<'_>| ScopeSpans {
         scope: Some(scope.scope.clone()),
-        spans: scope.spans.iter().map(span_of).collect(),
+        spans: scope.spans.iter().map(span_of_both).collect(),
         schema_url: scope.schema_url.as_str().to_owned(),
     };
     let resource_spans = checked.resource_spans.iter().map(|resource| ResourceSpans {
@@ -29,6 +29,14 @@ fn message_of(checked: &Checked<'_>) -> ExportTraceServiceRequest {
         schema_url: resource.schema_url.as_str().to_owned(),
     });
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
+}
+
+/// What a span's view shows, which is made while it is checked; that which is made later must show the same.
+fn span_of_both(checked: &SpanRef<'_>) -> Span {
+    let (span, later) = (span_of(checked), span_of(&SpanRef::parse(checked.as_bytes())));
+    // As bytes, because of numbers that are none.
+    assert_eq!(later.encode_to_vec(), span.encode_to_vec());
+    span
 }
 
 fn span_of(span: &SpanRef<'_>) -> Span {
@@ -323,6 +331,11 @@ fn odd_ones_are_left_to_prost(#[case] bytes: Vec<u8>) {
 #[rstest]
 #[case::unknown_fields(in_span(&[nested(5, b"a"), nested(100, b"?")].concat()))]
 #[case::two_names(in_span(&[nested(5, b"a"), nested(5, b"b")].concat()))]
+#[case::ids_behind_the_name(in_span(&[nested(5, b"a"), nested(2, &[1; 8]), nested(1, &[2; 16])].concat()))]
+#[case::ids_twice(in_span(&[nested(1, &[1; 16]), nested(2, &[1; 8]), nested(1, &[2; 16])].concat()))]
+#[case::a_long_name(in_span(&[nested(1, &[1; 16]), nested(5, &[b'n'; 200]), nested(4, &[3; 8])].concat()))]
+#[case::a_value_before_its_key(in_span(&nested(9, &[nested(2, &nested(1, b"v")), nested(1, b"k")].concat())))]
+#[case::two_keys(in_span(&nested(9, &[nested(1, b"k"), nested(2, &nested(1, b"v")), nested(1, b"l")].concat())))]
 #[case::as_deep_as_prost_decodes(deep(47))]
 fn unusual_ones_are_read_in_place(#[case] bytes: Vec<u8>) {
     assert!(check(&bytes).is_ok());
