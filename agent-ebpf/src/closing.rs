@@ -92,6 +92,7 @@ fn end(connection: &Connection, reason: u32) -> End {
 pub extern "C" fn end_of_another(slot: u64, key: u64) -> u64 {
     let (Some(connection), Some(record)) = (followed(key), Slot::numbered(slot).record::<End>()) else { return 0 };
     if connection.finish() {
+        tail::over(key, connection, now());
         record.head = end(connection, CLOSED);
         emit::plain(&record.head, Loss::RingFullEnd);
     }

@@ -38,6 +38,8 @@ pub const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 
 /// Fail if the entry is there; `BPF_NOEXIST`.
 const NEW: u64 = 1;
+/// It is there: `-EEXIST`.
+const IS_THERE: i32 = -17;
 
 /// The send that a thread is in, or was in last: what is kept of one is written over by the next, because to make and to
 /// remove an entry of the map costs more than all else that a send does.
@@ -68,9 +70,11 @@ pub fn followed(key: u64) -> Option<&'static mut Connection> {
         return None;
     }
     let connection = CONNECTIONS.get_ptr_mut(key)?;
-    // SAFETY: a value of the map lives at least as long as the program runs. Another CPU may write to it at the same
-    // time, if two threads use one connection at once: the fields of the two directions are distinct, each is written
-    // whole, and the others tell at worst a count that is out by one call.
+    // SAFETY: the memory of a value stays the map's. Another CPU may write to it at the same time, if two threads use one
+    // connection at once: the fields of the two directions are distinct, each is written whole, and the others tell at
+    // worst a count that is out by one call. If another CPU removes it meanwhile, the value may at once be that of
+    // another key (`alloc_htab_elem`, kernel/bpf/hashtab.c): a call that the end of its connection overtakes so exactly
+    // may be counted there.
     Some(unsafe { &mut *connection })
 }
 
@@ -133,12 +137,16 @@ fn follow(slot: Slot, socket: Socket, role: u8, process: u8) -> Option<&'static 
     if is_socket(socket.key) {
         Filter::Followed.add(socket.key);
     }
-    if CONNECTIONS.insert(socket.key, &*connection, NEW).is_err() {
+    if let Err(error) = CONNECTIONS.insert(socket.key, &*connection, NEW) {
         if is_socket(socket.key) {
             Filter::Followed.remove(socket.key);
         }
-        emit::lost(Loss::ConnectionsFull);
-        return None;
+        if error != IS_THERE {
+            emit::lost(Loss::ConnectionsFull);
+            return None;
+        }
+        // Another thread of the same end was quicker.
+        return followed(socket.key).filter(|other| other.role == role);
     }
     followed(socket.key)
 }
@@ -212,18 +220,39 @@ fn find(slot: Slot, caller: Caller, known: Known, socket: Socket, source: &Sourc
     Found::Bytes(connection, meaning)
 }
 
-/// A thread has entered a call that sends through `socket`, from where `source` says.
+/// A thread has entered a call that sends through `socket`, from where `source` says; `None` if that is no socket which matters.
 #[inline(always)]
-pub fn send(slot: Slot, caller: Caller, socket: Socket, source: impl FnOnce() -> Option<Source>) -> Option<()> {
-    let is_new = send_by(slot, caller, socket, source, &CALLS, &caller.pid_tgid())?;
-    if is_new {
-        Filter::Sending.add(caller.tid().into());
-    }
+pub fn send(slot: Slot, caller: Caller, socket: Option<Socket>, source: impl FnOnce() -> Option<Source>) -> Option<()> {
+    leaves_send(caller.pid_tgid());
+    send_by(slot, caller, socket?, source, &CALLS, &caller.pid_tgid())?;
+    Filter::Sending.add(caller.tid().into());
     Some(())
 }
 
-/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`. False if the return of the one before
-/// it was not seen.
+/// A thread is in no send any more: if it still seems to be in one, then that was never seen to return, and would be given the
+/// result of another.
+#[inline(always)]
+pub fn leaves_send(pid_tgid: u64) {
+    if Filter::Sending.may_have(pid_tgid) {
+        return_missed(pid_tgid);
+    }
+}
+
+/// The kernel left out our program when the send returned that a thread was in, if it was in one.
+///
+/// Exported, so that the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn return_missed(pid_tgid: u64) -> u64 {
+    if under_way(&CALLS, &pid_tgid).is_none() {
+        return 0;
+    }
+    Filter::Sending.remove(pid_tgid);
+    emit::lost(Loss::ReturnMissed);
+    1
+}
+
+/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`.
 #[inline(always)]
 pub fn send_by<K>(
     slot: Slot,
@@ -232,7 +261,7 @@ pub fn send_by<K>(
     source: impl FnOnce() -> Option<Source>,
     calls: &HashMap<K, Call>,
     key: &K,
-) -> Option<bool> {
+) -> Option<()> {
     let mut socket = socket;
     let known = known(slot, caller, &mut socket)?;
     let source = source()?;
@@ -242,11 +271,6 @@ pub fn send_by<K>(
         Found::Bytes(connection, meaning) => (Some(connection), meaning as u32),
     };
     let call = call_of(slot, calls, key)?;
-    let is_new = call.is_under_way == 0;
-    if !is_new {
-        // The kernel left out our program when that returned.
-        emit::lost(Loss::ReturnMissed);
-    }
     call.is_under_way = 1;
     call.socket = socket;
     call.time_ns = now();
@@ -261,7 +285,7 @@ pub fn send_by<K>(
         call.before = *connection;
         connection.enter(meaning, call.time_ns);
     }
-    Some(is_new)
+    Some(())
 }
 
 /// The place for the call with this key, which is entered; `None`, and counted, if there is no room.
@@ -355,7 +379,7 @@ fn finish<C: EbpfContext>(ctx: &C, slot: Slot, caller: Caller, call: &mut Call, 
         }
     }
     let meaning = Meaning::from_u32(call.meaning)?;
-    let exchange = call.before.exchange + u32::from(meaning.begins());
+    let exchange = call.before.exchange.wrapping_add(u32::from(meaning.begins()));
     let is_same = |it: &&mut Connection| it.connection == call.before.connection && it.exchange == exchange;
     let connection = match followed(key).filter(is_same) {
         Some(connection) => connection,
@@ -402,7 +426,9 @@ fn take_back(call: &Call) {
     if call.before.exchange == 0 {
         let _gone_is_fine = forget(call.socket.key);
     } else {
+        let ends = connection.flags & (connection_flags::RESET | connection_flags::ENDED);
         *connection = call.before;
+        connection.flags |= ends;
     }
 }
 

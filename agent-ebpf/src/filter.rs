@@ -3,7 +3,7 @@
 //!
 //! Each is a counting Bloom filter with one hash: a place counts the keys that are there and lead to it. It counts up before its
 //! key is put into the map, and down after that was removed, so where it is zero the key is not in the map.
-//! A thread that is killed in a send leaves its place counted: that costs look-ups, and loses nothing.
+//! A place that stays counted costs look-ups, and loses nothing.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;

@@ -293,7 +293,7 @@ fn find_served(slot: Slot, process: u8, context: u64, connection: u64, exchange:
             return found;
         }
     }
-    if context == python::OUTSIDE && uvloop::find_queued(slot.number()) != 0 {
+    if context == python::OUTSIDE && uvloop::find_queued(slot.number(), exchange.into()) != 0 {
         return 0;
     }
     if process & process::GO != 0 {

@@ -135,7 +135,7 @@ pub fn enter<S: Strand>(strand: &S, caller: Caller, call: &Entered, kind: u32) -
     let socket = Socket::tls(session.key, known(session.socket));
     let result = exchange::send_by(slot, caller, socket, || Some(source), S::sends(), strand.key());
     slot.give_back();
-    result.map(drop)
+    result
 }
 
 /// The call of the library that the thread was in and that has returned, if it is the outermost one.
@@ -180,7 +180,11 @@ pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, resu
     let call = left(strand, kind::WRITE)?;
     let moved = call.moved(result);
     let id = caller.session(call.object);
-    let session = followed(&id)?;
+    let Some(session) = followed(&id) else {
+        // It was closed meanwhile.
+        let _none_is_usual = S::sends().remove(strand.key());
+        return None;
+    };
     bind(&id, session, call.socket);
     if let Some(send) = S::sends().get_ptr_mut(strand.key()) {
         // SAFETY: as above.

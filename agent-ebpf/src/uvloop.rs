@@ -20,7 +20,8 @@ struct Queued {
     served: Served,
     /// Inode number of the socket: another may lie there later.
     inode: u32,
-    reserved: u32,
+    /// The connection's newest exchange then: it is sent with the next one, or was sent within the context.
+    exchange: u32,
 }
 
 /// By the address of the `struct sock`.
@@ -38,32 +39,36 @@ pub fn writes(caller: Caller, transport: u64) -> Option<()> {
     let handle = user::<u64>(transport.wrapping_add(TRANSPORT_HANDLE))?;
     let fd = user::<u32>(handle.wrapping_add(STREAM_FD))?;
     let socket = Socket::of_descriptor(fd.into())?.address;
-    if let Some((_, connection)) = exchange::on(socket)
+    let exchange = match exchange::on(socket) {
+        None => 0,
         // An answer, or more of a request that was sent before.
-        && (connection.role == role::SERVER || connection.phase == phase::REQUEST)
-    {
+        Some((_, connection)) if connection.role == role::SERVER || connection.phase == phase::REQUEST => return None,
+        Some((_, connection)) => connection.exchange,
+    };
+    let inode = sock::inode(socket);
+    if inode == 0 {
         return None;
     }
     let context = python::python_context();
     let served = if python::is_context(context) { python::served_in(caller, context) } else { Served::NONE };
-    let mut queued = Queued { served, inode: sock::inode(socket), reserved: 0 };
+    let mut queued = Queued { served, inode, exchange };
     if let Some(before) = QUEUED.get_ptr(socket) {
         // SAFETY: as in `exchange::followed`.
         let before = unsafe { &*before };
-        if before.inode == queued.inode && before.served != served {
+        if before.inode == inode && before.exchange == exchange && before.served != served {
             queued.served = Served::SEVERAL;
         }
     }
     QUEUED.insert(socket, queued, 0).ok()
 }
 
-/// Finds the request for which that was written which the slot's call has moved; it is left in the slot. 0 if that is not known
-/// here.
+/// Finds the request for which that was written which the slot's call has moved, as this `exchange` of its connection, or as a
+/// stream of HTTP/2 (0); it is left in the slot. 0 if that is not known here.
 ///
-/// Exported, and with a number for argument only, so that the verifier checks it once for all calls.
+/// Exported, and with numbers for arguments only, so that the verifier checks it once for all calls.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn find_queued(slot: u64) -> u64 {
+pub extern "C" fn find_queued(slot: u64, exchange: u64) -> u64 {
     let slot = Slot::numbered(slot);
     let (Some(moved), Some(served)) = (slot.moved(), slot.served()) else { return 0 };
     let socket = moved.socket.address;
@@ -71,7 +76,8 @@ pub extern "C" fn find_queued(slot: u64) -> u64 {
     // SAFETY: as in `exchange::followed`.
     let queued = unsafe { *queued };
     let _is_there = QUEUED.remove(socket);
-    if queued.inode != sock::inode(socket) {
+    let is_next = exchange == 0 || queued.exchange.wrapping_add(1) == exchange as u32;
+    if queued.inode != sock::inode(socket) || !is_next {
         return 0;
     }
     *served = queued.served;

@@ -30,6 +30,9 @@ pub enum Meaning {
     Preface = 7,
     /// A request of HTTP/2, on a connection that is older than the agent.
     Joined = 8,
+    /// The first bytes of a request, where a response was expected: what was taken for the connection's first request is
+    /// in the body of an answer that was under way when the agent began. This end has the other role.
+    Turned = 9,
 }
 
 impl Meaning {
@@ -45,6 +48,7 @@ impl Meaning {
             6 => Some(Self::Response),
             7 => Some(Self::Preface),
             8 => Some(Self::Joined),
+            9 => Some(Self::Turned),
             _ => None,
         }
     }
@@ -66,14 +70,14 @@ impl Meaning {
     /// They are told by a [`crate::event::Begin`].
     #[inline(always)]
     pub const fn begins(self) -> bool {
-        matches!(self, Self::Begin | Self::Preface | Self::Joined)
+        matches!(self, Self::Begin | Self::Preface | Self::Joined | Self::Turned)
     }
 
     /// One of [`direction`].
     #[inline(always)]
     pub const fn direction(self) -> u8 {
         match self {
-            Self::Begin | Self::Request | Self::Preface | Self::Joined => direction::REQUEST,
+            Self::Begin | Self::Request | Self::Preface | Self::Joined | Self::Turned => direction::REQUEST,
             Self::First | Self::Upgrade | Self::Interim | Self::Response => direction::RESPONSE,
         }
     }
@@ -84,7 +88,7 @@ impl Meaning {
         match self {
             Self::First | Self::Upgrade => data_flags::FIRST,
             Self::Interim => data_flags::INTERIM,
-            Self::Begin | Self::Request | Self::Response | Self::Preface | Self::Joined => 0,
+            Self::Begin | Self::Request | Self::Response | Self::Preface | Self::Joined | Self::Turned => 0,
         }
     }
 }
@@ -151,6 +155,9 @@ impl Connection {
         if !self.must_sniff(direction) {
             return Meaning::Response;
         }
+        if self.exchange == 1 && sniff.begins_no_response() {
+            return Meaning::Turned;
+        }
         match sniff.status() {
             Status::Final => Meaning::First,
             Status::Switching => Meaning::Upgrade,
@@ -163,6 +170,10 @@ impl Connection {
     pub const fn enter(&mut self, meaning: Meaning, time_ns: u64) {
         match meaning {
             Meaning::Begin => self.begin(phase::REQUEST),
+            Meaning::Turned => {
+                self.role ^= role::CLIENT ^ role::SERVER;
+                self.begin(phase::REQUEST);
+            }
             Meaning::Preface => {
                 self.begin(phase::HTTP2);
                 self.frames = [Frames::PREFACE, Frames::UNKNOWN];
@@ -194,7 +205,7 @@ impl Connection {
     #[inline(always)]
     pub const fn count(&mut self, meaning: Meaning, len: u64, first_ns: u64, last_ns: u64) {
         match meaning {
-            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined => {
+            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined | Meaning::Turned => {
                 self.totals.request_bytes += len;
                 // A thread that lost its CPU in the call looks as if it had waited. But what was answered had been sent.
                 let answered_ns = self.totals.response_first_ns;
@@ -231,7 +242,7 @@ impl Connection {
     #[inline(always)]
     pub const fn room(&self, meaning: Meaning) -> usize {
         match meaning {
-            Meaning::Begin | Meaning::Interim | Meaning::Preface | Meaning::Joined => HEAD_BYTES,
+            Meaning::Begin | Meaning::Interim | Meaning::Preface | Meaning::Joined | Meaning::Turned => HEAD_BYTES,
             Meaning::Request | Meaning::Response if self.phase == phase::UPGRADED => HEAD_BYTES,
             Meaning::Request => HEAD_BYTES.saturating_sub(self.request_copied as usize),
             Meaning::First | Meaning::Upgrade | Meaning::Response => {
@@ -244,7 +255,7 @@ impl Connection {
     #[inline(always)]
     pub const fn copied(&mut self, meaning: Meaning, len: u16) {
         match meaning {
-            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined => {
+            Meaning::Begin | Meaning::Request | Meaning::Preface | Meaning::Joined | Meaning::Turned => {
                 self.request_copied = self.request_copied.saturating_add(len);
             }
             Meaning::First | Meaning::Upgrade | Meaning::Response => {

@@ -135,6 +135,12 @@ impl Sniff {
         self.is_method() || any_common!(self.begins)
     }
 
+    /// A connection's first request may begin here, and a response may not: a lone `H` may be either's.
+    #[inline(always)]
+    pub fn begins_no_response(&self) -> bool {
+        self.first != word(*b"H\0\0\0\0\0\0\0") && self.may_begin()
+    }
+
     #[inline(always)]
     const fn begins_with(&self, method: Method) -> bool {
         if method.len <= 8 {

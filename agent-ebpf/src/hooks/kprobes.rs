@@ -48,6 +48,14 @@ impl Receive {
         *kept = self;
     }
 
+    /// What `caller` has entered is not kept: its return shall find nothing that an earlier one has left.
+    #[inline(always)]
+    pub fn none(caller: Caller) -> Option<()> {
+        Self::recall(caller)?;
+        emit::lost(Loss::ReturnMissed);
+        None
+    }
+
     /// The one that `caller` was in, once.
     #[inline(always)]
     pub fn recall(caller: Caller) -> Option<Self> {
@@ -66,7 +74,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = || Some(Source::ahead(ctx.arg(1)?));
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), source)
+        exchange::send(Slot::EXCLUSIVE, caller, Some(Socket::tcp(ctx.arg(0)?)), source)
     })();
     0
 }
@@ -76,7 +84,7 @@ pub fn kprobe_tcp_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::tcp(ctx.arg(0)?), || Some(Source::NONE))
+        exchange::send(Slot::EXCLUSIVE, caller, Some(Socket::tcp(ctx.arg(0)?)), || Some(Source::NONE))
     })();
     0
 }
@@ -97,7 +105,7 @@ pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
         let (third, fourth) = (opaque(ctx.arg(3)?), opaque(ctx.arg(4)?));
         let flags = if globals::RECVMSG_FLAGS.load() == 3 { third } else { fourth };
         if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
-            return None;
+            return Receive::none(caller);
         }
         Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags }.remember(caller);
         Some(())
@@ -111,7 +119,7 @@ pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         if ctx.arg::<u64>(3)? == 0 {
-            return None;
+            return Receive::none(caller);
         }
         let socket = Socket::tcp_of(ctx.arg(0)?)?;
         Receive { socket: socket.address, message: 0, flags: 0 }.remember(caller);

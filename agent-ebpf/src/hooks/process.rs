@@ -10,6 +10,7 @@ use coati_common::process;
 
 use crate::emit;
 use crate::event_loop;
+use crate::exchange;
 use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
@@ -77,6 +78,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
 /// Forgets what is kept of a thread.
 #[inline(always)]
 fn thread_gone(pid_tgid: u64) {
+    exchange::leaves_send(pid_tgid);
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
     strand::thread_gone(pid_tgid);

@@ -121,7 +121,7 @@ pub fn enter_close(ctx: TracePointContext) -> u32 {
 fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext) -> Option<Source>) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd))?, || source(ctx))
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd)), || source(ctx))
     })();
     0
 }

@@ -41,7 +41,7 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = || Some(Source::ahead(argument(&ctx, 1)));
-        exchange::send(Slot::SENDMSG_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), source)
+        exchange::send(Slot::SENDMSG_ENTRY, caller, Some(Socket::tcp(argument(&ctx, 0))), source)
     })();
     0
 }
@@ -58,7 +58,7 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
 pub fn fentry_tcp_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::SENDPAGE_ENTRY, caller, Socket::tcp(argument(&ctx, 0)), || Some(Source::NONE))
+        exchange::send(Slot::SENDPAGE_ENTRY, caller, Some(Socket::tcp(argument(&ctx, 0))), || Some(Source::NONE))
     })();
     0
 }

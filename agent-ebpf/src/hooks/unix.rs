@@ -18,7 +18,7 @@ pub fn fentry_unix_sendmsg(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = || Some(Source::ahead(argument(&ctx, 1)));
-        exchange::send(Slot::UNIX_SENDMSG_ENTRY, caller, Socket::unix_of(argument(&ctx, 0))?, source)
+        exchange::send(Slot::UNIX_SENDMSG_ENTRY, caller, Socket::unix_of(argument(&ctx, 0)), source)
     })();
     0
 }
@@ -36,8 +36,7 @@ pub fn fentry_unix_sendpage(ctx: FEntryContext) -> i32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let slot = Slot::borrow()?;
-        let result = Socket::unix_of(argument(&ctx, 0))
-            .and_then(|socket| exchange::send(slot, caller, socket, || Some(Source::NONE)));
+        let result = exchange::send(slot, caller, Socket::unix_of(argument(&ctx, 0)), || Some(Source::NONE));
         slot.give_back();
         result
     })();
@@ -107,7 +106,7 @@ pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         let source = || Some(Source::ahead(ctx.arg(1)?));
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, source)
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?), source)
     })();
     0
 }
@@ -117,7 +116,7 @@ pub fn kprobe_unix_sendmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_unix_sendpage(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?)?, || Some(Source::NONE))
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::unix_of(ctx.arg(0)?), || Some(Source::NONE))
     })();
     0
 }
@@ -136,7 +135,7 @@ pub fn kprobe_unix_recvmsg(ctx: ProbeContext) -> u32 {
         let caller = Caller::watched()?;
         let flags = ctx.arg::<u64>(3)?;
         if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
-            return None;
+            return Receive::none(caller);
         }
         let socket = Socket::unix_of(ctx.arg(0)?)?.address;
         Receive { socket, message: ctx.arg(1)?, flags }.remember(caller);
@@ -151,7 +150,7 @@ pub fn kprobe_unix_splice_read(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
         if ctx.arg::<u64>(3)? == 0 {
-            return None;
+            return Receive::none(caller);
         }
         let socket = Socket::unix_of(ctx.arg(0)?)?.address;
         Receive { socket, message: 0, flags: 0 }.remember(caller);

@@ -80,6 +80,7 @@ impl Connection {
 
     /// A new exchange, later than all before.
     pub(super) fn begin(&mut self, begin: &Begin, payload: &[u8], out: &mut Out<'_>) {
+        self.drop_misread(begin, out);
         let read_to = missed::read_to(begin);
         if self.websocket.is_some() {
             self.abandon_switched(out);

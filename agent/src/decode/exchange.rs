@@ -18,6 +18,12 @@ pub enum Role {
     Client,
 }
 
+impl Role {
+    pub(super) const fn of(begin: &Begin) -> Self {
+        if begin.role == event::role::CLIENT { Self::Client } else { Self::Server }
+    }
+}
+
 /// Names an exchange while the agent runs.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ExchangeId {
@@ -108,7 +114,7 @@ impl Origin {
         Self {
             id: ExchangeId { connection: begin.connection, number: begin.exchange, place: 0 },
             socket: begin.socket,
-            role: if begin.role == event::role::CLIENT { Role::Client } else { Role::Server },
+            role: Role::of(begin),
             tgid: begin.tgid,
             tid: begin.tid,
             netns: begin.netns,

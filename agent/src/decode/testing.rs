@@ -159,7 +159,7 @@ impl Wire {
         let payload = bytes[..room].to_vec();
         self.state.keep_tail(meaning, len, last);
         self.state.last_ns = first_ns + wait_ns;
-        if meaning == Meaning::Begin {
+        if meaning.begins() {
             self.state.copied(meaning, room as u16);
             if payload.starts_with(b"POST ") {
                 self.state.flags |= connection_flags::KEEPS_END;

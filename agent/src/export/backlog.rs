@@ -166,7 +166,8 @@ impl Backlog {
         if self.memory.is_empty() || !self.has_disk() {
             return;
         }
-        let mut requests = std::mem::take(&mut self.memory);
+        // Shared, not copied: if the queue panics all of them are still here.
+        let mut requests = self.memory.clone();
         let moved = self
             .on_disk(move |queue| {
                 let mut result = Ok(());

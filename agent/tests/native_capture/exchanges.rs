@@ -282,6 +282,34 @@ fn what_is_followed_is_seen_by_all_programs() {
     }
 }
 
+/// What is seen first of a connection that is older than the agent is in the body of an answer, and begins like a request.
+#[test]
+fn a_body_that_looks_like_a_request_hides_no_later_one() {
+    let Some(mut watch) = Watch::start("connections that are joined in a body like a request") else { return };
+    let port = connect(
+        |mut stream| {
+            stream.write_all(b"GET this, says the body\n").unwrap();
+            answer(stream, &[RESPONSE; 2]);
+        },
+        |mut stream| {
+            read_until(&mut stream, b"\n");
+            for _ in 0..2 {
+                stream.write_all(REQUEST).unwrap();
+                read_until(&mut stream, b"hello");
+            }
+        },
+    );
+    let sides = watch.wait(port, |sides| sides.ended(1));
+    let (client, server) = sides.only();
+    for (seen, role) in [(client, role::CLIENT), (server, role::SERVER)] {
+        let begins: Vec<_> = seen.begins.iter().map(|(it, payload)| (it.role, it.exchange, &payload[..])).collect();
+        assert_eq!(begins, [(role, 2, REQUEST), (role, 3, REQUEST)]);
+        let answers = seen.towards(direction::RESPONSE);
+        let answers: Vec<_> = answers.iter().map(|(it, payload)| (it.exchange, it.flags, &payload[..])).collect();
+        assert_eq!(answers, [(2, data_flags::FIRST, RESPONSE), (3, data_flags::FIRST, RESPONSE)]);
+    }
+}
+
 #[test]
 fn interim_responses_are_told_but_not_counted() {
     let Some(mut watch) = Watch::start("1xx responses") else { return };

@@ -70,7 +70,7 @@ impl SledCatalog {
         true
     }
 
-    /// Writes tags, and what waits. If that fails all of it is counted as lost.
+    /// Writes tags, and what waits. If that fails all of it is lost, which the caller counts as one failure.
     pub(super) fn write_with(&self, tenant: &str, seen: &[Seen]) -> Result<(), CatalogError> {
         let _one_at_a_time = self.noted.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = {

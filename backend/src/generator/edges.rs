@@ -106,7 +106,7 @@ impl Edges {
     pub(super) fn expired(&mut self, now_ms: u64, max: usize) -> Option<(EdgeKey, Edge)> {
         loop {
             let (until_ms, number, key) = *self.order.front()?;
-            let full = self.waiting.len() > max || self.order.len() > 2 * max + MET;
+            let full = self.waiting.len() > max || self.order.len() > max.saturating_mul(2).saturating_add(MET);
             if until_ms > now_ms && !full {
                 return None;
             }

@@ -87,7 +87,7 @@ fn double_of(attributes: &[KeyValue], key: &str) -> Option<f64> {
 fn of_trace_state(state: &str) -> Option<f64> {
     let member = state.split(',').find_map(|member| member.trim().strip_prefix("ot="))?;
     let digits = member.split(';').find_map(|field| field.strip_prefix("th:"))?;
-    if digits.is_empty() || digits.len() > 14 {
+    if digits.is_empty() || digits.len() > 14 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let threshold = u64::from_str_radix(digits, 16).ok()? << (4 * (14 - digits.len()));
@@ -106,6 +106,7 @@ mod tests {
     #[case::one_of_sixteen("a=b, ot=rv:1;th:f", Some(16.0))]
     #[case::all("ot=th:0", Some(1.0))]
     #[case::no_number("ot=th:x", None)]
+    #[case::with_a_sign("ot=th:+8", None)]
     #[case::too_long("ot=th:123456789012345", None)]
     fn thresholds(#[case] state: &str, #[case] expected: Option<f64>) {
         assert_eq!(of_trace_state(state), expected);

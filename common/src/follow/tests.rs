@@ -47,6 +47,40 @@ fn exchanges_follow_each_other() {
     assert_eq!((connection.totals.request_bytes, connection.totals.response_bytes), (16, 12));
 }
 
+/// The agent begins while a server sends a body that has lines like a request: this end seems to be the client.
+#[test]
+fn a_request_where_an_answer_is_due_turns_the_roles_once() {
+    use Meaning::{Begin, First, Request, Turned};
+    let (found, connection) = meanings(&[
+        (REQUEST, b"GET is in the body"),
+        (REQUEST, b"which goes on"),
+        (RESPONSE, b"GET / HTTP/1.1\r\n"),
+        (RESPONSE, b"HTTP/1.1 200 OK\r\n"),
+        (REQUEST, b"POST / HTTP/1.1\r\n"),
+        // What answers so is not HTTP.
+        (RESPONSE, b"GET / HTTP/1.1\r\n"),
+    ]);
+    assert_eq!(found, [Begin, Request, Turned, First, Begin, First]);
+    assert_eq!((connection.role, connection.exchange), (role::CLIENT, 3));
+    assert_eq!((connection.totals.request_bytes, connection.totals.response_bytes), (17, 16));
+}
+
+#[test]
+fn only_what_is_no_answer_turns_the_roles() {
+    for (bytes, expected) in [
+        (&b"H"[..], Meaning::First),
+        (b"HT", Meaning::First),
+        (b"HTTP/1.1 200 OK\r\n", Meaning::First),
+        (b"nonsense", Meaning::First),
+        (b"HE", Meaning::Turned),
+        (b"P", Meaning::Turned),
+        (b"PROPFIND / HTTP/1.1\r\n", Meaning::Turned),
+    ] {
+        let (found, _) = meanings(&[(REQUEST, b"GET / HTTP/1.1\r\n"), (RESPONSE, bytes)]);
+        assert_eq!(found, [Meaning::Begin, expected], "{bytes:?}");
+    }
+}
+
 /// The server answers before the request is whole: what follows is its rest.
 #[test]
 fn a_late_body_begins_nothing() {

@@ -1,10 +1,19 @@
-//! Answers that were not seen.
+//! Answers that were not seen, and what was taken for a request while one was under way.
 
 use coati_common::event::{self, Begin, Kind, begin_flags};
 
-use super::{Connection, Out};
+use super::{super::Role, Connection, Out};
 
 impl Connection {
+    /// Drops what began like a request in the body of an answer: the next request has come from the other end.
+    pub(super) fn drop_misread(&mut self, begin: &Begin, out: &mut Out<'_>) {
+        let role = Role::of(begin);
+        while let Some(open) = self.pending.pop_back_if(|open| open.origin.role != role) {
+            out.counters.request_malformed += 1;
+            open.give_up(out);
+        }
+    }
+
     /// An answer may have come by a call that was not seen: whose, nothing tells, and each request that waits would get the next
     /// one's. So none does. `read_to` is of `begin`.
     pub(super) fn find_missed(&mut self, begin: &Begin, read_to: Option<u32>, out: &mut Out<'_>) {

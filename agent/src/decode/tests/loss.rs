@@ -9,7 +9,7 @@ use super::super::testing::{MS, Run, Wire};
 use super::{CHUNKED, GET, OK5, client, long_head, server};
 use crate::{
     capture::Record,
-    decode::{DecodeConfig, LongRunning},
+    decode::{DecodeConfig, LongRunning, Role},
 };
 
 /// The records of `calls` without those at `lost`.
@@ -41,6 +41,21 @@ fn an_answer_that_was_not_seen_does_not_move_the_later_ones() {
             "GET /d 200 16..17..17 0→5 in 1",
         ]
     );
+}
+
+/// What the agent sees first is a line like a request in a body that a server sends; with a length, more of a body is due.
+#[rstest]
+fn a_body_that_looks_like_a_request_hides_no_later_one(
+    #[values("GET /not", "POST /not HTTP/1.1\r\nContent-Length: 9000\r\n\r\n", "PUT ")] misread: &str,
+) {
+    let run = Run::of(&client(|w| {
+        w.request(misread.as_bytes()).request(b"more of it").response(GET).response(OK5);
+        w.request(b"GET /b HTTP/1.1\r\n\r\n").response(OK5).close();
+    }));
+    assert_eq!(run.lines(), ["GET /a 200 13..14..14 0→5 in 1", "GET /b 200 15..16..16 0→5 in 1"]);
+    assert!(run.exchanges.iter().all(|it| it.origin.role == Role::Server));
+    let counters = run.decoder.counters();
+    assert_eq!((counters.exchanges, counters.ended, counters.request_malformed), (3, 2, 1));
 }
 
 /// Where the hooks do not see the end of a Unix socket, that of its process ends what was open; what is told by then counts.
