@@ -68,6 +68,28 @@ struct Held {
     record: Record,
 }
 
+/// What has happened to since the last look at the table, and between the one before and that.
+#[derive(Debug, Default)]
+struct Recent<K> {
+    now: HashSet<K>,
+    before: HashSet<K>,
+}
+
+impl<K: Copy + Eq + std::hash::Hash> Recent<K> {
+    fn insert(&mut self, key: K) {
+        self.now.insert(key);
+    }
+
+    fn contains(&self, key: K) -> bool {
+        self.now.contains(&key) || self.before.contains(&key)
+    }
+
+    /// The table is looked at; gives what is not recent any more.
+    fn turn(&mut self) -> HashSet<K> {
+        std::mem::replace(&mut self.before, std::mem::take(&mut self.now))
+    }
+}
+
 /// The name of a Unix socket as it is shown: abstract ones begin with `@` instead of a zero.
 fn unix_path(bytes: &[u8]) -> Option<Arc<str>> {
     let text = match bytes {
@@ -86,10 +108,12 @@ pub struct Decoder {
     held: VecDeque<Held>,
     /// Connections with an exchange that the kernel must be asked about.
     polled: HashSet<u64>,
+    /// Connections that are over: what still comes of them is late. (A [`Connection`] is too large to be kept for that where each
+    /// request has one of its own.)
+    over: Recent<u64>,
     counters: DecodeCounters,
-    /// Processes that have ended since the last look at the table, and between the one before and that.
-    exited: HashSet<u32>,
-    exited_before: HashSet<u32>,
+    /// Processes that have ended.
+    exited: Recent<u32>,
     /// Responses that have run for ten seconds, at the last look.
     long_streams: usize,
     /// The latest time that was heard of.
@@ -105,9 +129,9 @@ impl Decoder {
             connections: HashMap::new(),
             held: VecDeque::new(),
             polled: HashSet::new(),
+            over: Recent::default(),
             counters: DecodeCounters::default(),
-            exited: HashSet::new(),
-            exited_before: HashSet::new(),
+            exited: Recent::default(),
             long_streams: 0,
             now_ns: 0,
             swept_ns: 0,
@@ -136,6 +160,7 @@ impl Decoder {
                 }
             }
             Record::End(end) => self.end(end, emit),
+            Record::Unix(_, id, _) if self.over.contains(id) => {}
             Record::Unix(_, id, path) => {
                 self.make_room(emit);
                 self.connections.entry(id).or_default().unix_path = unix_path(&path);
@@ -186,7 +211,9 @@ impl Decoder {
                 now_ns,
                 &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
             );
-            if found.open_exchanges() == 0 {
+            if found.is_over() {
+                self.forget(connection);
+            } else if found.open_exchanges() == 0 {
                 self.polled.remove(&connection);
             }
         }
@@ -227,11 +254,14 @@ impl Decoder {
 
     fn begin(&mut self, begin: &Begin, payload: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
         self.make_room(emit);
-        let connection = self.connections.entry(begin.connection).or_default();
-        if begin.exchange <= connection.number || connection.is_closed {
-            self.counters.begin_late += 1;
-            return;
-        }
+        let connection = match self.connections.entry(begin.connection) {
+            Entry::Vacant(entry) if !self.over.contains(begin.connection) => entry.insert(Connection::default()),
+            Entry::Occupied(entry) if begin.exchange > entry.get().number && !entry.get().is_closed => entry.into_mut(),
+            _ => {
+                self.counters.begin_late += 1;
+                return;
+            }
+        };
         // Of what came before a connection's first known exchange only the records that wait for it tell.
         let is_new = connection.number == 0;
         if !is_new {
@@ -257,10 +287,13 @@ impl Decoder {
                     &payload,
                     &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
                 );
-                if connection.is_only_counted() {
+                if connection.is_over() {
+                    self.forget(id);
+                } else if connection.is_only_counted() {
                     self.polled.insert(id);
                 }
             }
+            None if self.over.contains(id) => self.counters.data_late += 1,
             _ => self.hold(id, exchange, Record::Data(data, payload), emit),
         }
     }
@@ -273,9 +306,20 @@ impl Decoder {
                     &end,
                     &mut Out { counters: &mut self.counters, emit, keeps_headers: self.config.keeps_headers },
                 );
+                if connection.is_over() {
+                    self.forget(end.connection);
+                }
             }
+            None if self.over.contains(end.connection) => self.counters.data_late += 1,
             _ => self.hold(end.connection, end.exchange, Record::End(end), emit),
         }
+    }
+
+    /// A connection is over.
+    fn forget(&mut self, connection: u64) {
+        self.connections.remove(&connection);
+        self.polled.remove(&connection);
+        self.over.insert(connection);
     }
 
     fn hold(&mut self, connection: u64, exchange: u32, record: Record, emit: &mut dyn FnMut(Event<'_>)) {
@@ -337,7 +381,8 @@ impl Decoder {
         let show_after_ns = self.config.show_after.map(|after| after.as_nanos() as u64);
         *long_streams = 0;
         // Some hooks do not see what a process had open when it ended. Where others do, the `End` has come by now.
-        let gone = std::mem::replace(&mut self.exited_before, std::mem::take(&mut self.exited));
+        let gone = self.exited.turn();
+        self.over.turn();
         self.connections.retain(|id, connection| {
             if connection.unix_owner.is_some_and(|tgid| gone.contains(&tgid)) && !connection.is_closed {
                 connection.abandon(&mut out);

@@ -58,6 +58,22 @@ fn a_body_that_looks_like_a_request_hides_no_later_one(
     assert_eq!((counters.exchanges, counters.ended, counters.request_malformed), (3, 2, 1));
 }
 
+/// Each request may have a connection of its own.
+#[test]
+fn of_a_connection_that_is_over_no_more_than_its_number_is_kept() {
+    let records = server(|w| {
+        w.request(GET).response(OK5).close();
+    });
+    let mut run = Run::new(DecodeConfig::default());
+    for late in 0..2 {
+        run.feed(&records);
+        assert_eq!((run.exchanges.len(), run.decoder.connections()), (1, 0));
+        let counters = run.decoder.counters();
+        assert_eq!((counters.begin_late, counters.data_late, counters.begin_missing), (late, 2 * late, 0));
+        run.tick(1_500 * MS);
+    }
+}
+
 /// Where the hooks do not see the end of a Unix socket, that of its process ends what was open; what is told by then counts.
 #[rstest]
 #[case::on_a_unix_socket(Wire::server(1).on_unix(7, b"/run/a.sock"), &["GET /a - 11..-..11 0→? in 0 incomplete=response"])]
