@@ -166,10 +166,9 @@ impl Socket {
             let client = inode(peer(self.address));
             return Positions { send: 0, receive: client, known: u32::from(client != 0) };
         }
-        // What the call took is already behind the receive position, and so is the peer's close if it came with that.
+        // What the call took is already behind the receive position.
         let Positions { send, receive, known } = positions(self.address);
-        let close = u32::from(has_read_close(self.address));
-        Positions { send, receive: receive.wrapping_sub(len as u32).wrapping_sub(close), known }
+        Positions { send, receive: receive.wrapping_sub(len as u32), known }
     }
 }
 
@@ -346,20 +345,20 @@ pub fn has_unread(sk: u64) -> bool {
 
 /// Whether the process has read all that the peer sent, and that it closed its side: that takes a sequence number.
 #[inline(always)]
-fn has_read_close(sk: u64) -> bool {
+fn has_read_close(sk: u64, head: &Head<HEAD_WORDS>) -> bool {
     let state = at::SOCK_STATE.load();
     let is_known = state != at::ABSENT && at::TCP_RCV_NXT.load() != at::ABSENT;
-    is_known && field::<u8>(sk, state) == Some(TCP_CLOSE_WAIT) && !has_unread(sk)
+    is_known && head.get::<u8>(state) == TCP_CLOSE_WAIT && !has_unread(sk)
 }
 
-/// Fills in addresses, ports and network namespace; what cannot be read is zero, all of it if the socket is not known.
+/// Fills in addresses and ports; what cannot be read is zero, all of it if the socket is not known. And what is known only now
+/// of where the request stands.
 #[inline(always)]
 pub fn describe(socket: Socket, begin: &mut Begin) {
     let sk = socket.address;
     if sk == 0 || socket.is_unix() {
         (begin.local_address, begin.remote_address) = ([0; 16], [0; 16]);
         (begin.local_port, begin.remote_port) = (0, 0);
-        begin.netns = if sk == 0 { 0 } else { network_namespace(sk).unwrap_or_default() };
         return;
     }
     let head = Head::<HEAD_WORDS>::of(sk);
@@ -372,13 +371,17 @@ pub fn describe(socket: Socket, begin: &mut Begin) {
     }
     begin.local_port = head.get(at::SOCK_LOCAL_PORT.load());
     begin.remote_port = u16::from_be(head.get(at::SOCK_REMOTE_PORT.load()));
-    begin.netns = network_namespace(sk).unwrap_or_default();
+    // If the peer's close came with what the call took, then that is behind the receive position, too.
+    if begin.role == role::SERVER && !socket.is_tls() && has_read_close(sk, &head) {
+        begin.client_position = begin.client_position.wrapping_sub(1);
+    }
 }
 
+/// Network namespace of the socket at `sk`.
 #[inline(always)]
-fn network_namespace(sk: u64) -> Option<u32> {
+pub fn network_namespace(sk: u64) -> Option<u32> {
     let (net, inum) = (at::SOCK_NET.load(), at::NET_INUM.load());
-    if net == at::ABSENT || inum == at::ABSENT {
+    if sk == 0 || net == at::ABSENT || inum == at::ABSENT {
         return None;
     }
     field(pointer(sk, net)?, inum)

@@ -188,8 +188,12 @@ fn tell_begin(slot: Slot, connection: &mut Connection, moved: &Moved, meaning: M
     if moved.socket.is_unix() && connection.exchange == 1 {
         tell_unix(slot.number(), moved.socket.address, connection.connection, moved.time_ns);
     }
+    if connection.netns == 0 {
+        connection.netns = sock::network_namespace(moved.socket.address).unwrap_or_default();
+    }
     let record = slot.record::<Begin>()?;
     let head = &mut record.head;
+    head.netns = connection.netns;
     head.served = Served::NONE;
     head.header = emit::header(if is_http2 { Kind::Http2 } else { Kind::Begin }, moved.time_ns);
     head.connection = connection.connection;

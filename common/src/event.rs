@@ -360,6 +360,10 @@ pub struct Connection {
     pub process: u8,
     /// Of a Unix socket its inode number, else 0.
     pub inode: u32,
+    /// Network namespace, once a request has told it; else 0.
+    pub netns: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
     /// The last bytes of the response so far.
     pub response_tail: [u8; 8],
     /// HTTP/2 only: where the two directions stand, requests first.
@@ -438,7 +442,7 @@ mod tests {
         assert_eq!(size_of::<Exit>(), 24 + 8);
         assert_eq!(size_of::<Tls>(), 24 + 8);
         assert_eq!(size_of::<Unix>(), 24 + 8 + 4 + 4 + UNIX_PATH_BYTES);
-        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 4 + 4 + 8 + 2 * 16);
+        assert_eq!(size_of::<Connection>(), 16 + 56 + 4 + 2 + 2 + 4 + 4 + 4 + 4 + 8 + 2 * 16);
         assert_eq!(size_of::<Frames>(), 4 + 1 + 1 + 2 + 8);
     }
 }

@@ -109,6 +109,8 @@ impl Connection {
             flags: 0,
             process: 0,
             inode: 0,
+            netns: 0,
+            reserved: 0,
             response_tail: [0; 8],
             frames: [Frames::UNKNOWN; 2],
         }

@@ -38,7 +38,7 @@ pub struct Layout {
 pub const CALL_BYTES: usize = 72;
 
 /// Bytes of what is kept of a goroutine's send.
-pub const SEND_BYTES: usize = 216;
+pub const SEND_BYTES: usize = 224;
 
 #[cfg(test)]
 mod tests {
