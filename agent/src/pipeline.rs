@@ -42,7 +42,7 @@ use crate::{
     config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
-    ebpf::{LoadError, Options, Programs},
+    ebpf::{LoadError, Options, Programs, give_memory_back},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuReader, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
@@ -366,6 +366,7 @@ impl CaptureThread {
             libraries.look_at_all(now_ns, &mut source, &mut |tgid| processes.is_selected(tgid, now_ns));
             libraries
         });
+        give_memory_back();
         let since_ns = monotonic_ns();
         telemetry.set_attached();
         let printer =

@@ -4,6 +4,7 @@ mod attach;
 mod linked;
 mod load;
 mod maps;
+mod memory;
 pub mod plan;
 mod told;
 mod uprobes;
@@ -11,6 +12,7 @@ mod uprobes;
 pub use attach::Attached;
 pub use load::{Cost, LoadError, Options, Programs};
 pub use maps::{Maps, MapsError};
+pub use memory::give_memory_back;
 pub use plan::plan;
 pub use uprobes::{
     Attachment, CudaCall, Detaching, GoCall, LibraryCall, LoopCall, ProbePoint, PythonCall, TlsCall, UprobeError,
