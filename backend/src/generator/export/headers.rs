@@ -125,7 +125,7 @@ mod tests {
             let (tenant, format) = (tenant.to_owned(), Format::RemoteWrite1);
             queue.push_request(&Queued { tenant, time_ms: 1, samples: 1, format, body: vec![1] }).unwrap();
             queue.more.notify_one();
-            while queue.oldest().is_some() {
+            while queue.oldest().unwrap().is_some() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -49,7 +49,7 @@ fn two_spans(yaml: &str) -> Generator {
 /// All that waits.
 fn waiting(queue: &Queue) -> Vec<Metric> {
     let mut found = Vec::new();
-    while let Some((number, queued)) = queue.oldest() {
+    while let Some((number, queued)) = queue.oldest().unwrap() {
         let message = snap::raw::Decoder::new().decompress_vec(&queued.body).unwrap();
         found.extend(metrics(&message));
         queue.done(number);
@@ -169,7 +169,7 @@ fn requests_are_small_and_have_all() {
     };
     queue.push(&counting(SPANS, [of("shop", (0..1_000).map(named).collect())]).collect(NOW_MS + 15_000)).unwrap();
     let mut samples = Vec::new();
-    while let Some((number, queued)) = queue.oldest() {
+    while let Some((number, queued)) = queue.oldest().unwrap() {
         samples.push(queued.samples);
         queue.done(number);
     }
@@ -279,7 +279,7 @@ async fn a_server_gets_everything_in_order(
         queue.push(&generator.collect(NOW_MS + after)).unwrap();
     }
     let sender = tokio::spawn(Sender::otlp(Arc::clone(&queue), &config, true).unwrap().run());
-    while queue.oldest().is_some() {
+    while queue.oldest().unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     sender.abort();

@@ -168,12 +168,15 @@ impl Queue {
         files.bytes -= length;
     }
 
-    /// The oldest, with its number; what is damaged is given up.
-    pub(super) fn oldest(&self) -> Option<(u64, Queued)> {
+    /// The oldest, with its number; what is damaged or gone is given up. Fails if it cannot be read now.
+    pub(super) fn oldest(&self) -> Result<Option<(u64, Queued)>, ExportError> {
         loop {
-            let (number, _) = *self.files().waiting.front()?;
+            let Some((number, _)) = self.files().waiting.front().copied() else { return Ok(None) };
             match self.read(number) {
-                Ok(queued) => return Some((number, queued)),
+                Ok(queued) => return Ok(Some((number, queued))),
+                Err(ExportError::File { path, source }) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(file_error(&path, source));
+                }
                 Err(error) => {
                     warn!(url = self.url(), number, error = %crate::telemetry::chain(&error), "samples in the queue are lost");
                     self.lost("damaged", 1);

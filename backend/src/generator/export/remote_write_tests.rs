@@ -86,7 +86,7 @@ fn a_request_of_version_2_has_metadata_and_created_timestamps() {
     let yaml = format!("{SPANS}\ngenerate_native_histograms: both");
     let generator = counting(&yaml, [of("shop", vec![span(2, 1, 0, 50, &[]), span(2, 2, 0, 500, &[])])]);
     queue.push(&generator.collect(NOW_MS + 15_000)).unwrap();
-    let (_, queued) = queue.oldest().unwrap();
+    let (_, queued) = queue.oldest().unwrap().unwrap();
     let Request2 { symbols, timeseries } = request_2(&queued.body);
     assert_eq!(symbols[0], "");
     let once: BTreeSet<_> = symbols.iter().collect();
@@ -195,7 +195,7 @@ async fn the_version_is_negotiated(
     }
     let sender = Sender::remote_write(Arc::clone(&queue), &config, false, TenantHeaders::default()).unwrap();
     let sender = tokio::spawn(sender.run());
-    while queue.oldest().is_some() {
+    while queue.oldest().unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     sender.abort();
@@ -223,7 +223,7 @@ fn a_server_gets_what_its_rules_say() {
     let queue = queue(folder.path(), &config(rules), 1 << 20);
     let yaml = format!("{SPANS}\n").replace("registry: {", "registry: {external_labels: {source: coati}, ");
     queue.push(&counting(&yaml, [of("shop", vec![span(2, 1, 0, 50, &[])])]).collect(NOW_MS + 15_000)).unwrap();
-    let (_, queued) = queue.oldest().unwrap();
+    let (_, queued) = queue.oldest().unwrap().unwrap();
     assert_eq!(queued.samples, 4);
     let shown = series_of(&queued).into_iter().map(|series| {
         let label = |label: &Label| format!("{}={}", label.name, label.value);

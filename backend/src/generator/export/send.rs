@@ -82,10 +82,19 @@ impl Sender {
         let mut failing = false;
         loop {
             let queue = Arc::clone(&self.queue);
-            let oldest = tokio::task::spawn_blocking(move || queue.oldest()).await.ok().flatten();
-            let Some((number, queued)) = oldest else {
-                self.queue.more.notified().await;
-                continue;
+            let oldest = tokio::task::spawn_blocking(move || queue.oldest()).await;
+            let (number, queued) = match oldest {
+                Ok(Ok(Some(oldest))) => oldest,
+                Ok(Err(error)) => {
+                    let url = self.queue.url();
+                    warn!(url, error = %crate::telemetry::chain(&error), "samples in the queue cannot be read now");
+                    tokio::time::sleep(LONGEST_WAIT).await;
+                    continue;
+                }
+                Ok(Ok(None)) | Err(_) => {
+                    self.queue.more.notified().await;
+                    continue;
+                }
             };
             let outcome = match &mut self.server {
                 Server::RemoteWrite(server) => server.send(&queued).await,

@@ -115,7 +115,7 @@ pub(super) fn series_of(queued: &Queued) -> Vec<TimeSeries> {
 /// All series that wait; labels as text, without those of service and span.
 fn waiting(queue: &Queue) -> Vec<(String, TimeSeries)> {
     let mut found = Vec::new();
-    while let Some((number, queued)) = queue.oldest() {
+    while let Some((number, queued)) = queue.oldest().unwrap() {
         for series in series_of(&queued) {
             let names: Vec<_> = series.labels.iter().map(|label| label.name.as_str()).collect();
             assert!(names.is_sorted(), "{names:?}");
@@ -205,7 +205,7 @@ fn requests_are_small_and_have_all() {
     };
     queue.push(&counting(SPANS, [of("shop", (0..1_000).map(named).collect())]).collect(NOW_MS + 15_000)).unwrap();
     let mut sizes = Vec::new();
-    while let Some((number, queued)) = queue.oldest() {
+    while let Some((number, queued)) = queue.oldest().unwrap() {
         let series = series_of(&queued);
         sizes.push((series.len(), queued.samples as usize));
         queue.done(number);
@@ -225,7 +225,7 @@ fn what_waits_is_there_after_a_restart_in_its_order() {
     let config = config("");
     let first = queue(folder.path(), &config, 1 << 20);
     (1..=3).for_each(|number| first.push_request(&queued(number)).unwrap());
-    let (number, oldest) = first.oldest().unwrap();
+    let (number, oldest) = first.oldest().unwrap().unwrap();
     assert_eq!(oldest, queued(1));
     first.done(number);
     drop(first);
@@ -233,7 +233,7 @@ fn what_waits_is_there_after_a_restart_in_its_order() {
     let again = queue(folder.path(), &config, 1 << 20);
     again.push_request(&queued(4)).unwrap();
     let mut times = Vec::new();
-    while let Some((number, queued)) = again.oldest() {
+    while let Some((number, queued)) = again.oldest().unwrap() {
         times.push(queued.time_ms);
         again.done(number);
     }
@@ -246,7 +246,7 @@ fn a_full_queue_gives_up_the_oldest_and_counts_it() {
     let length = queued(1).encode().len() as u64;
     let queue = queue(folder.path(), &config(""), 2 * length);
     (1..=5).for_each(|number| queue.push_request(&queued(number)).unwrap());
-    assert_eq!(queue.oldest().unwrap().1.time_ms, 4);
+    assert_eq!(queue.oldest().unwrap().unwrap().1.time_ms, 4);
     assert_eq!(lost(&queue, "queue_full"), 21);
 }
 
@@ -263,8 +263,27 @@ fn a_damaged_file_is_passed_over_and_counted() {
     (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
     let path = folder.path().join(Queue::remote_write_name(&config)).join(format!("{:020}", 1));
     fs::write(&path, b"CGRWnoise").unwrap();
-    assert_eq!(queue.oldest().unwrap().1.time_ms, 2);
+    assert_eq!(queue.oldest().unwrap().unwrap().1.time_ms, 2);
     assert_eq!(lost(&queue, "damaged"), 1);
+}
+
+/// As when there are too many open files; a folder in its place is refused for root as well.
+#[test]
+fn a_file_that_cannot_be_read_now_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config("");
+    let queue = queue(folder.path(), &config, 1 << 20);
+    (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
+    let path = folder.path().join(Queue::remote_write_name(&config)).join(format!("{:020}", 1));
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = queue.oldest().unwrap_err();
+    assert_eq!(error.to_string(), path.display().to_string());
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(queue.oldest().unwrap().unwrap().1, queued(1));
+    assert_eq!(lost(&queue, "damaged"), 0);
 }
 
 #[test]
@@ -336,13 +355,13 @@ async fn a_server_gets_everything_in_order(
     (1..=2).for_each(|number| queue.push_request(&queued(number)).unwrap());
     let sender = Sender::remote_write(Arc::clone(&queue), &config, true, TenantHeaders::default()).unwrap();
     let sender = tokio::spawn(sender.run());
-    while queue.oldest().is_some() {
+    while queue.oldest().unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // What comes while it waits is sent too.
     queue.push_request(&queued(3)).unwrap();
     queue.more.notify_one();
-    while queue.oldest().is_some() {
+    while queue.oldest().unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     sender.abort();
