@@ -25,8 +25,8 @@ const MAX_WORD: usize = 40;
 /// How routes are made.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RouteConfig {
-    /// Routes that are known: `/api/{id}`, `/v1/:name`; `*` stands for any segment, at the end for any number of them.
-    /// The first that fits wins.
+    /// Routes that are known: `/api/{id}`, `/v1/:name`; `*` stands for any segment, at the end for any number of them, and behind
+    /// a word for what else a segment has. The first that fits wins.
     pub patterns: Vec<String>,
     /// Requests for paths that one of these fits are left out.
     pub ignored_patterns: Vec<String>,
@@ -290,6 +290,8 @@ struct Pattern {
 #[derive(Debug)]
 enum PatternSegment {
     Word(Box<str>),
+    /// A segment that begins so.
+    Prefix(Box<str>),
     Any,
 }
 
@@ -302,10 +304,13 @@ impl Pattern {
                 REST => PatternSegment::Any,
                 _ if segment.starts_with(':') => PatternSegment::Any,
                 _ if segment.starts_with('{') && segment.ends_with('}') => PatternSegment::Any,
-                word => PatternSegment::Word(word.into()),
+                word => match word.strip_suffix(REST) {
+                    Some(prefix) => PatternSegment::Prefix(prefix.into()),
+                    None => PatternSegment::Word(word.into()),
+                },
             })
             .collect();
-        let is_open = text.ends_with(REST);
+        let is_open = text.rsplit('/').next() == Some(REST);
         if is_open {
             segments.pop();
         }
@@ -317,6 +322,7 @@ impl Pattern {
         let mut found = path.split('/');
         let all_fit = self.segments.iter().all(|wanted| match (wanted, found.next()) {
             (PatternSegment::Word(word), Some(segment)) => **word == *segment,
+            (PatternSegment::Prefix(prefix), Some(segment)) => segment.starts_with(&**prefix),
             (PatternSegment::Any, Some(segment)) => !segment.is_empty(),
             (_, None) => false,
         });

@@ -59,10 +59,13 @@ fn a_target_that_is_no_path_has_no_route() {
 #[case::colon("/v1/foo/bar", Some("/v1/:x/bar"))]
 #[case::star("/files/a/b/c", Some("/files/*"))]
 #[case::star_takes_nothing_too("/files/", Some("/files/*"))]
+#[case::begins_so("/static/app-17.js", Some("/static/app*"))]
+#[case::begins_otherwise("/static/main.js", None)]
+#[case::below_what_begins_so("/static/app/main.js", None)]
 #[case::too_short("/api/", None)]
 #[case::too_long("/api/a/b", None)]
 fn patterns(#[case] path: &str, #[case] expected: Option<&str>) {
-    let mut routes = routes(&["/api/{name}", "/v1/:x/bar", "/files/*"]);
+    let mut routes = routes(&["/api/{name}", "/v1/:x/bar", "/files/*", "/static/app*"]);
     let route = routes.of("shop", Role::Server, path, true);
     assert_eq!(route.as_deref(), Some(expected.unwrap_or(path)));
 }
@@ -107,11 +110,13 @@ fn paths_that_no_pattern_fits(#[case] unmatched: Unmatched, #[case] expected: Op
 #[rstest]
 #[case::health("/healthz", true)]
 #[case::below("/internal/a/b", true)]
+#[case::begins_so("/metrics-of-all", true)]
+#[case::not_all_beside_it("/users", false)]
 #[case::with_a_name("/users/7/avatar", true)]
 #[case::another("/users/7", false)]
 #[case::no_path("*", false)]
 fn ignored(#[case] path: &str, #[case] expected: bool) {
-    let ignored_patterns = ["/healthz", "/internal/*", "/users/:id/avatar"].map(str::to_owned).to_vec();
+    let ignored_patterns = ["/healthz", "/internal/*", "/users/:id/avatar", "/metrics*"].map(str::to_owned).to_vec();
     let routes =
         Routes::new(RouteConfig { ignored_patterns, ignore_mode: IgnoreMode::Traces, ..RouteConfig::default() });
     assert_eq!(routes.ignored(path), expected.then_some(IgnoreMode::Traces));
