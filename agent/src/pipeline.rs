@@ -73,6 +73,11 @@ const WAIT: Duration = Duration::from_millis(20);
 /// How long it lets records gather when there are some: it costs less to take many at once. No longer than it waits, so that a
 /// process of short life is as likely to be looked at in time, however much the others do.
 const GATHER: Duration = WAIT;
+/// Records that are to be taken at once, where more would come in that time: what they take of a processor, a service that needs it
+/// may have to wait for.
+const BURST: u32 = 256;
+/// How long they gather in any case.
+const GATHER_LEAST: Duration = Duration::from_millis(2);
 
 /// How often it is looked whether the configuration's file has changed.
 const LOOK_AT_FILE: Duration = Duration::from_secs(2);
@@ -408,23 +413,30 @@ fn capture(
     stop: &AtomicBool,
     sleep: impl Fn(Duration),
 ) -> Result<(), CaptureError> {
-    let mut records = Vec::new();
+    let (mut records, mut pause) = (Vec::new(), GATHER);
     while !stop.load(Ordering::Acquire) {
         source.drain(WAIT, &mut records)?;
-        let has_gathered = !records.is_empty();
+        let gathered = records.len();
         stages.take(&mut records, source)?;
         stages.tick(monotonic_ns(), clock(), source)?;
         if let Some(reload) = reloads.try_iter().last() {
             stages.reload(reload, source);
             tracing::info!("the configuration was read again, and is in force");
         }
-        if has_gathered {
-            sleep(GATHER);
+        if gathered > 0 {
+            pause = next_pause(pause, gathered);
+            sleep(pause);
         }
     }
     source.drain_all(&mut records)?;
     stages.take(&mut records, source)?;
     stages.finish(source)
+}
+
+/// How long records may gather if so many have in the time before.
+fn next_pause(before: Duration, records: usize) -> Duration {
+    let records = u32::try_from(records.max(1)).unwrap_or(u32::MAX);
+    (before * BURST / records).clamp(GATHER_LEAST, GATHER)
 }
 
 /// The clock of the records.

@@ -182,6 +182,24 @@ fn run_reloaded(script: &mut Script, selection: Selection, reload: Option<Reload
     (spans(received), telemetry)
 }
 
+/// Of few records the pause is the longest, of more it is such that they come in pieces of a size, and it finds that by itself.
+#[rstest]
+#[case::few(3, 20.0)]
+#[case::as_many_as_are_taken_at_once(12, 20.0)]
+#[case::more(40, 6.4)]
+#[case::very_many(1000, 2.0)]
+fn the_more_records_come_the_shorter_they_gather(#[case] in_a_millisecond: u32, #[case] expected_ms: f64) {
+    for mut pause in [GATHER_LEAST, GATHER] {
+        for _ in 0..4 {
+            let records = (pause * in_a_millisecond).as_millis() as usize;
+            pause = next_pause(pause, records);
+        }
+        assert!((pause.as_secs_f64() * 1e3 - expected_ms).abs() < 0.1, "{pause:?}");
+    }
+    assert_eq!(next_pause(GATHER_LEAST, 0), GATHER);
+    assert_eq!(next_pause(GATHER, usize::MAX), GATHER_LEAST);
+}
+
 #[test]
 fn two_ends_of_a_request_become_two_spans_of_one_trace() {
     let (client, server) = both_ends();
