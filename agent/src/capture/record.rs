@@ -40,7 +40,7 @@ impl Record {
 
     /// Reads the bytes of one ring buffer record. Bytes behind it are ignored.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Fields { bytes, at: 0 };
+        let mut fields = Fields { rest: bytes, len: bytes.len() };
         let header = Header { kind: fields.u32()?, cpu: fields.u32()?, cpu_seq: fields.u64()?, time_ns: fields.u64()? };
         match Kind::from_u32(header.kind).ok_or(RecordError::Kind { found: header.kind })? {
             Kind::Begin | Kind::Http2 => fields.begin(header),
@@ -86,8 +86,10 @@ pub enum RecordError {
 
 /// Reads fields one after the other.
 struct Fields<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    /// What was not read yet.
+    rest: &'a [u8],
+    /// Bytes of the whole record.
+    len: usize,
 }
 
 impl Fields<'_> {
@@ -187,16 +189,21 @@ impl Fields<'_> {
     }
 
     fn slice(&mut self, wanted: usize) -> Result<&[u8], RecordError> {
-        let cut = RecordError::Cut { at: self.at, wanted, len: self.bytes.len() };
-        let end = self.at.checked_add(wanted).ok_or(cut)?;
-        let slice = self.bytes.get(self.at..end).ok_or(cut)?;
-        self.at = end;
+        let (slice, rest) = self.rest.split_at_checked(wanted).ok_or_else(|| self.cut(wanted))?;
+        self.rest = rest;
         Ok(slice)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let cut = RecordError::Cut { at: self.at, wanted: N, len: self.bytes.len() };
-        self.slice(N)?.first_chunk().copied().ok_or(cut)
+        let (array, rest) = self.rest.split_first_chunk().ok_or_else(|| self.cut(N))?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    /// Apart from what is always done: a record has some thirty fields.
+    #[cold]
+    fn cut(&self, wanted: usize) -> RecordError {
+        RecordError::Cut { at: self.len - self.rest.len(), wanted, len: self.len }
     }
 
     fn u8(&mut self) -> Result<u8, RecordError> {
