@@ -14,8 +14,8 @@ use coati_common::{
 use super::{
     Event, Failure, Method, Origin, Role, Upgrade,
     body::Moved,
-    http1::RequestHead,
     http2::{Http2, StreamEnd},
+    message::LastHeads,
     open::{Ending, Moment, Open, Out},
     progress,
     websocket::Session,
@@ -40,8 +40,8 @@ pub(super) struct Connection {
     closing: Option<(u64, Failure)>,
     /// Requests without a complete response, in the order in which they will be answered.
     pending: VecDeque<Box<Open>>,
-    /// The head of the newest request whose head was read.
-    last_head: Option<Arc<RequestHead>>,
+    /// The newest heads that were read.
+    last: LastHeads,
     /// Bytes of the kernel's newest exchange that were handed out, by direction.
     request_seen: u64,
     response_seen: u64,
@@ -311,7 +311,7 @@ impl Connection {
                 }
                 continue;
             }
-            let outcome = open.request.take(&mut moved, &mut self.last_head);
+            let outcome = open.request.take(&mut moved, &mut self.last.request);
             open.request_last_ns = open.request_last_ns.max(at_ns);
             match outcome {
                 Ok(()) => open.announce(out),
@@ -337,7 +337,7 @@ impl Connection {
             };
             let outcome = front.cut_request(out);
             if outcome.is_ok() {
-                front.take_response(&mut moved, at, is_alone, out);
+                front.take_response(&mut moved, at, is_alone, &mut self.last.answer, out);
                 if !front.response.is_complete() {
                     return;
                 }
@@ -382,7 +382,7 @@ impl Connection {
             && front.response.is_headless()
         {
             let method = front.method();
-            front.response.take_late_start(moved, method);
+            front.response.take_late_start(moved, method, &mut self.last.answer);
             front.first_ns = data.header.time_ns;
         }
     }

@@ -52,6 +52,28 @@ impl HeadBuffer {
         Ok(None)
     }
 
+    /// The same of the head of an answer, which is not read if it is `last` again. That has no headers, so who wants them reads.
+    fn take_answer(
+        &mut self,
+        moved: &mut Moved<'_>,
+        keeps: bool,
+        last: &mut LastAnswer,
+    ) -> Result<Option<ResponseHead>, HeadError> {
+        if keeps || !self.0.is_empty() {
+            return self.take(moved, keeps);
+        }
+        let bytes = moved.known();
+        if let Some(head) = last.again(bytes) {
+            moved.skip_known(head.size());
+            return Ok(Some(head));
+        }
+        let head = self.take(moved, keeps)?;
+        if let Some(head) = &head {
+            last.note(head, bytes);
+        }
+        Ok(head)
+    }
+
     /// The head as far as it came.
     fn cut<H: Head>(&mut self, keeps: bool) -> Result<H, HeadError> {
         let bytes = std::mem::take(&mut self.0);
@@ -60,6 +82,37 @@ impl HeadBuffer {
             head.keep_headers(&bytes);
         }
         Ok(head)
+    }
+}
+
+/// The heads of a connection's messages before.
+#[derive(Debug, Default)]
+pub(super) struct LastHeads {
+    pub(super) request: Option<Arc<RequestHead>>,
+    pub(super) answer: LastAnswer,
+}
+
+/// The head of the answer before on a connection. Many are the same to the last byte until the clock shows another second, and
+/// those are not read again.
+#[derive(Debug, Default)]
+pub(super) struct LastAnswer {
+    /// As it was sent; kept for its memory too.
+    bytes: Vec<u8>,
+    head: Option<ResponseHead>,
+}
+
+impl LastAnswer {
+    /// The same head, if `bytes` begin with it.
+    fn again(&self, bytes: &[u8]) -> Option<ResponseHead> {
+        self.head.as_ref().filter(|_| bytes.starts_with(&self.bytes)).cloned()
+    }
+
+    /// Takes note of the head at the start of `bytes`, if all of it is there.
+    fn note(&mut self, head: &ResponseHead, bytes: &[u8]) {
+        let whole = bytes.get(..head.size()).filter(|_| !head.cut);
+        self.head = whole.map(|_| head.clone());
+        self.bytes.clear();
+        self.bytes.extend_from_slice(whole.unwrap_or_default());
     }
 }
 
@@ -158,12 +211,12 @@ pub(super) struct ResponseStream {
 
 impl ResponseStream {
     /// Takes the bytes of `moved` that belong to the response to a `method` request. True if an interim response ended
-    /// in them: everything before is not part of the final response.
-    pub(super) fn take(&mut self, moved: &mut Moved<'_>, method: Method) -> bool {
+    /// in them: everything before is not part of the final response. `last` is of the connection.
+    pub(super) fn take(&mut self, moved: &mut Moved<'_>, method: Method, last: &mut LastAnswer) -> bool {
         let mut interim = false;
         let mut before = moved.len();
         while let Stage::Head(buffer) = &mut self.stage {
-            match buffer.take::<ResponseHead>(moved, self.keeps_headers) {
+            match buffer.take_answer(moved, self.keeps_headers, last) {
                 Ok(None) => break,
                 Ok(Some(head)) if head.is_interim() => {
                     interim = true;
@@ -202,12 +255,12 @@ impl ResponseStream {
     }
 
     /// Takes the response's first bytes, which come behind later ones that were counted already.
-    pub(super) fn take_late_start(&mut self, mut moved: Moved<'_>, method: Method) {
+    pub(super) fn take_late_start(&mut self, mut moved: Moved<'_>, method: Method, last: &mut LastAnswer) {
         let (bytes, tail) = (self.bytes, self.tail);
         *self = Self { keeps_headers: self.keeps_headers, ..Self::default() };
-        self.take(&mut moved, method);
+        self.take(&mut moved, method, last);
         let mut later = Moved::unknown(bytes.saturating_sub(self.bytes));
-        self.take(&mut later, method);
+        self.take(&mut later, method, last);
         self.tail = tail;
     }
 

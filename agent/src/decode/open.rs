@@ -8,7 +8,7 @@ use super::{
     Bodies, DecodeCounters, Event, Exchange, Failure, Incomplete, Origin, Progress, WebSocket,
     body::Moved,
     http1::{Head, HeadError},
-    message::{RequestStream, ResponseStream},
+    message::{LastAnswer, RequestStream, ResponseStream},
     method::Method,
     progress::{Notes, Recorder, Showings},
 };
@@ -170,14 +170,22 @@ impl Open {
         self.request.head.as_ref().map_or(Method::Other, |head| head.method)
     }
 
-    pub(super) fn take_response(&mut self, moved: &mut Moved<'_>, at: Moment<'_>, is_alone: bool, out: &mut Out<'_>) {
+    /// Bytes of the response. `last` is of the connection.
+    pub(super) fn take_response(
+        &mut self,
+        moved: &mut Moved<'_>,
+        at: Moment<'_>,
+        is_alone: bool,
+        last: &mut LastAnswer,
+        out: &mut Out<'_>,
+    ) {
         let before = moved.len();
         if self.request.kept.is_some() && self.response.kept.is_none() {
             self.response.kept = Some(Vec::new());
         }
         self.response.keeps_headers = out.keeps_headers;
         let kept = self.response.kept.as_ref().map_or(0, Vec::len);
-        let interim = self.response.take(moved, self.method());
+        let interim = self.response.take(moved, self.method(), last);
         if self.body_first_ns == 0 && self.response.has_body() {
             self.body_first_ns = at.first_ns;
         }

@@ -1,7 +1,10 @@
 //! What silence on a connection means.
 
 use super::Connection;
-use crate::decode::open::{Ending, Open, Out};
+use crate::decode::{
+    message::LastHeads,
+    open::{Ending, Open, Out},
+};
 
 /// How long a closed connection waits for the records of calls that were interrupted by the close.
 const CLOSE_NS: u64 = 100_000_000;
@@ -10,7 +13,7 @@ const SETTLE_NS: u64 = 1_000_000_000;
 /// Silence after which a response is given up of which nothing tells the end. While it is open it makes the calls of its
 /// process ambiguous, so this is short.
 const END_UNKNOWN_NS: u64 = 3_000_000_000;
-/// Silence after which the last request's head is forgotten: who asks so seldom may have it read again.
+/// Silence after which the last heads are forgotten: who asks so seldom may have them read again.
 const FORGET_HEAD_NS: u64 = 10_000_000_000;
 
 impl Connection {
@@ -24,7 +27,7 @@ impl Connection {
         }
         // There may be very many connections that are kept and not used.
         if now_ns.saturating_sub(self.last_ns) >= FORGET_HEAD_NS {
-            self.last_head = None;
+            self.last = LastHeads::default();
         }
         let is_over =
             |front: &Open| front.response.is_probably_complete() && now_ns.saturating_sub(front.last_ns) >= SETTLE_NS;

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use rstest::rstest;
 
 use super::*;
-use crate::decode::{Head, RequestHead};
+use crate::decode::{Head, RequestHead, ResponseHead};
 
 const OK: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
@@ -81,5 +81,34 @@ proptest! {
         };
         let requests: Vec<_> = requests.iter().map(text).collect();
         prop_assert_eq!(read(&requests), read_alone(&requests));
+    }
+
+    /// The same of answers, which may come in two pieces, and have an interim one before them.
+    #[test]
+    fn heads_of_answers_neither(
+        answers in vec(("200|204|304|100", "[ab]{0,2}", 0..3_usize, any::<prop::sample::Index>()), 1..8),
+    ) {
+        let mut wire = Wire::server(1);
+        let mut alone = Vec::new();
+        for (status, name, len, at) in answers {
+            wire.request(b"POST / HTTP/1.1\r\n\r\n");
+            if status == "100" {
+                wire.response(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            let status = if status == "100" { "200" } else { &status };
+            let length = if status == "200" { format!("Content-Length: {len}\r\n") } else { String::new() };
+            let head = format!("HTTP/1.1 {status} OK\r\nX: {name}\r\n{length}\r\n");
+            let body = if status == "200" { "x".repeat(len) } else { String::new() };
+            let whole = [head.as_str(), &body].concat().into_bytes();
+            let (first, second) = whole.split_at(1 + at.index(whole.len()));
+            wire.response(first);
+            if !second.is_empty() {
+                wire.response(second);
+            }
+            alone.push(format!("{:?}", ResponseHead::parse(head.as_bytes()).unwrap()));
+        }
+        let run = Run::of(&wire.records);
+        let read: Vec<_> = run.exchanges.iter().map(|exchange| format!("{:?}", exchange.response)).collect();
+        prop_assert_eq!(read, alone);
     }
 }
