@@ -15,7 +15,7 @@ mod traceparent;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, hash_map::Entry};
 
 use coati_common::stitch::{PROVISIONAL_MEMBER, caller_of, provisional_trace_id};
 pub use counters::StitchCounters;
@@ -115,13 +115,17 @@ impl Stitcher {
 
     /// A request's first bytes were seen, its head is not known yet.
     pub fn opened(&mut self, origin: &Origin) {
+        self.track(origin, None);
+    }
+
+    fn track(&mut self, origin: &Origin, ids: Option<Ids>) {
         if self.open.len() >= self.config.max_open {
             self.counters.untracked += 1;
             self.untracked_servers += u64::from(origin.role == Role::Server);
             return;
         }
         let Origin { begin_ns, tid, within, served, .. } = *origin;
-        let open = Open { begin_ns, answered_ns: None, ids: None, has_children: false, tid, within, served, calls: 0 };
+        let open = Open { begin_ns, answered_ns: None, ids, has_children: false, tid, within, served, calls: 0 };
         self.open.insert(origin.id, open);
         if let Some(server) = served.and_then(|served| self.open.get_mut(&served)) {
             server.calls += 1;
@@ -133,12 +137,10 @@ impl Stitcher {
 
     /// A request's head was read: its ids are decided now.
     pub fn began(&mut self, origin: &Origin, head: &RequestHead) {
-        if !self.open.contains_key(&origin.id) {
-            self.opened(origin);
-        }
         let ids = self.decide(origin, head);
-        if let Some(open) = self.open.get_mut(&origin.id) {
-            open.ids = Some(ids);
+        match self.open.get_mut(&origin.id) {
+            Some(open) => open.ids = Some(ids),
+            None => self.track(origin, Some(ids)),
         }
     }
 
@@ -456,9 +458,10 @@ impl Stitcher {
             servers.retain(|id| *id != origin.id);
         }
         if let Some(key) = origin.key
-            && self.unpaired.get(&key) == Some(&origin.id)
+            && let Entry::Occupied(unpaired) = self.unpaired.entry(key)
+            && *unpaired.get() == origin.id
         {
-            self.unpaired.remove(&key);
+            unpaired.remove();
         }
     }
 
