@@ -48,29 +48,36 @@ const FLAGS: [u8; 2] = [0x85, 1];
 
 /// Bytes in front of a field with a number below 16, as all of these have.
 const FIELD: usize = 1;
+
 /// Adds the span of a request, `opentelemetry.proto.trace.v1.Span`, with the attributes that `filter` leaves; without one all.
-pub(super) fn add_request(span: &RequestSpan<'_>, filter: Option<&mut AttributeFilter>, bytes: &mut Vec<u8>) {
+pub(super) fn add_request(span: &RequestSpan<'_>, mut filter: Option<&mut AttributeFilter>, bytes: &mut Vec<u8>) {
     let ids = &span.ids;
-    let parent = ids.parent_span_id.as_ref().map(<[u8; 8]>::as_slice).unwrap_or_default();
-    let head = Head {
-        trace_id: &ids.trace_id,
-        span_id: &ids.span_id,
-        trace_state: &ids.trace_state,
-        parent,
-        name: span.name(),
-        kind: span.kind().into(),
-        times: span.unix_ns(),
-    };
-    head.add(bytes);
+    add_id(tag::TRACE_ID, ids.trace_id, bytes);
+    add_id(tag::SPAN_ID, ids.span_id, bytes);
+    if !ids.trace_state.is_empty() {
+        add_bytes(tag::TRACE_STATE, ids.trace_state.as_bytes(), bytes);
+    }
+    if let Some(parent) = ids.parent_span_id {
+        add_id(tag::PARENT_SPAN_ID, parent, bytes);
+    }
+    add_bytes(tag::NAME, span.name().as_bytes(), bytes);
+    add_kind_and_times(span.kind().into(), span.unix_ns(), bytes);
+    let from = bytes.len();
+    match (span.encoded(), filter.as_deref_mut()) {
+        (Some(encoded), _) => bytes.extend_from_slice(encoded),
+        (None, None) => span.of_request(&mut Attributes(bytes)),
+        (None, Some(filter)) => span.of_request(&mut Kept(&mut Attributes(bytes), filter)),
+    }
+    span.keep_encoded(bytes.get(from..).unwrap_or_default());
     match filter {
         None => {
-            span.attributes(&mut Attributes(bytes));
+            span.of_exchange(&mut Attributes(bytes));
             for header in span.headers() {
                 add_attribute(header, bytes);
             }
         }
         Some(filter) => {
-            span.attributes(&mut Kept(&mut Attributes(bytes), filter));
+            span.of_exchange(&mut Kept(&mut Attributes(bytes), filter));
             for header in span.headers().iter().filter(|header| filter.keeps(&header.key)) {
                 add_attribute(header, bytes);
             }
@@ -137,17 +144,26 @@ impl Head<'_> {
                 add_bytes(tag, field, bytes);
             }
         }
-        if self.kind != 0 {
-            add_key(tag::KIND, wire::VARINT, bytes);
-            add_varint(i64::from(self.kind) as u64, bytes);
-        }
-        for (tag, time) in [tag::START, tag::END].into_iter().zip(self.times) {
-            if time != 0 {
-                add_key(tag, wire::EIGHT_BYTES, bytes);
-                bytes.extend_from_slice(&time.to_le_bytes());
-            }
+        add_kind_and_times(self.kind, self.times, bytes);
+    }
+}
+
+fn add_kind_and_times(kind: i32, times: [u64; 2], bytes: &mut Vec<u8>) {
+    if kind != 0 {
+        add_key(tag::KIND, wire::VARINT, bytes);
+        add_varint(i64::from(kind) as u64, bytes);
+    }
+    for (tag, time) in [tag::START, tag::END].into_iter().zip(times) {
+        if time != 0 {
+            add_key(tag, wire::EIGHT_BYTES, bytes);
+            bytes.extend_from_slice(&time.to_le_bytes());
         }
     }
+}
+
+fn add_id<const N: usize>(tag: u32, id: [u8; N], bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&[(tag << 3 | wire::LENGTH) as u8, N as u8]);
+    bytes.extend_from_slice(&id);
 }
 
 /// Adds a span that is encoded, as one of `ScopeSpans`.
@@ -159,17 +175,22 @@ pub(super) fn add_to_scope(span: &[u8], bytes: &mut Vec<u8>) {
 const LONG: usize = 0x80;
 
 /// Adds an attribute whose value takes `len` bytes behind its kind, but for that value.
+#[expect(clippy::inline_always, reason = "as below")]
+#[inline(always)]
 fn begin_attribute(key: &str, kind: u8, len: usize, bytes: &mut Vec<u8>) {
     let value_len = FIELD + len;
     let all = FIELD + 1 + key.len() + FIELD + 1 + value_len;
-    if all < LONG {
-        // As it nearly always is: each length is one byte.
-        let attributes = (tag::ATTRIBUTES << 3 | wire::LENGTH) as u8;
-        bytes.extend_from_slice(&[attributes, all as u8, (tag::KEY << 3 | wire::LENGTH) as u8, key.len() as u8]);
-        bytes.extend_from_slice(key.as_bytes());
-        bytes.extend_from_slice(&[(tag::VALUE << 3 | wire::LENGTH) as u8, value_len as u8, kind]);
-        return;
+    if all >= LONG {
+        return begin_long_attribute(key, kind, value_len, bytes);
     }
+    // As it nearly always is: each length is one byte.
+    let tag = |tag: u32| (tag << 3 | wire::LENGTH) as u8;
+    bytes.extend_from_slice(&[tag(tag::ATTRIBUTES), all as u8, tag(tag::KEY), key.len() as u8]);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.extend_from_slice(&[tag(tag::VALUE), value_len as u8, kind]);
+}
+
+fn begin_long_attribute(key: &str, kind: u8, value_len: usize, bytes: &mut Vec<u8>) {
     let key_len = FIELD + varint_len(key.len()) + key.len();
     add_key(tag::ATTRIBUTES, wire::LENGTH, bytes);
     add_varint((key_len + FIELD + varint_len(value_len) + value_len) as u64, bytes);
@@ -182,20 +203,21 @@ fn begin_attribute(key: &str, kind: u8, len: usize, bytes: &mut Vec<u8>) {
 /// Adds the attributes of a request. Their keys are not empty.
 struct Attributes<'a>(&'a mut Vec<u8>);
 
+#[expect(
+    clippy::inline_always,
+    reason = "who calls knows the key: it is written as a few words, and not copied by a call"
+)]
 impl Sink for Attributes<'_> {
+    #[inline(always)]
     fn text(&mut self, key: &'static str, text: &str) {
-        let value_len = FIELD + 1 + text.len();
-        let all = FIELD + 1 + key.len() + FIELD + 1 + value_len;
-        if all >= LONG {
-            return self.joined(key, &[text]);
-        }
-        // As it nearly always is: each length is one byte.
         let Self(bytes) = self;
-        let tag = |tag: u32| (tag << 3 | wire::LENGTH) as u8;
-        bytes.extend_from_slice(&[tag(tag::ATTRIBUTES), all as u8, tag(tag::KEY), key.len() as u8]);
-        bytes.extend_from_slice(key.as_bytes());
-        bytes.extend_from_slice(&[tag(tag::VALUE), value_len as u8, tag(tag::TEXT), text.len() as u8]);
-        bytes.extend_from_slice(text.as_bytes());
+        if text.len() < LONG {
+            begin_attribute(key, (tag::TEXT << 3 | wire::LENGTH) as u8, 1 + text.len(), bytes);
+            bytes.push(text.len() as u8);
+            bytes.extend_from_slice(text.as_bytes());
+        } else {
+            self.joined(key, &[text]);
+        }
     }
 
     fn joined(&mut self, key: &'static str, parts: &[&str]) {
@@ -208,6 +230,7 @@ impl Sink for Attributes<'_> {
         }
     }
 
+    #[inline(always)]
     fn int(&mut self, key: &'static str, number: i64) {
         let Self(bytes) = self;
         let len = varint_len(usize::try_from(number).unwrap_or(usize::MAX));
@@ -215,6 +238,7 @@ impl Sink for Attributes<'_> {
         add_varint(number as u64, bytes);
     }
 
+    #[inline(always)]
     fn double(&mut self, key: &'static str, number: f64) {
         let Self(bytes) = self;
         let number = number.to_le_bytes();

@@ -11,10 +11,15 @@ pub(crate) fn cluster(pods: &[Value], services: &[Value]) -> Kubernetes {
         set_pod(&kubernetes, pod);
     }
     for service in services {
-        let service: object::Service = serde_json::from_value(service.clone()).unwrap();
-        kubernetes.shared.change(|index| service.apply(index));
+        set_service(&kubernetes, service);
     }
     kubernetes
+}
+
+/// The service is so now.
+pub(crate) fn set_service(kubernetes: &Kubernetes, service: &Value) {
+    let service: object::Service = serde_json::from_value(service.clone()).unwrap();
+    kubernetes.shared.change(|index| service.apply(index));
 }
 
 /// The pod is so now.

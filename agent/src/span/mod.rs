@@ -12,11 +12,17 @@ mod request;
 mod route;
 mod sampling;
 mod select;
+mod told;
 
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use coati_common::wellknown::span as key;
 use opentelemetry_proto::tonic::{
@@ -41,6 +47,7 @@ use crate::{
 };
 use address::{AddressText, Authority};
 use error::Error;
+use told::{LastTold, Told};
 
 /// A span and the process that it belongs to; the exporter groups spans by process.
 #[derive(Clone, Debug)]
@@ -115,6 +122,7 @@ pub struct SpanBuilder {
     routes: Routes,
     clock: Clock,
     kubernetes: Option<Kubernetes>,
+    last: LastTold,
 }
 
 impl SpanBuilder {
@@ -131,6 +139,7 @@ impl SpanBuilder {
             routes: Routes::new(routes),
             clock,
             kubernetes: None,
+            last: LastTold::new(),
         }
     }
 
@@ -199,15 +208,30 @@ impl SpanBuilder {
         process: &'a Arc<Process>,
         clock: Clock,
     ) -> RequestSpan<'a> {
+        let generation = self.kubernetes.as_ref().map_or(0, Kubernetes::generation);
+        let again = self.last.again(exchange, process, generation).map(Arc::clone);
+        let is_again = again.is_some();
+        let told = again.unwrap_or_else(|| {
+            let told = Arc::new(self.tell(exchange, process));
+            // A path that the server does not know may get its route yet, and calls of gRPC have heads of their own.
+            if is_known(exchange) && exchange.grpc.is_none() {
+                self.last.note(exchange, process, generation, &told);
+            }
+            told
+        });
+        let (error, headers) = (Error::of(exchange), self.describe_headers(exchange));
+        RequestSpan { exchange, process, ids, clock, told, is_again, error, headers }
+    }
+
+    /// What the span says of the request.
+    fn tell(&mut self, exchange: &Exchange, process: &Process) -> Told {
         let Exchange { origin, unix_path, request, .. } = exchange;
-        let path = request.path();
-        let call = exchange.grpc.and(path).and_then(grpc::names);
-        let (name, route_at) = self.name(exchange, call, &process.service_name);
+        let (name, route_at) = self.name(exchange, &process.service_name);
         let host = request.host().map(Authority::parse);
         let server = if origin.role == Role::Server { origin.local } else { origin.remote };
         let server_address = if let Some(path) = unix_path {
             // The host that was asked for is as good as any other there.
-            Some(Cow::Borrowed(&**path))
+            Some((**path).into())
         } else if host.is_some() || origin.has_addresses() {
             Some(self.server_address(host, server.ip()))
         } else {
@@ -215,44 +239,34 @@ impl SpanBuilder {
         };
         let server_port = host.and_then(|host| host.port).or_else(|| Some(server.port()).filter(|port| *port != 0));
         let default = || Cow::Borrowed(request::default_scheme(origin));
-        RequestSpan {
-            exchange,
-            process,
-            ids,
-            clock,
+        Told {
             name,
             route_at,
-            path,
             query: request.query().map(|query| self.query(query)),
             scheme: request.scheme().map_or_else(default, |scheme| scheme.to_ascii_lowercase().into()),
-            host,
             server_address,
             server_port: server_port.filter(|_| !origin.is_unix),
             remote: origin.has_addresses().then(|| AddressText::of(origin.remote.ip())),
             peer: self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())),
-            call,
-            error: Error::of(exchange),
-            headers: self.describe_headers(exchange),
+            encoded: OnceLock::new(),
         }
     }
 
     /// What a request is called, and where in that its route begins: `METHOD route`, or the method alone; an unknown method is
     /// called `HTTP`, and a call of gRPC by its own name.
-    fn name(&mut self, exchange: &Exchange, call: Option<(&str, &str)>, service: &str) -> (String, Option<usize>) {
-        let Exchange { request, response, .. } = exchange;
-        if let Some((service, method)) = call {
+    fn name(&mut self, exchange: &Exchange, service: &str) -> (String, Option<usize>) {
+        let request = &exchange.request;
+        if let Some((service, method)) = exchange.grpc.and(request.path()).and_then(grpc::names) {
             return ([service, "/", method].concat(), None);
         }
         let method = if request.method == Method::Other { "HTTP" } else { request.method.as_str() };
         let Some(path) = request.path().filter(|_| exchange.grpc.is_none()) else { return (method.to_owned(), None) };
-        // Paths that the server does not know would use up the words that it does.
-        let is_known = response.as_ref().is_none_or(|response| response.status != 404);
         // Room for an id in the place of a short one, as a rule.
         let mut name = String::with_capacity(method.len() + path.len() + 16);
         name.push_str(method);
         name.push(' ');
         let route_at = name.len();
-        if self.routes.route(service, exchange.origin.role, path, is_known, &mut name) {
+        if self.routes.route(service, exchange.origin.role, path, is_known(exchange), &mut name) {
             return (name, Some(route_at));
         }
         name.truncate(method.len());
@@ -272,7 +286,7 @@ impl SpanBuilder {
     }
 
     /// The name by which the server was asked for; if it was an address, or nothing, what Kubernetes calls that address.
-    fn server_address<'a>(&self, host: Option<Authority<'a>>, server: IpAddr) -> Cow<'a, str> {
+    fn server_address(&self, host: Option<Authority<'_>>, server: IpAddr) -> Box<str> {
         let peer = self.kubernetes.as_ref().and_then(|kubernetes| {
             let address = match host {
                 Some(host) => host.name.parse().ok(),
@@ -281,15 +295,20 @@ impl SpanBuilder {
             kubernetes.peer(address?)
         });
         match (peer, host) {
-            (Some(peer), _) => peer.name.to_string().into(),
+            (Some(peer), _) => (*peer.name).into(),
             (None, Some(host)) => host.name.into(),
             (None, None) => server.to_string().into(),
         }
     }
 
-    fn query<'a>(&self, query: &'a str) -> Cow<'a, str> {
-        if self.redact_query { redact::query(query).into() } else { query.into() }
+    fn query(&self, query: &str) -> String {
+        if self.redact_query { redact::query(query) } else { query.to_owned() }
     }
+}
+
+/// Whether the server knows the path: those that it does not would use up the words that it does.
+fn is_known(exchange: &Exchange) -> bool {
+    exchange.response.as_ref().is_none_or(|response| response.status != 404)
 }
 
 /// Attributes in the making.

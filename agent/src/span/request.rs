@@ -15,6 +15,8 @@ use super::{
     Attributes, Clock, FinishedSpan,
     address::{AddressText, Authority},
     error::Error,
+    grpc,
+    told::Told,
 };
 use crate::{
     decode::{Exchange, Method, Origin, Progress, Role, WebSocket},
@@ -55,21 +57,10 @@ pub struct RequestSpan<'a> {
     /// Its place in a trace.
     pub(crate) ids: Ids,
     pub(super) clock: Clock,
-    /// Its name. What is behind `route_at` is the route.
-    pub(super) name: String,
-    pub(super) route_at: Option<usize>,
-    pub(super) path: Option<&'a str>,
-    pub(super) query: Option<Cow<'a, str>>,
-    pub(super) scheme: Cow<'a, str>,
-    pub(super) host: Option<Authority<'a>>,
-    pub(super) server_address: Option<Cow<'a, str>>,
-    pub(super) server_port: Option<u16>,
-    /// Address of the other end.
-    pub(super) remote: Option<AddressText>,
-    /// What Kubernetes calls the other end.
-    pub(super) peer: Option<Peer>,
-    /// Service and method of a call of gRPC.
-    pub(super) call: Option<(&'a str, &'a str)>,
+    /// What it shares with others.
+    pub(super) told: Arc<Told>,
+    /// It was told of another one before.
+    pub(super) is_again: bool,
     pub(super) error: Option<Error>,
     /// The headers that are shown.
     pub(super) headers: Vec<KeyValue>,
@@ -82,42 +73,54 @@ impl RequestSpan<'_> {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.told.name
     }
 
     pub(crate) fn route(&self) -> Option<&str> {
-        self.name.get(self.route_at?..)
+        self.told.name.get(self.told.route_at?..)
     }
 
-    pub(crate) const fn path(&self) -> Option<&str> {
-        self.path
+    pub(crate) fn path(&self) -> Option<&str> {
+        self.exchange.request.path()
     }
 
     pub(crate) fn scheme(&self) -> &str {
-        &self.scheme
+        &self.told.scheme
     }
 
     pub(crate) fn server_address(&self) -> Option<&str> {
-        self.server_address.as_deref()
+        self.told.server_address.as_deref()
     }
 
-    pub(crate) const fn server_port(&self) -> Option<u16> {
-        self.server_port
+    pub(crate) fn server_port(&self) -> Option<u16> {
+        self.told.server_port
     }
 
     /// Address of the other end.
     pub(crate) fn remote(&self) -> Option<&str> {
-        self.remote.as_ref().map(AddressText::as_str)
+        self.told.remote.as_ref().map(AddressText::as_str)
     }
 
     /// What Kubernetes calls the other end.
-    pub(crate) const fn peer(&self) -> Option<&Peer> {
-        self.peer.as_ref()
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.told.peer.as_ref()
     }
 
     /// Service and method of a call of gRPC.
-    pub(crate) const fn call(&self) -> Option<(&str, &str)> {
-        self.call
+    pub(crate) fn call(&self) -> Option<(&str, &str)> {
+        self.exchange.grpc.and(self.path()).and_then(grpc::names)
+    }
+
+    /// [`Self::of_request`] as it was sent of others.
+    pub(crate) fn encoded(&self) -> Option<&[u8]> {
+        self.told.encoded.get().map(|bytes| &**bytes)
+    }
+
+    /// Keeps it for those that are told alike, if there are likely to be some.
+    pub(crate) fn keep_encoded(&self, bytes: &[u8]) {
+        if self.is_again {
+            self.told.encoded.get_or_init(|| bytes.into());
+        }
     }
 
     /// Whether a client says its URL: who asks for a tunnel has none, and of HTTP/2 it may not be known.
@@ -166,7 +169,7 @@ impl RequestSpan<'_> {
         attributes.0.extend_from_slice(&self.headers);
         let [start_time_unix_nano, end_time_unix_nano] = self.unix_ns();
         let span = Span {
-            name: self.name.clone(),
+            name: self.told.name.clone(),
             kind: self.kind().into(),
             start_time_unix_nano,
             end_time_unix_nano,
@@ -185,10 +188,16 @@ impl RequestSpan<'_> {
 
     /// Gives the attributes to `sink`, all but the headers that are shown. A key comes once.
     pub(crate) fn attributes(&self, sink: &mut impl Sink) {
-        let Exchange { origin, request, response, .. } = self.exchange;
+        self.of_request(sink);
+        self.of_exchange(sink);
+    }
+
+    /// The first of them: what is known without the answer, but for the status of gRPC.
+    pub(crate) fn of_request(&self, sink: &mut impl Sink) {
+        let Exchange { origin, request, .. } = self.exchange;
         if let Some(call) = self.exchange.grpc {
             sink.text(key::RPC_SYSTEM, "grpc");
-            if let Some((service, method)) = self.call {
+            if let Some((service, method)) = self.call() {
                 sink.text(key::RPC_SERVICE, service);
                 sink.text(key::RPC_METHOD, method);
             }
@@ -210,10 +219,10 @@ impl RequestSpan<'_> {
         if let Some(address) = self.server_address() {
             sink.text(key::SERVER_ADDRESS, address);
         }
-        if let Some(port) = self.server_port {
+        if let Some(port) = self.server_port() {
             sink.int(key::SERVER_PORT, port.into());
         }
-        if let Some(peer) = &self.peer {
+        if let Some(peer) = self.peer() {
             sink.text(key::SERVICE_PEER_NAME, &peer.name);
             sink.text(key::SERVICE_PEER_NAMESPACE, &peer.namespace);
         }
@@ -223,6 +232,11 @@ impl RequestSpan<'_> {
         if let Some(user_agent) = request.user_agent() {
             sink.text(key::USER_AGENT_ORIGINAL, user_agent);
         }
+    }
+
+    /// The others: what is of this exchange alone.
+    pub(crate) fn of_exchange(&self, sink: &mut impl Sink) {
+        let Exchange { origin, response, .. } = self.exchange;
         if let Some(bytes) = self.exchange.request_body_bytes {
             sink.count(key::HTTP_REQUEST_BODY_SIZE, bytes);
         }
@@ -249,13 +263,13 @@ impl RequestSpan<'_> {
     }
 
     fn of_server(&self, sink: &mut impl Sink) {
-        if let Some(path) = self.path {
+        if let Some(path) = self.path() {
             sink.text(key::URL_PATH, path);
         }
-        if let Some(query) = &self.query {
+        if let Some(query) = &self.told.query {
             sink.text(key::URL_QUERY, query);
         }
-        sink.text(key::URL_SCHEME, &self.scheme);
+        sink.text(key::URL_SCHEME, self.scheme());
         if let Some(route) = self.route() {
             sink.text(key::HTTP_ROUTE, route);
         }
@@ -281,15 +295,15 @@ impl RequestSpan<'_> {
     /// The absolute URL that a client asked for, without credentials.
     fn url(&self, sink: &mut impl Sink) {
         let origin = &self.exchange.origin;
-        let host: Cow<'_, str> = match self.host {
+        let host: Cow<'_, str> = match self.exchange.request.host().map(Authority::parse) {
             Some(host) => host.text.into(),
             None if origin.has_addresses() => origin.remote.to_string().into(),
             None => "".into(),
         };
-        let path = self.path.unwrap_or_default();
-        match &self.query {
-            Some(query) => sink.joined(key::URL_FULL, &[&self.scheme, "://", &host, path, "?", query]),
-            None => sink.joined(key::URL_FULL, &[&self.scheme, "://", &host, path]),
+        let path = self.path().unwrap_or_default();
+        match &self.told.query {
+            Some(query) => sink.joined(key::URL_FULL, &[self.scheme(), "://", &host, path, "?", query]),
+            None => sink.joined(key::URL_FULL, &[self.scheme(), "://", &host, path]),
         }
     }
 }

@@ -1,3 +1,4 @@
+mod again;
 mod http2;
 
 use coati_common::event::begin_flags;
