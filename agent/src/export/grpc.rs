@@ -94,6 +94,8 @@ impl Encoder for EncodedRequest {
     type Error = Status;
 
     fn encode(&mut self, request: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // Else it grows by twice its size, and copies all again each time.
+        buffer.reserve(request.len());
         buffer.put(request);
         Ok(())
     }

@@ -194,7 +194,9 @@ impl SpanQueue {
             }
             return;
         }
-        let mut spans = EncodedSpans::new(Under::Process(Arc::clone(process)), self.usual_bytes);
+        // With room for a little more: what outgrows its place is copied to another one.
+        let room = self.usual_bytes + self.usual_bytes / 8;
+        let mut spans = EncodedSpans::new(Under::Process(Arc::clone(process)), room);
         spans.add(&self.span);
         self.gathered.push(spans);
         if together == 1 || self.gathered.len() >= GATHERED {
