@@ -194,8 +194,17 @@ impl CudaCalls {
 
     /// The processes that call it and are `tgid`, or were started by it, directly or not.
     pub(super) fn processes_of(&self, tgid: u32) -> Vec<u32> {
-        let is_related = |(pid, caller): &(&u32, &Caller)| **pid == tgid || caller.ancestors.contains(&tgid);
-        self.callers.iter().filter(is_related).map(|(pid, _)| *pid).collect()
+        self.related(tgid).collect()
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_process_of(&self, tgid: u32) -> bool {
+        self.related(tgid).next().is_some()
+    }
+
+    fn related(&self, tgid: u32) -> impl Iterator<Item = u32> {
+        let is_related = move |(pid, caller): &(&u32, &Caller)| **pid == tgid || caller.ancestors.contains(&tgid);
+        self.callers.iter().filter(is_related).map(|(pid, _)| *pid)
     }
 
     /// What these processes called in the interval; `None` if none of them calls CUDA.

@@ -115,8 +115,17 @@ impl History {
 
     /// The processes on devices that are `tgid` or were started by it, directly or not.
     pub fn processes_of(&self, tgid: u32) -> Vec<u32> {
-        let is_related = |relative: &&Relative| relative.pid == tgid || relative.ancestors.contains(&tgid);
-        self.relatives.iter().filter(is_related).map(|relative| relative.pid).collect()
+        self.related(tgid).collect()
+    }
+
+    /// Whether there are any.
+    pub fn has_process_of(&self, tgid: u32) -> bool {
+        self.related(tgid).next().is_some()
+    }
+
+    fn related(&self, tgid: u32) -> impl Iterator<Item = u32> {
+        let is_related = move |relative: &&Relative| relative.pid == tgid || relative.ancestors.contains(&tgid);
+        self.relatives.iter().filter(is_related).map(|relative| relative.pid)
     }
 
     /// The newest sample of each process on each device.

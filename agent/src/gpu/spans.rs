@@ -122,7 +122,7 @@ impl GpuSpans {
 
     /// A request has begun; `may_use` if it looks like one that needs a GPU.
     pub fn began(&mut self, origin: &Origin, may_use: bool) {
-        if may_use || self.users.contains_key(&origin.tgid) || !self.processes_of(origin.tgid).is_empty() {
+        if may_use || self.users.contains_key(&origin.tgid) || self.is_user(origin.tgid) {
             let is_counted = origin.role == Role::Server;
             let open = Open { tgid: origin.tgid, began_ns: origin.begin_ns, is_model: may_use, is_counted };
             if self.open.insert(origin.id, open).is_none() && is_counted {
@@ -146,7 +146,7 @@ impl GpuSpans {
 
     /// Whether a span of the process, with this id, has anything to wait for: else [`Self::take`] gives it back as it is.
     pub fn concerns(&self, tgid: u32, span_id: [u8; 8]) -> bool {
-        self.called.contains_key(&span_id[..]) || !self.processes_of(tgid).is_empty()
+        self.called.contains_key(&span_id[..]) || self.is_user(tgid)
     }
 
     /// Takes a finished span, and gives it back if it has nothing to wait for.
@@ -197,6 +197,11 @@ impl GpuSpans {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// Whether there are any. Asked for every request.
+    fn is_user(&self, tgid: u32) -> bool {
+        self.cuda.has_process_of(tgid) || self.gpu.as_ref().is_some_and(|gpu| gpu.history().has_process_of(tgid))
     }
 
     /// Lets go of the spans whose samples are there, or will not come: at `u64::MAX`, of all. To be called several
