@@ -17,7 +17,7 @@ use super::order::Order;
 use super::record::Record;
 use super::sequence::Sequence;
 use super::{RecordError, Source};
-use crate::ebpf::{Attachment, MapsError, ProbePoint, Programs, UprobeError};
+use crate::ebpf::{Attachment, LibraryCall, MapsError, ProbePoint, Programs, UprobeError};
 
 /// How long records are held back, so that those of other CPUs can come before them: much longer than a system call
 /// that does not wait takes.
@@ -67,13 +67,15 @@ pub struct Capture {
     order: Order,
     sequence: Sequence,
     malformed: u64,
+    /// Functions of CUDA's driver have probes, or had.
+    watches_cuda: bool,
 }
 
 impl Capture {
     /// Takes the records of `programs`, which stay attached for as long as this value lives.
     pub fn new(programs: Programs) -> Self {
         let hold_ns = HOLD.as_nanos() as u64;
-        Self { programs, order: Order::new(hold_ns), sequence: Sequence::default(), malformed: 0 }
+        Self { programs, order: Order::new(hold_ns), sequence: Sequence::default(), malformed: 0, watches_cuda: false }
     }
 
     /// The programs, for what they cost.
@@ -158,6 +160,7 @@ impl Source for Capture {
     }
 
     fn attach_probes(&mut self, path: &Path, points: &[ProbePoint]) -> Result<Attachment, UprobeError> {
+        self.watches_cuda |= points.iter().any(|point| matches!(point.call, LibraryCall::Cuda(_)));
         self.programs.attach_probes(path, points)
     }
 
@@ -182,7 +185,8 @@ impl Source for Capture {
     }
 
     fn cuda(&self) -> Vec<(u32, cuda::Process)> {
-        self.programs.maps.cuda()
+        // Asked several times a second, and the kernel goes through all places of an empty map.
+        if self.watches_cuda { self.programs.maps.cuda() } else { Vec::new() }
     }
 
     fn forget_cuda(&mut self, tgid: u32) {
