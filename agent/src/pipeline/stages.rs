@@ -38,6 +38,8 @@ pub struct Stages {
     records: [Counter; RECORD_KINDS.len()],
     /// Records without a trace at the last look; see [`Stages::count_kernel`].
     unaccounted: u64,
+    /// What the stages count was shown.
+    has_counted: bool,
     ticked_ns: u64,
     ticked_slowly_ns: u64,
     /// Processes that the kernel leaves alone because no rule selects them.
@@ -69,6 +71,7 @@ impl Stages {
             listed: HashSet::new(),
             records,
             unaccounted: 0,
+            has_counted: false,
             ticked_ns: 0,
             ticked_slowly_ns: 0,
             skipped: HashSet::new(),
@@ -282,13 +285,16 @@ impl Stages {
         self.count_kernel(source)
     }
 
-    /// Shows what the stages count for themselves.
-    fn count(&self) {
+    /// Shows what the stages count for themselves. Of what never happens the 0 is shown once: to find a series costs more than to
+    /// set it.
+    fn count(&mut self) {
+        let is_first = !std::mem::replace(&mut self.has_counted, true);
+        let is_shown = |(_, total): &(&str, u64)| is_first || *total > 0;
         let telemetry = &self.exchanges.out.telemetry;
         let decoded = self.decoder.counters();
         mirror(&telemetry.exchanges, decoded.exchanges);
         mirror(&telemetry.parse_failures, decoded.request_malformed + decoded.response_malformed);
-        for (cause, total) in decoded.causes() {
+        for (cause, total) in decoded.causes().into_iter().filter(is_shown) {
             mirror(&telemetry.anomalies(cause), total);
         }
         // The causes by which a whole exchange is lost that nobody else counts.
@@ -298,7 +304,10 @@ impl Stages {
             ("pipelined", decoded.pipelined),
             ("pipelined_unseen", decoded.pipelined_unseen),
             ("http2_gap", decoded.http2_gaps),
-        ] {
+        ]
+        .into_iter()
+        .filter(is_shown)
+        {
             mirror(&telemetry.losses(cause), total);
         }
         let stitched = self.exchanges.stitcher.counters();
