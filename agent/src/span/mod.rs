@@ -246,7 +246,7 @@ impl SpanBuilder {
             scheme: request.scheme().map_or_else(default, |scheme| scheme.to_ascii_lowercase().into()),
             server_address,
             server_port: server_port.filter(|_| !origin.is_unix),
-            remote: origin.has_addresses().then(|| AddressText::of(origin.remote.ip())),
+            remote: origin.has_addresses().then(|| AddressText::of(origin.remote.ip()).as_str().into()),
             peer: self.kubernetes.as_ref().and_then(|it| it.peer(origin.remote.ip())),
             encoded: OnceLock::new(),
         }
@@ -277,6 +277,9 @@ impl SpanBuilder {
     fn describe_headers(&self, exchange: &Exchange) -> Vec<KeyValue> {
         let Exchange { request, response, .. } = exchange;
         let mut attributes = Vec::new();
+        if !self.headers.wants_any() {
+            return attributes;
+        }
         let HeaderConfig { request: of_request, response: of_response, .. } = &self.headers;
         self.headers.capture(of_request, key::HTTP_REQUEST_HEADER, request.headers(), &mut attributes);
         if let Some(response) = response {

@@ -11,13 +11,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, SpanFlags, Status, span::Event, span::SpanKind},
 };
 
-use super::{
-    Attributes, Clock, FinishedSpan,
-    address::{AddressText, Authority},
-    error::Error,
-    grpc,
-    told::Told,
-};
+use super::{Attributes, Clock, FinishedSpan, address::Authority, error::Error, grpc, told::Told};
 use crate::{
     decode::{Exchange, Method, Origin, Progress, Role, WebSocket},
     discover::Process,
@@ -98,7 +92,7 @@ impl RequestSpan<'_> {
 
     /// Address of the other end.
     pub(crate) fn remote(&self) -> Option<&str> {
-        self.told.remote.as_ref().map(AddressText::as_str)
+        self.told.remote.as_deref()
     }
 
     /// What Kubernetes calls the other end.

@@ -11,7 +11,6 @@ use std::{
 
 use coati_common::stitch::mix;
 
-use super::address::AddressText;
 use crate::{
     decode::{Exchange, RequestHead},
     discover::Process,
@@ -33,7 +32,7 @@ pub(super) struct Told {
     pub(super) server_address: Option<Box<str>>,
     pub(super) server_port: Option<u16>,
     /// Address of the other end.
-    pub(super) remote: Option<AddressText>,
+    pub(super) remote: Option<Box<str>>,
     /// What Kubernetes calls the other end.
     pub(super) peer: Option<Peer>,
     /// Its attributes as they are sent, once it has come again.
