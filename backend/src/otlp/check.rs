@@ -5,6 +5,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1 as trace;
 use prost::Message;
 
+use super::field::{any, attribute};
 use super::span::SpanRef;
 use super::value::Text;
 use super::wire::{Fields, Wire};
@@ -196,9 +197,15 @@ impl Check {
     }
 
     /// A `KeyValue` at this depth.
+    #[inline]
     fn attribute(&mut self, message: &[u8], depth: u32) -> Result<(), Odd> {
         bounded(depth)?;
         self.decoded_bytes += size_of::<common::KeyValue>();
+        // A value is one level deeper.
+        if depth < MAX_DEPTH && is_short_text(message) { Ok(()) } else { self.any_attribute(message, depth) }
+    }
+
+    fn any_attribute(&mut self, message: &[u8], depth: u32) -> Result<(), Odd> {
         let mut has_value = false;
         self.message(message, |check, number, field| match (number, field) {
             (1, Wire::Bytes(key)) => text(key).map(drop),
@@ -245,6 +252,15 @@ impl Check {
             _ => unknown(number > 1),
         })
     }
+}
+
+/// Whether this is a `KeyValue` as most are: key and text, both short, and nothing but ASCII, as its numbers and lengths are too.
+#[inline]
+fn is_short_text(message: &[u8]) -> bool {
+    let mut fields = Fields::of(message);
+    let (Some(_), Some(value)) = (fields.short(attribute::KEY), fields.short(attribute::VALUE)) else { return false };
+    let mut value = Fields::of(value);
+    value.short(any::STRING).is_some() && value.is_whole() && fields.is_whole() && message.is_ascii()
 }
 
 fn bounded(depth: u32) -> Result<(), Odd> {

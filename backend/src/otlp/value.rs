@@ -172,11 +172,22 @@ impl<'a> Attributes<'a> {
 
     /// The encoded `KeyValue`s.
     pub fn encoded(self) -> impl Iterator<Item = &'a [u8]> {
-        let Self { fields, number } = self;
-        fields.filter_map(move |field| match field {
-            (found, Wire::Bytes(attribute)) if found == number => Some(attribute),
-            _ => None,
-        })
+        let mut attributes = self;
+        std::iter::from_fn(move || attributes.next_encoded())
+    }
+
+    #[inline]
+    fn next_encoded(&mut self) -> Option<&'a [u8]> {
+        loop {
+            // Nearly all are short, and stand together.
+            if let Some(attribute) = self.fields.short(self.number) {
+                return Some(attribute);
+            }
+            match self.fields.next()? {
+                (found, Wire::Bytes(attribute)) if found == self.number => return Some(attribute),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -185,13 +196,6 @@ impl<'a> Iterator for Attributes<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<AttributeRef<'a>> {
-        loop {
-            match self.fields.next()? {
-                (found, Wire::Bytes(attribute)) if found == self.number => {
-                    return Some(AttributeRef::parse(attribute));
-                }
-                _ => {}
-            }
-        }
+        self.next_encoded().map(AttributeRef::parse)
     }
 }

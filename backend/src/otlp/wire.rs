@@ -37,19 +37,6 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
-    /// Passes over the fields that come next and are texts, bytes or messages of this number.
-    #[inline]
-    pub(super) fn skip_bytes(&mut self, number: u32) {
-        let key = key_of(number, &Wire::Bytes(&[])) as u8;
-        while let [first, length, rest @ ..] = self.rest
-            && *first == key
-            && *length < 0x80
-            && let Some(rest) = rest.get(usize::from(*length)..)
-        {
-            self.rest = rest;
-        }
-    }
-
     /// The next field, if it is text, bytes or a message of this number and shorter than 128 bytes, as nearly all are; what
     /// [`Self::next`] gives then, for less.
     #[inline]
