@@ -5,7 +5,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::entry::{Life, Part};
 use super::set::LiveSet;
-use super::stitch::settle;
 use super::trace::Trace;
 
 /// Traces that are being written to blocks. Until [`Cut::commit`] readers find them in the live set; a cut that is
@@ -118,7 +117,11 @@ impl LiveSet {
         drop(still);
         let mut tenants: Vec<_> = tenants.into_values().collect();
         for cut in &mut tenants {
-            cut.traces.iter_mut().for_each(settle);
+            for trace in &mut cut.traces {
+                if let Some(settled) = trace.settled() {
+                    *trace = Arc::new(settled);
+                }
+            }
             cut.traces.sort_unstable_by_key(|trace| trace.id);
         }
         Cut { set: self, tenants, committed: false, _one_at_a_time: one_at_a_time }

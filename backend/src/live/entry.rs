@@ -20,10 +20,10 @@ pub struct Life {
     pub bytes: usize,
 }
 
-/// Spans of a trace that came between two cuts.
+/// Spans of a trace that came between two cuts, or in one request: those are not shared yet.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) trace: Arc<Trace>,
+pub(super) struct Part<T = Arc<Trace>> {
+    pub(super) trace: T,
     first_received_ns: u64,
     last_received_ns: u64,
     first_sequence: u64,
@@ -39,19 +39,24 @@ pub(super) struct Entry {
 /// The traces of a shard, by tenant. No tenant is there without traces, no entry without a part.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) tenants: HashMap<Arc<str>, HashMap<TraceId, Entry, RandomState>>,
+    pub(super) tenants: HashMap<Arc<str>, HashMap<TraceId, Entry, RandomState>, RandomState>,
+}
+
+impl Part<Trace> {
+    pub(super) fn new(trace: Trace, received_ns: u64, sequence: u64) -> Self {
+        Self { trace, first_received_ns: received_ns, last_received_ns: received_ns, first_sequence: sequence }
+    }
+}
+
+impl<T> Part<T> {
+    /// The same with another trace.
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Part<U> {
+        let Self { trace, first_received_ns, last_received_ns, first_sequence } = self;
+        Part { trace: map(trace), first_received_ns, last_received_ns, first_sequence }
+    }
 }
 
 impl Part {
-    pub(super) fn new(spans: Trace, received_ns: u64, sequence: u64) -> Self {
-        Self {
-            trace: Arc::new(spans),
-            first_received_ns: received_ns,
-            last_received_ns: received_ns,
-            first_sequence: sequence,
-        }
-    }
-
     pub(super) fn life(&self) -> Life {
         let Self { trace, first_received_ns, last_received_ns, first_sequence } = self;
         Life {
@@ -63,17 +68,12 @@ impl Part {
     }
 
     /// Adds what came later.
-    pub(super) fn extend(&mut self, later: Self) {
-        let Self { trace, first_received_ns, last_received_ns, first_sequence } = later;
-        Arc::make_mut(&mut self.trace).extend(Arc::unwrap_or_clone(trace));
+    pub(super) fn extend(&mut self, later: Part<Trace>) {
+        let Part { trace, first_received_ns, last_received_ns, first_sequence } = later;
+        Arc::make_mut(&mut self.trace).extend(trace);
         self.first_received_ns = self.first_received_ns.min(first_received_ns);
         self.last_received_ns = self.last_received_ns.max(last_received_ns);
         self.first_sequence = self.first_sequence.min(first_sequence);
-    }
-
-    /// The same with a trace that is written otherwise.
-    pub(super) fn with_trace(self, trace: Trace) -> Self {
-        Self { trace: Arc::new(trace), ..self }
     }
 }
 
@@ -99,7 +99,7 @@ impl Entry {
 
 impl State {
     /// Returns how many bytes the trace had, none if it is new, and has now.
-    pub(super) fn append(&mut self, tenant: &str, part: Part) -> (usize, usize) {
+    pub(super) fn append(&mut self, tenant: &str, part: Part<Trace>) -> (usize, usize) {
         let id = part.trace.id;
         let traces = match self.tenants.get_mut(tenant) {
             Some(traces) => traces,
@@ -109,7 +109,7 @@ impl State {
         let before = entry.bytes();
         match &mut entry.live {
             Some(live) => live.extend(part),
-            None => entry.live = Some(part),
+            None => entry.live = Some(part.map(Arc::new)),
         }
         (before, entry.bytes())
     }
@@ -152,7 +152,7 @@ impl State {
         let Some(entry) = self.tenants.get_mut(tenant).and_then(|traces| traces.get_mut(id)) else { return };
         if let Some(mut part) = entry.cutting.take() {
             if let Some(later) = entry.live.take() {
-                part.extend(later);
+                part.extend(later.map(Arc::unwrap_or_clone));
             }
             entry.live = Some(part);
         }

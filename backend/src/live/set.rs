@@ -119,26 +119,29 @@ impl LiveSet {
         if may_be_linked(&traces) {
             return self.insert_linked(tenant, traces, received_ns, sequence);
         }
-        for spans in traces {
-            self.append(tenant, Part::new(spans, received_ns, sequence));
-        }
+        let parts = traces.into_iter().map(|spans| Part::new(spans, received_ns, sequence));
+        self.append(tenant, parts);
     }
 
-    pub(super) fn append(&self, tenant: &str, part: Part) {
-        let (before, after) = self.shard(&part.trace.id).append(tenant, part);
-        let bytes = after - before;
-        if after > self.largest.load(Ordering::Relaxed) {
-            self.largest.fetch_max(after, Ordering::Relaxed);
+    /// Adds parts of traces. What they come to is counted once: all threads share the counts.
+    pub(super) fn append(&self, tenant: &str, parts: impl IntoIterator<Item = Part<Trace>>) {
+        let (mut bytes, mut created, mut largest) = (0, 0, 0);
+        for part in parts {
+            let (before, after) = self.shard(&part.trace.id).append(tenant, part);
+            bytes += after - before;
+            created += i64::from(before == 0);
+            largest = largest.max(after);
+        }
+        if largest > self.largest.load(Ordering::Relaxed) {
+            self.largest.fetch_max(largest, Ordering::Relaxed);
         }
         let held = usize::try_from(self.metrics.bytes.inc_by(bytes as i64)).unwrap_or_default();
         let half = self.limits.total_bytes / 2;
         if held <= half && held.saturating_add(bytes) > half {
             self.bell.ring();
         }
-        if before == 0 {
-            self.metrics.traces.inc();
-            self.metrics.created.inc();
-        }
+        self.metrics.traces.inc_by(created);
+        self.metrics.created.inc_by(created as u64);
     }
 
     /// Takes out what is live of a trace.

@@ -45,20 +45,21 @@ impl LiveSet {
     pub(super) fn insert_linked(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
         // What has to move, now or when it is here.
         let mut moves = self.note(tenant, &traces, received_ns);
-        for spans in traces {
+        let parts = traces.into_iter().map(|spans| {
             let Home { id, is_outside } = match caller_of(spans.id.0) {
                 Some(_) => self.callers().of(tenant).home(spans.id),
                 None => Home { id: spans.id, is_outside: false },
             };
-            let mut part = Part::new(if id == spans.id { spans } else { spans.moved_to(id) }, received_ns, sequence);
+            let mut spans = if id == spans.id { spans } else { spans.moved_to(id) };
             if is_outside {
-                settle(&mut part.trace);
+                spans = spans.settled().unwrap_or(spans);
             } else if caller_of(id.0).is_some() {
                 // Its caller may come in between.
                 moves.push(id);
             }
-            self.append(tenant, part);
-        }
+            Part::new(spans, received_ns, sequence)
+        });
+        self.append(tenant, parts);
         for id in moves {
             self.unite(tenant, &id);
         }
@@ -87,8 +88,7 @@ impl LiveSet {
         let _alone = self.moving.write().unwrap_or_else(PoisonError::into_inner);
         let home = self.home(tenant, id);
         if let Some(part) = self.take(tenant, id) {
-            let moved = part.trace.moved_to(home);
-            self.append(tenant, part.with_trace(moved));
+            self.append(tenant, [part.map(|trace| trace.moved_to(home))]);
         }
     }
 
@@ -126,19 +126,18 @@ pub(super) fn may_be_linked(traces: &[Trace]) -> bool {
     traces.iter().any(|trace| caller_of(trace.id.0).is_some() || of_agent(trace))
 }
 
-/// Makes a provisional trace that has no caller one like any other, but for its id.
-pub(super) fn settle(trace: &mut Arc<Trace>) {
-    if let Some(caller) = caller_of(trace.id.0) {
-        *trace = Arc::new(trace.rewritten(trace.id, Top::Leaves(&caller)));
-    }
-}
-
 /// The provisional trace below a client span.
 const fn below(span: SpanId) -> TraceId {
     TraceId(provisional_trace_id(span))
 }
 
 impl Trace {
+    /// A provisional trace that has no caller as one like any other, but for its id; none if it is not provisional.
+    pub(super) fn settled(&self) -> Option<Self> {
+        let caller = caller_of(self.id.0)?;
+        Some(self.rewritten(self.id, Top::Leaves(&caller)))
+    }
+
     /// The same spans in another trace.
     fn moved_to(&self, id: TraceId) -> Self {
         self.rewritten(id, Top::Stays)
