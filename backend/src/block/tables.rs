@@ -22,9 +22,6 @@ use crate::live::Batch;
 /// Largest table that is believed, bytes before compression.
 const MAX_TABLE_BYTES: u64 = 1 << 30;
 
-/// Batches whose numbers are remembered by their address.
-const MAX_REMEMBERED: usize = 1_024;
-
 /// Level of zstd. Tables are small, and read by every query.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -92,14 +89,16 @@ impl Tables {
 }
 
 /// Numbers the distinct resources and scopes of a block that is written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TableBuilder {
     resources: Vec<ResourceSpans>,
-    resource_numbers: HashMap<Vec<u8>, i32, RandomState>,
+    /// By the schema URL and the encoded resource.
+    resource_numbers: HashMap<(Arc<str>, Vec<u8>), i32, RandomState>,
     scopes: Vec<ScopeSpans>,
-    scope_numbers: HashMap<Vec<u8>, i32, RandomState>,
-    /// By the addresses of resource and scope. Holds the batch, so that an address means the same as long as it is here.
-    remembered: HashMap<(usize, usize), (Arc<Batch>, Numbers), RandomState>,
+    scope_numbers: HashMap<(Arc<str>, Vec<u8>), i32, RandomState>,
+    /// By the address of the batch, which is held, so that an address means the same as long as it is here.
+    remembered: HashMap<usize, (Arc<Batch>, Numbers), RandomState>,
+    most_remembered: usize,
 }
 
 /// Where the resource and the scope of a batch stand.
@@ -110,37 +109,46 @@ pub(super) struct Numbers {
 }
 
 impl TableBuilder {
+    /// Empty tables; remembers the numbers of so many batches, which stay in memory for that.
+    pub(super) fn new(most_remembered: usize) -> Self {
+        Self {
+            resources: Vec::new(),
+            resource_numbers: HashMap::default(),
+            scopes: Vec::new(),
+            scope_numbers: HashMap::default(),
+            remembered: HashMap::default(),
+            most_remembered,
+        }
+    }
+
     /// Numbers of a batch; a resource or scope that is new gets the next one.
     pub(super) fn number(&mut self, batch: &Arc<Batch>) -> Numbers {
-        // Spans of one request share their resource, and come in many traces.
-        let address = (Arc::as_ptr(&batch.resource).addr(), Arc::as_ptr(&batch.scope).addr());
-        if let Some((known, numbers)) = self.remembered.get(&address)
-            && same(&known.resource_schema_url, &batch.resource_schema_url)
-            && same(&known.scope_schema_url, &batch.scope_schema_url)
-        {
+        // Spans of one request share it, and come in many traces.
+        let address = Arc::as_ptr(batch).addr();
+        if let Some((_, numbers)) = self.remembered.get(&address) {
             return *numbers;
         }
-        let resource = ResourceSpans {
-            resource: Some(Resource::clone(&batch.resource)),
-            scope_spans: Vec::new(),
-            schema_url: batch.resource_schema_url.to_string(),
-        };
-        let scope = ScopeSpans {
-            scope: Some(InstrumentationScope::clone(&batch.scope)),
-            spans: Vec::new(),
-            schema_url: batch.scope_schema_url.to_string(),
-        };
+        let resource = (Arc::clone(&batch.resource_schema_url), batch.resource.encode_to_vec());
+        let scope = (Arc::clone(&batch.scope_schema_url), batch.scope.encode_to_vec());
         let numbers = Numbers {
-            resource: *self.resource_numbers.entry(resource.encode_to_vec()).or_insert_with(|| {
-                self.resources.push(resource);
+            resource: *self.resource_numbers.entry(resource).or_insert_with(|| {
+                self.resources.push(ResourceSpans {
+                    resource: Some(Resource::clone(&batch.resource)),
+                    scope_spans: Vec::new(),
+                    schema_url: batch.resource_schema_url.to_string(),
+                });
                 self.resources.len() as i32 - 1
             }),
-            scope: *self.scope_numbers.entry(scope.encode_to_vec()).or_insert_with(|| {
-                self.scopes.push(scope);
+            scope: *self.scope_numbers.entry(scope).or_insert_with(|| {
+                self.scopes.push(ScopeSpans {
+                    scope: Some(InstrumentationScope::clone(&batch.scope)),
+                    spans: Vec::new(),
+                    schema_url: batch.scope_schema_url.to_string(),
+                });
                 self.scopes.len() as i32 - 1
             }),
         };
-        if self.remembered.len() >= MAX_REMEMBERED {
+        if self.remembered.len() >= self.most_remembered {
             self.remembered.clear();
         }
         self.remembered.insert(address, (Arc::clone(batch), numbers));
@@ -180,11 +188,6 @@ impl TableBuilder {
             KeyValue::new(footer::SCOPES.to_owned(), pack(&scopes.encode_to_vec())?),
         ])
     }
-}
-
-/// Whether two texts are equal, which most are by their address.
-fn same(a: &Arc<str>, b: &Arc<str>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
 }
 
 /// Values of a Parquet footer are text.

@@ -25,6 +25,9 @@ use crate::store::{Store, Upload};
 /// Spans that [`write_block`] looks at to choose the columns.
 const SAMPLED_SPANS: usize = 4_096;
 
+/// Batches whose numbers are remembered where traces come from blocks: each trace brings its own.
+const REMEMBERED_BATCHES: usize = 1_024;
+
 /// A block that is to be written.
 #[derive(Clone, Debug)]
 pub struct NewBlock {
@@ -96,7 +99,8 @@ impl<'a> BlockWriter<'a> {
         let buffers = Buffers::new(&schema, &columns).map_err(failed)?;
         let output = Output { upload: store.upload(&path)?, bytes: 0, checksum: 0 };
         let file = SerializedFileWriter::new(output, schema.root_schema_ptr(), writer_properties()).map_err(failed)?;
-        Ok(Self { store, summary, buffers, columns, tables: TableBuilder::default(), ids: Vec::new(), file })
+        let tables = TableBuilder::new(REMEMBERED_BATCHES);
+        Ok(Self { store, summary, buffers, columns, tables, ids: Vec::new(), file })
     }
 
     /// Says how many traces will come at most, so that their ids take no more memory than they must.
@@ -158,9 +162,11 @@ impl<'a> BlockWriter<'a> {
                 Some(place) if before.is_some_and(|before| Arc::ptr_eq(before, batch)) => *place,
                 last => {
                     let next = resources.len() as i32;
-                    let resource = (Arc::as_ptr(&batch.resource), &*batch.resource_schema_url);
+                    let numbers = self.tables.number(batch);
+                    // The number stands for the schema URL: resources of two URLs have two.
+                    let resource = (Arc::as_ptr(&batch.resource), numbers.resource);
                     Place {
-                        numbers: self.tables.number(batch),
+                        numbers,
                         resource_spans: *resources.entry(resource).or_insert(next),
                         scope_spans: last.map_or(0, |last| last.scope_spans + 1),
                     }
@@ -223,6 +229,8 @@ pub fn write_block(
         sampled += trace.spans.len() as u64;
     }
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
+    // Each batch has spans in many traces, and is in memory as long as these are.
+    writer.tables = TableBuilder::new(usize::MAX);
     traces.iter().try_for_each(|trace| writer.push(trace))?;
     let (summary, filter, _) = writer.finish()?;
     Ok((summary, filter))
