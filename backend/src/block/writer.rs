@@ -231,7 +231,10 @@ pub fn write_block(
     let mut writer = BlockWriter::create(store, new, Columns::choose(&counts, sampled))?;
     // Each batch has spans in many traces, and is in memory as long as these are.
     writer.tables = TableBuilder::new(usize::MAX);
-    traces.iter().try_for_each(|trace| writer.push(trace))?;
+    for trace in traces {
+        trace.fetch();
+        writer.push(trace)?;
+    }
     let (summary, filter, _) = writer.finish()?;
     Ok((summary, filter))
 }

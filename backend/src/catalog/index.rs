@@ -62,7 +62,9 @@ impl TagIndex {
     pub fn observe<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Vec<Seen> {
         let mut observer = self.observer(tenant);
         let mut before: Option<(&Batch, Hours)> = None;
-        for TraceSpan { batch, bytes } in traces.into_iter().flat_map(|trace| &trace.spans) {
+        // Since they were copied the request has been on its way to the disk.
+        let traces = traces.into_iter().inspect(|trace| trace.fetch());
+        for TraceSpan { batch, bytes } in traces.flat_map(|trace| &trace.spans) {
             let span = SpanRef::parse(bytes);
             let hours = Hours::of_nanos(span.start_time_unix_nano);
             // Spans of one request share these.

@@ -1,6 +1,7 @@
 //! One trace as the live set holds it and queries read it.
 
 use std::fmt;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,9 @@ use prost::Message;
 
 use super::size;
 use crate::otlp::SpanRef;
+
+/// Bytes that a processor loads at once.
+const CACHE_LINE: usize = 64;
 
 /// The 16 bytes that all spans of a trace share.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -128,6 +132,13 @@ impl Trace {
         }
         self.bytes += size_of::<TraceSpan>() + bytes.len();
         self.spans.push(TraceSpan { batch: Arc::clone(batch), bytes });
+    }
+
+    /// Brings its spans into the processor's caches, which they have left since they came: loads that do not wait for each other
+    /// take a fraction of the time that those of a parser take.
+    pub(crate) fn fetch(&self) {
+        let lines = self.spans.iter().flat_map(|span| span.bytes.iter().step_by(CACHE_LINE));
+        black_box(lines.fold(0, |sum, byte| sum ^ byte));
     }
 
     /// Adds what came later of the same trace.
