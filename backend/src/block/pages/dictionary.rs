@@ -34,16 +34,21 @@ impl<L: List> Dictionary<L> {
         if self.distinct.is(self.last as usize, value) {
             return self.last;
         }
-        let hash = L::hash(&self.state, value);
-        // Halves of it are as good as the whole.
-        let hash = (hash >> u32::BITS) as u32;
+        let hash = Self::hash(&self.state, value);
         if let Some(known) = self.slots.find(hash, |entry| self.distinct.is(entry as usize, value)) {
             return known;
         }
         let new = self.distinct.len() as u32;
+        let (distinct, state) = (&self.distinct, &self.state);
+        self.slots.insert(hash, |entry| distinct.get(entry as usize).map_or(0, |known| Self::hash(state, known)));
         self.distinct.push(value);
-        self.slots.insert(hash, new);
         new
+    }
+
+    /// Half of the hash is as good as the whole.
+    #[inline]
+    fn hash(state: &RandomState, value: L::Item<'_>) -> u32 {
+        (L::hash(state, value) >> u32::BITS) as u32
     }
 
     /// Goes on without a dictionary. Values that wait do so without it.

@@ -3,52 +3,57 @@
 /// Smallest table.
 const LEAST: usize = 64;
 
-/// A hash table of the numbers of entries that lie elsewhere.
+/// A hash table of entries that lie elsewhere, numbered from 0 as they come. Small: it is looked up at random, and for many
+/// columns in turn, so what matters is how much of it stays in the processor's caches.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    /// The hash in the upper half, the number of the entry and 1 in the lower one; 0 if free. A power of two of them, at
-    /// most half of them taken.
-    slots: Vec<u64>,
-    taken: usize,
+    /// The number of the entry and 1 in as many low bits as tell the place of a slot, the hash in those above; 0 if free. A
+    /// power of two of them, at most half of them taken.
+    slots: Vec<u32>,
+    taken: u32,
 }
 
 impl Slots {
     /// The entry of this hash of which `is_it` is true.
     #[inline]
     pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut at = hash as usize & mask;
+        let mask = self.mask();
+        let mut at = hash & mask;
         loop {
-            let slot = *self.slots.get(at)?;
-            let entry = (slot as u32).checked_sub(1)?;
-            if (slot >> u32::BITS) as u32 == hash && is_it(entry) {
+            let slot = *self.slots.get(at as usize)?;
+            let entry = (slot & mask).checked_sub(1)?;
+            if (slot ^ hash) & !mask == 0 && is_it(entry) {
                 return Some(entry);
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Adds an entry that is not there.
-    pub(super) fn insert(&mut self, hash: u32, entry: u32) {
-        if self.taken * 2 >= self.slots.len() {
-            let more = vec![0; (self.slots.len() * 2).max(LEAST)];
-            let before = std::mem::replace(&mut self.slots, more);
-            before.into_iter().filter(|slot| *slot != 0).for_each(|slot| self.place(slot));
+    /// Adds the next entry, which is not there; `hash_of` gives the hash of those before.
+    pub(super) fn insert(&mut self, hash: u32, hash_of: impl Fn(u32) -> u32) {
+        if self.taken as usize * 2 >= self.slots.len() {
+            self.slots = vec![0; (self.slots.len() * 2).max(LEAST)];
+            (0..self.taken).for_each(|entry| self.place(hash_of(entry), entry));
         }
-        self.place(u64::from(hash) << u32::BITS | u64::from(entry + 1));
+        self.place(hash, self.taken);
         self.taken += 1;
     }
 
-    fn place(&mut self, new: u64) {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut at = (new >> u32::BITS) as usize & mask;
-        while let Some(slot) = self.slots.get_mut(at) {
+    fn place(&mut self, hash: u32, entry: u32) {
+        let mask = self.mask();
+        let mut at = hash & mask;
+        while let Some(slot) = self.slots.get_mut(at as usize) {
             if *slot == 0 {
-                *slot = new;
+                *slot = hash & !mask | (entry + 1);
                 return;
             }
             at = (at + 1) & mask;
         }
+    }
+
+    /// The bits that tell the place of a slot.
+    fn mask(&self) -> u32 {
+        (self.slots.len() as u32).wrapping_sub(1)
     }
 
     pub(super) fn clear(&mut self) {
@@ -58,7 +63,7 @@ impl Slots {
 
     /// Bytes that it takes in memory.
     pub(super) fn bytes(&self) -> usize {
-        self.slots.len() * size_of::<u64>()
+        self.slots.len() * size_of::<u32>()
     }
 }
 
@@ -74,7 +79,7 @@ mod tests {
             assert_eq!(slots.find(7, |_| true), None);
             for number in 0..1_000 {
                 assert_eq!(slots.find(hash_of(number), |entry| entry == number), None);
-                slots.insert(hash_of(number), number);
+                slots.insert(hash_of(number), hash_of);
             }
             for number in 0..1_000 {
                 assert_eq!(slots.find(hash_of(number), |entry| entry == number), Some(number));
