@@ -90,7 +90,7 @@ impl SledCatalog {
             let noted = Noted::new(metrics.failed_writes.clone());
             read(Self { dir: dir.to_owned(), trees, repair, losses, noted, reopen_every: REOPEN })
         };
-        let attempt = || hold(Some(Trees::open(dir)?));
+        let attempt = || hold(Some(open_closed(dir)?));
         // sled panics on some kinds of damage.
         let cause = match catch_unwind(AssertUnwindSafe(attempt)) {
             Ok(Ok(opened)) => return Ok(opened),
@@ -140,7 +140,8 @@ impl SledCatalog {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         // The store must be closed before: it locks its file.
         *trees = None;
-        *trees = open_closed(&self.dir);
+        // sled panics on some kinds of damage.
+        *trees = catch_unwind(AssertUnwindSafe(|| open_closed(&self.dir))).ok().and_then(Result::ok);
         repair.tried = Some(Instant::now());
         if trees.is_some() {
             info!("the catalog is open again");
@@ -173,14 +174,13 @@ impl Trees {
     }
 }
 
-/// Opens a store that was closed a moment ago; none if it cannot be opened.
-fn open_closed(dir: &Path) -> Option<Trees> {
+/// Opens a store that may have been closed a moment ago.
+fn open_closed(dir: &Path) -> Result<Trees, CatalogError> {
     let began = Instant::now();
     loop {
-        // sled panics on some kinds of damage.
-        match catch_unwind(AssertUnwindSafe(|| Trees::open(dir))) {
-            Ok(Err(error)) if is_locked(&error) && began.elapsed() < CLOSING => sleep(CLOSING_STEP),
-            opened => return opened.ok().and_then(Result::ok),
+        match Trees::open(dir) {
+            Err(error) if is_locked(&error) && began.elapsed() < CLOSING => sleep(CLOSING_STEP),
+            opened => return opened,
         }
     }
 }
