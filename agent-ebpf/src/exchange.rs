@@ -14,6 +14,7 @@ use coati_common::loss::Loss;
 use coati_common::process;
 use coati_common::sniff::Sniff;
 
+use crate::call::{Call, call_of, leaves_send, under_way};
 pub use crate::caller::Caller;
 use crate::closing::end_of_another;
 use crate::emit;
@@ -37,30 +38,9 @@ const MSG_ERRQUEUE: u64 = 0x2000;
 pub const NOT_THE_STREAM: u64 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 
 /// Fail if the entry is there; `BPF_NOEXIST`.
-const NEW: u64 = 1;
+pub const NEW: u64 = 1;
 /// It is there: `-EEXIST`.
 const IS_THERE: i32 = -17;
-
-/// The send that a thread is in, or was in last: what is kept of one is written over by the next, because to make and to
-/// remove an entry of the map costs more than all else that a send does.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Call {
-    /// 1 until the call returns.
-    pub is_under_way: u64,
-    /// Through what it sends.
-    pub socket: Socket,
-    /// When the call was entered.
-    pub time_ns: u64,
-    /// What it sends from.
-    pub source: Source,
-    /// The connection as it was before.
-    pub before: Connection,
-    /// What its bytes are, a [`Meaning`]; 0 if that is known only when it returns.
-    pub meaning: u32,
-    /// Where the streams stood.
-    pub positions: Positions,
-}
 
 /// The followed connection at `key`: the address of a socket, of which the filter may say that there is none, or the number of a
 /// TLS session.
@@ -229,29 +209,6 @@ pub fn send(slot: Slot, caller: Caller, socket: Option<Socket>, source: impl FnO
     Some(())
 }
 
-/// A thread is in no send any more: if it still seems to be in one, then that was never seen to return, and would be given the
-/// result of another.
-#[inline(always)]
-pub fn leaves_send(pid_tgid: u64) {
-    if Filter::Sending.may_have(pid_tgid) {
-        return_missed(pid_tgid);
-    }
-}
-
-/// The kernel left out our program when the send returned that a thread was in, if it was in one.
-///
-/// Exported, so that the verifier checks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn return_missed(pid_tgid: u64) -> u64 {
-    if under_way(&CALLS, &pid_tgid).is_none() {
-        return 0;
-    }
-    Filter::Sending.remove(pid_tgid);
-    emit::lost(Loss::ReturnMissed);
-    1
-}
-
 /// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`.
 #[inline(always)]
 pub fn send_by<K>(
@@ -288,26 +245,6 @@ pub fn send_by<K>(
     Some(())
 }
 
-/// The place for the call with this key, which is entered; `None`, and counted, if there is no room.
-#[inline(always)]
-fn call_of<K>(slot: Slot, calls: &HashMap<K, Call>, key: &K) -> Option<&'static mut Call> {
-    let call = match calls.get_ptr_mut(key) {
-        Some(call) => call,
-        None => {
-            // Not on the stack, as in `follow`.
-            let new = slot.call()?;
-            new.is_under_way = 0;
-            if calls.insert(key, &*new, NEW).is_err() {
-                emit::lost(Loss::CallsFull);
-                return None;
-            }
-            calls.get_ptr_mut(key)?
-        }
-    };
-    // SAFETY: as in `followed`; the entry belongs to this thread.
-    Some(unsafe { &mut *call })
-}
-
 /// The call that this thread was in returned `result`. What kind of stream it was on, one of [`stream`], is known to each hook.
 #[inline(always)]
 pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, kind: u32) -> Option<()> {
@@ -328,19 +265,6 @@ pub fn sent_by<C: EbpfContext, K>(ctx: &C, slot: Slot, result: i64, calls: &Hash
     returned(ctx, slot, Caller::any(), call, result, stream::TLS);
     // Threads are few, and end; what else has calls does not tell.
     calls.remove(key).ok()
-}
-
-/// The call with this key that is under way, which it is no longer.
-#[inline(always)]
-fn under_way<K>(calls: &HashMap<K, Call>, key: &K) -> Option<&'static mut Call> {
-    let call = calls.get_ptr_mut(key)?;
-    // SAFETY: as in `followed`; the entry belongs to this thread.
-    let call = unsafe { &mut *call };
-    if call.is_under_way == 0 {
-        return None;
-    }
-    call.is_under_way = 0;
-    Some(call)
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@
 // One instruction and the hiding of one value from the optimiser; see `emit` and `kread`.
 #![feature(asm_experimental_arch)]
 
+mod call;
 mod caller;
 mod closing;
 mod cuda;

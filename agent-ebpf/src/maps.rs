@@ -6,7 +6,7 @@ use coati_common::event::Connection;
 use coati_common::loss::Loss;
 use coati_common::{counter, limits};
 
-use crate::exchange::Call;
+use crate::call::Call;
 use crate::hooks::kprobes::Receive;
 
 /// `BPF_F_NO_PREALLOC`: memory only for what is there.

@@ -15,8 +15,8 @@ use coati_common::event::{Begin, Connection, Served};
 use coati_common::limits::PAYLOAD_BYTES;
 use coati_common::loss::Loss;
 
+use crate::call::Call;
 use crate::emit;
-use crate::exchange::Call;
 use crate::tell::Moved;
 
 /// Room for a payload: twice its size, because the verifier bounds offset and length one by one.

@@ -7,7 +7,8 @@ use aya_ebpf::maps::HashMap;
 use coati_common::go::{CALL_BYTES, GoroutineId, SEND_BYTES};
 use coati_common::limits;
 
-use crate::exchange::{Call, Caller};
+use crate::call::Call;
+use crate::exchange::Caller;
 use crate::globals;
 use crate::kread::{Typed, user};
 use crate::maps::NO_PREALLOC;

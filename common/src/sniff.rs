@@ -138,7 +138,8 @@ impl Sniff {
     /// A connection's first request may begin here, and a response may not: a lone `H` may be either's.
     #[inline(always)]
     pub fn begins_no_response(&self) -> bool {
-        self.first != word(*b"H\0\0\0\0\0\0\0") && self.may_begin()
+        // Nearly all that are asked about begin one.
+        self.first >> 8 != VERSION >> 8 && self.first != word(*b"H\0\0\0\0\0\0\0") && self.may_begin()
     }
 
     #[inline(always)]

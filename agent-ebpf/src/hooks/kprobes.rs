@@ -17,7 +17,7 @@ use crate::maps::RECEIVES;
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
-/// The receive that a thread is in, or was in last, as for [`exchange::Call`].
+/// The receive that a thread is in, or was in last, as for [`crate::call::Call`].
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Receive {

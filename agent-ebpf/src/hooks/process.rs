@@ -8,9 +8,9 @@ use coati_common::limits::PATH_BYTES;
 use coati_common::loss::Loss;
 use coati_common::process;
 
+use crate::call;
 use crate::emit;
 use crate::event_loop;
-use crate::exchange;
 use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
@@ -78,7 +78,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
 /// Forgets what is kept of a thread.
 #[inline(always)]
 fn thread_gone(pid_tgid: u64) {
-    exchange::leaves_send(pid_tgid);
+    call::leaves_send(pid_tgid);
     let _none_is_usual = CALLS.remove(pid_tgid);
     let _none_is_usual = RECEIVES.remove(pid_tgid);
     strand::thread_gone(pid_tgid);

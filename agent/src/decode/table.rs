@@ -68,7 +68,7 @@ struct Held {
     record: Record,
 }
 
-/// What has happened to since the last look at the table, and between the one before and that.
+/// Keys that were noted since the last look at the table, or between the one before and that.
 #[derive(Debug, Default)]
 struct Recent<K> {
     now: HashSet<K>,

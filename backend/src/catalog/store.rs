@@ -416,6 +416,21 @@ mod tests {
         assert_eq!(catalog.tag_values("t", Scope::Span, "a", None, 9).unwrap(), [TagValue::Int(1)]);
     }
 
+    /// It is opened while another thread still has it, which sled's own may when it was dropped.
+    #[test]
+    fn a_store_that_is_being_closed_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalog, _) = open(dir.path());
+        catalog.set_checkpoint(42).unwrap();
+        let closing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(catalog);
+        });
+        let (catalog, rebuilds) = open(dir.path());
+        assert_eq!((rebuilds, catalog.checkpoint().unwrap()), (0, Some(42)));
+        closing.join().unwrap();
+    }
+
     #[rstest]
     #[case::noise(|path: &Path| fs::write(path, [0xa5; 4096]).unwrap())]
     #[case::a_directory_in_its_place(|path: &Path| { fs::remove_file(path).unwrap(); fs::create_dir(path).unwrap() })]

@@ -174,9 +174,7 @@ impl Queue {
             let Some((number, _)) = self.files().waiting.front().copied() else { return Ok(None) };
             match self.read(number) {
                 Ok(queued) => return Ok(Some((number, queued))),
-                Err(ExportError::File { path, source }) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(file_error(&path, source));
-                }
+                Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => {
                     warn!(url = self.url(), number, error = %crate::telemetry::chain(&error), "samples in the queue are lost");
                     self.lost("damaged", 1);
@@ -281,6 +279,11 @@ fn read_queued(bytes: &[u8]) -> Option<Result<Queued, ExportError>> {
         format,
         body: body.to_vec(),
     }))
+}
+
+/// Whether a request may be read another time.
+fn may_pass(error: &ExportError) -> bool {
+    matches!(error, ExportError::File { source, .. } if source.kind() != io::ErrorKind::NotFound)
 }
 
 fn file_error(path: &Path, source: io::Error) -> ExportError {
