@@ -1,5 +1,8 @@
 //! Which tags of a request are new to the catalog: the part of the tag index that every request passes.
 
+#[cfg(test)]
+mod tests;
+
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,23 +61,43 @@ impl TagIndex {
         &self.store
     }
 
-    /// The tags of these traces that the catalog does not know yet, or not for this time; hand them to [`Self::record`].
+    /// The tags of these traces that the catalog does not know yet, or not for this time, and that it knows from now on; hand
+    /// them to [`Self::record`].
     pub fn observe<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Vec<Seen> {
-        let mut observer = self.observer(tenant);
-        let mut before: Option<(&Batch, Hours)> = None;
-        // Since they were copied the request has been on its way to the disk.
-        let traces = traces.into_iter().inspect(|trace| trace.fetch());
-        for TraceSpan { batch, bytes } in traces.flat_map(|trace| &trace.spans) {
-            let span = SpanRef::parse(bytes);
-            let hours = Hours::of_nanos(span.start_time_unix_nano);
-            // Spans of one request share these.
-            if before.is_none_or(|(before, of)| !std::ptr::eq(before, &raw const **batch) || of != hours) {
-                observer.batch(batch, hours);
-                before = Some((batch, hours));
-            }
-            observer.span(batch, &span, hours);
+        let mut observer = self.observer(tenant, usize::MAX);
+        observer.adds = true;
+        observer.traces(traces);
+        observer.new
+    }
+
+    /// The first half of [`Self::observe`], which changes nothing. It goes through all that there is, best while that is in the
+    /// processor's caches.
+    pub fn unknown<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Unknown {
+        let mut observer = self.observer(tenant, MOST_UNKNOWN);
+        observer.traces(traces);
+        Unknown((!observer.is_full()).then_some(observer.new))
+    }
+
+    /// The second half of [`Self::observe`] of the same traces, which must be in the log.
+    pub fn add<'a>(
+        &self,
+        tenant: &str,
+        traces: impl IntoIterator<Item = &'a Trace>,
+        Unknown(unknown): Unknown,
+    ) -> Vec<Seen> {
+        let Some(mut unknown) = unknown else { return self.observe(tenant, traces) };
+        if !unknown.is_empty() {
+            let mut observer = self.observer(tenant, usize::MAX);
+            // Others may have brought them meanwhile.
+            unknown.retain_mut(|seen| {
+                let (noted, is_new) = observer.add(&Tag::of(seen));
+                if !noted.is_indexed() {
+                    seen.value = None;
+                }
+                is_new
+            });
         }
-        observer.fresh
+        unknown
     }
 
     /// As [`Self::observe`], of values of one tag. Adds to `fresh`; returns whether the catalog takes more values of it.
@@ -87,20 +110,21 @@ impl TagIndex {
         fresh: &mut Vec<Seen>,
     ) -> bool {
         let mut takes_more = true;
-        let mut observer = self.observer(tenant);
+        let mut observer = self.observer(tenant, usize::MAX);
+        observer.adds = true;
         for value in values {
             borrow(value, &mut |value| {
-                let noted = observer.note(Tag { scope, name, value, hours });
-                takes_more &= !matches!(noted, ValueNoted::OverLimit);
+                let noted = observer.look(Tag { scope, name, value, hours });
+                takes_more &= !matches!(noted, Some(ValueNoted::OverLimit));
             });
         }
-        fresh.append(&mut observer.fresh);
+        fresh.append(&mut observer.new);
         takes_more
     }
 
-    fn observer(&self, tenant: &str) -> Observer<'_> {
+    fn observer(&self, tenant: &str, most: usize) -> Observer<'_> {
         let owner = self.hasher.hash_one(tenant);
-        Observer { index: self, owner, known: self.known(), fresh: Vec::new() }
+        Observer { index: self, owner, known: self.known(), adds: false, new: Vec::new(), most }
     }
 
     /// Lets what [`Self::observe`] found be written with what others find; false if it must be recorded.
@@ -140,16 +164,49 @@ impl TagIndex {
     }
 }
 
-/// Passes tags on to what is known; those that are not come out.
+/// Tags of a request that are not known, some of them more than once; none if there are too many to keep them.
+#[derive(Debug, PartialEq)]
+pub struct Unknown(Option<Vec<Seen>>);
+
+/// Most tags of an [`Unknown`]: after a start everything is new, and a request can be large.
+const MOST_UNKNOWN: usize = 1_024;
+
+/// Compares tags with what is known; those that are not come out.
 struct Observer<'i> {
     index: &'i TagIndex,
     /// Hash of the tenant.
     owner: u64,
     known: MutexGuard<'i, Known>,
-    fresh: Vec<Seen>,
+    /// Whether what is new is known from then on.
+    adds: bool,
+    new: Vec<Seen>,
+    /// How many may be new.
+    most: usize,
 }
 
 impl Observer<'_> {
+    /// Goes through all tags, until too many are new.
+    fn traces<'a>(&mut self, traces: impl IntoIterator<Item = &'a Trace>) {
+        let mut before: Option<(&Batch, Hours)> = None;
+        for TraceSpan { batch, bytes } in traces.into_iter().flat_map(|trace| &trace.spans) {
+            let span = SpanRef::parse(bytes);
+            let hours = Hours::of_nanos(span.start_time_unix_nano);
+            // Spans of one request share these.
+            if before.is_none_or(|(before, of)| !std::ptr::eq(before, &raw const **batch) || of != hours) {
+                self.batch(batch, hours);
+                before = Some((batch, hours));
+            }
+            self.span(batch, &span, hours);
+            if self.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.new.len() > self.most
+    }
+
     fn batch(&mut self, batch: &Batch, hours: Hours) {
         self.messages(Scope::Resource, &batch.resource.attributes, hours);
         self.messages(Scope::Instrumentation, &batch.scope.attributes, hours);
@@ -188,9 +245,7 @@ impl Observer<'_> {
         let hash = self.index.hasher.hash_one((self.seed(Scope::Intrinsic, hours), name, value));
         let value = Text::of_checked(value).as_str();
         self.unless_recent(hash, |observer| {
-            observer
-                .note(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
-                .is_indexed()
+            observer.has(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
         });
     }
 
@@ -211,49 +266,79 @@ impl Observer<'_> {
             let AttributeRef { key, value } = AttributeRef::parse(encoded);
             let name = key.as_str();
             let mut all_known = true;
-            let mut note = |value| all_known &= observer.note(Tag { scope, name, value, hours }).is_indexed();
+            let mut look = |value| all_known &= observer.has(Tag { scope, name, value, hours });
             match value {
                 Some(ValueRef::Array(array)) => {
                     let mut is_empty = true;
                     for element in array.elements() {
                         is_empty = false;
-                        note(scalar(element));
+                        look(scalar(element));
                     }
                     if is_empty {
-                        note(None);
+                        look(None);
                     }
                 }
-                value => note(value.and_then(scalar)),
+                value => look(value.and_then(scalar)),
             }
             all_known
         });
     }
 
-    /// Looks at a tag unless it is one of those that were known last; `note` says whether it is known now.
+    /// Looks at a tag unless it is one of those that were known last; `look` says whether it is known.
     #[inline]
-    fn unless_recent(&mut self, hash: u64, note: impl FnOnce(&mut Self) -> bool) {
+    fn unless_recent(&mut self, hash: u64, look: impl FnOnce(&mut Self) -> bool) {
         if self.known.recent.place(hash).is_some_and(|place| *place == hash) {
             return;
         }
-        if note(self)
+        if look(self)
             && let Some(place) = self.known.recent.place(hash)
         {
             *place = hash;
         }
     }
 
-    fn note(&mut self, tag: Tag<'_>) -> ValueNoted {
-        let TagIndex { hasher, limits, metrics, .. } = self.index;
-        let noted = self.known.note(hasher, *limits, self.owner, &tag);
-        match noted.value {
+    /// Whether the index has the tag, now.
+    fn has(&mut self, tag: Tag<'_>) -> bool {
+        self.look(tag).is_some_and(|noted| noted.is_indexed())
+    }
+
+    /// What became of a tag; nothing yet if it is new and is not added.
+    fn look(&mut self, tag: Tag<'_>) -> Option<ValueNoted> {
+        let TagIndex { hasher, limits, .. } = self.index;
+        match self.known.look(hasher, *limits, self.owner, &tag) {
+            Some(noted) => {
+                self.count(noted);
+                Some(noted)
+            }
+            None if self.adds => {
+                let (noted, is_new) = self.add(&tag);
+                if is_new {
+                    self.new.push(tag.to_seen(noted.is_indexed()));
+                }
+                Some(noted)
+            }
+            None => {
+                self.new.push(tag.to_seen(true));
+                None
+            }
+        }
+    }
+
+    /// What becomes of a tag that was new, and whether it still is.
+    fn add(&mut self, tag: &Tag<'_>) -> (ValueNoted, bool) {
+        let TagIndex { hasher, limits, .. } = self.index;
+        let (noted, is_new) = self.known.add(hasher, *limits, self.owner, tag);
+        self.count(noted);
+        (noted, is_new)
+    }
+
+    fn count(&self, noted: ValueNoted) {
+        let CatalogMetrics { over_limit, too_long, .. } = &self.index.metrics;
+        match noted {
             ValueNoted::Indexed => {}
-            ValueNoted::OverLimit => _ = metrics.over_limit.inc(),
-            ValueNoted::TooLong => _ = metrics.too_long.inc(),
+            ValueNoted::OverLimit => _ = over_limit.inc(),
+            ValueNoted::TooLong => _ = too_long.inc(),
         }
-        if noted.fresh {
-            self.fresh.push(tag.to_seen(noted.value.is_indexed()));
-        }
-        noted.value
     }
 }
 
@@ -287,152 +372,5 @@ fn comparable<'v>(value: &'v Value<'_>) -> Option<Borrowed<'v>> {
         Value::Int(number) => Some(Borrowed::Int(*number)),
         Value::Float(number) => Some(Borrowed::Float(number.to_bits())),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::known::INDEXED_BYTES;
-    use crate::catalog::{MemoryCatalog, TagValue};
-    use crate::live::group_message;
-    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-    use opentelemetry_proto::tonic::common::v1::any_value::Value;
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, InstrumentationScope};
-    use opentelemetry_proto::tonic::resource::v1::Resource;
-    use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
-
-    const HOUR_NS: u64 = 3_600_000_000_000;
-
-    fn attribute(key: &str, value: Value) -> KeyValue {
-        KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), key_strindex: 0 }
-    }
-
-    fn text(key: &str, value: &str) -> KeyValue {
-        attribute(key, Value::StringValue(value.to_owned()))
-    }
-
-    fn span_at(hour: u64, attributes: Vec<KeyValue>) -> Span {
-        Span {
-            trace_id: vec![1; 16],
-            span_id: vec![2; 8],
-            name: "GET /".to_owned(),
-            start_time_unix_nano: hour * HOUR_NS,
-            attributes,
-            ..Span::default()
-        }
-    }
-
-    fn request(spans: Vec<Span>) -> ExportTraceServiceRequest {
-        let resource = Resource { attributes: vec![text("service.name", "shop")], ..Resource::default() };
-        let scope = InstrumentationScope { name: "lib".to_owned(), ..InstrumentationScope::default() };
-        ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                resource: Some(resource),
-                scope_spans: vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }],
-                ..ResourceSpans::default()
-            }],
-        }
-    }
-
-    /// Passes the spans through the index; returns how many tags the catalog had to be told.
-    fn pass(index: &TagIndex, spans: Vec<Span>) -> usize {
-        let fresh = index.observe("t", &group_message(&request(spans)));
-        index.record("t", &fresh).unwrap();
-        fresh.len()
-    }
-
-    fn index(limits: IndexLimits) -> TagIndex {
-        TagIndex::open(Arc::new(MemoryCatalog::default()), limits, CatalogMetrics::default()).unwrap()
-    }
-
-    fn values(index: &TagIndex, scope: Scope, name: &str) -> Vec<TagValue> {
-        index.store().tag_values("t", scope, name, None, 100).unwrap()
-    }
-
-    #[test]
-    fn every_scope_and_type_is_indexed() {
-        let index = index(IndexLimits::default());
-        let mixed = ArrayValue {
-            values: vec![
-                AnyValue { value: Some(Value::IntValue(-3)) },
-                AnyValue { value: Some(Value::StringValue("x".to_owned())) },
-            ],
-        };
-        let mut span =
-            span_at(5, vec![attribute("array", Value::ArrayValue(mixed)), attribute("ok", Value::BoolValue(true))]);
-        span.events = vec![Event { name: "oops".to_owned(), attributes: vec![text("e", "1")], ..Event::default() }];
-        span.links = vec![Link { attributes: vec![attribute("l", Value::DoubleValue(0.5))], ..Link::default() }];
-        span.status = Some(Status { message: "broken".to_owned(), code: 2 });
-        pass(&index, vec![span]);
-        let string = |text: &str| TagValue::String(text.to_owned());
-        assert_eq!(values(&index, Scope::Resource, "service.name"), [string("shop")]);
-        assert_eq!(values(&index, Scope::Span, "array"), [string("x"), TagValue::Int(-3)]);
-        assert_eq!(values(&index, Scope::Span, "ok"), [TagValue::Bool(true)]);
-        assert_eq!(values(&index, Scope::Event, "e"), [string("1")]);
-        assert_eq!(values(&index, Scope::Link, "l"), [TagValue::Float(0.5)]);
-        let names = index.store().tag_names("t", Scope::Intrinsic, None, 100).unwrap();
-        assert_eq!(
-            names,
-            ["event:name", "instrumentation:name", "name", "rootName", "rootServiceName", "statusMessage"]
-        );
-    }
-
-    #[test]
-    fn the_catalog_is_told_once_an_hour() {
-        let index = index(IndexLimits::default());
-        let spans = |hour| vec![span_at(hour, vec![text("a", "b")])];
-        assert!(pass(&index, spans(5)) > 0);
-        assert_eq!(pass(&index, spans(5)), 0);
-        assert!(pass(&index, spans(6)) > 0);
-        assert_eq!(pass(&index, spans(5)), 0);
-        let again =
-            TagIndex::open(Arc::clone(index.store()), IndexLimits::default(), CatalogMetrics::default()).unwrap();
-        assert_eq!(pass(&again, spans(6)), 0, "a restart knows what is in the catalog");
-    }
-
-    #[test]
-    fn all_values_together_have_a_limit() {
-        // The span's name and the service's are values of three intrinsics, the service's one of an attribute too.
-        let index = index(IndexLimits { all_values: 7, ..IndexLimits::default() });
-        for name in ["a", "b", "c", "d"] {
-            pass(&index, vec![span_at(5, vec![text(name, "x")])]);
-        }
-        let stored = ["a", "b", "c", "d"].map(|name| values(&index, Scope::Span, name).len());
-        assert_eq!(stored, [1, 1, 0, 0]);
-    }
-
-    #[test]
-    fn what_is_pruned_makes_room_and_is_told_again() {
-        let index = index(IndexLimits { values: 1, ..IndexLimits::default() });
-        let spans = |hour, value| vec![span_at(hour, vec![text("a", value)])];
-        pass(&index, spans(5, "old"));
-        pass(&index, spans(9, "new"));
-        assert_eq!(values(&index, Scope::Span, "a"), [TagValue::String("old".to_owned())]);
-        index.prune(6).unwrap();
-        assert_eq!(values(&index, Scope::Span, "a"), []);
-        pass(&index, spans(9, "new"));
-        assert_eq!(values(&index, Scope::Span, "a"), [TagValue::String("new".to_owned())]);
-    }
-
-    #[test]
-    fn what_is_over_a_limit_is_counted_and_its_name_is_indexed_nevertheless() {
-        let index = index(IndexLimits { names: 7, values: 3, ..IndexLimits::default() });
-        let spans = |name: &str, value: String| vec![span_at(5, vec![text(name, &value)])];
-        for value in 0..5 {
-            pass(&index, spans("a", value.to_string()));
-        }
-        assert_eq!(values(&index, Scope::Span, "a").len(), 3);
-        assert_eq!(index.metrics.over_limit.get(), 2);
-        pass(&index, spans("b", "x".repeat(INDEXED_BYTES + 1)));
-        assert_eq!(index.metrics.too_long.get(), 1);
-        for name in ["c", "d", "e", "f", "g", "h"] {
-            pass(&index, spans(name, String::new()));
-        }
-        assert_eq!(index.metrics.over_limit.get(), 3);
-        let names = index.store().tag_names("t", Scope::Span, None, 100).unwrap();
-        assert_eq!(names, ["a", "b", "c", "d", "e", "f", "g"]);
-        assert_eq!(values(&index, Scope::Span, "b"), []);
     }
 }

@@ -55,13 +55,8 @@ impl Recent {
     }
 }
 
-/// What became of a tag.
-pub(super) struct Noted {
-    /// The catalog must be told.
-    pub(super) fresh: bool,
-    pub(super) value: ValueNoted,
-}
-
+/// What became of the value of a tag.
+#[derive(Clone, Copy)]
 pub(super) enum ValueNoted {
     Indexed,
     OverLimit,
@@ -78,59 +73,94 @@ impl Known {
     pub(super) fn load(store: &dyn Catalog, hasher: &RandomState) -> Result<Self, CatalogError> {
         let mut known = Self::default();
         store.for_each(&mut |tenant, seen| {
-            known.note(hasher, ALL, hasher.hash_one(tenant), &Tag::of(&seen));
+            known.add(hasher, ALL, hasher.hash_one(tenant), &Tag::of(&seen));
         })?;
         Ok(known)
     }
 
-    /// `owner` is the hash of the tenant.
-    pub(super) fn note(&mut self, hasher: &RandomState, limits: IndexLimits, owner: u64, tag: &Tag<'_>) -> Noted {
+    /// What becomes of a tag, unless it is new, or new at this time. `owner` is the hash of the tenant.
+    pub(super) fn look(
+        &mut self,
+        hasher: &RandomState,
+        limits: IndexLimits,
+        owner: u64,
+        tag: &Tag<'_>,
+    ) -> Option<ValueNoted> {
         if tag.name.len() > INDEXED_BYTES {
-            return Noted { fresh: false, value: ValueNoted::TooLong };
+            return Some(ValueNoted::TooLong);
         }
-        let too_long = matches!(tag.value, Some(Borrowed::String(text)) if text.len() > INDEXED_BYTES);
-        let value = tag.value.filter(|_| !too_long);
-        let mut fresh = false;
+        let Some(name) = self.names.get_mut(&hasher.hash_one((owner, tag.scope, tag.name))) else {
+            let names = self.scopes.get(&hasher.hash_one((owner, tag.scope)));
+            return names.is_some_and(|names| *names >= limits.names).then_some(ValueNoted::OverLimit);
+        };
+        if !name.hours.contains(tag.hours) {
+            return None;
+        }
+        let value = match tag.value {
+            Some(value) if value.is_too_long() => return Some(ValueNoted::TooLong),
+            Some(value) => value,
+            None => return Some(ValueNoted::Indexed),
+        };
+        if name.over >= MANY_OVER {
+            name.over += 1;
+            if !name.over.is_multiple_of(LOOKED_AT) {
+                return Some(ValueNoted::OverLimit);
+            }
+        }
+        match self.values.get(&hasher.hash_one((owner, tag.scope, tag.name, value))) {
+            Some(hours) => hours.contains(tag.hours).then_some(ValueNoted::Indexed),
+            None if self.values.len() >= limits.all_values || name.values >= limits.values => {
+                name.over += 1;
+                Some(ValueNoted::OverLimit)
+            }
+            None => None,
+        }
+    }
+
+    /// Knows a tag that [`Self::look`] found to be new from now on; also says whether it still was.
+    pub(super) fn add(
+        &mut self,
+        hasher: &RandomState,
+        limits: IndexLimits,
+        owner: u64,
+        tag: &Tag<'_>,
+    ) -> (ValueNoted, bool) {
+        let value = tag.value.filter(|value| !value.is_too_long());
+        let mut is_new = false;
         let name = match self.names.entry(hasher.hash_one((owner, tag.scope, tag.name))) {
             Entry::Occupied(name) => {
                 let name = name.into_mut();
-                fresh |= widen(&mut name.hours, tag.hours);
+                is_new |= widen(&mut name.hours, tag.hours);
                 name
             }
             Entry::Vacant(vacant) => {
                 let names = self.scopes.entry(hasher.hash_one((owner, tag.scope))).or_default();
                 if *names >= limits.names {
-                    return Noted { fresh: false, value: ValueNoted::OverLimit };
+                    return (ValueNoted::OverLimit, false);
                 }
                 *names += 1;
-                fresh = true;
+                is_new = true;
                 vacant.insert(Name { hours: tag.hours, values: 0, over: 0 })
             }
         };
-        if too_long {
-            return Noted { fresh, value: ValueNoted::TooLong };
-        }
-        if name.over >= MANY_OVER {
-            name.over += 1;
-            if !name.over.is_multiple_of(LOOKED_AT) {
-                return Noted { fresh, value: ValueNoted::OverLimit };
-            }
-        }
-        let full = self.values.len() >= limits.all_values || name.values >= limits.values;
-        let Some(value) = value else { return Noted { fresh, value: ValueNoted::Indexed } };
+        let Some(value) = value else {
+            let noted = if tag.value.is_some() { ValueNoted::TooLong } else { ValueNoted::Indexed };
+            return (noted, is_new);
+        };
+        let is_full = self.values.len() >= limits.all_values || name.values >= limits.values;
         match self.values.entry(hasher.hash_one((owner, tag.scope, tag.name, value))) {
-            Entry::Occupied(mut hours) => fresh |= widen(hours.get_mut(), tag.hours),
-            Entry::Vacant(_) if full => {
+            Entry::Occupied(mut hours) => is_new |= widen(hours.get_mut(), tag.hours),
+            Entry::Vacant(_) if is_full => {
                 name.over += 1;
-                return Noted { fresh, value: ValueNoted::OverLimit };
+                return (ValueNoted::OverLimit, is_new);
             }
             Entry::Vacant(vacant) => {
                 vacant.insert(tag.hours);
                 name.values += 1;
-                fresh = true;
+                is_new = true;
             }
         }
-        Noted { fresh, value: ValueNoted::Indexed }
+        (ValueNoted::Indexed, is_new)
     }
 }
 
@@ -159,6 +189,12 @@ pub(super) enum Borrowed<'a> {
     /// By its bits.
     Float(u64),
     Bool(bool),
+}
+
+impl Borrowed<'_> {
+    const fn is_too_long(self) -> bool {
+        matches!(self, Self::String(text) if text.len() > INDEXED_BYTES)
+    }
 }
 
 impl<'a> Tag<'a> {

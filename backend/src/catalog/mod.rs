@@ -15,7 +15,7 @@ mod values;
 mod watermark;
 
 pub use blocks::{BlockCatalog, SeenList};
-pub use index::{IndexLimits, TagIndex};
+pub use index::{IndexLimits, TagIndex, Unknown};
 pub use memory::MemoryCatalog;
 pub use of_block::BlockTags;
 pub use opening::SledCatalog;

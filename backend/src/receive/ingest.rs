@@ -11,7 +11,7 @@ use super::ExportError;
 use super::budget::{Budget, Share};
 use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
-use crate::catalog::{Seen, TagIndex, Watermark};
+use crate::catalog::{Seen, TagIndex, Unknown, Watermark};
 use crate::generator::Generator;
 use crate::live::{LiveSet, Trace};
 use crate::telemetry::{DiscardedLabels, ReceiveMetrics, ReceiverLabels, RefusedLabels, TenantLabels};
@@ -140,12 +140,12 @@ impl Ingest {
         format: Format,
     ) -> Result<ExportTraceServiceResponse, ExportError> {
         let bytes = body.len();
-        let Prepared { traces, spans, rejections, payload, compressed, raw_len } =
-            self.prepare(tenant, body, format).await?;
+        let (prepared, unknown) = self.prepare(tenant, body, format).await?;
+        let Prepared { traces, spans, rejections, payload, compressed, raw_len } = prepared;
         if !traces.is_empty() {
             let received_ns = (self.clock)();
             let entry = Entry { tenant: Arc::clone(tenant), received_ns, raw_len, compressed, payload };
-            let kept = self.keep(tenant, traces, entry, bytes).await;
+            let kept = self.keep(tenant, (traces, unknown), entry, bytes).await;
             kept.inspect_err(|_| self.received(0, spans))?;
         }
         self.received(spans.saturating_sub(rejections.total()), rejections.total());
@@ -153,11 +153,11 @@ impl Ingest {
         Ok(response(&rejections))
     }
 
-    /// Writes a request of so many bytes to the log, and makes its traces visible.
+    /// Writes a request of so many bytes to the log, and makes its traces and tags visible.
     async fn keep(
         self: &Arc<Self>,
         tenant: &Arc<str>,
-        traces: Vec<Trace>,
+        (traces, unknown): (Vec<Trace>, Unknown),
         entry: Entry,
         bytes: usize,
     ) -> Result<(), ExportError> {
@@ -166,7 +166,7 @@ impl Ingest {
         let received_ns = entry.received_ns;
         let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
         let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
-        let fresh = heavy(bytes, move || ingest.apply(&owner, traces, received_ns, sequence)).await?;
+        let fresh = heavy(bytes, move || ingest.apply(&owner, (traces, unknown), received_ns, sequence)).await?;
         drop(room);
         if self.record(tenant, fresh).await {
             self.stages.indexed.finish(sequence);
@@ -181,24 +181,39 @@ impl Ingest {
         self.metrics.refused_spans.get_or_create(&labels).inc_by(refused as i64);
     }
 
+    /// A request, ready for the log, and its tags that are new.
     async fn prepare(
         self: &Arc<Self>,
         tenant: &Arc<str>,
         body: Bytes,
         format: Format,
-    ) -> Result<Prepared, ExportError> {
+    ) -> Result<(Prepared, Unknown), ExportError> {
+        let bytes = body.len();
         if self.stages.live.is_full() {
             // Decoding it would be for nothing.
             return Err(ExportError::MemoryFull { limit: self.stages.live.limits().total_bytes });
         }
-        let (live, tenant) = (Arc::clone(&self.stages.live), Arc::clone(tenant));
-        heavy(body.len(), move || prepare(body, format, &live, &tenant)).await?
+        let (ingest, tenant) = (Arc::clone(self), Arc::clone(tenant));
+        let work = move || {
+            let Stages { live, tags, .. } = &ingest.stages;
+            let prepared = prepare(body, format, live, &tenant)?;
+            // Now, and not when it is in the log: until then its bytes have left the caches.
+            let unknown = tags.unknown(&tenant, &prepared.traces);
+            Ok((prepared, unknown))
+        };
+        heavy(bytes, work).await?
     }
 
     /// Makes a request that is in the log visible; returns what is new to the catalog.
-    fn apply(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) -> Vec<Seen> {
+    fn apply(
+        &self,
+        tenant: &str,
+        (traces, unknown): (Vec<Trace>, Unknown),
+        received_ns: u64,
+        sequence: u64,
+    ) -> Vec<Seen> {
         let Stages { live, tags, applied, .. } = &self.stages;
-        let fresh = tags.observe(tenant, &traces);
+        let fresh = tags.add(tenant, &traces, unknown);
         if let Some(generator) = &self.generator {
             generator.count(tenant, &traces, received_ns, sequence);
         }
