@@ -1,9 +1,10 @@
 //! Who makes a call, and what is known of its process.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use coati_common::{limits, process};
 
 use crate::globals;
-use crate::maps::PROCESSES;
+use crate::maps::{PROCESSES, SKIPPED};
 
 /// The calling thread.
 #[derive(Clone, Copy)]
@@ -41,12 +42,28 @@ impl Caller {
         self.pid_tgid as u32
     }
 
+    /// Whether its process is one of those that are found not to be watched without a hash map.
+    #[inline(always)]
+    pub fn is_skipped(self) -> bool {
+        // SAFETY: a number of the map, read whole.
+        skipped_place(self.tgid()).is_some_and(|tgid| unsafe { tgid.read_volatile() } == self.tgid())
+    }
+
     /// What is known of its process: of [`coati_common::process`].
     ///
     /// Asked only where nothing is followed, and when an exchange begins: every other call does without the look-up.
     #[inline(always)]
     pub fn process(self) -> u8 {
+        if self.is_skipped() {
+            return process::SKIPPED;
+        }
         // SAFETY: as in `exchange::followed`.
         PROCESSES.get_ptr(self.tgid()).map_or(0, |known| unsafe { *known })
     }
+}
+
+/// Where the number of a process lies if it is not watched.
+#[inline(always)]
+pub fn skipped_place(tgid: u32) -> Option<*mut u32> {
+    SKIPPED.get_ptr_mut(tgid & (limits::SKIPPED - 1))
 }

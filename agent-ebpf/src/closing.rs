@@ -6,6 +6,7 @@ use coati_common::loss::Loss;
 
 use crate::emit;
 use crate::exchange::{followed, forget, now, on};
+use crate::globals::Mark;
 use crate::scratch::Slot;
 use crate::sock::{self, Socket};
 use crate::tail;
@@ -46,9 +47,16 @@ pub fn gone(socket: u64) -> Option<()> {
     tls::socket_gone(socket)
 }
 
+/// Set when the first connection of Unix sockets is followed.
+pub static HAS_UNIX: Mark = Mark::new();
+
 /// The only descriptor of `socket` is being closed. The end of a TCP connection is told of elsewhere.
 #[inline(always)]
-pub fn last_descriptor(socket: Socket) -> Option<()> {
+pub fn last_descriptor(socket: impl FnOnce() -> Option<Socket>) -> Option<()> {
+    if !HAS_UNIX.is_set() {
+        return None;
+    }
+    let socket = socket()?;
     let is_unix = followed(socket.key)?.flags & connection_flags::UNIX != 0;
     if is_unix { session_gone(socket.key) } else { None }
 }

@@ -68,6 +68,21 @@ pub unsafe fn exchange(cell: *mut u64, value: u64) -> u64 {
     value
 }
 
+/// Puts another value in the place of such a number if it is the one that is expected; what it was before.
+///
+/// # Safety
+///
+/// As of [`fetch_add`].
+#[inline(always)]
+pub unsafe fn compare_exchange(cell: *mut u64, expected: u64, value: u64) -> u64 {
+    let mut before = expected;
+    // SAFETY: one instruction, on a cell of the map.
+    unsafe {
+        core::arch::asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) cell, in(reg) value, inout("r0") before);
+    }
+    before
+}
+
 /// Counts a loss.
 #[inline(always)]
 pub fn lost(cause: Loss) {

@@ -14,14 +14,15 @@ use coati_common::loss::Loss;
 use coati_common::process;
 use coati_common::sniff::Sniff;
 
-use crate::call::{Call, call_of, leaves_send, under_way};
+use crate::call::Call;
 pub use crate::caller::Caller;
-use crate::closing::end_of_another;
+use crate::closing::{HAS_UNIX, end_of_another};
 use crate::emit;
-use crate::filter::Filter;
+use crate::filter;
 use crate::globals;
 use crate::iov::Source;
-use crate::maps::{CALLS, CONNECTIONS, FOLLOWING};
+use crate::maps::{CONNECTIONS, FOLLOWING};
+use crate::notes::{self, Note};
 use crate::scratch::Slot;
 use crate::sock::{self, Positions, Socket, stream};
 use crate::tell::{self, tell_eof};
@@ -46,7 +47,7 @@ const IS_THERE: i32 = -17;
 /// TLS session.
 #[inline(always)]
 pub fn followed(key: u64) -> Option<&'static mut Connection> {
-    if is_socket(key) && !Filter::Followed.may_have(key) {
+    if is_socket(key) && !filter::may_be_followed(key) {
         return None;
     }
     let connection = CONNECTIONS.get_ptr_mut(key)?;
@@ -69,7 +70,7 @@ const fn is_socket(key: u64) -> bool {
 pub fn forget(key: u64) -> Option<()> {
     CONNECTIONS.remove(key).ok()?;
     if is_socket(key) {
-        Filter::Followed.remove(key);
+        filter::remove(key);
     }
     Some(())
 }
@@ -113,13 +114,14 @@ fn follow(slot: Slot, socket: Socket, role: u8, process: u8) -> Option<&'static 
     if socket.is_unix() {
         connection.flags = connection_flags::UNIX;
         connection.inode = sock::inode(socket.address);
+        HAS_UNIX.set();
     }
     if is_socket(socket.key) {
-        Filter::Followed.add(socket.key);
+        filter::add(socket.key);
     }
     if let Err(error) = CONNECTIONS.insert(socket.key, &*connection, NEW) {
         if is_socket(socket.key) {
-            Filter::Followed.remove(socket.key);
+            filter::remove(socket.key);
         }
         if error != IS_THERE {
             emit::lost(Loss::ConnectionsFull);
@@ -203,21 +205,30 @@ fn find(slot: Slot, caller: Caller, known: Known, socket: Socket, source: &Sourc
 /// A thread has entered a call that sends through `socket`, from where `source` says; `None` if that is no socket which matters.
 #[inline(always)]
 pub fn send(slot: Slot, caller: Caller, socket: Option<Socket>, source: impl FnOnce() -> Option<Source>) -> Option<()> {
-    leaves_send(caller.pid_tgid());
-    send_by(slot, caller, socket?, source, &CALLS, &caller.pid_tgid())?;
-    Filter::Sending.add(caller.tid().into());
-    Some(())
+    notes::leaves::<Call>(caller.pid_tgid());
+    enter(slot, caller, socket?, source, || notes::enters(caller.pid_tgid()))
 }
 
-/// The same of a thread or a goroutine, which `key` names; the call is remembered in `calls`.
+/// The same on a TLS session by a thread or a goroutine, which `key` names; the call is noted in `calls`.
 #[inline(always)]
 pub fn send_by<K>(
     slot: Slot,
     caller: Caller,
     socket: Socket,
-    source: impl FnOnce() -> Option<Source>,
-    calls: &HashMap<K, Call>,
+    source: Source,
+    calls: &HashMap<K, Note<Call>>,
     key: &K,
+) -> Option<()> {
+    enter(slot, caller, socket, || Some(source), || notes::enters_by(calls, key, |_| ()))
+}
+
+#[inline(always)]
+fn enter(
+    slot: Slot,
+    caller: Caller,
+    socket: Socket,
+    source: impl FnOnce() -> Option<Source>,
+    note: impl FnOnce() -> Option<&'static mut Note<Call>>,
 ) -> Option<()> {
     let mut socket = socket;
     let known = known(slot, caller, &mut socket)?;
@@ -227,8 +238,7 @@ pub fn send_by<K>(
         Found::Unreadable => (None, 0),
         Found::Bytes(connection, meaning) => (Some(connection), meaning as u32),
     };
-    let call = call_of(slot, calls, key)?;
-    call.is_under_way = 1;
+    let call = &mut note()?.of;
     call.socket = socket;
     call.time_ns = now();
     call.source = source;
@@ -249,20 +259,23 @@ pub fn send_by<K>(
 #[inline(always)]
 pub fn sent<C: EbpfContext>(ctx: &C, slot: Slot, result: i64, kind: u32) -> Option<()> {
     let caller = Caller::any();
-    if !Filter::Sending.may_have(caller.tid().into()) {
-        return None;
-    }
-    let call = under_way(&CALLS, &caller.pid_tgid())?;
-    Filter::Sending.remove(caller.tid().into());
-    returned(ctx, slot, caller, call, result, kind);
+    let note = notes::under_way::<Call>(caller.pid_tgid())?;
+    returned(ctx, slot, caller, &mut note.of, result, kind);
+    note.end();
     Some(())
 }
 
 /// The same of the call on a TLS session with this key, one of `calls`; it is forgotten.
 #[inline(always)]
-pub fn sent_by<C: EbpfContext, K>(ctx: &C, slot: Slot, result: i64, calls: &HashMap<K, Call>, key: &K) -> Option<()> {
-    let call = under_way(calls, key)?;
-    returned(ctx, slot, Caller::any(), call, result, stream::TLS);
+pub fn sent_by<C: EbpfContext, K>(
+    ctx: &C,
+    slot: Slot,
+    result: i64,
+    calls: &HashMap<K, Note<Call>>,
+    key: &K,
+) -> Option<()> {
+    let note = notes::under_way_by(calls, key)?;
+    returned(ctx, slot, Caller::any(), &mut note.of, result, stream::TLS);
     // Threads are few, and end; what else has calls does not tell.
     calls.remove(key).ok()
 }

@@ -37,6 +37,7 @@ mod iov;
 mod kread;
 mod maps;
 mod node;
+mod notes;
 mod python;
 mod scratch;
 mod sock;

@@ -15,7 +15,6 @@ use coati_common::event::{Begin, Connection, Served};
 use coati_common::limits::PAYLOAD_BYTES;
 use coati_common::loss::Loss;
 
-use crate::call::Call;
 use crate::emit;
 use crate::tell::Moved;
 
@@ -149,9 +148,6 @@ static RECORD: PerCpuArray<Record<Begin>> = PerCpuArray::with_max_entries(Slot::
 static BORROWED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Slot::LENT, 0);
 
 #[map]
-static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
-
-#[map]
 static CONNECTION: PerCpuArray<Connection> = PerCpuArray::with_max_entries(Slot::COUNT, 0);
 
 #[map]
@@ -178,10 +174,6 @@ macro_rules! scratch {
     };
 }
 
-scratch!(
-    /// The [`Call`] under construction.
-    call, CALL, Call
-);
 scratch!(
     /// A [`Connection`] whose entry is gone, or not there yet.
     connection, CONNECTION, Connection

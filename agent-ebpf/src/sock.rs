@@ -3,6 +3,7 @@
 use coati_common::event::{Begin, role};
 use coati_common::limits::UNIX_PATH_BYTES;
 
+use crate::caller::Caller;
 use crate::globals as at;
 use crate::kread::{Head, Typed, at_most, field, kernel_bytes, pointer};
 
@@ -97,7 +98,14 @@ impl Socket {
         (address != 0).then(|| Self::new(address, address, stream::ANY))
     }
 
-    /// The same, if nothing else refers to its file.
+    /// The same, unless the process of the `caller` is skipped: the way to the socket is most of what a call costs.
+    #[inline(always)]
+    pub fn of_watched(caller: Caller, fd: u64) -> Option<Self> {
+        let address = if caller.is_skipped() { 0 } else { socket_of(fd) };
+        (address != 0).then(|| Self::new(address, address, stream::ANY))
+    }
+
+    /// The same as of [`Self::of_descriptor`], if nothing else refers to its file.
     #[inline(always)]
     pub fn of_only_descriptor(fd: u64) -> Option<Self> {
         let file = file(fd)?;

@@ -12,6 +12,7 @@ use crate::exchange::Caller;
 use crate::globals;
 use crate::kread::{Typed, user};
 use crate::maps::NO_PREALLOC;
+use crate::notes::Note;
 use crate::tls::Thread;
 
 /// `runtime.g.stack.hi`, where the stack of a goroutine begins: the second word of every goroutine there ever was.
@@ -25,7 +26,7 @@ static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(limits::CALLS, 
 
 /// Sends under way on TLS sessions, by thread.
 #[map]
-static SENDS: HashMap<u64, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+static SENDS: HashMap<u64, Note<Call>> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
 /// Goroutines in a call of `crypto/tls`: each connection without a request has one that waits for it.
 #[map]
@@ -33,10 +34,10 @@ static GOROUTINES: HashMap<GoroutineId, Thread> = HashMap::with_max_entries(limi
 
 /// Their sends.
 #[map]
-static GO_SENDS: HashMap<GoroutineId, Call> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
+static GO_SENDS: HashMap<GoroutineId, Note<Call>> = HashMap::with_max_entries(limits::CALLS, NO_PREALLOC);
 
 // User space removes what killed processes leave.
-const _: () = assert!(size_of::<Thread>() == CALL_BYTES && size_of::<Call>() == SEND_BYTES);
+const _: () = assert!(size_of::<Thread>() == CALL_BYTES && size_of::<Note<Call>>() == SEND_BYTES);
 
 /// Who calls.
 pub trait Strand {
@@ -49,7 +50,7 @@ pub trait Strand {
     fn calls() -> &'static HashMap<Self::Key, Thread>;
 
     /// Their sends.
-    fn sends() -> &'static HashMap<Self::Key, Call>;
+    fn sends() -> &'static HashMap<Self::Key, Note<Call>>;
 
     /// Where its stack stands.
     fn stack(&self) -> u64;
@@ -81,7 +82,7 @@ impl Strand for ByThread {
     }
 
     #[inline(always)]
-    fn sends() -> &'static HashMap<u64, Call> {
+    fn sends() -> &'static HashMap<u64, Note<Call>> {
         &SENDS
     }
 
@@ -138,7 +139,7 @@ impl Strand for ByGoroutine {
     }
 
     #[inline(always)]
-    fn sends() -> &'static HashMap<GoroutineId, Call> {
+    fn sends() -> &'static HashMap<GoroutineId, Note<Call>> {
         &GO_SENDS
     }
 

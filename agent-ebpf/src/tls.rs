@@ -133,7 +133,7 @@ pub fn enter<S: Strand>(strand: &S, caller: Caller, call: &Entered, kind: u32) -
     let session = session(&id, &source, call.size)?;
     let slot = Slot::borrow()?;
     let socket = Socket::tls(session.key, known(session.socket));
-    let result = exchange::send_by(slot, caller, socket, || Some(source), S::sends(), strand.key());
+    let result = exchange::send_by(slot, caller, socket, source, S::sends(), strand.key());
     slot.give_back();
     result
 }
@@ -188,7 +188,7 @@ pub fn sent<C: EbpfContext, S: Strand>(ctx: &C, strand: &S, caller: Caller, resu
     bind(&id, session, call.socket);
     if let Some(send) = S::sends().get_ptr_mut(strand.key()) {
         // SAFETY: as above.
-        let send = unsafe { &mut *send };
+        let send = unsafe { &mut (*send).of };
         send.socket.address = known(session.socket);
         send.positions.send = call.position;
         let is_known = call.place == place::KNOWN && session.retries == 0 && session.socket == call.socket;

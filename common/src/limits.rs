@@ -74,6 +74,9 @@ pub const TAILS: u32 = 512;
 /// Processes of which something is known: that they are exempt from being watched, or what they run.
 pub const PROCESSES: u32 = 8192;
 
+/// Places for those that are exempt, which are found without a look-up in a hash map; a power of two.
+pub const SKIPPED: u32 = 4096;
+
 /// Processes whose calls of CUDA are counted at once.
 pub const CUDA_PROCESSES: u32 = 1024;
 

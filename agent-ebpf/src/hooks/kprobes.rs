@@ -4,24 +4,24 @@
 //! calls to their return; beyond it, returns are missed, which the next call of the thread finds out.
 
 use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
-use coati_common::loss::Loss;
 
 use super::trampolines::received;
-use crate::emit;
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
 use crate::globals;
 use crate::iov::Source;
 use crate::kread::opaque;
-use crate::maps::RECEIVES;
+use crate::maps::{RECEIVES, RECEIVING};
+use crate::notes::{self, Note, Noted, Place};
 use crate::scratch::Slot;
 use crate::sock::{Socket, stream};
 
-/// The receive that a thread is in, or was in last, as for [`crate::call::Call`].
+/// What is noted of a receive.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Receive {
-    /// Address of the `struct sock`; 0 once the call has returned.
+    /// Address of the `struct sock`.
     pub socket: u64,
     /// Address of the kernel's `struct msghdr`; 0 if the bytes do not pass the process.
     pub message: u64,
@@ -29,42 +29,47 @@ pub struct Receive {
     pub flags: u64,
 }
 
-impl Receive {
-    /// Keeps it until the call returns that `caller` has entered.
+/// Of no receive.
+static BLANK: Note<Receive> = Note::blank(Receive { socket: 0, message: 0, flags: 0 });
+
+impl Noted for Receive {
+    /// Threads wait in a receive, where each has one connection.
+    const PLACES: u32 = 1 << 13;
+
     #[inline(always)]
-    pub fn remember(self, caller: Caller) {
-        let Some(kept) = RECEIVES.get_ptr_mut(caller.pid_tgid()) else {
-            if RECEIVES.insert(caller.pid_tgid(), &self, 0).is_err() {
-                emit::lost(Loss::CallsFull);
-            }
-            return;
-        };
-        // SAFETY: a value of the map lives at least as long as the program runs; it belongs to this thread.
-        let kept = unsafe { &mut *kept };
-        if kept.socket != 0 {
-            // The kernel left out our program when that returned.
-            emit::lost(Loss::ReturnMissed);
-        }
-        *kept = self;
+    fn places() -> &'static Array<Place<Self>> {
+        &RECEIVING
     }
 
-    /// What `caller` has entered is not kept: its return shall find nothing that an earlier one has left.
     #[inline(always)]
-    pub fn none(caller: Caller) -> Option<()> {
-        Self::recall(caller)?;
-        emit::lost(Loss::ReturnMissed);
-        None
+    fn others() -> &'static HashMap<u64, Note<Self>> {
+        &RECEIVES
+    }
+
+    #[inline(always)]
+    fn blank() -> &'static Note<Self> {
+        &BLANK
+    }
+}
+
+impl Receive {
+    /// Notes what `caller` has entered; `None` is a receive that does not matter, whose return shall find nothing that an earlier
+    /// one has left.
+    #[inline(always)]
+    pub fn enters(caller: Caller, receive: impl FnOnce() -> Option<Self>) -> Option<()> {
+        notes::leaves::<Self>(caller.pid_tgid());
+        let receive = receive()?;
+        notes::enters::<Self>(caller.pid_tgid())?.of = receive;
+        Some(())
     }
 
     /// The one that `caller` was in, once.
     #[inline(always)]
-    pub fn recall(caller: Caller) -> Option<Self> {
-        let kept = RECEIVES.get_ptr_mut(caller.pid_tgid())?;
-        // SAFETY: as above.
-        let kept = unsafe { &mut *kept };
-        let receive = *kept;
-        kept.socket = 0;
-        (receive.socket != 0).then_some(receive)
+    pub fn returned(caller: Caller) -> Option<Self> {
+        let note = notes::under_way::<Self>(caller.pid_tgid())?;
+        let receive = note.of;
+        note.end();
+        Some(receive)
     }
 }
 
@@ -104,11 +109,10 @@ pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
         // Hidden, or the compiler would choose the place before it reads, which the verifier forbids.
         let (third, fourth) = (opaque(ctx.arg(3)?), opaque(ctx.arg(4)?));
         let flags = if globals::RECVMSG_FLAGS.load() == 3 { third } else { fourth };
-        if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
-            return Receive::none(caller);
-        }
-        Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags }.remember(caller);
-        Some(())
+        Receive::enters(caller, || {
+            let matters = flags & NOT_THE_STREAM == 0 && ctx.arg::<u64>(2)? != 0;
+            if matters { Some(Receive { socket: ctx.arg(0)?, message: ctx.arg(1)?, flags }) } else { None }
+        })
     })();
     0
 }
@@ -118,12 +122,12 @@ pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        if ctx.arg::<u64>(3)? == 0 {
-            return Receive::none(caller);
-        }
-        let socket = Socket::tcp_of(ctx.arg(0)?)?;
-        Receive { socket: socket.address, message: 0, flags: 0 }.remember(caller);
-        Some(())
+        Receive::enters(caller, || {
+            if ctx.arg::<u64>(3)? == 0 {
+                return None;
+            }
+            Some(Receive { socket: Socket::tcp_of(ctx.arg(0)?)?.address, message: 0, flags: 0 })
+        })
     })();
     0
 }
@@ -133,7 +137,7 @@ pub fn kprobe_tcp_splice_read(ctx: ProbeContext) -> u32 {
 pub fn kretprobe_receive(ctx: RetProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let Receive { socket, message, flags } = Receive::recall(caller)?;
+        let Receive { socket, message, flags } = Receive::returned(caller)?;
         // Negative, for an error, is the same in 32 and in 64 bits.
         let result = i64::from(ctx.ret::<i32>());
         if result < 0 {

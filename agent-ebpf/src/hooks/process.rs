@@ -8,14 +8,17 @@ use coati_common::limits::PATH_BYTES;
 use coati_common::loss::Loss;
 use coati_common::process;
 
-use crate::call;
+use super::kprobes::Receive;
+use crate::call::Call;
+use crate::caller::{Caller, skipped_place};
 use crate::emit;
 use crate::event_loop;
 use crate::globals;
 use crate::goroutine;
 use crate::kread::{Typed, pointer};
-use crate::maps::{CALLS, PROCESSES, RECEIVES};
+use crate::maps::PROCESSES;
 use crate::node;
+use crate::notes;
 use crate::python;
 use crate::strand;
 use crate::tls;
@@ -41,6 +44,10 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     thread_gone(u64::from(tgid) << 32 | u64::from(ctx.arg::<u32>(1)));
     if bpf_get_current_comm().is_ok_and(|comm| OWN.contains(&comm)) {
         let _full_is_noticed_as_own_spans = PROCESSES.insert(tgid, process::SKIPPED, 0);
+        if let Some(place) = skipped_place(tgid) {
+            // SAFETY: a number of the map, written whole.
+            unsafe { place.write_volatile(tgid) };
+        }
     }
     let mut record = Exec { header: header(Kind::Exec), tgid, path_len: 0, path: [0; PATH_BYTES] };
     if globals::BINPRM_FILENAME.load() != globals::ABSENT
@@ -65,6 +72,10 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     if is_last_thread(pid_tgid) {
         let tgid = (pid_tgid >> 32) as u32;
         let _none_is_usual = PROCESSES.remove(tgid);
+        if let Some(place) = skipped_place(tgid).filter(|_| Caller::any().is_skipped()) {
+            // SAFETY: as above.
+            unsafe { place.write_volatile(0) };
+        }
         tls::process_gone(tgid);
         goroutine::process_gone(tgid);
         event_loop::process_gone(tgid);
@@ -78,9 +89,8 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
 /// Forgets what is kept of a thread.
 #[inline(always)]
 fn thread_gone(pid_tgid: u64) {
-    call::leaves_send(pid_tgid);
-    let _none_is_usual = CALLS.remove(pid_tgid);
-    let _none_is_usual = RECEIVES.remove(pid_tgid);
+    notes::thread_gone::<Call>(pid_tgid);
+    notes::thread_gone::<Receive>(pid_tgid);
     strand::thread_gone(pid_tgid);
     event_loop::thread_gone(pid_tgid);
     node::thread_gone(pid_tgid);

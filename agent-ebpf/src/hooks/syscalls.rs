@@ -112,7 +112,7 @@ pub fn exit_splice(ctx: TracePointContext) -> u32 {
 pub fn enter_close(ctx: TracePointContext) -> u32 {
     let _nothing_to_do = (|| {
         Caller::watched()?;
-        closing::last_descriptor(Socket::of_only_descriptor(field(&ctx, 0))?)
+        closing::last_descriptor(|| Socket::of_only_descriptor(field(&ctx, 0)))
     })();
     0
 }
@@ -121,7 +121,7 @@ pub fn enter_close(ctx: TracePointContext) -> u32 {
 fn enter(ctx: &TracePointContext, fd: usize, source: impl Fn(&TracePointContext) -> Option<Source>) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_descriptor(field(ctx, fd)), || source(ctx))
+        exchange::send(Slot::EXCLUSIVE, caller, Socket::of_watched(caller, field(ctx, fd)), || source(ctx))
     })();
     0
 }
@@ -133,7 +133,7 @@ fn exit(ctx: &TracePointContext, source: impl Fn(&Arguments) -> Option<Source>) 
         return 0;
     }
     let _nothing_to_do = (|| {
-        let caller = Caller::watched()?;
+        let caller = Caller::watched().filter(|caller| !caller.is_skipped())?;
         let arguments = Arguments::of_current();
         // Nothing came because nothing was asked for.
         if result == 0 && source(&arguments)?.count == 0 {

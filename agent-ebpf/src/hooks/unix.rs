@@ -96,7 +96,7 @@ pub fn fexit_unix_splice_read(ctx: FExitContext) -> i32 {
 /// `unix_release(sock)`: no tracepoint tells the end of a Unix socket.
 #[fentry]
 pub fn fentry_unix_release(ctx: FEntryContext) -> i32 {
-    let _nothing_to_do = (|| closing::last_descriptor(Socket::unix_of(argument(&ctx, 0))?))();
+    let _nothing_to_do = closing::last_descriptor(|| Socket::unix_of(argument(&ctx, 0)));
     0
 }
 
@@ -133,13 +133,13 @@ pub fn kretprobe_unix_send(ctx: RetProbeContext) -> u32 {
 pub fn kprobe_unix_recvmsg(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let flags = ctx.arg::<u64>(3)?;
-        if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
-            return Receive::none(caller);
-        }
-        let socket = Socket::unix_of(ctx.arg(0)?)?.address;
-        Receive { socket, message: ctx.arg(1)?, flags }.remember(caller);
-        Some(())
+        Receive::enters(caller, || {
+            let flags = ctx.arg::<u64>(3)?;
+            if flags & NOT_THE_STREAM != 0 || ctx.arg::<u64>(2)? == 0 {
+                return None;
+            }
+            Some(Receive { socket: Socket::unix_of(ctx.arg(0)?)?.address, message: ctx.arg(1)?, flags })
+        })
     })();
     0
 }
@@ -149,12 +149,12 @@ pub fn kprobe_unix_recvmsg(ctx: ProbeContext) -> u32 {
 pub fn kprobe_unix_splice_read(ctx: ProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        if ctx.arg::<u64>(3)? == 0 {
-            return Receive::none(caller);
-        }
-        let socket = Socket::unix_of(ctx.arg(0)?)?.address;
-        Receive { socket, message: 0, flags: 0 }.remember(caller);
-        Some(())
+        Receive::enters(caller, || {
+            if ctx.arg::<u64>(3)? == 0 {
+                return None;
+            }
+            Some(Receive { socket: Socket::unix_of(ctx.arg(0)?)?.address, message: 0, flags: 0 })
+        })
     })();
     0
 }
@@ -164,7 +164,7 @@ pub fn kprobe_unix_splice_read(ctx: ProbeContext) -> u32 {
 pub fn kretprobe_unix_receive(ctx: RetProbeContext) -> u32 {
     let _nothing_to_do = (|| {
         let caller = Caller::watched()?;
-        let Receive { socket, message, .. } = Receive::recall(caller)?;
+        let Receive { socket, message, .. } = Receive::returned(caller)?;
         // Negative, for an error, is the same in 32 and in 64 bits.
         let result = i64::from(ctx.ret::<i32>());
         if result < 0 {
@@ -180,6 +180,6 @@ pub fn kretprobe_unix_receive(ctx: RetProbeContext) -> u32 {
 /// `unix_release(sock)`
 #[kprobe]
 pub fn kprobe_unix_release(ctx: ProbeContext) -> u32 {
-    let _nothing_to_do = (|| closing::last_descriptor(Socket::unix_of(ctx.arg(0)?)?))();
+    let _nothing_to_do = closing::last_descriptor(|| Socket::unix_of(ctx.arg(0)?));
     0
 }

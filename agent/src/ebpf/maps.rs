@@ -6,6 +6,7 @@ use coati_common::counter;
 use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
 use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
+use coati_common::limits::SKIPPED;
 use coati_common::loss::Loss;
 use coati_common::process;
 use coati_common::python::Interpreter;
@@ -105,6 +106,7 @@ pub struct Maps {
     python_processes: HashMap<MapData, u32, Python>,
     cuda: HashMap<MapData, u32, Cuda>,
     processes: HashMap<MapData, u32, u8>,
+    skipped: Array<MapData, u32>,
     losses: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -124,6 +126,7 @@ impl Maps {
             python_processes: take(ebpf, "PYTHON_PROCESSES")?,
             cuda: take(ebpf, "CUDA")?,
             processes: take(ebpf, "PROCESSES")?,
+            skipped: take(ebpf, "SKIPPED")?,
             losses: take(ebpf, "LOSSES")?,
             counters: take(ebpf, "COUNTERS")?,
         })
@@ -223,11 +226,21 @@ impl Maps {
 
     /// Stops watching a process.
     pub fn skip(&mut self, tgid: u32) -> Result<(), MapsError> {
-        self.mark(tgid, process::SKIPPED)
+        self.mark(tgid, process::SKIPPED)?;
+        self.set_skipped(skipped_place(tgid), tgid)
+    }
+
+    /// Puts the number of a process that is not watched, or 0, where the programs look first.
+    fn set_skipped(&mut self, place: u32, tgid: u32) -> Result<(), MapsError> {
+        self.skipped.set(place, tgid, 0).map_err(|source| MapsError::Refused { name: "SKIPPED", source })
     }
 
     /// Watches a process again; nothing happens if it is watched.
     pub fn unskip(&mut self, tgid: u32) {
+        let place = skipped_place(tgid);
+        if self.skipped.get(&place, 0).is_ok_and(|other| other == tgid) {
+            let _cannot_fail = self.set_skipped(place, 0);
+        }
         let known = self.known_of(tgid);
         let _none_is_usual = match known & !process::SKIPPED {
             // Nothing to change is usual, too.
@@ -266,6 +279,11 @@ impl Maps {
     pub fn begun(&self) -> Result<u64, MapsError> {
         sum(&self.counters, "COUNTERS", counter::BEGUN)
     }
+}
+
+/// Where the number of a process lies if it is not watched, unless that of another one does.
+const fn skipped_place(tgid: u32) -> u32 {
+    tgid & (SKIPPED - 1)
 }
 
 /// Sum of a cell over all CPUs.

@@ -299,7 +299,7 @@ impl Observer<'_> {
 
     /// Whether the index has the tag, now.
     fn has(&mut self, tag: Tag<'_>) -> bool {
-        self.look(tag).is_some_and(|noted| noted.is_indexed())
+        self.look(tag).is_some_and(ValueNoted::is_indexed)
     }
 
     /// What became of a tag; nothing yet if it is new and is not added.

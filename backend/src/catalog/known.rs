@@ -64,7 +64,7 @@ pub(super) enum ValueNoted {
 }
 
 impl ValueNoted {
-    pub(super) const fn is_indexed(&self) -> bool {
+    pub(super) const fn is_indexed(self) -> bool {
         matches!(self, Self::Indexed)
     }
 }
