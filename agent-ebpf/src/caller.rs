@@ -1,7 +1,7 @@
 //! Who makes a call, and what is known of its process.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use coati_common::{limits, process};
+use coati_common::process;
 
 use crate::globals;
 use crate::maps::{PROCESSES, SKIPPED};
@@ -65,5 +65,5 @@ impl Caller {
 /// Where the number of a process lies if it is not watched.
 #[inline(always)]
 pub fn skipped_place(tgid: u32) -> Option<*mut u32> {
-    SKIPPED.get_ptr_mut(tgid & (limits::SKIPPED - 1))
+    SKIPPED.get_ptr_mut(process::skipped_place(tgid))
 }

@@ -4,10 +4,10 @@
 //!
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted; at the end the same requests are handed over in memory, without sockets, with metrics of spans and
-//! without. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000
-//! spans), `COATI_BENCH_SENDERS` how many requests wait at once (8). With `COATI_BENCH_ONLY=stages` the whole way is left out, with
-//! `direct` all but the requests in memory, with `receiving` all but a server that only reads requests, which is what gRPC
-//! costs anyway.
+//! without. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000 spans),
+//! `COATI_BENCH_SENDERS` how many requests wait at once (8), `COATI_BENCH_ROUNDS` how often all are handed over in memory (5).
+//! With `COATI_BENCH_ONLY=stages` the whole way is left out, with `direct` all but the requests in memory, with `receiving` all
+//! but a server that only reads requests, which is what gRPC costs anyway.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;

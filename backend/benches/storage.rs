@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p coati-backend --bench storage`, or `cargo xtask bench storage`. `COATI_BENCH_TRACES` says how many traces
 //! of the corpus are stored (41,000, about 717,000 spans), `COATI_BENCH_IDLE_TRACES` how many an idle backend has in blocks
-//! (2,000,000: about as many as 1 GiB of blocks hold), `COATI_BENCH_DIR` where (the present folder), `COATI_BENCH_ONLY` which
+//! (2,000,000: about as many as 1 GiB of blocks hold), `COATI_BENCH_DIR` where (`tmp` of the build), `COATI_BENCH_ONLY` which
 //! part alone is run: `blocks`, `merge`, `replay` or `idle`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 

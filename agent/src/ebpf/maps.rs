@@ -6,7 +6,6 @@ use coati_common::counter;
 use coati_common::cuda::{Mark, Process, UNFINISHED};
 use coati_common::event::Connection;
 use coati_common::go::{CALL_BYTES, GoroutineId, Layout, SEND_BYTES};
-use coati_common::limits::SKIPPED;
 use coati_common::loss::Loss;
 use coati_common::process;
 use coati_common::python::Interpreter;
@@ -227,7 +226,7 @@ impl Maps {
     /// Stops watching a process.
     pub fn skip(&mut self, tgid: u32) -> Result<(), MapsError> {
         self.mark(tgid, process::SKIPPED)?;
-        self.set_skipped(skipped_place(tgid), tgid)
+        self.set_skipped(process::skipped_place(tgid), tgid)
     }
 
     /// Puts the number of a process that is not watched, or 0, where the programs look first.
@@ -237,7 +236,7 @@ impl Maps {
 
     /// Watches a process again; nothing happens if it is watched.
     pub fn unskip(&mut self, tgid: u32) {
-        let place = skipped_place(tgid);
+        let place = process::skipped_place(tgid);
         if self.skipped.get(&place, 0).is_ok_and(|other| other == tgid) {
             let _cannot_fail = self.set_skipped(place, 0);
         }
@@ -279,11 +278,6 @@ impl Maps {
     pub fn begun(&self) -> Result<u64, MapsError> {
         sum(&self.counters, "COUNTERS", counter::BEGUN)
     }
-}
-
-/// Where the number of a process lies if it is not watched, unless that of another one does.
-const fn skipped_place(tgid: u32) -> u32 {
-    tgid & (SKIPPED - 1)
 }
 
 /// Sum of a cell over all CPUs.

@@ -19,9 +19,10 @@ pub(crate) fn number(variable: &str, default: u64) -> Result<u64> {
     env::var(variable).map_or(Ok(default), |text| text.parse().with_context(|| format!("{variable}={text}")))
 }
 
-/// A folder on a real disk: `$COATI_BENCH_DIR`, else below the present one. `/tmp` may be memory.
+/// A folder on a real disk: `$COATI_BENCH_DIR`, else below the build's. `/tmp` may be memory.
 pub(crate) fn folder() -> Result<TempDir> {
-    let parent = env::var_os("COATI_BENCH_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let parent =
+        env::var_os("COATI_BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     tempfile::tempdir_in(&parent).with_context(|| parent.display().to_string())
 }
 

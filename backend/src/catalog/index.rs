@@ -64,18 +64,18 @@ impl TagIndex {
     /// The tags of these traces that the catalog does not know yet, or not for this time, and that it knows from now on; hand
     /// them to [`Self::record`].
     pub fn observe<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Vec<Seen> {
-        let mut observer = self.observer(tenant, usize::MAX);
-        observer.adds = true;
+        let mut observer = self.observer(tenant, true);
         observer.traces(traces);
-        observer.new
+        observer.finish()
     }
 
     /// The first half of [`Self::observe`], which changes nothing. It goes through all that there is, best while that is in the
     /// processor's caches.
     pub fn unknown<'a>(&self, tenant: &str, traces: impl IntoIterator<Item = &'a Trace>) -> Unknown {
-        let mut observer = self.observer(tenant, MOST_UNKNOWN);
+        let mut observer = self.observer(tenant, false);
         observer.traces(traces);
-        Unknown((!observer.is_full()).then_some(observer.new))
+        // If there are too many, all are counted when they are looked at again.
+        Unknown((!observer.is_full()).then(|| observer.finish()))
     }
 
     /// The second half of [`Self::observe`] of the same traces, which must be in the log.
@@ -87,7 +87,7 @@ impl TagIndex {
     ) -> Vec<Seen> {
         let Some(mut unknown) = unknown else { return self.observe(tenant, traces) };
         if !unknown.is_empty() {
-            let mut observer = self.observer(tenant, usize::MAX);
+            let mut observer = self.observer(tenant, true);
             // Others may have brought them meanwhile.
             unknown.retain_mut(|seen| {
                 let (noted, is_new) = observer.add(&Tag::of(seen));
@@ -96,6 +96,7 @@ impl TagIndex {
                 }
                 is_new
             });
+            observer.finish();
         }
         unknown
     }
@@ -110,21 +111,20 @@ impl TagIndex {
         fresh: &mut Vec<Seen>,
     ) -> bool {
         let mut takes_more = true;
-        let mut observer = self.observer(tenant, usize::MAX);
-        observer.adds = true;
+        let mut observer = self.observer(tenant, true);
         for value in values {
             borrow(value, &mut |value| {
                 let noted = observer.look(Tag { scope, name, value, hours });
                 takes_more &= !matches!(noted, Some(ValueNoted::OverLimit));
             });
         }
-        fresh.append(&mut observer.new);
+        fresh.append(&mut observer.finish());
         takes_more
     }
 
-    fn observer(&self, tenant: &str, most: usize) -> Observer<'_> {
+    fn observer(&self, tenant: &str, adds: bool) -> Observer<'_> {
         let owner = self.hasher.hash_one(tenant);
-        Observer { index: self, owner, known: self.known(), adds: false, new: Vec::new(), most }
+        Observer { index: self, owner, known: self.known(), adds, new: Vec::new(), over_limit: 0, too_long: 0 }
     }
 
     /// Lets what [`Self::observe`] found be written with what others find; false if it must be recorded.
@@ -177,11 +177,11 @@ struct Observer<'i> {
     /// Hash of the tenant.
     owner: u64,
     known: MutexGuard<'i, Known>,
-    /// Whether what is new is known from then on.
+    /// Whether what is new is known from then on; if not it is looked at until too much is new.
     adds: bool,
     new: Vec<Seen>,
-    /// How many may be new.
-    most: usize,
+    over_limit: u64,
+    too_long: u64,
 }
 
 impl Observer<'_> {
@@ -204,7 +204,15 @@ impl Observer<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.new.len() > self.most
+        !self.adds && self.new.len() > MOST_UNKNOWN
+    }
+
+    /// What was new; what is not indexed is counted at once, as all threads share the counts.
+    fn finish(self) -> Vec<Seen> {
+        let CatalogMetrics { over_limit, too_long, .. } = &self.index.metrics;
+        over_limit.inc_by(self.over_limit);
+        too_long.inc_by(self.too_long);
+        self.new
     }
 
     fn batch(&mut self, batch: &Batch, hours: Hours) {
@@ -318,7 +326,9 @@ impl Observer<'_> {
                 Some(noted)
             }
             None => {
-                self.new.push(tag.to_seen(true));
+                if !self.is_full() {
+                    self.new.push(tag.to_seen(true));
+                }
                 None
             }
         }
@@ -332,12 +342,11 @@ impl Observer<'_> {
         (noted, is_new)
     }
 
-    fn count(&self, noted: ValueNoted) {
-        let CatalogMetrics { over_limit, too_long, .. } = &self.index.metrics;
+    fn count(&mut self, noted: ValueNoted) {
         match noted {
             ValueNoted::Indexed => {}
-            ValueNoted::OverLimit => _ = over_limit.inc(),
-            ValueNoted::TooLong => _ = too_long.inc(),
+            ValueNoted::OverLimit => self.over_limit += 1,
+            ValueNoted::TooLong => self.too_long += 1,
         }
     }
 }
