@@ -239,7 +239,8 @@ impl Iterator {
     /// The one of the kernel's `struct msghdr` at `message`.
     #[inline(always)]
     fn of(message: u64) -> Self {
-        let head = Head::<ITERATOR_WORDS>::of(message + u64::from(at::MSGHDR_ITER.load()));
+        let mut head = Head::<ITERATOR_WORDS>::at(message + u64::from(at::MSGHDR_ITER.load()));
+        let head = head.read();
         Self {
             kind: u32::from(head.get::<u8>(at::ITER_TYPE.load())),
             offset: head.get(at::ITER_OFFSET.load()),

@@ -26,19 +26,30 @@ pub struct Head<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Head<WORDS> {
-    /// Of the object at `address`; zeros if it cannot be read.
+    /// Of the object at `address`, all zeros until it is [read](Self::read).
     #[inline(always)]
-    pub fn of(address: u64) -> Self {
-        Self { address, words: field(address, 0).unwrap_or([0; WORDS]) }
+    pub const fn at(address: u64) -> Self {
+        Self { address, words: [0; WORDS] }
     }
 
-    /// The field at `offset`, from what was read if it lies there. The verifier knows the offset, so one of the two
-    /// ways is gone when the program runs.
+    /// Reads it, to where it lies: to hand it on would copy it, which costs more than to read it. Zeros if it cannot be read
+    /// (`bpf_probe_read_kernel_common`, kernel/trace/bpf_trace.c).
+    #[inline(always)]
+    pub fn read(&mut self) -> &Self {
+        // SAFETY: `words` is valid for its size.
+        let _zeros_if_not =
+            unsafe { kernel_bytes(self.words.as_mut_ptr().cast(), size_of::<[u64; WORDS]>() as u64, self.address) };
+        self
+    }
+
+    /// The field at `offset`, from what was read if it lies there, and where the compiler puts fields of its size. The verifier
+    /// knows the offset, so one of the two ways is gone when the program runs.
     #[inline(always)]
     pub fn get<T: Copy + Default>(&self, offset: u32) -> T {
-        if offset as usize <= size_of::<[u64; WORDS]>() - size_of::<T>() {
-            // SAFETY: the field lies within `words`; `T` is an integer or an array of bytes.
-            unsafe { self.words.as_ptr().byte_add(offset as usize).cast::<T>().read_unaligned() }
+        let at = offset as usize;
+        if at <= size_of::<[u64; WORDS]>() - size_of::<T>() && at % size_of::<T>() == 0 {
+            // SAFETY: the field lies within `words`, aligned as they are; `T` is an integer.
+            unsafe { self.words.as_ptr().byte_add(at).cast::<T>().read() }
         } else {
             field(self.address, offset).unwrap_or_default()
         }

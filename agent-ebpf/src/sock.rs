@@ -192,7 +192,8 @@ pub extern "C" fn socket_of(fd: u64) -> u64 {
 /// The same of a `struct file`.
 #[inline(always)]
 fn of_file(file: u64) -> Option<u64> {
-    let head = Head::<FILE_WORDS>::of(file);
+    let mut head = Head::<FILE_WORDS>::at(file);
+    let head = head.read();
     let operations = head.get::<u64>(at::FILE_OPERATIONS.load());
     let of_sockets = SOCKET_OPERATIONS.load();
     let is_socket = if of_sockets == 0 {
@@ -369,7 +370,8 @@ pub fn describe(socket: Socket, begin: &mut Begin) {
         (begin.local_port, begin.remote_port) = (0, 0);
         return;
     }
-    let head = Head::<HEAD_WORDS>::of(sk);
+    let mut head = Head::<HEAD_WORDS>::at(sk);
+    let head = head.read();
     if head.get::<u16>(at::SOCK_FAMILY.load()) == AF_INET6 && at::SOCK_LOCAL_V6.load() != at::ABSENT {
         begin.local_address = field(sk, at::SOCK_LOCAL_V6.load()).unwrap_or_default();
         begin.remote_address = field(sk, at::SOCK_REMOTE_V6.load()).unwrap_or_default();
@@ -380,7 +382,7 @@ pub fn describe(socket: Socket, begin: &mut Begin) {
     begin.local_port = head.get(at::SOCK_LOCAL_PORT.load());
     begin.remote_port = u16::from_be(head.get(at::SOCK_REMOTE_PORT.load()));
     // If the peer's close came with what the call took, then that is behind the receive position, too.
-    if begin.role == role::SERVER && !socket.is_tls() && has_read_close(sk, &head) {
+    if begin.role == role::SERVER && !socket.is_tls() && has_read_close(sk, head) {
         begin.client_position = begin.client_position.wrapping_sub(1);
     }
 }

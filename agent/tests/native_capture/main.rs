@@ -17,6 +17,8 @@ mod http2;
 #[cfg(test)]
 mod loss;
 #[cfg(test)]
+mod notes;
+#[cfg(test)]
 mod privileges;
 #[cfg(test)]
 mod processes;
