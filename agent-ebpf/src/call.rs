@@ -2,6 +2,7 @@
 
 use aya_ebpf::maps::{Array, HashMap};
 use coati_common::event::Connection;
+use coati_common::limits;
 
 use crate::iov::Source;
 use crate::maps::{CALLS, SENDING};
@@ -37,8 +38,7 @@ static BLANK: Note<Call> = Note::blank(Call {
 });
 
 impl Noted for Call {
-    /// Many are in a send at once only where those who receive are slow.
-    const PLACES: u32 = 1 << 12;
+    const PLACES: u32 = limits::SENDING;
 
     #[inline(always)]
     fn places() -> &'static Array<Place<Self>> {

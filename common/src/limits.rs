@@ -24,6 +24,12 @@ pub const CONNECTIONS: u32 = 65_536;
 /// Threads whose calls are followed: those that have sent HTTP, received by TCP, or called a TLS library.
 pub const CALLS: u32 = 32_768;
 
+/// Places for notes of sends, a power of two: many are in one at once only where those who receive are slow.
+pub const SENDING: u32 = 4096;
+
+/// Places for notes of receives, a power of two: threads wait in one, where each has one connection.
+pub const RECEIVING: u32 = 8192;
+
 /// TLS sessions that the kernel follows at once.
 pub const TLS_SESSIONS: u32 = 65_536;
 

@@ -6,6 +6,7 @@
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use coati_common::limits;
 
 use super::trampolines::received;
 use crate::exchange::{self, Caller, NOT_THE_STREAM};
@@ -33,8 +34,7 @@ pub struct Receive {
 static BLANK: Note<Receive> = Note::blank(Receive { socket: 0, message: 0, flags: 0 });
 
 impl Noted for Receive {
-    /// Threads wait in a receive, where each has one connection.
-    const PLACES: u32 = 1 << 13;
+    const PLACES: u32 = limits::RECEIVING;
 
     #[inline(always)]
     fn places() -> &'static Array<Place<Self>> {
