@@ -107,28 +107,48 @@ fn process() -> Option<&'static mut Process> {
             entry
         }
     };
-    // SAFETY: the entry lasts as long as the program runs; other threads add to its fields, and none is read twice here.
+    // SAFETY: the entry lasts as long as the program runs; other threads change its fields by atomic operations.
     let process = unsafe { &mut *entry };
-    let now_ns = now();
-    mark(process, now_ns);
-    process.last_ns = now_ns;
+    called(process, now());
     Some(process)
 }
 
-/// Leaves a mark if this is the first call of its slot.
+/// Notes that a call was at this time, and leaves a mark if it is the first one of its slot.
+///
+/// Neither time goes back: a thread that was interrupted after it had read the clock comes behind others.
 #[inline(always)]
-fn mark(process: &mut Process, now_ns: u64) {
-    let slot = now_ns >> SLOT_BITS;
-    // SAFETY: the field is one of the entry.
-    if process.slot == slot || unsafe { emit::exchange(&raw mut process.slot, slot) } == slot {
-        return;
+fn called(process: &mut Process, now_ns: u64) {
+    let is_first = advance(&raw mut process.slot, now_ns >> SLOT_BITS);
+    let before_ns = process.last_ns;
+    advance(&raw mut process.last_ns, now_ns);
+    if is_first {
+        mark(process, before_ns, now_ns);
     }
+}
+
+/// Raises a number; whether this call did it, and no other thread's.
+#[inline(always)]
+fn advance(cell: *mut u64, value: u64) -> bool {
+    // SAFETY: a field of an entry of the map.
+    unsafe {
+        let before = core::ptr::read_volatile(cell);
+        before < value && emit::compare_exchange(cell, before, value) == before
+    }
+}
+
+/// Leaves a mark of a slot's first call, unless another slot has begun before it is written: what was called in that one
+/// would be in it.
+#[inline(always)]
+fn mark(process: &mut Process, before_ns: u64, now_ns: u64) {
+    let slot = now_ns >> SLOT_BITS;
     let Some(mark) = process.marks.get_mut(slot as usize & (MARKS - 1)) else { return };
     // The agent may read it at any time: what it reads behind this is not to be trusted.
-    // SAFETY: a field of the entry; volatile, so that the writes stay in this order.
-    unsafe { core::ptr::write_volatile(&raw mut mark.time_ns, UNFINISHED) };
-    mark.before_ns = process.last_ns;
-    mark.calls = process.calls;
-    // SAFETY: as above.
-    unsafe { core::ptr::write_volatile(&raw mut mark.time_ns, now_ns) };
+    // SAFETY: fields of the entry; volatile, so that reads and writes stay in this order.
+    unsafe {
+        core::ptr::write_volatile(&raw mut mark.time_ns, UNFINISHED);
+        mark.before_ns = before_ns;
+        mark.calls = process.calls;
+        let is_over = core::ptr::read_volatile(&raw const process.slot) != slot;
+        core::ptr::write_volatile(&raw mut mark.time_ns, if is_over { 0 } else { now_ns });
+    }
 }
