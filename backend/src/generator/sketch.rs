@@ -1,8 +1,14 @@
-//! How many different things there were lately, about, in little memory: `HyperLogLog` over a window that moves.
+//! How many different things there were lately, in little memory: few of them exactly, and many about, by `HyperLogLog`
+//! over a window that moves.
+
+use std::collections::BTreeSet;
 
 /// Bits of a hash that choose a register: 1,024 of them, for a standard error of 3.25 %.
 const INDEX_BITS: u32 = 10;
 const REGISTERS: usize = 1 << INDEX_BITS;
+
+/// So many different hashes are kept as they are.
+const FEW: usize = 64;
 
 /// Parts of a window, one of them beside those that make up its time: nothing is forgotten before its time is over.
 const PARTS: usize = 4;
@@ -10,16 +16,22 @@ const PARTS: usize = 4;
 /// Counts different hashes.
 #[derive(Clone, Debug)]
 struct Sketch {
+    /// All of them, while they are few.
+    few: Option<BTreeSet<u64>>,
     /// Of the hashes that begin with its number: the most zeros before the first one, and one.
     registers: Box<[u8]>,
 }
 
 impl Sketch {
     fn new() -> Self {
-        Self { registers: vec![0; REGISTERS].into() }
+        Self { few: Some(BTreeSet::new()), registers: vec![0; REGISTERS].into() }
     }
 
     fn insert(&mut self, hash: u64) {
+        self.few = self.few.take().filter(|few| few.len() < FEW || few.contains(&hash));
+        if let Some(few) = &mut self.few {
+            few.insert(hash);
+        }
         let index = (hash >> (u64::BITS - INDEX_BITS)) as usize;
         // The bit below the last one that counts ends the zeros.
         let zeros = (hash << INDEX_BITS | 1 << (INDEX_BITS - 1)).leading_zeros();
@@ -29,12 +41,16 @@ impl Sketch {
     }
 
     fn merge(&mut self, other: &Self) {
+        self.few = self.few.take().zip(other.few.as_ref()).map(|(few, others)| &few | others);
         for (register, other) in self.registers.iter_mut().zip(&other.registers) {
             *register = (*register).max(*other);
         }
     }
 
     fn estimate(&self) -> u64 {
+        if let Some(few) = &self.few {
+            return few.len() as u64;
+        }
         let registers = REGISTERS as f64;
         let sum: f64 = self.registers.iter().map(|zeros| f64::from(-i32::from(*zeros)).exp2()).sum();
         let empty: usize = self.registers.iter().map(|zeros| usize::from(*zeros == 0)).sum();
@@ -117,6 +133,8 @@ mod tests {
     #[case::none(0, 0.0)]
     #[case::one(1, 0.0)]
     #[case::few(10, 0.0)]
+    #[case::as_many_as_are_kept(64, 0.0)]
+    #[case::one_more(65, 0.1)]
     #[case::more(500, 0.1)]
     #[case::where_the_way_of_counting_changes(2_600, 0.1)]
     #[case::many(100_000, 0.1)]
@@ -129,6 +147,15 @@ mod tests {
         }
         let estimate = window.estimate(std::iter::empty(), 0) as f64;
         assert!((estimate - count as f64).abs() <= tolerance * count as f64, "{estimate}");
+    }
+
+    #[test]
+    fn few_that_share_a_register_are_told_apart() {
+        let mut window = Window::new(1_000, 0);
+        for hash in [1, 2, 3, 2] {
+            window.insert(hash, 0);
+        }
+        assert_eq!(window.estimate([3, 4].into_iter(), 0), 4);
     }
 
     #[test]
