@@ -42,7 +42,7 @@ use crate::{
     config::{Config, ConfigError, Reload, Switch},
     decode::{DecodeConfig, Decoder},
     discover::{Host, ProcTree, Processes},
-    ebpf::{LoadError, Options, Programs, give_memory_back},
+    ebpf::{LoadError, Options, Programs, give_memory_back, give_way},
     export::{EndpointSettings, ExportError, SpanQueue, exporter},
     gpu::{Gpu, GpuError, GpuMetrics, GpuReader, GpuSpans},
     kubernetes::{Kubernetes, KubernetesError, KubernetesMetrics},
@@ -128,6 +128,10 @@ pub enum PipelineError {
 /// Runs the agent until it is told to end by SIGTERM or SIGINT. On SIGHUP, and when its file has changed, the
 /// configuration is read again by `reread`.
 pub fn run(config: &Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<(), PipelineError> {
+    // Before any other thread is there: they do as this one does.
+    if let Err(error) = give_way() {
+        tracing::debug!(%error, "the agent's threads take processors as others do");
+    }
     let waiting = Waiting::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(PipelineError::Start)?;
     let result = runtime.block_on(run_until_signal(config, reread, waiting));

@@ -79,7 +79,8 @@ impl Default for ExportConfig {
             endpoints: Vec::new(),
             queue: QueueConfig::default(),
             queue_spans: 16_384,
-            batch_spans: 4096,
+            // What a backend on the same node does in one stretch, services wait for.
+            batch_spans: 1024,
             batch_bytes: 1 << 20,
             batch_delay: Duration::from_millis(200),
             proxies: Proxies::default(),

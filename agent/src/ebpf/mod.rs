@@ -6,6 +6,7 @@ mod load;
 mod maps;
 mod memory;
 pub mod plan;
+mod scheduling;
 mod told;
 mod uprobes;
 
@@ -14,6 +15,7 @@ pub use load::{Cost, LoadError, Options, Programs};
 pub use maps::{Maps, MapsError};
 pub use memory::give_memory_back;
 pub use plan::plan;
+pub use scheduling::give_way;
 pub use uprobes::{
     Attachment, CudaCall, Detaching, GoCall, LibraryCall, LoopCall, ProbePoint, PythonCall, TlsCall, UprobeError,
 };
