@@ -107,7 +107,8 @@ fn process() -> Option<&'static mut Process> {
             entry
         }
     };
-    // SAFETY: the entry lasts as long as the program runs; other threads change its fields by atomic operations.
+    // SAFETY: the entry lasts as long as the program runs. Other threads change its numbers by atomic operations; a mark that two
+    // write at once, half a second apart, is at worst wrong.
     let process = unsafe { &mut *entry };
     called(process, now());
     Some(process)
