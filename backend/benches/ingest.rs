@@ -5,9 +5,10 @@
 //! `cargo bench -p coati-backend --bench ingest`, or `cargo xtask bench ingest`. The sender is a process of its own, so
 //! that its time is not counted; at the end the same requests are handed over in memory, without sockets, with metrics of spans and
 //! without. `COATI_BENCH_TRACES` says how many traces of the corpus are sent (41,000, about 717,000 spans),
-//! `COATI_BENCH_SENDERS` how many requests wait at once (8), `COATI_BENCH_ROUNDS` how often all are handed over in memory (5).
-//! With `COATI_BENCH_ONLY=stages` the whole way is left out, with `direct` all but the requests in memory, with `receiving` all
-//! but a server that only reads requests, which is what gRPC costs anyway.
+//! `COATI_BENCH_SENDERS` how many requests wait at once (32: with 8, two processors stand still a seventh of the time, as the disk
+//! has to end one sync before the next), `COATI_BENCH_ROUNDS` how often all are handed over in memory (5). With
+//! `COATI_BENCH_ONLY=stages` the whole way is left out, with `direct` all but the requests in memory, with `receiving` all but a
+//! server that only reads requests, which is what gRPC costs anyway.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 mod corpus;
@@ -73,7 +74,7 @@ const SEND_TO: &str = "COATI_BENCH_SEND_TO";
 
 fn main() -> Result<()> {
     let traces = number("COATI_BENCH_TRACES", 41_000)?;
-    let senders = number("COATI_BENCH_SENDERS", 8)?;
+    let senders = number("COATI_BENCH_SENDERS", 32)?;
     if let Ok(address) = env::var(SEND_TO) {
         return Runtime::new()?.block_on(send(format!("http://{address}"), traces, senders));
     }

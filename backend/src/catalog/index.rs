@@ -251,9 +251,9 @@ impl Observer<'_> {
             return;
         }
         let hash = self.index.hasher.hash_one((self.seed(Scope::Intrinsic, hours), name, value));
-        let value = Text::of_checked(value).as_str();
         self.unless_recent(hash, |observer| {
-            observer.has(Tag { scope: Scope::Intrinsic, name, value: Some(Borrowed::String(value)), hours })
+            let value = Some(Borrowed::String(Text::of_checked(value).as_str()));
+            observer.has(Tag { scope: Scope::Intrinsic, name, value, hours })
         });
     }
 

@@ -74,18 +74,25 @@ impl LiveSet {
     /// What is known of every trace that is not being cut.
     pub fn lives(&self) -> Vec<Life> {
         let mut lives = Vec::new();
-        let _still = self.still();
-        for shard in self.shards() {
-            let entries = shard.tenants.values().flat_map(|traces| traces.values());
-            lives.extend(entries.filter_map(|entry| Some(entry.live.as_ref()?.life())));
-        }
+        self.for_each_life(|life| lives.push(*life));
         lives
     }
 
     /// The lowest number in the log of a request that brought a span of a trace that is not being cut.
     pub fn first_sequence(&self) -> Option<u64> {
-        let lowest_of = |life: &Life| life.first_sequence;
-        self.lives().iter().map(lowest_of).min()
+        let mut lowest: Option<u64> = None;
+        self.for_each_life(|Life { first_sequence, .. }| {
+            lowest = Some(lowest.map_or(*first_sequence, |lowest| lowest.min(*first_sequence)));
+        });
+        lowest
+    }
+
+    fn for_each_life(&self, mut look: impl FnMut(&Life)) {
+        let _still = self.still();
+        for shard in self.shards() {
+            let entries = shard.tenants.values().flat_map(|traces| traces.values());
+            entries.filter_map(|entry| entry.live.as_ref()).for_each(|part| look(&part.life));
+        }
     }
 
     /// Begins to cut the traces that `leaves` says, those whose caller did not come as called from outside. Waits for the
@@ -98,9 +105,9 @@ impl LiveSet {
         for mut shard in self.shards() {
             for (tenant, traces) in &mut shard.tenants {
                 for (id, entry) in traces {
-                    let takes = |part: &mut Part| leaves(&part.life()) && self.leaves_alone(tenant, id);
+                    let takes = |part: &mut Part| leaves(&part.life) && self.leaves_alone(tenant, id);
                     let Some(part) = entry.live.take_if(takes) else { continue };
-                    let Life { first_received_ns, last_received_ns, .. } = part.life();
+                    let Life { first_received_ns, last_received_ns, .. } = part.life;
                     let cut = tenants.entry(Arc::clone(tenant)).or_insert_with(|| TenantCut {
                         tenant: Arc::clone(tenant),
                         traces: Vec::new(),

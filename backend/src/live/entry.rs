@@ -24,9 +24,8 @@ pub struct Life {
 #[derive(Clone, Debug)]
 pub(super) struct Part<T = Arc<Trace>> {
     pub(super) trace: T,
-    first_received_ns: u64,
-    last_received_ns: u64,
-    first_sequence: u64,
+    /// Here, and not looked up in the trace, so that all of them can be read without waiting for memory at each one.
+    pub(super) life: Life,
 }
 
 /// A trace. Late spans of one that is being cut make a new live part.
@@ -44,36 +43,42 @@ pub(super) struct State {
 
 impl Part<Trace> {
     pub(super) fn new(trace: Trace, received_ns: u64, sequence: u64) -> Self {
-        Self { trace, first_received_ns: received_ns, last_received_ns: received_ns, first_sequence: sequence }
+        let life = Life {
+            first_received_ns: received_ns,
+            last_received_ns: received_ns,
+            first_sequence: sequence,
+            bytes: trace.bytes,
+        };
+        Self { trace, life }
     }
-}
 
-impl<T> Part<T> {
-    /// The same with another trace.
-    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Part<U> {
-        let Self { trace, first_received_ns, last_received_ns, first_sequence } = self;
-        Part { trace: map(trace), first_received_ns, last_received_ns, first_sequence }
+    fn shared(self) -> Part {
+        let Self { trace, life } = self;
+        Part { trace: Arc::new(trace), life }
     }
 }
 
 impl Part {
-    pub(super) fn life(&self) -> Life {
-        let Self { trace, first_received_ns, last_received_ns, first_sequence } = self;
-        Life {
-            first_received_ns: *first_received_ns,
-            last_received_ns: *last_received_ns,
-            first_sequence: *first_sequence,
-            bytes: trace.bytes,
-        }
+    fn own(self) -> Part<Trace> {
+        let Self { trace, life } = self;
+        Part { trace: Arc::unwrap_or_clone(trace), life }
+    }
+
+    /// The same spans in another trace.
+    pub(super) fn moved(self, to: impl FnOnce(&Trace) -> Trace) -> Part<Trace> {
+        let trace = to(&self.trace);
+        let life = Life { bytes: trace.bytes, ..self.life };
+        Part { trace, life }
     }
 
     /// Adds what came later.
     pub(super) fn extend(&mut self, later: Part<Trace>) {
-        let Part { trace, first_received_ns, last_received_ns, first_sequence } = later;
+        let Part { trace, life } = later;
         Arc::make_mut(&mut self.trace).extend(trace);
-        self.first_received_ns = self.first_received_ns.min(first_received_ns);
-        self.last_received_ns = self.last_received_ns.max(last_received_ns);
-        self.first_sequence = self.first_sequence.min(first_sequence);
+        self.life.first_received_ns = self.life.first_received_ns.min(life.first_received_ns);
+        self.life.last_received_ns = self.life.last_received_ns.max(life.last_received_ns);
+        self.life.first_sequence = self.life.first_sequence.min(life.first_sequence);
+        self.life.bytes += life.bytes;
     }
 }
 
@@ -93,7 +98,7 @@ impl Entry {
 
     /// Estimate of its memory.
     pub(super) fn bytes(&self) -> usize {
-        self.cutting.iter().chain(&self.live).map(|part| part.trace.bytes).sum()
+        self.cutting.iter().chain(&self.live).map(|part| part.life.bytes).sum()
     }
 }
 
@@ -109,7 +114,7 @@ impl State {
         let before = entry.bytes();
         match &mut entry.live {
             Some(live) => live.extend(part),
-            None => entry.live = Some(part.map(Arc::new)),
+            None => entry.live = Some(part.shared()),
         }
         (before, entry.bytes())
     }
@@ -152,7 +157,7 @@ impl State {
         let Some(entry) = self.tenants.get_mut(tenant).and_then(|traces| traces.get_mut(id)) else { return };
         if let Some(mut part) = entry.cutting.take() {
             if let Some(later) = entry.live.take() {
-                part.extend(later.map(Arc::unwrap_or_clone));
+                part.extend(later.own());
             }
             entry.live = Some(part);
         }

@@ -21,4 +21,5 @@ pub use cut::{Cut, TenantCut};
 pub use entry::Life;
 pub use group::{GroupError, group, group_encoded, group_message};
 pub use set::{Limits, LiveSet, Room, Stats};
+pub use stitch::Calls;
 pub use trace::{Batch, Root, Trace, TraceId, TraceSpan};

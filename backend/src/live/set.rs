@@ -10,7 +10,7 @@ use foldhash::quality::RandomState;
 use super::bell::Bell;
 use super::callers::Callers;
 use super::entry::{Part, State};
-use super::stitch::may_be_linked;
+use super::stitch::Calls;
 use super::trace::{Trace, TraceId};
 use crate::telemetry::LiveMetrics;
 
@@ -116,8 +116,14 @@ impl LiveSet {
     /// `received_ns` is when the spans came, nanoseconds since the epoch; `sequence` is the number of their request in
     /// the log.
     pub fn insert(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
-        if may_be_linked(&traces) {
-            return self.insert_linked(tenant, traces, received_ns, sequence);
+        let calls = Calls::of(&traces);
+        self.insert_with(tenant, (traces, calls), received_ns, sequence);
+    }
+
+    /// The same; `calls` are those of these traces.
+    pub fn insert_with(&self, tenant: &str, (traces, calls): (Vec<Trace>, Calls), received_ns: u64, sequence: u64) {
+        if calls.may_link(&traces) {
+            return self.insert_linked(tenant, (traces, calls), received_ns, sequence);
         }
         let parts = traces.into_iter().map(|spans| Part::new(spans, received_ns, sequence));
         self.append(tenant, parts);
@@ -203,7 +209,7 @@ impl LiveSet {
     /// Sizes and counts.
     pub fn stats(&self) -> Stats {
         Stats {
-            traces: self.metrics.traces.get() as usize,
+            traces: usize::try_from(self.metrics.traces.get()).unwrap_or_default(),
             bytes: self.bytes(),
             created_traces: self.metrics.created.get(),
         }
@@ -242,7 +248,7 @@ impl LiveSet {
     }
 
     fn removed(&self, part: &Part, gone: bool) {
-        self.metrics.bytes.dec_by(part.trace.bytes as i64);
+        self.metrics.bytes.dec_by(part.life.bytes as i64);
         if gone {
             self.metrics.traces.dec();
         }

@@ -19,6 +19,27 @@ use super::set::LiveSet;
 use super::trace::{Trace, TraceId};
 use crate::otlp::{MessageWriter, SpanRef, Top};
 
+/// Client spans of agents, each with its trace: what other agents saw below them belongs there.
+#[derive(Debug, Default, PartialEq)]
+pub struct Calls(Vec<(SpanId, TraceId)>);
+
+impl Calls {
+    /// Those of a request. Reads its spans, best while they are in the processor's caches.
+    pub fn of(traces: &[Trace]) -> Self {
+        let mut calls = Vec::new();
+        for trace in traces {
+            let of_agent = trace.spans.iter().filter(|span| span.batch.of_agent());
+            calls.extend(of_agent.filter_map(|span| Some((SpanRef::client_id(&span.bytes)?, trace.id))));
+        }
+        Self(calls)
+    }
+
+    /// Whether spans may hang together with others by their ids.
+    pub(super) fn may_link(&self, traces: &[Trace]) -> bool {
+        !self.0.is_empty() || traces.iter().any(|trace| caller_of(trace.id.0).is_some())
+    }
+}
+
 impl LiveSet {
     /// Tells of a client span in a block: what is below it belongs there.
     pub fn know_caller(&self, tenant: &str, span: [u8; 8], trace: TraceId, now_ns: u64) {
@@ -42,9 +63,15 @@ impl LiveSet {
     }
 
     /// [`Self::insert`] of such spans.
-    pub(super) fn insert_linked(&self, tenant: &str, traces: Vec<Trace>, received_ns: u64, sequence: u64) {
+    pub(super) fn insert_linked(
+        &self,
+        tenant: &str,
+        (traces, calls): (Vec<Trace>, Calls),
+        received_ns: u64,
+        sequence: u64,
+    ) {
         // What has to move, now or when it is here.
-        let mut moves = self.note(tenant, &traces, received_ns);
+        let mut moves = self.note(tenant, &traces, calls, received_ns);
         let parts = traces.into_iter().map(|spans| {
             let Home { id, is_outside } = match caller_of(spans.id.0) {
                 Some(_) => self.callers().of(tenant).home(spans.id),
@@ -66,18 +93,13 @@ impl LiveSet {
     }
 
     /// Notes who calls and who is called. Returns the traces whose caller has come.
-    fn note(&self, tenant: &str, traces: &[Trace], received_ns: u64) -> Vec<TraceId> {
-        let mut calls = Vec::new();
-        for trace in traces {
-            let of_agent = trace.spans.iter().filter(|span| span.batch.of_agent());
-            calls.extend(of_agent.filter_map(|span| Some((SpanRef::client_id(&span.bytes)?, trace.id))));
-        }
+    fn note(&self, tenant: &str, traces: &[Trace], calls: Calls, received_ns: u64) -> Vec<TraceId> {
         let mut callers = self.callers();
         callers.tick(received_ns);
         let mut notes = callers.of(tenant);
         traces.iter().filter_map(|trace| caller_of(trace.id.0)).for_each(|caller| notes.called(caller));
         let came = |(span, trace): (SpanId, TraceId)| notes.came(span, trace).then(|| below(span));
-        calls.into_iter().filter_map(came).collect()
+        calls.0.into_iter().filter_map(came).collect()
     }
 
     /// Moves the spans of a trace to where they belong, if that is elsewhere.
@@ -88,7 +110,7 @@ impl LiveSet {
         let _alone = self.moving.write().unwrap_or_else(PoisonError::into_inner);
         let home = self.home(tenant, id);
         if let Some(part) = self.take(tenant, id) {
-            self.append(tenant, [part.map(|trace| trace.moved_to(home))]);
+            self.append(tenant, [part.moved(|trace| trace.moved_to(home))]);
         }
     }
 
@@ -100,7 +122,7 @@ impl LiveSet {
             for (tenant, traces) in &shard.tenants {
                 let provisional = traces.iter().filter(|(id, _)| caller_of(id.0).is_some());
                 let leaving =
-                    provisional.filter(|(_, entry)| entry.live.as_ref().is_some_and(|part| leaves(&part.life())));
+                    provisional.filter(|(_, entry)| entry.live.as_ref().is_some_and(|part| leaves(&part.life)));
                 late.extend(leaving.map(|(id, _)| (Arc::clone(tenant), *id)));
             }
         }
@@ -118,12 +140,6 @@ impl LiveSet {
     fn callers(&self) -> MutexGuard<'_, Callers> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether there are spans that may hang together with others by their ids.
-pub(super) fn may_be_linked(traces: &[Trace]) -> bool {
-    let of_agent = |trace: &Trace| trace.spans.iter().any(|span| span.batch.of_agent());
-    traces.iter().any(|trace| caller_of(trace.id.0).is_some() || of_agent(trace))
 }
 
 /// The provisional trace below a client span.

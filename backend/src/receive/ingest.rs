@@ -13,7 +13,7 @@ use super::prepare::{Format, Prepared, prepare};
 use super::validate::Rejections;
 use crate::catalog::{Seen, TagIndex, Unknown, Watermark};
 use crate::generator::Generator;
-use crate::live::{LiveSet, Trace};
+use crate::live::{Calls, LiveSet, Trace};
 use crate::telemetry::{DiscardedLabels, ReceiveMetrics, ReceiverLabels, RefusedLabels, TenantLabels};
 use crate::wal::{Entry, Wal};
 
@@ -65,6 +65,13 @@ pub struct Ingest {
     metrics: ReceiveMetrics,
     /// Nanoseconds since the epoch.
     clock: fn() -> u64,
+}
+
+/// What the live set and the catalog want to know of a request. It is looked for before the request goes to the log: when it
+/// is there, its bytes have left the processor's caches.
+struct Found {
+    calls: Calls,
+    unknown: Unknown,
 }
 
 impl Ingest {
@@ -140,12 +147,12 @@ impl Ingest {
         format: Format,
     ) -> Result<ExportTraceServiceResponse, ExportError> {
         let bytes = body.len();
-        let (prepared, unknown) = self.prepare(tenant, body, format).await?;
+        let (prepared, found) = self.prepare(tenant, body, format).await?;
         let Prepared { traces, spans, rejections, payload, compressed, raw_len } = prepared;
         if !traces.is_empty() {
             let received_ns = (self.clock)();
             let entry = Entry { tenant: Arc::clone(tenant), received_ns, raw_len, compressed, payload };
-            let kept = self.keep(tenant, (traces, unknown), entry, bytes).await;
+            let kept = self.keep(tenant, (traces, found), entry, bytes).await;
             kept.inspect_err(|_| self.received(0, spans))?;
         }
         self.received(spans.saturating_sub(rejections.total()), rejections.total());
@@ -157,7 +164,7 @@ impl Ingest {
     async fn keep(
         self: &Arc<Self>,
         tenant: &Arc<str>,
-        (traces, unknown): (Vec<Trace>, Unknown),
+        (traces, found): (Vec<Trace>, Found),
         entry: Entry,
         bytes: usize,
     ) -> Result<(), ExportError> {
@@ -166,7 +173,7 @@ impl Ingest {
         let received_ns = entry.received_ns;
         let sequence = self.stages.wal.append(entry).await.map_err(ExportError::Wal)?;
         let (ingest, owner) = (Arc::clone(self), Arc::clone(tenant));
-        let fresh = heavy(bytes, move || ingest.apply(&owner, (traces, unknown), received_ns, sequence)).await?;
+        let fresh = heavy(bytes, move || ingest.apply(&owner, (traces, found), received_ns, sequence)).await?;
         drop(room);
         if self.record(tenant, fresh).await {
             self.stages.indexed.finish(sequence);
@@ -181,13 +188,13 @@ impl Ingest {
         self.metrics.refused_spans.get_or_create(&labels).inc_by(refused as i64);
     }
 
-    /// A request, ready for the log, and its tags that are new.
+    /// A request, ready for the log, and what was found in it.
     async fn prepare(
         self: &Arc<Self>,
         tenant: &Arc<str>,
         body: Bytes,
         format: Format,
-    ) -> Result<(Prepared, Unknown), ExportError> {
+    ) -> Result<(Prepared, Found), ExportError> {
         let bytes = body.len();
         if self.stages.live.is_full() {
             // Decoding it would be for nothing.
@@ -197,9 +204,9 @@ impl Ingest {
         let work = move || {
             let Stages { live, tags, .. } = &ingest.stages;
             let prepared = prepare(body, format, live, &tenant)?;
-            // Now, and not when it is in the log: until then its bytes have left the caches.
-            let unknown = tags.unknown(&tenant, &prepared.traces);
-            Ok((prepared, unknown))
+            let traces = &prepared.traces;
+            let found = Found { calls: Calls::of(traces), unknown: tags.unknown(&tenant, traces) };
+            Ok((prepared, found))
         };
         heavy(bytes, work).await?
     }
@@ -208,7 +215,7 @@ impl Ingest {
     fn apply(
         &self,
         tenant: &str,
-        (traces, unknown): (Vec<Trace>, Unknown),
+        (traces, Found { calls, unknown }): (Vec<Trace>, Found),
         received_ns: u64,
         sequence: u64,
     ) -> Vec<Seen> {
@@ -217,7 +224,7 @@ impl Ingest {
         if let Some(generator) = &self.generator {
             generator.count(tenant, &traces, received_ns, sequence);
         }
-        live.insert(tenant, traces, received_ns, sequence);
+        live.insert_with(tenant, (traces, calls), received_ns, sequence);
         applied.finish(sequence);
         fresh
     }

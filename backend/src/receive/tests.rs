@@ -1,6 +1,7 @@
 //! What senders see of the receivers, from the request's bytes to the answer's.
 
 mod backpressure;
+mod stitching;
 
 use std::ops::ControlFlow;
 use std::path::Path;
