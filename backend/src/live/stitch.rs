@@ -20,7 +20,7 @@ use super::trace::{Trace, TraceId};
 use crate::otlp::{MessageWriter, SpanRef, Top};
 
 /// Client spans of agents, each with its trace: what other agents saw below them belongs there.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug)]
 pub struct Calls(Vec<(SpanId, TraceId)>);
 
 impl Calls {
