@@ -14,6 +14,8 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
@@ -52,6 +54,9 @@ pub enum CompactError {
         #[source]
         source: BlockError,
     },
+    /// There is no thread to merge on.
+    #[error("no thread can be started to merge blocks")]
+    Thread(#[source] io::Error),
     /// It was told to stop.
     #[error("stopped")]
     Stopped,

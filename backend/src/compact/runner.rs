@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fail::fail_point;
@@ -192,7 +193,7 @@ impl Compactor {
     fn compact(&self, blocks: &Blocks, job: &Job<'_>, stop: &AtomicBool) -> Result<BlockId, CompactError> {
         let begun = Instant::now();
         let id = BlockId::random((self.clock)());
-        let merged = merge(blocks.store(), job, id, stop).inspect_err(|_| discard(blocks, job, id))?;
+        let merged = merge_apart(blocks, job, id, stop).inspect_err(|_| discard(blocks, job, id))?;
         let Merged { block, combined, deduped, united } = merged;
         let (bytes, traces, spans) = (block.summary.bytes, block.summary.traces, block.summary.spans);
         let remove = job.inputs.iter().map(|input| input.id).collect();
@@ -248,7 +249,7 @@ impl Running {
         let work = {
             let stop = Arc::clone(&stop);
             move || {
-                // Of this thread alone on Linux.
+                // On Linux of this thread alone, and of those that it starts.
                 if let Err(error) = rustix::process::nice(NICENESS) {
                     debug!(%error, "compaction runs with the priority of all");
                 }
@@ -270,6 +271,17 @@ impl Running {
             error!("compaction panicked");
         }
     }
+}
+
+/// Merges on a thread that ends with the merge: the allocator keeps for a thread what it has freed, and the compactor's
+/// may have nothing to do for long.
+fn merge_apart(blocks: &Blocks, job: &Job<'_>, id: BlockId, stop: &AtomicBool) -> Result<Merged, CompactError> {
+    thread::scope(|scope| {
+        let merging = Builder::new().name("merge".to_owned());
+        let merging =
+            merging.spawn_scoped(scope, || merge(blocks.store(), job, id, stop)).map_err(CompactError::Thread)?;
+        merging.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// Deletes the files of a block that was not committed. What stays is deleted later as nobody's.
