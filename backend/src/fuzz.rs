@@ -105,9 +105,10 @@ pub fn traceql(bytes: &[u8]) {
 /// Frames of the log, from any offset and with any salt.
 pub fn wal(bytes: &[u8]) {
     let salt = bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
+    let mut unpacker = wal::Unpacker::default();
     for piece in wal::scan(bytes, 0, salt) {
         if let wal::Piece::Frame(_, frame) = piece {
-            let _ = frame.request();
+            let _ = unpacker.request(&frame);
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::live::{Limits, LiveSet, TraceId, TraceSpan, group_message};
 use crate::query::traces_data;
 use crate::telemetry::{Metrics, WalMetrics};
 use crate::tenant::{SINGLE_TENANT, Tenancy};
-use crate::wal::{Disk, Log, RealDisk, Wal, WalConfig};
+use crate::wal::{Disk, Log, RealDisk, Unpacker, Wal, WalConfig};
 
 const NOW_NS: u64 = 1_795_237_020_000_000_000;
 
@@ -126,9 +126,9 @@ impl Stages {
 /// Requests in the log, oldest first.
 fn logged(dir: &Path) -> Vec<Vec<u8>> {
     let log = Log::open(&dir.join("wal"), Arc::new(RealDisk), WalMetrics::default()).unwrap();
-    let mut requests = Vec::new();
+    let (mut requests, mut unpacker) = (Vec::new(), Unpacker::default());
     let _end = log.oldest_first(0, |frame| {
-        requests.push(frame.request().unwrap());
+        requests.push(unpacker.request(frame).unwrap().to_vec());
         ControlFlow::<()>::Continue(())
     });
     requests

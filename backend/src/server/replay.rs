@@ -15,9 +15,9 @@ use tracing::{debug, error, info};
 use super::ServerError;
 use crate::catalog::{TagIndex, Watermark};
 use crate::generator::Generator;
-use crate::live::{LiveSet, Trace, group_encoded};
+use crate::live::{Calls, LiveSet, Trace, group_encoded};
 use crate::telemetry::chain;
-use crate::wal::{Frame, Log};
+use crate::wal::{Frame, Log, Unpacker};
 
 /// Bytes of requests that are decoded together; those of three rounds are in memory besides what is live.
 const ROUND_BYTES: usize = 4 << 20;
@@ -53,6 +53,9 @@ pub(super) struct Replayed {
     pub(super) stopped: bool,
 }
 
+/// The spans of a request, and what stitching wants to know of them.
+type Decoded = (Vec<Trace>, Calls);
+
 /// A frame that owns its bytes.
 struct Request {
     sequence: u64,
@@ -69,9 +72,9 @@ impl Replay<'_> {
         let started = Instant::now();
         let replayed = thread::scope(|scope| {
             // While one round is inserted the next one is read and decoded.
-            let (to_insert, rounds) = sync_channel::<Vec<(Request, Vec<Trace>)>>(1);
+            let (to_insert, rounds) = sync_channel::<Vec<(Request, Decoded)>>(1);
             let insert_all =
-                move || rounds.into_iter().flatten().all(|(request, traces)| self.insert(&request, traces));
+                move || rounds.into_iter().flatten().all(|(request, decoded)| self.insert(&request, decoded));
             let inserting = scope.spawn(insert_all);
             let replayed = self.read(log, from, &to_insert);
             drop(to_insert);
@@ -93,7 +96,7 @@ impl Replay<'_> {
         &self,
         log: &Log,
         from: u64,
-        to_insert: &SyncSender<Vec<(Request, Vec<Trace>)>>,
+        to_insert: &SyncSender<Vec<(Request, Decoded)>>,
     ) -> Result<Replayed, ServerError> {
         let mut replayed = Replayed::default();
         let (mut round, mut round_bytes) = (Vec::new(), 0);
@@ -130,7 +133,7 @@ impl Replay<'_> {
         &self,
         round: Vec<Request>,
         replayed: &mut Replayed,
-    ) -> Result<Vec<(Request, Vec<Trace>)>, ServerError> {
+    ) -> Result<Vec<(Request, Decoded)>, ServerError> {
         let part = round.len().div_ceil(DECODERS).max(1);
         let decoded = thread::scope(|scope| {
             let decoders: Vec<_> = round.chunks(part).map(|part| scope.spawn(|| self.decode(part))).collect();
@@ -138,24 +141,26 @@ impl Replay<'_> {
         });
         let decoded = decoded.map_err(|_| panicked())?;
         replayed.index_failed |= decoded.iter().any(|(_, indexed)| !indexed);
-        Ok(round.into_iter().zip(decoded.into_iter().flat_map(|(traces, _)| traces)).collect())
+        Ok(round.into_iter().zip(decoded.into_iter().flat_map(|(decoded, _)| decoded)).collect())
     }
 
     /// The spans of each request, and whether the catalog was told of all of them.
-    fn decode(&self, requests: &[Request]) -> (Vec<Vec<Trace>>, bool) {
-        let mut indexed = true;
+    fn decode(&self, requests: &[Request]) -> (Vec<Decoded>, bool) {
+        let (mut unpacker, mut indexed) = (Unpacker::default(), true);
         let decoded = requests.iter().map(|request| {
-            let traces = request.decode();
+            let traces = request.decode(&mut unpacker);
             if request.sequence > self.indexed {
                 indexed &= observe(self.tags, &request.tenant, &traces);
             }
-            traces
+            // Here, while the spans are in the caches.
+            let calls = Calls::of(&traces);
+            (traces, calls)
         });
         (decoded.collect(), indexed)
     }
 
     /// False if it is to end before.
-    fn insert(&self, request: &Request, traces: Vec<Trace>) -> bool {
+    fn insert(&self, request: &Request, (traces, calls): Decoded) -> bool {
         let room = loop {
             if self.stopping.load(Ordering::Relaxed) {
                 return false;
@@ -166,7 +171,7 @@ impl Replay<'_> {
             }
         };
         let Request { sequence, received_ns, ref tenant, .. } = *request;
-        self.live.insert(tenant, traces, received_ns, sequence);
+        self.live.insert_with(tenant, (traces, calls), received_ns, sequence);
         drop(room);
         self.applied.finish_below(sequence + 1);
         true
@@ -185,7 +190,7 @@ impl Request {
         }
     }
 
-    fn decode(&self) -> Vec<Trace> {
+    fn decode(&self, unpacker: &mut Unpacker) -> Vec<Trace> {
         let Self { sequence, received_ns, tenant, raw_len, compressed, payload } = self;
         let frame = Frame {
             sequence: *sequence,
@@ -195,10 +200,10 @@ impl Request {
             compressed: *compressed,
             payload,
         };
-        let traces = frame
-            .request()
+        let traces = unpacker
+            .request(&frame)
             .map_err(|error| chain(&error))
-            .and_then(|bytes| group_encoded(&bytes).map_err(|error| chain(&error)));
+            .and_then(|bytes| group_encoded(bytes).map_err(|error| chain(&error)));
         traces.unwrap_or_else(|error| {
             error!(sequence, error, "frame of the log is sound but cannot be decoded");
             Vec::new()
@@ -208,9 +213,10 @@ impl Request {
 
 /// Counts what the log has from number `from` on in the metrics that are made of spans.
 pub(super) fn count(log: &Log, generator: &Generator, from: u64) -> Result<(), ServerError> {
+    let mut unpacker = Unpacker::default();
     let flow = log.oldest_first(from, |frame| {
         let request = Request::of(frame);
-        generator.count(&request.tenant, &request.decode(), request.received_ns, request.sequence);
+        generator.count(&request.tenant, &request.decode(&mut unpacker), request.received_ns, request.sequence);
         ControlFlow::<()>::Continue(())
     });
     flow.map_err(ServerError::Log).map(|_| ())

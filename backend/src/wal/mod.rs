@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use disk::{Disk, RealDisk, SegmentFile};
-pub use format::{Damage, FORMAT_VERSION, Frame};
+pub use format::{Damage, FORMAT_VERSION, Frame, Unpacker};
 pub use reader::{Piece, Scan, scan};
 pub use recovery::{Log, Segment};
 pub use writer::{Entry, Wal, WalConfig};

@@ -66,13 +66,13 @@ fn open(dir: &Path) -> Log {
 
 /// Everything in the log, oldest first.
 fn read(log: &Log) -> Vec<Stored> {
-    let mut found = Vec::new();
+    let (mut found, mut unpacker) = (Vec::new(), Unpacker::default());
     let flow = log.oldest_first(0, |frame| {
         found.push(Stored {
             sequence: frame.sequence,
             received_ns: frame.received_ns,
             tenant: frame.tenant.to_owned(),
-            request: frame.request().unwrap(),
+            request: unpacker.request(frame).unwrap().to_vec(),
         });
         ControlFlow::<()>::Continue(())
     });
